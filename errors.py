@@ -1,0 +1,95 @@
+"""Every error that Engine raises on purpose.
+
+EngineError
++-- UsageError              a flag or argument that cannot work               exit 2
++-- CheckpointError         a checkpoint that is damaged or incomplete         exit 3
++-- UnsupportedModelError   a model this version does not know                 exit 4
++-- BuildError              a stage of the build failed                        exit 5
++-- ArtifactError           an artifact that is damaged or not an artifact     exit 6
+|   +-- MismatchError       a whole artifact that does not fit this machine    exit 7
++-- WorkerError             the worker process failed                          exit 8
++-- RequestError            one request that cannot be served (HTTP 4xx/5xx)   exit 9
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class EngineError(Exception):
+    """A failure with a message for a person and, where there is one, a way out.
+
+    `str(error)` is the message followed by a `hint:` line if `hint` was given.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+class UsageError(EngineError):
+    exit_code = 2
+
+
+class CheckpointError(EngineError):
+    exit_code = 3
+
+
+class UnsupportedModelError(EngineError):
+    exit_code = 4
+
+
+class BuildError(EngineError):
+    exit_code = 5
+
+
+class ArtifactError(EngineError):
+    exit_code = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misfit:
+    """One row of a mismatch table: what the artifact wants, what this machine has."""
+
+    field: str
+    artifact: str
+    machine: str
+
+
+class MismatchError(ArtifactError):
+    """An artifact that is whole but was made for something else; prints one row per field."""
+
+    exit_code = 7
+
+    def __init__(self, message: str, misfits: Sequence[Misfit], *, hint: str | None = None) -> None:
+        self.misfits = tuple(misfits)
+        rows = [("field", "artifact", "this machine")]
+        rows += [(m.field, m.artifact, m.machine) for m in misfits]
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        table = "\n".join("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        super().__init__(f"{message}\n{table}", hint=hint)
+
+
+class WorkerError(EngineError):
+    exit_code = 8
+
+
+class RequestError(EngineError):
+    """A request that cannot be served.
+
+    status: the HTTP status to answer with. param: the request field at fault, if one is.
+    code: a short machine-readable word (`context_length_exceeded`), as OpenAI's errors carry.
+    """
+
+    exit_code = 9
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.param = param
+        self.code = code

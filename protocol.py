@@ -1,0 +1,163 @@
+"""What the server process and the worker process say to each other.
+
+One Unix stream socket, created by the parent as a socketpair. Each message is a 4-byte
+little-endian length and a msgpack body (msgspec, tagged unions), so that a reader never
+guesses where a message ends. Nothing here imports torch.
+"""
+
+import struct
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the next token of one sequence is chosen. Validated by the server before it is sent.
+
+    temperature 0 is greedy. top_k 0, top_p 1 and min_p 0 switch the filter off. `seed` None
+    means the worker draws one. `logprobs` is the number of alternatives reported per token
+    (None: no logprobs at all, 0: only the chosen token's). Logprobs are those of the model's
+    own distribution, before temperature and penalties.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    logprobs: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """Log probability (natural log) of the chosen token, and of the most likely ones, best first."""
+
+    logprob: float
+    top: list[tuple[int, float]] = []
+
+
+# --- server -> worker -----------------------------------------------------------------------
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    """Start a sequence. `prompt` is never empty; prompt + max_tokens fits the context."""
+
+    id: str
+    prompt: list[int]
+    params: SamplingParams
+    generated: list[int] = []
+    """Tokens already produced for this id by an earlier worker: generation resumes after them."""
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """Forget a sequence and free its blocks at once. Unknown ids are ignored."""
+
+    id: str
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Finish what is running and waiting, then exit 0."""
+
+
+ToWorker = Submit | Abort | Drain
+
+# --- worker -> server -----------------------------------------------------------------------
+
+
+class Phase(msgspec.Struct, frozen=True, tag=True):
+    """A start-up phase has ended: its name and how long it took, in seconds."""
+
+    name: str
+    seconds: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """The worker can take requests."""
+
+    num_blocks: int
+    block_size: int
+    max_batch_tokens: int
+    max_num_seqs: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The worker could not start; it exits after sending this. Fields as in EngineError."""
+
+    error: str
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True):
+    """New tokens of one sequence. `finish_reason` is set on its last message only.
+
+    A token that ended the sequence (end of text, stop_token_ids) is included as the last of
+    `tokens`; whether to show it is the server's business. `error` says why a request was
+    refused or ended by the worker, with finish_reason "abort".
+    """
+
+    id: str
+    tokens: list[int]
+    logprobs: list[TokenLogprob] = []
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    cached_tokens: int = 0
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """State of the scheduler after a step; the source of the server's /metrics.
+
+    `*_total` only ever grow. Step figures describe the step just finished.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    blocks_used: int = 0
+    blocks_total: int = 0
+    preemptions_total: int = 0
+    prompt_tokens_total: int = 0
+    generation_tokens_total: int = 0
+    prefix_hit_tokens_total: int = 0
+    prefix_query_tokens_total: int = 0
+    steps_total: int = 0
+    jit_compilations_total: int = 0
+    step_tokens: int = 0
+    step_seconds: float = 0.0
+
+
+class StepDone(msgspec.Struct, frozen=True, tag=True):
+    """What one scheduler step produced."""
+
+    outputs: list[Output]
+    stats: Stats
+
+
+ToServer = Phase | Ready | Failed | StepDone
+
+_HEADER = struct.Struct("<I")
+HEADER_BYTES = _HEADER.size
+_encoder = msgspec.msgpack.Encoder()
+decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
+decode_to_server = msgspec.msgpack.Decoder(ToServer).decode
+
+
+def encode(message: ToWorker | ToServer) -> bytes:
+    """One framed message, ready for the socket."""
+    body = _encoder.encode(message)
+    return _HEADER.pack(len(body)) + body
+
+
+def body_length(header: bytes) -> int:
+    """Length in bytes of the body that follows this 4-byte header."""
+    (length,) = _HEADER.unpack(header)
+    return int(length)
