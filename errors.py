@@ -88,7 +88,9 @@ class RequestError(EngineError):
 
     exit_code = 9
 
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
         self.param = param

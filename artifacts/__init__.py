@@ -1,0 +1,42 @@
+"""The artifact format: what a build writes and the runtime reads."""
+
+from .manifest import (
+    Call,
+    FileInfo,
+    KVCacheSpec,
+    Manifest,
+    MemoryPlan,
+    ModelInfo,
+    PassReport,
+    Probe,
+    ProbePrompt,
+    Program,
+    SegmentInfo,
+    Toolchain,
+    WeightInfo,
+    load_manifest,
+)
+from .target import Target, this_machine_flags
+from .verify import check_code, check_machine, verify
+
+__all__ = [
+    "Call",
+    "FileInfo",
+    "KVCacheSpec",
+    "Manifest",
+    "MemoryPlan",
+    "ModelInfo",
+    "PassReport",
+    "Probe",
+    "ProbePrompt",
+    "Program",
+    "SegmentInfo",
+    "Target",
+    "Toolchain",
+    "WeightInfo",
+    "check_code",
+    "check_machine",
+    "load_manifest",
+    "this_machine_flags",
+    "verify",
+]

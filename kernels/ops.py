@@ -8,6 +8,15 @@ Legend: T tokens of a step, S sequences of a step, B blocks per sequence, N out 
 K in features, QH / KH query and key-value heads, D head size, V vocabulary.
 """
 
+import ctypes
+import filecmp
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..errors import ArtifactError
+
 NAMESPACE = "engine"
 QUANTIZED_FORMATS = ("q8_0", "q4_0", "q4_1")
 LINEAR_KERNELS = ("dense", *QUANTIZED_FORMATS)
@@ -22,3 +31,85 @@ SCHEMAS = (
     "paged_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor query_start,"
     " Tensor seq_lens, Tensor block_table, Tensor slots, float scale, int window) -> Tensor",
 )
+
+_LINEAR_ARGUMENTS = "AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* bias, int64_t out_features, AtenTensorHandle* result"
+_EMBEDDING_ARGUMENTS = "AtenTensorHandle tokens, AtenTensorHandle w, int64_t dim, AtenTensorHandle* result"
+C_SHIMS = {
+    **{f"linear_{kernel}": f"AOTITorchError aoti_torch_cpu_linear_{kernel}({_LINEAR_ARGUMENTS})" for kernel in LINEAR_KERNELS},
+    **{f"embedding_{kernel}": f"AOTITorchError aoti_torch_cpu_embedding_{kernel}({_EMBEDDING_ARGUMENTS})" for kernel in LINEAR_KERNELS},
+}
+"""The C functions (cpu/c_interface.cpp) by which compiled segments call our operators."""
+
+
+class _State:
+    """What this process has registered. Torch forgets an operator when its Library is collected."""
+
+    schemas: torch.library.Library | None = None
+    kernels: Path | None = None
+    fakes: bool = False
+
+
+def operator_names() -> list[str]:
+    """Names of all our operators, without the namespace."""
+    return [schema.partition("(")[0] for schema in SCHEMAS]
+
+
+def define() -> None:
+    """Make the schemas known to torch. Calling it again does nothing."""
+    if _State.schemas is not None:
+        return
+    library = torch.library.Library(NAMESPACE, "DEF")
+    for schema in SCHEMAS:
+        # Strides at run time are those seen while tracing: rows may be slices of a wider tensor.
+        library.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_exact_strides))
+    _State.schemas = library
+
+
+def load(path: Path) -> None:
+    """Define the operators and register the CPU implementations in the kernel library at `path`.
+
+    A process holds one kernel library. Loading it again, from any path, does nothing.
+    Raises ArtifactError if the file cannot be loaded or differs from the one already loaded.
+    """
+    define()
+    if _State.kernels is not None:
+        if filecmp.cmp(_State.kernels, path, shallow=False):
+            return
+        raise ArtifactError(
+            f"{path} cannot be loaded: this process already runs the kernels of {_State.kernels}",
+            hint="use one process per artifact",
+        )
+    try:
+        # Globally: compiled segments find the operators' C functions by symbol.
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise ArtifactError(f"the kernel library {path} cannot be loaded: {error}", hint="build the artifact again on this machine") from error
+    _State.kernels = path
+
+
+def _linear(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, out_features: int) -> torch.Tensor:
+    return x.new_empty((x.shape[0], out_features), dtype=torch.float32)
+
+
+def _embedding(tokens: torch.Tensor, w: torch.Tensor, dim: int) -> torch.Tensor:
+    return tokens.new_empty((tokens.shape[0], dim), dtype=torch.float32)
+
+
+def _paged_attention(q: torch.Tensor, *_: object) -> torch.Tensor:
+    return q.new_empty(q.shape, dtype=torch.float32)
+
+
+def register_fakes() -> None:
+    """Define the operators and register their shape functions, so that they can be traced.
+
+    Output sizes follow the inputs' symbolic ones. Calling it again does nothing.
+    """
+    define()
+    if _State.fakes:
+        return
+    fakes: dict[str, Callable[..., torch.Tensor]] = {"paged_attention": _paged_attention}
+    for kernel in LINEAR_KERNELS:
+        fakes |= {f"linear_{kernel}": _linear, f"embedding_{kernel}": _embedding}
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_State.schemas)
+    _State.fakes = True

@@ -1,0 +1,267 @@
+"""The flags of the `engine` command: names, types and what each one trades.
+
+Options that are not given stay out of the result, so that their defaults live in one place,
+the options class of the part that uses them. Nothing heavy is imported.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import __version__
+from .errors import UsageError
+from .runtime.options import RuntimeOptions
+from .server.options import ServeOptions
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def byte_size(text: str) -> int:
+    """`2GiB` and `2G` are 2 * 1024**3, `2GB` is 2 * 1000**3, `4096` is 4096 bytes."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 2GiB, 512MB or a number of bytes")
+    number, prefix, unit = match.groups()
+    base = 1000 if unit and unit.lower() == "b" else 1024
+    return int(float(number) * base ** _POWERS[prefix.lower()])
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong flag as every other error of ours: a message and a hint."""
+
+    def __init__(self, **settings: Any) -> None:
+        ours: dict[str, Any] = {
+            "formatter_class": argparse.RawDescriptionHelpFormatter,
+            "allow_abbrev": False,
+            "argument_default": argparse.SUPPRESS,
+        }
+        super().__init__(**(ours | settings))
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"{self.prog} --help")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read a command line. Raises UsageError; exits 0 after printing help or the version.
+
+    `command` is the name of the subcommand; every other attribute is an option that was given.
+    """
+    parser = _Parser(
+        prog="engine",
+        description="Compile a language model once, ahead of time; serve it in seconds, compiling nothing.",
+        epilog="""\
+examples:
+  engine build ./SmolLM2-135M-Instruct --target cpu -o smollm2
+  engine serve --artifacts smollm2
+  engine chat --artifacts smollm2
+
+`engine COMMAND --help` explains a command. Results go to stdout, everything else to stderr.
+exit codes: 0 done, 2 usage, 3 damaged checkpoint, 4 unsupported model, 5 build failed,
+6 damaged artifact, 7 artifact for another machine, 8 worker failed, 9 request refused, 130 Ctrl-C""",
+    )
+    parser.add_argument("--version", action="version", version=f"engine {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify):
+        add(commands)
+    return parser.parse_args(argv)
+
+
+_Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
+
+
+def _add_build(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "build",
+        help="compile a checkpoint into an artifact",
+        description="Compile a checkpoint into an artifact: a directory of native code, packed weights and tokenizer.",
+        epilog="""\
+examples:
+  engine build ./my-llama -o artifact                      a Hugging Face directory, for this machine
+  engine build HuggingFaceTB/SmolLM2-135M-Instruct -o a    a name on the hub (HF_HUB_OFFLINE=1: its cache only)
+  engine build model.Q4_1.gguf --target cpu-x86-64-v3 -o a a GGUF file, for every AVX2 machine
+
+The same build again, or one of the same architecture with other weights, compiles nothing.""",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a Hugging Face directory, a GGUF file or a name on the hub")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the artifact goes")
+    parser.add_argument(
+        "--target",
+        metavar="T",
+        help="cpu: the best for this machine. cpu-x86-64-v3 (AVX2) or cpu-x86-64-v4 (AVX-512): one artifact for a fleet, "
+        "built anywhere, without what only some of its machines have (default: cpu)",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=["none", "int8", "int4"],
+        help="int8 halves the memory and time per token of 16-bit weights and costs little accuracy, int4 halves both again and "
+        "costs more (see engine verify --against). none keeps the checkpoint's weights; "
+        "a GGUF's quantized blocks are always kept as they are (default: none)",
+    )
+    parser.add_argument(
+        "--kv-dtype",
+        choices=["float32", "bfloat16"],
+        help="bfloat16 fits twice the tokens into the KV cache, at 8 bits of precision in attention (default: float32)",
+    )
+    parser.add_argument(
+        "--max-context",
+        type=positive,
+        metavar="N",
+        help="longest prompt plus answer, in tokens; at most the model's own limit (default: that limit)",
+    )
+    parser.add_argument("--name", help="the model's name in the artifact and in the API (default: the checkpoint's)")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="compiling processes; each takes up to 1 GB (default: by cores)")
+    parser.add_argument("--store", type=Path, metavar="DIR", help="cache of compiled segments, shared by builds (default: per user)")
+    parser.add_argument("--debug-dump", type=Path, metavar="DIR", help="write graphs before and after each pass, and the generated code")
+    parser.add_argument("--force", action="store_true", help="replace an artifact that is already at DIR")
+
+
+def _add_serve(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="serve an artifact over HTTP (OpenAI's API)",
+        description="Serve an artifact over HTTP with OpenAI's API. Compiles nothing. SIGTERM finishes what is running and exits 0.",
+        epilog="""\
+example:
+  engine serve --artifacts smollm2 --port 8000
+  curl localhost:8000/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{"model": "smollm2", "messages": [{"role": "user", "content": "Hello!"}]}'
+
+/health answers 503 with the phase while loading and 200 when ready; /metrics is for Prometheus.""",
+    )
+    _add_artifacts(parser)
+    default = ServeOptions
+    parser.add_argument(
+        "--host", help=f"address to listen on; 0.0.0.0 opens it to the network, use --api-key then (default: {default.host})"
+    )
+    parser.add_argument("--port", type=int, metavar="N", help=f"port to listen on; 0 picks a free one (default: {default.port})")
+    parser.add_argument("--api-key", metavar="KEY", help="ask for `Authorization: Bearer KEY` (default: $ENGINE_API_KEY, else none)")
+    parser.add_argument("--served-model-name", metavar="NAME", help="the model's name in the API (default: the one in the artifact)")
+    _add_worker_options(parser)
+    parser.add_argument(
+        "--max-queue",
+        type=positive,
+        metavar="N",
+        help="requests that may wait beyond those running before further ones are told to come back later (HTTP 503); "
+        f"more waits longer instead of refusing (default: {default.max_queue})",
+    )
+    parser.add_argument(
+        "--hold-timeout",
+        type=float,
+        metavar="S",
+        help="seconds that a request waits for a worker that is still loading, before it is refused (HTTP 503); "
+        f"0 refuses at once (default: {default.hold_timeout:g})",
+    )
+    parser.add_argument(
+        "--drain-timeout",
+        type=float,
+        metavar="S",
+        help="seconds that running requests get to finish after SIGTERM before they are cut off; "
+        f"keep it below what stops the container (default: {default.drain_timeout:g})",
+    )
+
+
+def _add_generate(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="complete prompts, offline and batched",
+        description="Complete prompts without a server, all in one batch. Prompts: arguments, else --file, else stdin, one per line.",
+        epilog="""\
+examples:
+  engine generate --artifacts smollm2 "The capital of France is" --max-tokens 8 --temperature 0
+  engine generate --artifacts smollm2 --chat --file questions.txt --json > answers.jsonl
+  head -100 prompts.txt | engine generate --artifacts smollm2
+
+A .jsonl file has {"prompt": "..."} or {"messages": [...]} on each line.""",
+    )
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT", default=[])
+    _add_artifacts(parser)
+    parser.add_argument("--file", type=Path, help="read prompts from a .txt (one per line) or .jsonl file")
+    parser.add_argument("--chat", action="store_true", help="put each prompt through the chat template, as a user's message")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line: prompt, text, finish_reason, token counts")
+    _add_sampling_options(parser)
+    parser.set_defaults(max_tokens=256)
+    _add_worker_options(parser)
+
+
+def _add_chat(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "chat",
+        help="talk to a model in the terminal",
+        description="Talk to a model in the terminal. /reset forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer.",
+        epilog="""\
+examples:
+  engine chat --artifacts smollm2 --system "You answer in one sentence."
+  echo "What is the capital of France?" | engine chat --artifacts smollm2""",
+    )
+    _add_artifacts(parser)
+    parser.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
+    _add_sampling_options(parser)
+    _add_worker_options(parser)
+
+
+def _add_inspect(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="show what is in an artifact",
+        description="Show an artifact's model, target, toolchain, segments, weights, fusions and files. Executes nothing from it.",
+    )
+    parser.add_argument("artifacts", type=Path, metavar="DIR")
+    parser.add_argument("--json", action="store_true", help="the manifest as JSON")
+
+
+def _add_verify(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="check an artifact's files, or its numbers against a checkpoint",
+        description="Check size and SHA-256 of every file of an artifact; with --against, also what it computes.",
+        epilog="""\
+examples:
+  engine verify smollm2
+  engine verify smollm2 --against ./SmolLM2-135M-Instruct""",
+    )
+    parser.add_argument("artifacts", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--against",
+        metavar="CHECKPOINT",
+        help="run artifact and checkpoint (in float32, plain PyTorch) on the same texts; print KL divergence and top-1 agreement",
+    )
+
+
+def _add_artifacts(parser: _Parser) -> None:
+    parser.add_argument("--artifacts", type=Path, required=True, metavar="DIR", help="a directory that `engine build` wrote")
+
+
+def _add_worker_options(parser: _Parser) -> None:
+    for option in fields(RuntimeOptions):
+        shown = "" if option.default is None else f" (default: {option.default})"
+        parser.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            type=byte_size if option.name == "kv_memory" else positive,
+            metavar="SIZE" if option.name == "kv_memory" else "N",
+            help=option.metadata["help"] + shown,
+        )
+
+
+def _add_sampling_options(parser: _Parser) -> None:
+    parser.add_argument(
+        "--max-tokens", type=positive, metavar="N", help="longest answer, in tokens (default: generate 256, chat what the context leaves)"
+    )
+    parser.add_argument("--temperature", type=float, metavar="X", help="0 always takes the likeliest token; above 1 is wilder")
+    parser.add_argument("--top-k", type=int, metavar="N", help="choose among the N likeliest tokens; 0: among all")
+    parser.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest tokens that make up P together")
+    parser.add_argument("--min-p", type=float, metavar="P", help="drop tokens less than P times as likely as the likeliest")
+    parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer, whatever else is running")
+    parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text; may be given more than once")
+    parser.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 makes tokens that have occurred less likely")
+    parser.add_argument("--presence-penalty", type=float, metavar="X", help="taken off the logit of each token answered before")
+    parser.add_argument("--frequency-penalty", type=float, metavar="X", help="the same, times how often it was answered")

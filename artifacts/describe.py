@@ -1,0 +1,94 @@
+"""A manifest for the eyes: what `engine inspect DIR` prints. Reads nothing but the manifest."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from math import prod
+
+from rich.console import Group
+from rich.table import Table
+
+from .manifest import DTYPE_BYTES, Manifest, WeightInfo
+
+
+def describe(manifest: Manifest) -> Group:
+    """Tables for rich to print: what it is, its segments, weights, fusions, probe and files."""
+    return Group(
+        _summary(manifest),
+        _segments(manifest),
+        _weights(manifest.weights.values()),
+        _fusions(manifest),
+        _probe(manifest),
+        _files(manifest),
+    )
+
+
+def human_bytes(count: float) -> str:
+    """`1536` -> `1.5 KiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = ()) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=any(columns))
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    return table
+
+
+def _summary(manifest: Manifest) -> Table:
+    model, tools, kv, memory = manifest.model, manifest.toolchain, manifest.kv_cache, manifest.memory
+    per_token = kv.bytes_per_block // kv.block_size
+    rows = [
+        ("architecture", f"{model.architecture}, {model.num_layers} layers, hidden size {model.hidden_size}"),
+        ("parameters", f"{model.parameters:,}"),
+        ("context", f"{model.max_context:,} tokens, vocabulary {model.vocab_size:,}"),
+        ("weights from", f"{model.source_format}, quantize {model.quantize}"),
+        ("target", manifest.target),
+        ("made by", f"engine {tools.engine}, torch {tools.torch}, {tools.compiler}"),
+        ("made at", datetime.fromtimestamp(manifest.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")),
+        ("kv cache", f"{kv.dtype}, blocks of {kv.block_size} tokens, {human_bytes(per_token)} per token"),
+        (
+            "memory of a step",
+            f"weights {human_bytes(memory.weight_bytes)}, {human_bytes(memory.bytes_per_token)} per token, "
+            f"{human_bytes(memory.bytes_per_sequence)} per sequence",
+        ),
+        ("program", f"{len(manifest.program.calls)} calls a step"),
+    ]
+    return _table(model.name, ("", " "), rows)
+
+
+def _segments(manifest: Manifest) -> Table:
+    rows = [(segment.key[:16], segment.nodes, segment.calls, manifest.files[segment.file].bytes) for segment in manifest.segments]
+    return _table("\nSegments", ("key", "graph nodes", "calls a step", "bytes"), rows, ("graph nodes", "calls a step", "bytes"))
+
+
+def _weights(weights: Iterable[WeightInfo]) -> Table:
+    tensors: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for weight in weights:
+        tensors[weight.format] += 1
+        sizes[weight.format] += prod(weight.shape) * DTYPE_BYTES[weight.dtype]
+    rows = [(name, tensors[name], size, human_bytes(size)) for name, size in sizes.most_common()]
+    return _table("\nWeights", ("format", "tensors", "bytes", ""), rows, ("tensors", "bytes"))
+
+
+def _fusions(manifest: Manifest) -> Table:
+    rows = [(report.name, report.matches, report.nodes_before, report.nodes_after) for report in manifest.fusion]
+    return _table("\nPasses", ("pass", "matches", "nodes before", "after"), rows, ("matches", "nodes before", "after"))
+
+
+def _probe(manifest: Manifest) -> Table:
+    rows = [(len(prompt.tokens), prompt.top_tokens[0], prompt.logits_sha256[:16] or "-") for prompt in manifest.probe.prompts]
+    title = f"\nGolden probe, recorded on the {manifest.probe.recorded_on}"
+    return _table(title, ("prompt tokens", "likeliest token", "logits sha256"), rows, ("prompt tokens", "likeliest token"))
+
+
+def _files(manifest: Manifest) -> Table:
+    rows = [(name, info.bytes, info.sha256[:16]) for name, info in sorted(manifest.files.items())]
+    return _table("\nFiles", ("path", "bytes", "sha256"), rows, ("bytes",))

@@ -1,0 +1,108 @@
+"""The `engine` command: reads the flags, runs one command, turns errors into messages.
+
+Each command imports what it needs when it runs: `engine serve` must never import the compiler,
+and a help text must not wait for torch.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .arguments import parse
+from .errors import EngineError, UsageError
+
+Options = dict[str, Any]
+BUILD_PACKAGES = ("depyf", "filelock", "gguf", "huggingface_hub", "transformers")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. argv: without the program's name, sys.argv's by default."""
+    try:
+        options = vars(parse(argv))
+        return COMMANDS[options.pop("command")](options)
+    except EngineError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone; the interpreter must not fail once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in BUILD_PACKAGES:
+            raise
+        return _fail(UsageError(f"the package {error.name} is not installed", hint="pip install 'engine-llm[build]'"))
+
+
+def _fail(error: EngineError) -> int:
+    sys.stdout.flush()
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _build(options: Options) -> int:
+    from .compiler.build import BuildOptions, build
+    from .compiler.progress import Reporter
+
+    build(BuildOptions(**options), Reporter())
+    return 0
+
+
+def _serve(options: Options) -> int:
+    from .server.options import ServeOptions
+    from .server.serve import serve
+
+    options.setdefault("api_key", os.environ.get("ENGINE_API_KEY") or None)
+    return serve(ServeOptions(**options))
+
+
+def _generate(options: Options) -> int:
+    from .console import generate
+
+    return generate(options)
+
+
+def _chat(options: Options) -> int:
+    from .console import chat
+
+    return chat(options)
+
+
+def _inspect(options: Options) -> int:
+    from .artifacts import load_manifest
+
+    manifest = load_manifest(options["artifacts"])
+    if options.get("json"):
+        sys.stdout.buffer.write(manifest.encode())
+    else:
+        from rich.console import Console
+
+        from .artifacts.describe import describe
+
+        Console().print(describe(manifest))
+    return 0
+
+
+def _verify(options: Options) -> int:
+    from .artifacts import load_manifest, verify
+
+    directory = options["artifacts"]
+    manifest = load_manifest(directory)
+    verify(directory, manifest)
+    print(f"{directory}: {len(manifest.files)} files, {sum(file.bytes for file in manifest.files.values()):,} bytes, all intact")
+    if "against" in options:
+        from .compiler.verify import compare
+
+        print(compare(directory, options["against"]))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Options], int]] = {
+    "build": _build,
+    "serve": _serve,
+    "generate": _generate,
+    "chat": _chat,
+    "inspect": _inspect,
+    "verify": _verify,
+}

@@ -1,0 +1,269 @@
+"""`engine build`: a checkpoint to an artifact, in eight stages.
+
+    resolve -> trace -> fuse -> partition -> lower -> pack -> probe -> seal
+"""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import msgspec
+from torch import fx
+
+from ..artifacts import (
+    FileInfo,
+    KVCacheSpec,
+    Manifest,
+    MemoryPlan,
+    ModelInfo,
+    PassReport,
+    Probe,
+    SegmentInfo,
+    Target,
+    WeightInfo,
+    this_machine_flags,
+)
+from ..artifacts.manifest import SCHEMA_VERSION
+from ..artifacts.store import Store
+from ..errors import UsageError
+from ..models.checkpoint import Checkpoint, open_checkpoint
+from ..passes import pipeline
+from . import debug_dump, probe, seal
+from .lower import Lowered, Lowering
+from .memory_plan import ActivationBytes, plan_activations
+from .pack import pack, packed_bytes
+from .partition import Partition, partition
+from .progress import BuildSummary, Reporter, Stage
+from .toolchain import Versions, versions
+from .trace import trace
+from .weights_plan import PackedWeight, choose_formats, plan_weights
+
+BLOCK_SIZE = 32
+"""Tokens per KV block: the tile of the attention kernel, and the granularity of prefix reuse."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What to build. model: a Hugging Face directory, a GGUF file or a hub id. output: the artifact's place.
+
+    quantize: none | int8 | int4. kv_dtype: float32 | bfloat16. max_context: at most what the
+    model was made for (its default). jobs: compiler processes (default: one per core). store:
+    the cache of compiled segments (default: per user). debug_dump: a directory for graphs and
+    generated code. force: replace an artifact at `output`.
+    """
+
+    model: str
+    output: Path
+    target: str = "cpu"
+    quantize: str = "none"
+    kv_dtype: str = "float32"
+    max_context: int | None = None
+    name: str | None = None
+    jobs: int | None = None
+    store: Path | None = None
+    debug_dump: Path | None = None
+    force: bool = False
+
+
+def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSummary:
+    """Build an artifact at `options.output`.
+
+    Raises UsageError for options that cannot work, CheckpointError and UnsupportedModelError
+    for the model, BuildError for everything that fails on the way; nothing is left at `output`.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    target = Target.parse(options.target, machine_flags=this_machine_flags())
+    toolchain = versions()
+    store = Store(options.store or default_store())
+    jobs = options.jobs or len(os.sched_getaffinity(0))
+    with (
+        seal.building(options.output, force=options.force) as scratch,
+        Lowering(target=target, versions=toolchain, store=store, jobs=jobs, sources=options.debug_dump) as lowering,
+        reporter.running(),
+    ):
+        with reporter.stage("resolve") as stage:
+            checkpoint, formats = resolve(options, stage)
+            lowering.warm_up()
+        with reporter.stage("trace"):
+            graph_module = trace(checkpoint.config, block_size=BLOCK_SIZE, kv_dtype=options.kv_dtype)
+        with reporter.stage("fuse") as stage:
+            reports = fuse(graph_module.graph, formats, options.debug_dump, stage)
+        with reporter.stage("partition") as stage:
+            parts = partition(graph_module.graph)
+            weights = plan_weights(graph_module.graph, formats, checkpoint)
+            activations = plan_activations(graph_module.graph)
+            stage.note(f"{len(parts.forms)} distinct segments, {len(parts.calls)} calls")
+        with reporter.stage("lower") as stage:
+            library, segments = lower(lowering, parts, scratch, stage)
+        with reporter.stage("pack") as stage:
+            packed, weight_files = pack_weights(weights, checkpoint, scratch, stage)
+        with reporter.stage("probe") as stage:
+            manifest = _manifest(options, target, toolchain, checkpoint, parts, library, segments, reports, packed, weight_files, activations)
+            manifest = finish_with_probe(manifest, scratch, weight_files, checkpoint, stage)
+        with reporter.stage("seal"):
+            seal.write_manifest(scratch, manifest)
+            seal.seal(scratch, options.output)
+    return _summary(reporter, options, manifest, library, segments)
+
+
+def default_store() -> Path:
+    """The store used when none is named: in the user's cache directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "engine" / "store"
+
+
+def resolve(options: BuildOptions, stage: Stage) -> tuple[Checkpoint, dict[str, str]]:
+    """Open and check the checkpoint; decide the storage format of every parameter."""
+    checkpoint = open_checkpoint(options.model)
+    trained = checkpoint.config.max_context
+    if options.max_context is not None and not 1 <= options.max_context <= trained:
+        raise UsageError(f"--max-context {options.max_context} is outside 1..{trained}", hint=f"{checkpoint.name} was made for {trained} tokens")
+    stage.note(f"{checkpoint.name}: {checkpoint.config.architecture}, {len(checkpoint.config.layers)} layers")
+    return checkpoint, choose_formats(checkpoint, options.quantize)
+
+
+def fuse(graph: fx.Graph, formats: dict[str, str], dump: Path | None, stage: Stage) -> list[PassReport]:
+    """Run the pass pipeline on the graph, in place."""
+    debug_dump.write_graph(dump, "00-traced", graph)
+    passes = pipeline.pipeline(formats)
+    stage.total(len(passes))
+
+    def after_each(result: pipeline.PassResult) -> None:
+        debug_dump.write_graph(dump, f"after-{result.name}", graph)
+        stage.advance(note=f"{result.name}: {result.matches}")
+
+    results = pipeline.run(graph, passes, after_each)
+    return [PassReport(name=r.name, matches=r.matches, nodes_before=r.nodes_before, nodes_after=r.nodes_after) for r in results]
+
+
+def lower(lowering: Lowering, parts: Partition, scratch: Path, stage: Stage) -> tuple[Lowered, dict[str, Lowered]]:
+    """Compile or find the kernel library and every segment, and copy them into the artifact."""
+    stage.total(1 + len(parts.forms))
+    library, segments = lowering.run(parts.forms, lambda done: stage.advance(note=done.key[:12] + (" (reused)" if done.reused else "")))
+    _copy(library.file, scratch / _library_name(library))
+    for segment in segments.values():
+        _copy(segment.file, scratch / _segment_name(segment))
+    return library, segments
+
+
+def pack_weights(
+    plan: list[PackedWeight], checkpoint: Checkpoint, scratch: Path, stage: Stage
+) -> tuple[dict[str, WeightInfo], dict[str, FileInfo]]:
+    """Write the weights and the tokenizer."""
+    stage.total(sum(packed_bytes(weight) for weight in plan) >> 20)
+    written = 0
+
+    def on_weight(name: str, count: int) -> None:
+        nonlocal written
+        stage.advance(((written + count) >> 20) - (written >> 20), note=name)
+        written += count
+
+    result = pack(plan, checkpoint, scratch, on_weight)
+    (scratch / "tokenizer").mkdir()
+    checkpoint.write_tokenizer(scratch / "tokenizer")
+    stage.note("MiB")
+    return result
+
+
+def finish_with_probe(manifest: Manifest, scratch: Path, weight_files: dict[str, FileInfo], checkpoint: Checkpoint, stage: Stage) -> Manifest:
+    """The manifest with digests of all files and with golden values."""
+    others = {name: info for name, info in seal.file_infos(scratch).items() if name not in weight_files}
+    manifest = msgspec.structs.replace(manifest, files=dict(sorted((others | weight_files).items())))
+    prompts = probe.probe_prompts(manifest.model.vocab_size, manifest.model.max_context)
+    if Target.parse(manifest.target).misfits(this_machine_flags()):
+        golden = probe.record_from_reference(checkpoint, prompts)
+    else:
+        seal.write_manifest(scratch, manifest)
+        golden = probe.record_on_target(scratch, prompts)
+    stage.note(f"recorded on the {golden.recorded_on}")
+    return msgspec.structs.replace(manifest, probe=golden)
+
+
+def _manifest(
+    options: BuildOptions,
+    target: Target,
+    toolchain: Versions,
+    checkpoint: Checkpoint,
+    parts: Partition,
+    library: Lowered,
+    segments: dict[str, Lowered],
+    reports: list[PassReport],
+    packed: dict[str, WeightInfo],
+    weight_files: dict[str, FileInfo],
+    activations: ActivationBytes,
+) -> Manifest:
+    """The manifest so far: no digests, no probe."""
+    config = checkpoint.config
+    calls = [call.target for call in parts.calls]
+    return Manifest(
+        schema=SCHEMA_VERSION,
+        created=int(time.time()),
+        target=str(target),
+        toolchain=toolchain.recorded(),
+        model=ModelInfo(
+            name=options.name or checkpoint.name,
+            architecture=config.architecture,
+            vocab_size=config.vocab_size,
+            max_context=options.max_context or config.max_context,
+            hidden_size=config.hidden_size,
+            num_layers=len(config.layers),
+            parameters=_count_parameters(checkpoint),
+            quantize=options.quantize,
+            source_format="+".join(sorted({info.format for info in checkpoint.parameters.values()})),
+        ),
+        kv_cache=KVCacheSpec(
+            num_layers=len(config.layers),
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            block_size=BLOCK_SIZE,
+            dtype=options.kv_dtype,  # type: ignore[arg-type]
+        ),
+        kernel_library=_library_name(library),
+        segments=[
+            SegmentInfo(key=segment.key, file=_segment_name(segment), calls=calls.count(form), nodes=len(parts.forms[form]["nodes"]))
+            for form, segment in segments.items()
+        ],
+        program=parts.program({form: segment.key for form, segment in segments.items()}),
+        weights=packed,
+        memory=MemoryPlan(
+            weight_bytes=sum(info.bytes for info in weight_files.values()),
+            bytes_per_token=activations.per_token,
+            bytes_per_sequence=activations.per_sequence,
+        ),
+        fusion=reports,
+        probe=Probe(recorded_on="reference", prompts=[]),
+        files={},
+    )
+
+
+def _count_parameters(checkpoint: Checkpoint) -> int:
+    return sum(prod(info.shape) for info in checkpoint.parameters.values())
+
+
+def _library_name(library: Lowered) -> str:
+    return f"kernels/{library.key}.so"
+
+
+def _segment_name(segment: Lowered) -> str:
+    return f"segments/{segment.key}.so"
+
+
+def _copy(source: Path, destination: Path) -> None:
+    destination.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, destination)
+
+
+def _summary(reporter: Reporter, options: BuildOptions, manifest: Manifest, library: Lowered, segments: dict[str, Lowered]) -> BuildSummary:
+    summary = reporter.summary
+    summary.output, summary.target = str(options.output), manifest.target
+    summary.segments_reused = sum(segment.reused for segment in segments.values())
+    summary.segments_compiled = len(segments) - summary.segments_reused
+    summary.segment_calls = sum(segment.calls for segment in manifest.segments)
+    summary.fusions = {report.name: report.matches for report in manifest.fusion}
+    summary.code_bytes = sum(manifest.files[s.file].bytes for s in manifest.segments) + manifest.files[manifest.kernel_library].bytes
+    summary.weight_bytes = sum(info.bytes for name, info in manifest.files.items() if name.startswith("weights/"))
+    summary.probe = f"recorded on the {manifest.probe.recorded_on}"
+    reporter.print_summary()
+    return summary

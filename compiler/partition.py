@@ -1,0 +1,119 @@
+"""Stage 4: cut the graph at attention, and name every distinct piece once.
+
+    embed, norm, qkv, rope | attention | o, mlp, norm, qkv, rope | attention | ... | o, mlp, norm, head
+
+Attention writes the KV cache, so it stays a call of its own: segments are then pure functions,
+which Inductor compiles without copies, and equal layers become calls of one segment.
+"""
+
+from dataclasses import dataclass, field
+
+import msgspec
+import torch
+from torch import fx
+
+from ..artifacts import Call, Program
+from ..errors import BuildError
+from . import segment_graph
+from .segment_graph import Form
+
+CUT_OPERATORS = frozenset({"engine.paged_attention.default"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A run of nodes between two cuts, with what flows in and out, in order of first use."""
+
+    nodes: list[fx.Node]
+    inputs: list[fx.Node]
+    outputs: list[fx.Node]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """The step as calls. `forms` holds each distinct segment by its canonical text; the calls of
+    kind "segment" name their segment by that text until lowering gives it a key."""
+
+    calls: list[Call]
+    forms: dict[str, Form] = field(default_factory=dict)
+    result: str = ""
+
+    def program(self, keys: dict[str, str]) -> Program:
+        """The program, with segments named by key. keys: canonical text -> key."""
+        calls = [msgspec.structs.replace(call, target=keys[call.target]) if call.kind == "segment" else call for call in self.calls]
+        return Program(calls=calls, result=self.result)
+
+
+def partition(graph: fx.Graph) -> Partition:
+    """Cut `graph` at CUT_OPERATORS. Raises BuildError for a graph that cannot be cut there."""
+    (output,) = graph.find_nodes(op="output")
+    names: dict[fx.Node, str] = {node: node.meta["ref"] for node in graph.find_nodes(op="placeholder")}
+    calls: list[Call] = []
+    forms: dict[str, Form] = {}
+    for step in _cut(graph):
+        if isinstance(step, fx.Node):
+            calls.append(_operator_call(step, names))
+            continue
+        form = segment_graph.encode(step.inputs, step.nodes, step.outputs)
+        text = segment_graph.text(form)
+        forms[text] = form
+        inputs = [names[node] for node in step.inputs]
+        calls.append(Call(kind="segment", target=text, inputs=inputs, outputs=_name_outputs(step.outputs, names)))
+    (logits,) = output.args
+    assert isinstance(logits, fx.Node)
+    return Partition(calls=_with_frees(calls, names[logits]), forms=forms, result=names[logits])
+
+
+def _cut(graph: fx.Graph) -> list[Piece | fx.Node]:
+    groups: list[list[fx.Node]] = [[]]
+    cuts: list[fx.Node] = []
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        if str(node.target) in CUT_OPERATORS:
+            cuts.append(node)
+            groups.append([])
+        else:
+            groups[-1].append(node)
+    steps: list[Piece | fx.Node] = []
+    for index, group in enumerate(groups):
+        if group:
+            steps.append(_piece(group))
+        steps.extend(cuts[index : index + 1])
+    return steps
+
+
+def _piece(nodes: list[fx.Node]) -> Piece:
+    inside = set(nodes)
+    inputs = list(dict.fromkeys(source for node in nodes for source in node.all_input_nodes if source not in inside))
+    outputs = [node for node in nodes if any(user not in inside for user in node.users)]
+    for node in outputs:
+        if not isinstance(node.meta["val"], torch.Tensor):
+            raise BuildError(f"{node.name} crosses a cut but is not a tensor")
+    return Piece(nodes=nodes, inputs=inputs, outputs=outputs)
+
+
+def _name_outputs(outputs: list[fx.Node], names: dict[fx.Node, str]) -> list[str]:
+    count = sum(name.startswith("value:") for name in names.values())
+    for index, node in enumerate(outputs):
+        names[node] = f"value:{count + index}"
+    return [names[node] for node in outputs]
+
+
+def _operator_call(node: fx.Node, names: dict[fx.Node, str]) -> Call:
+    tensors = [arg for arg in node.args if isinstance(arg, fx.Node)]
+    scalars = [arg for arg in node.args if isinstance(arg, (int, float))]
+    if (*tensors, *scalars) != node.args or node.kwargs:
+        raise BuildError(f"{node.target} must take tensors first, then numbers, and nothing else")
+    target = str(node.target).removesuffix(".default")
+    return Call(kind="operator", target=target, inputs=[names[t] for t in tensors], outputs=_name_outputs([node], names), scalars=scalars)
+
+
+def _with_frees(calls: list[Call], result: str) -> list[Call]:
+    last_use = {name: index for index, call in enumerate(calls) for name in (*call.outputs, *call.inputs)}
+    freed: list[list[str]] = [[] for _ in calls]
+    for name, index in last_use.items():
+        if name.startswith("value:") and name != result:
+            freed[index].append(name)
+    return [msgspec.structs.replace(call, frees=frees) for call, frees in zip(calls, freed, strict=True)]
+

@@ -1,0 +1,106 @@
+"""Stage 8: from a directory in progress to an artifact, in one rename.
+
+A build works in `.DIR.building-XXXX` beside DIR. The manifest is written last and everything
+is on disk before the rename, so nothing half-written can ever be taken for an artifact; what a
+killed build leaves is removed by the next build of the same DIR.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..artifacts import FileInfo, Manifest
+from ..artifacts.manifest import MANIFEST_NAME
+from ..artifacts.verify import file_digest
+from ..errors import BuildError, UsageError
+
+
+@contextmanager
+def building(output: Path, *, force: bool) -> Iterator[Path]:
+    """A scratch directory for the artifact that will be at `output`; removed if the body fails.
+
+    Raises UsageError if `output` exists and `force` is not set, or is not an artifact of ours.
+    """
+    _check_replaceable(output, force=force)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(output)
+        scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix=_prefix(output)))
+    except OSError as error:
+        raise BuildError(f"{output.parent} cannot be written: {error.strerror}", hint="choose another place with -o") from error
+    scratch.chmod(0o755)
+    handle = os.open(scratch, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # held while this build lives: tells it from an abandoned one
+    try:
+        yield scratch
+    except OSError as error:
+        raise BuildError(f"writing {output} failed: {error.strerror or error}", hint="free some space, or choose another place with -o") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(handle)
+
+
+def file_infos(directory: Path) -> dict[str, FileInfo]:
+    """Size and digest of every file under `directory` but the manifest, by relative name."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
+    return {path.relative_to(directory).as_posix(): FileInfo(bytes=path.stat().st_size, sha256=file_digest(path)) for path in paths}
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest durably: everything the directory holds is on disk when this returns."""
+    for path in [*(directory / name for name in manifest.files), directory]:
+        _sync(path)
+    temporary = directory / (MANIFEST_NAME + ".new")
+    temporary.write_bytes(manifest.encode())
+    _sync(temporary)
+    temporary.replace(directory / MANIFEST_NAME)
+    _sync(directory)
+
+
+def seal(scratch: Path, output: Path) -> None:
+    """Rename the finished directory into place, replacing an artifact that is there."""
+    if output.exists():
+        old = Path(tempfile.mkdtemp(dir=output.parent, prefix=_prefix(output)))
+        output.rename(old / "replaced")
+        scratch.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        scratch.rename(output)
+    _sync(output.parent)
+
+
+def _prefix(output: Path) -> str:
+    return f".{output.name}.building-"
+
+
+def _check_replaceable(output: Path, *, force: bool) -> None:
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not (output / MANIFEST_NAME).exists():
+        raise UsageError(f"{output} exists and is not an artifact", hint="choose another place with -o; nothing was changed")
+    if not force:
+        raise UsageError(f"{output} is an artifact already", hint="replace it with --force, or choose another place with -o")
+
+
+def _remove_abandoned(output: Path) -> None:
+    for path in output.parent.glob(_prefix(output) + "*"):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+        except BlockingIOError:
+            pass  # another build of the same output is at work
+        finally:
+            os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,103 @@
+"""The canonical form of a piece of graph: plain data, free of names and weights.
+
+Two pieces with the same form are the same segment. The form's JSON text is what the store
+hashes, and also what the lowering process receives, so that nothing can influence a compiled
+segment without being in its key.
+
+A form is {"inputs": [[dtype, [dims]]], "nodes": [[operator, args, kwargs]], "outputs": [ids]}.
+Value ids count the inputs first, then the nodes. A dimension is a number, or "dN" for the N-th
+distinct symbolic size. In arguments {"v": id} is a value and {"dtype": name} a torch dtype.
+"""
+
+import json
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..errors import BuildError
+
+Form = dict[str, Any]
+
+
+def encode(inputs: list[fx.Node], nodes: list[fx.Node], outputs: list[fx.Node]) -> Form:
+    """The canonical form of `nodes` as a function of `inputs` (fake tensors in meta["val"])."""
+    ids = {node: index for index, node in enumerate([*inputs, *nodes])}
+    dims: dict[Any, str] = {}
+    return {
+        "inputs": [_encode_input(node.meta["val"], dims) for node in inputs],
+        "nodes": [[_operator_name(node), _encode(node.args, ids), _encode(dict(sorted(node.kwargs.items())), ids)] for node in nodes],
+        "outputs": [ids[node] for node in outputs],
+    }
+
+
+def text(form: Form) -> str:
+    """The form's canonical JSON text."""
+    return json.dumps(form, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def decode(form: Form) -> fx.GraphModule:
+    """A module that computes the form: takes its inputs in order, returns a tuple of its outputs."""
+    graph = fx.Graph()
+    values = [graph.placeholder(f"arg{index}") for index in range(len(form["inputs"]))]
+    for name, args, kwargs in form["nodes"]:
+        values.append(graph.call_function(_operator(name), tuple(_decode(args, values)), _decode(kwargs, values)))
+    graph.output(tuple(values[index] for index in form["outputs"]))
+    return fx.GraphModule(torch.nn.Module(), graph)
+
+
+def _encode_input(value: Any, dims: dict[Any, str]) -> list[Any]:
+    if not isinstance(value, torch.Tensor):
+        raise BuildError("a segment would take a symbolic size as input; the model must derive sizes from tensors (use -1 in views)")
+    if not value.is_contiguous():
+        raise BuildError("a segment would take a tensor that is not contiguous")
+    sizes = [size if isinstance(size, int) else dims.setdefault(str(size.node.expr), f"d{len(dims)}") for size in value.shape]
+    return [str(value.dtype).removeprefix("torch."), sizes]
+
+
+def _operator_name(node: fx.Node) -> str:
+    if node.target is operator.getitem:
+        return "getitem"
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target)
+    raise BuildError(f"the graph has an operator that cannot be compiled ahead of time: {node.target}")
+
+
+def _operator(name: str) -> Any:
+    if name == "getitem":
+        return operator.getitem
+    namespace, packet, overload = name.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+
+
+def _encode(value: Any, ids: dict[fx.Node, int]) -> Any:
+    match value:
+        case fx.Node():
+            return {"v": ids[value]}
+        case tuple() | list():
+            return [_encode(item, ids) for item in value]
+        case dict():
+            return {key: _encode(item, ids) for key, item in value.items()}
+        case torch.dtype():
+            return {"dtype": str(value).removeprefix("torch.")}
+        case None | bool() | int() | float() | str():
+            return value
+        case torch.device() if value.type == "cpu":
+            return {"device": "cpu"}
+    raise BuildError(f"the graph has an argument that cannot be written down: {value!r}")
+
+
+def _decode(value: Any, values: list[fx.Node]) -> Any:
+    match value:
+        case {"v": index}:
+            return values[index]
+        case {"dtype": name}:
+            return getattr(torch, name)
+        case {"device": name}:
+            return torch.device(name)
+        case dict():
+            return {key: _decode(item, values) for key, item in value.items()}
+        case list():
+            return [_decode(item, values) for item in value]
+    return value

@@ -1,0 +1,97 @@
+"""`engine verify DIR --against CHECKPOINT`: how far the artifact's numbers are from the model's.
+
+The artifact runs as it would be served, one token at a time, in a process of its own; the
+reference is the checkpoint in plain PyTorch float32, with quantized blocks dequantized exactly.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from ..artifacts import load_manifest
+from ..errors import Misfit, MismatchError
+from ..models.checkpoint import Checkpoint, open_checkpoint
+from .reference import reference_logits
+from .run_artifact import artifact_logits
+
+TEXTS = (
+    "The lighthouse keeper wrote down the weather every evening: wind from the west, rain before midnight, and a ship that did not answer. "
+    "In the morning the sea was flat, and there was nothing on it.",
+    "def moving_average(values, width):\n    total = sum(values[:width])\n    yield total / width\n    for old, new in zip(values, values[width:]):\n"
+    "        total += new - old\n        yield total / width\n",
+    "Water boils at 100 degrees Celsius at sea level. On a mountain of 3,000 metres it boils at about 90, because the air presses less. "
+    "That is why an egg takes longer there.",
+    "User: What should I pack for three days in Lisbon in April?\nAssistant: Light layers, comfortable shoes for the hills, and a thin rain jacket.",
+)
+"""Prose, code, facts with numbers, and dialogue: every position of each is compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """KL divergence of the artifact's next-token distribution from the reference's, in nats, over
+    `positions` positions; top1: share of positions with the same most likely token."""
+
+    positions: int
+    kl_mean: float
+    kl_p99: float
+    kl_max: float
+    top1: float
+    max_error: float
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"positions compared    {self.positions}",
+                f"KL divergence (nats)  mean {self.kl_mean:.3g}, p99 {self.kl_p99:.3g}, max {self.kl_max:.3g}",
+                f"same top token        {self.top1:.2%}",
+                f"largest logit error   {self.max_error:.3g}",
+            ]
+        )
+
+
+def compare(directory: Path, model: str) -> Comparison:
+    """Compare the artifact at `directory` with the checkpoint `model` on TEXTS.
+
+    Raises MismatchError if they are not the same model, and what opening either of them raises.
+    """
+    manifest = load_manifest(directory)
+    checkpoint = open_checkpoint(model)
+    _check_same_model(checkpoint, manifest.model.vocab_size, manifest.model.num_layers, manifest.model.hidden_size)
+    prompts = [tokens[: manifest.model.max_context] for tokens in _tokenize(checkpoint, TEXTS)]
+    return compare_logits(torch.cat(reference_logits(checkpoint, prompts)), torch.cat(artifact_logits(directory, prompts, last_only=False)))
+
+
+def compare_logits(reference_TV: torch.Tensor, artifact_TV: torch.Tensor) -> Comparison:
+    """Figures over all rows of two [T, V] float32 logits."""
+    expected, actual = reference_TV.double().log_softmax(-1), artifact_TV.double().log_softmax(-1)
+    kl_T = (expected.exp() * (expected - actual)).sum(-1).clamp_min(0)
+    return Comparison(
+        positions=len(kl_T),
+        kl_mean=kl_T.mean().item(),
+        kl_p99=kl_T.quantile(0.99).item(),
+        kl_max=kl_T.max().item(),
+        top1=(expected.argmax(-1) == actual.argmax(-1)).double().mean().item(),
+        max_error=(reference_TV - artifact_TV).abs().max().item(),
+    )
+
+
+def _tokenize(checkpoint: Checkpoint, texts: tuple[str, ...]) -> list[list[int]]:
+    with tempfile.TemporaryDirectory(prefix="engine-tokenizer-") as scratch:
+        checkpoint.write_tokenizer(Path(scratch))
+        tokenizer = Tokenizer.from_file(str(Path(scratch) / "tokenizer.json"))
+    return [tokenizer.encode(text).ids for text in texts]
+
+
+def _check_same_model(checkpoint: Checkpoint, vocab_size: int, num_layers: int, hidden_size: int) -> None:
+    config = checkpoint.config
+    rows = [
+        ("vocab_size", vocab_size, config.vocab_size),
+        ("num_layers", num_layers, len(config.layers)),
+        ("hidden_size", hidden_size, config.hidden_size),
+    ]
+    misfits = [Misfit(field=name, artifact=str(ours), machine=str(theirs)) for name, ours, theirs in rows if ours != theirs]
+    if misfits:
+        raise MismatchError(f"{checkpoint.name} is not the model of this artifact (last column: the checkpoint)", misfits, hint="compare with the checkpoint it was built from")

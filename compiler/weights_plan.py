@@ -1,0 +1,113 @@
+"""Which packed tensors the artifact holds, and the recipe that makes each from checkpoint tensors.
+
+A recipe is pure data (operations named in the manifest), so new weights of the same
+architecture need packing but no compiling.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import fx
+
+from ..errors import UsageError
+from ..kernels import ops
+from ..kernels.linear.blocks import FORMATS, GROUP
+from ..kernels.linear.formats import pack_blocks, pack_dense, unpack
+from ..kernels.linear.quantize import quantize as quantize_blocks
+from ..models.checkpoint import Checkpoint
+from ..models.decoder import Decoder
+
+Quantize = Literal["none", "int8", "int4"]
+
+_MATRIX_FORMAT: dict[str, str] = {"int8": "q8_0", "int4": "q4_1"}
+_TABLE_FORMAT: dict[str, str] = {"int8": "q8_0", "int4": "q8_0"}
+_TABLES = frozenset({"embed.weight", "head.weight"})
+"""Embedding and LM head stay at 8 bits under int4: 4 bits there cost the most accuracy of all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedWeight:
+    """One tensor of the artifact. `sources`: names of the parameters that it is made from."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    format: str
+    sources: tuple[str, ...]
+    recipe: tuple[str, ...]
+
+
+def choose_formats(checkpoint: Checkpoint, quantize: str) -> dict[str, str]:
+    """Storage format of every parameter, by name.
+
+    Raises UsageError if `quantize` asks to quantize a checkpoint that is quantized already.
+    """
+    stored = {name: info.format for name, info in checkpoint.parameters.items()}
+    if quantize == "none":
+        return dict(stored)
+    quantized = sorted(set(stored.values()) & set(ops.QUANTIZED_FORMATS))
+    if quantized:
+        raise UsageError(
+            f"--quantize {quantize} on a checkpoint that is quantized already ({', '.join(quantized)})",
+            hint="leave --quantize out: the blocks are carried over exactly; or start from an unquantized checkpoint",
+        )
+    table = {name: _TABLE_FORMAT[quantize] if name in _TABLES else _MATRIX_FORMAT[quantize] for name in stored}
+    return {name: table[name] if len(info.shape) == 2 else info.format for name, info in checkpoint.parameters.items()}
+
+
+def plan_weights(graph: fx.Graph, formats_by_name: Mapping[str, str], checkpoint: Checkpoint) -> list[PackedWeight]:
+    """The packed weights that `graph` reads, in the order of its placeholders."""
+    plan = []
+    for node in graph.find_nodes(op="placeholder"):
+        ref: str = node.meta["ref"]
+        if ref.startswith("weight:") and node.users:
+            name = ref.removeprefix("weight:")
+            value = node.meta["val"]
+            packed_format = node.meta.get("format")
+            stored = checkpoint.parameters[name].format if name in checkpoint.parameters else "f32"
+            plan.append(
+                PackedWeight(
+                    name=name,
+                    dtype=str(value.dtype).removeprefix("torch."),
+                    shape=tuple(value.shape),
+                    format=packed_format or "f32",
+                    sources=(name,),
+                    recipe=_recipe(stored, packed_format),
+                )
+            )
+    return plan
+
+
+def _recipe(stored: str, packed_format: str | None) -> tuple[str, ...]:
+    if packed_format is None:
+        return () if stored == "f32" else ("to_float32",)
+    return ("pack",) if packed_format == stored else (f"quantize:{packed_format}", "pack")
+
+
+def make(weight: PackedWeight, checkpoint: Checkpoint) -> torch.Tensor:
+    """Run a recipe: reads the sources and returns the packed tensor, of the planned dtype and shape."""
+    (source,) = weight.sources
+    constants = Decoder.constants(checkpoint.config) if source not in checkpoint.parameters else {}
+    if source in constants:
+        return constants[source].to(torch.float32).contiguous()
+    loaded = checkpoint.read(source)
+    data, held = loaded.data, loaded.format
+    for operation in weight.recipe:
+        match operation.partition(":"):
+            case "to_float32", _, _:
+                data = dequantize(held, data)
+            case "quantize", _, wanted:
+                data, held = quantize_blocks(wanted, data), wanted  # type: ignore[assignment]
+            case "pack", _, _:
+                data = pack_blocks(held, data) if held in ops.QUANTIZED_FORMATS else pack_dense(data)
+    assert tuple(data.shape) == weight.shape, (weight, data.shape)
+    return data.contiguous()
+
+
+def dequantize(stored: str, data: torch.Tensor) -> torch.Tensor:
+    """A stored tensor as float32 [N, K] (or its own shape when it is not a matrix); exact."""
+    if stored not in ops.QUANTIZED_FORMATS:
+        return data.to(torch.float32)
+    return unpack(stored, pack_blocks(stored, data), data.shape[0], data.shape[1] // FORMATS[stored].block_bytes * GROUP)

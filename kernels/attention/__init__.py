@@ -1,0 +1,3 @@
+from .op import paged_attention
+
+__all__ = ["paged_attention"]

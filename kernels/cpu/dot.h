@@ -1,0 +1,133 @@
+// Integer dot products of quantized weights and activations.
+//
+// A lane is one output feature and holds four consecutive k as bytes. Activations lie in
+// -127..127. Both accumulators below are exact on every ISA, so all of them agree bitwise:
+//   NibbleDot  weights 0..15, at most 8 additions (32 k)
+//   ByteDot    weights -128..127, any number of additions
+#pragma once
+
+#include "simd.h"
+
+#if (defined(ENGINE_AVX512) && defined(__AVX512VNNI__)) || (defined(ENGINE_AVX2) && defined(__AVXVNNI__))
+#define ENGINE_VNNI
+#endif
+
+namespace engine {
+
+ENGINE_INLINE Vb low_nibbles(Vb packed) { return packed & 0x0f; }
+ENGINE_INLINE Vb high_nibbles(Vb packed) {
+  typedef uint16_t Pairs __attribute__((vector_size(4 * kLanes), may_alias));  // x86 shifts no single bytes
+  return bit_cast<Vb>(bit_cast<Pairs>(packed) >> 4) & 0x0f;
+}
+
+#if defined(ENGINE_VNNI)
+
+ENGINE_INLINE Vi add_products(Vi sum, Vb unsigned_weight, Vb activation) {
+#if defined(ENGINE_AVX512)
+  return bit_cast<Vi>(_mm512_dpbusd_epi32(bit_cast<__m512i>(sum), bit_cast<__m512i>(unsigned_weight), bit_cast<__m512i>(activation)));
+#else
+  return bit_cast<Vi>(_mm256_dpbusd_avx_epi32(bit_cast<__m256i>(sum), bit_cast<__m256i>(unsigned_weight), bit_cast<__m256i>(activation)));
+#endif
+}
+
+struct NibbleDot {
+  Vi sum{};
+  ENGINE_INLINE void add(Vb weight, Vb activation) { sum = add_products(sum, weight, activation); }
+  ENGINE_INLINE Vi total() const { return sum; }
+};
+
+// The instruction wants unsigned weights: they are shifted by 128, which adds 128 times the
+// sum of the activations to the result.
+struct ByteDot {
+  typedef Vb Weight;
+  static ENGINE_INLINE Weight prepare(Vb weight) { return weight ^ 0x80; }
+
+  Vi sum{};
+  ENGINE_INLINE void add(Weight weight, Vb activation) { sum = add_products(sum, weight, activation); }
+  ENGINE_INLINE Vi total(int32_t activation_sum) const { return sum - 128 * activation_sum; }
+};
+
+#elif defined(ENGINE_AVX512) || defined(ENGINE_AVX2)
+
+#if defined(ENGINE_AVX512)
+typedef __m512i Vs;  // pairs of products, 16 bits each
+ENGINE_INLINE Vs multiply_pairs(Vb unsigned_bytes, Vb signed_bytes) {
+  return _mm512_maddubs_epi16(bit_cast<Vs>(unsigned_bytes), bit_cast<Vs>(signed_bytes));
+}
+ENGINE_INLINE Vs add_pairs(Vs a, Vs b) { return _mm512_add_epi16(a, b); }
+ENGINE_INLINE Vi widen(Vs pairs) { return bit_cast<Vi>(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1))); }
+ENGINE_INLINE Vb magnitude(Vb weight) { return bit_cast<Vb>(_mm512_abs_epi8(bit_cast<Vs>(weight))); }
+typedef __mmask64 Sign;
+ENGINE_INLINE Sign sign_of(Vb weight) { return _mm512_movepi8_mask(bit_cast<Vs>(weight)); }
+ENGINE_INLINE Vb apply_sign(Vb activation, Sign negative) {
+  return bit_cast<Vb>(_mm512_mask_sub_epi8(bit_cast<Vs>(activation), negative, _mm512_setzero_si512(), bit_cast<Vs>(activation)));
+}
+#else
+typedef __m256i Vs;
+ENGINE_INLINE Vs multiply_pairs(Vb unsigned_bytes, Vb signed_bytes) {
+  return _mm256_maddubs_epi16(bit_cast<Vs>(unsigned_bytes), bit_cast<Vs>(signed_bytes));
+}
+ENGINE_INLINE Vs add_pairs(Vs a, Vs b) { return _mm256_add_epi16(a, b); }
+ENGINE_INLINE Vi widen(Vs pairs) { return bit_cast<Vi>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
+ENGINE_INLINE Vb magnitude(Vb weight) { return bit_cast<Vb>(_mm256_abs_epi8(bit_cast<Vs>(weight))); }
+typedef Vb Sign;
+ENGINE_INLINE Sign sign_of(Vb weight) { return weight; }
+ENGINE_INLINE Vb apply_sign(Vb activation, Sign weight) {
+  return bit_cast<Vb>(_mm256_sign_epi8(bit_cast<Vs>(activation), bit_cast<Vs>(weight)));
+}
+#endif
+
+// 8 additions reach 16 * 15 * 127 = 30480 per 16-bit lane at most: no widening in between.
+struct NibbleDot {
+  Vs sum{};
+  ENGINE_INLINE void add(Vb weight, Vb activation) { sum = add_pairs(sum, multiply_pairs(weight, activation)); }
+  ENGINE_INLINE Vi total() const { return widen(sum); }
+};
+
+// A pair of unsigned times signed bytes may exceed 16 bits; |weight| times (activation with
+// the weight's sign) reaches 2 * 128 * 127 = 32512 and does not.
+struct ByteDot {
+  struct Weight {
+    Vb size;
+    Sign sign;
+  };
+  static ENGINE_INLINE Weight prepare(Vb weight) { return {magnitude(weight), sign_of(weight)}; }
+
+  Vi sum{};
+  ENGINE_INLINE void add(Weight weight, Vb activation) { sum += widen_pairs(weight, activation); }
+  ENGINE_INLINE Vi total(int32_t) const { return sum; }
+
+ private:
+  static ENGINE_INLINE Vi widen_pairs(Weight weight, Vb activation) {
+    return widen(multiply_pairs(weight.size, apply_sign(activation, weight.sign)));
+  }
+};
+
+#else
+
+ENGINE_INLINE Vi add_products(Vi sum, Vb weight, Vb activation) {
+  const Vi w = bit_cast<Vi>(weight), a = bit_cast<Vi>(activation);
+  sum += (w << 24 >> 24) * (a << 24 >> 24);
+  sum += (w << 16 >> 24) * (a << 16 >> 24);
+  sum += (w << 8 >> 24) * (a << 8 >> 24);
+  return sum + (w >> 24) * (a >> 24);
+}
+
+struct NibbleDot {
+  Vi sum{};
+  ENGINE_INLINE void add(Vb weight, Vb activation) { sum = add_products(sum, weight, activation); }
+  ENGINE_INLINE Vi total() const { return sum; }
+};
+
+struct ByteDot {
+  typedef Vb Weight;
+  static ENGINE_INLINE Weight prepare(Vb weight) { return weight; }
+
+  Vi sum{};
+  ENGINE_INLINE void add(Weight weight, Vb activation) { sum = add_products(sum, weight, activation); }
+  ENGINE_INLINE Vi total(int32_t) const { return sum; }
+};
+
+#endif
+
+}  // namespace engine

@@ -1,0 +1,120 @@
+// linear_dense and embedding_dense: weights [N/16, K, 16] stored as float32, float16 or
+// bfloat16, computed in float32.
+
+#include <algorithm>
+
+#include "gemm.h"
+#include "op.h"
+
+namespace engine {
+namespace {
+
+constexpr int64_t kTileRows = 64;
+constexpr int64_t kTilePanels = 4;
+constexpr int64_t kTileColumns = kTilePanels * kPanel;
+constexpr int64_t kTileDepth = 256;  // a slice of two float32 panels stays in the first cache level
+
+template <class Weight>
+struct DenseLinear {
+  const float* x;
+  int64_t x_stride;
+  const Weight* w;
+  const float* bias;
+  float* out;
+  int64_t rows, in_features, out_features, panels;
+
+  void tile(int64_t row, int64_t panel) const {
+    alignas(64) float sums[kTileRows * kTileColumns];
+    const int64_t tile_rows = std::min(kTileRows, rows - row);
+    const int64_t tile_panels = std::min(kTilePanels, panels - panel);
+    std::fill_n(sums, tile_rows * kTileColumns, 0.0f);
+    for (int64_t k = 0; k < in_features; k += kTileDepth) {
+      const Product<Weight> product{.a = x + row * x_stride + k,
+                                    .a_stride = x_stride,
+                                    .w = w + (panel * in_features + k) * kPanel,
+                                    .w_stride = kPanel,
+                                    .panel_stride = in_features * kPanel,
+                                    .depth = std::min(kTileDepth, in_features - k),
+                                    .c = sums,
+                                    .c_stride = kTileColumns};
+      product.run(tile_rows, tile_panels);
+    }
+    const int64_t column = panel * kPanel;
+    const int64_t columns = std::min(tile_panels * kPanel, out_features - column);
+    for (int64_t r = 0; r < tile_rows; ++r) {
+      float* to = out + (row + r) * out_features + column;
+      const float* from = sums + r * kTileColumns;
+      if (bias != nullptr)
+        for (int64_t n = 0; n < columns; ++n) to[n] = from[n] + bias[column + n];
+      else
+        std::copy_n(from, columns, to);
+    }
+  }
+
+  void run() const {
+    const int64_t columns = (panels + kTilePanels - 1) / kTilePanels;
+    const int64_t tiles = columns * ((rows + kTileRows - 1) / kTileRows);
+#pragma omp parallel for schedule(dynamic) num_threads(threads_for(rows * in_features * out_features))
+    for (int64_t i = 0; i < tiles; ++i) tile(i / columns * kTileRows, i % columns * kTilePanels);
+  }
+};
+
+template <class Weight>
+void gather(const int32_t* tokens, int64_t count, const Weight* w, int64_t dim, float* out) {
+#pragma omp parallel for schedule(static) num_threads(threads_for(count * dim))
+  for (int64_t t = 0; t < count; ++t) {
+    const Weight* from = w + tokens[t] / kPanel * dim * kPanel + tokens[t] % kPanel;
+    for (int64_t k = 0; k < dim; ++k) out[t * dim + k] = to_float(from[k * kPanel]);
+  }
+}
+
+// Calls `use` with the weight's data as its own type.
+template <class Use>
+void with_weight_type(const Tensor& w, Use use) {
+  switch (w.scalar_type()) {
+    case ScalarType::Float: return use(data<float>(w));
+    case ScalarType::Half: return use(data<Half>(w));
+    case ScalarType::BFloat16: return use(data<BFloat16>(w));
+    default: STD_TORCH_CHECK(false, "dense weights are float32, float16 or bfloat16");
+  }
+}
+
+void check_weight(const Tensor& w, int64_t in_features) {
+  check_contiguous(w, w.scalar_type(), 3, "w");
+  STD_TORCH_CHECK(w.size(1) == in_features && w.size(2) == kPanel, "w is not packed for ", in_features, " input features");
+}
+
+Tensor linear_dense(Tensor x, Tensor w, std::optional<Tensor> bias, int64_t out_features) {
+  check_rows(x, ScalarType::Float, 2, "x");
+  const int64_t rows = x.size(0), in_features = x.size(1), panels = (out_features + kPanel - 1) / kPanel;
+  check_weight(w, in_features);
+  STD_TORCH_CHECK(out_features > 0 && w.size(0) == panels, "w has ", w.size(0), " panels, not ", panels);
+  const float* bias_data = bias_of(bias, out_features);
+  Tensor out = empty_floats({rows, out_features});
+  with_weight_type(w, [&]<class Weight>(const Weight* weight) {
+    DenseLinear<Weight>{data<float>(x), row_stride(x), weight, bias_data, static_cast<float*>(out.data_ptr()), rows, in_features, out_features, panels}
+        .run();
+  });
+  return out;
+}
+
+Tensor embedding_dense(Tensor tokens, Tensor w, int64_t dim) {
+  check_contiguous(tokens, ScalarType::Int, 1, "tokens");
+  check_weight(w, dim);
+  const int64_t count = tokens.size(0);
+  const int32_t* token = data<int32_t>(tokens);
+  for (int64_t t = 0; t < count; ++t)
+    STD_TORCH_CHECK(token[t] >= 0 && token[t] < w.size(0) * kPanel, "token ", token[t], " is outside the vocabulary");
+  Tensor out = empty_floats({count, dim});
+  with_weight_type(w, [&](const auto* weight) { gather(token, count, weight, dim, static_cast<float*>(out.data_ptr())); });
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
+  m.impl("linear_dense", TORCH_BOX(&linear_dense));
+  m.impl("embedding_dense", TORCH_BOX(&embedding_dense));
+}
+
+}  // namespace engine

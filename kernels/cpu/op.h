@@ -1,0 +1,87 @@
+// What every operator needs at its boundary: checks, outputs, threads, scratch memory.
+#pragma once
+
+#include <omp.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdlib>
+#include <initializer_list>
+#include <new>
+
+namespace engine {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kGroup = 32;  // consecutive k that share a scale in the quantized formats
+
+// Rows may lie apart (a slice of a wider tensor); everything inside a row is packed.
+inline void check_rows(const Tensor& tensor, ScalarType type, int64_t dim, const char* name) {
+  STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
+  STD_TORCH_CHECK(tensor.scalar_type() == type, name, " has the wrong dtype");
+  STD_TORCH_CHECK(tensor.dim() == dim, name, " must have ", dim, " dimensions, not ", tensor.dim());
+  int64_t packed = 1;
+  for (int64_t i = dim - 1; i > 0; packed *= tensor.size(i), --i)
+    STD_TORCH_CHECK(tensor.size(i) == 1 || tensor.stride(i) == packed, name, " must be contiguous within a row");
+}
+
+inline void check_contiguous(const Tensor& tensor, ScalarType type, int64_t dim, const char* name) {
+  check_rows(tensor, type, dim, name);
+  STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+}
+
+inline int64_t row_stride(const Tensor& tensor) { return tensor.stride(0); }
+
+inline const float* bias_of(const std::optional<Tensor>& bias, int64_t out_features) {
+  if (!bias.has_value()) return nullptr;
+  check_contiguous(*bias, ScalarType::Float, 1, "bias");
+  STD_TORCH_CHECK(bias->size(0) == out_features, "bias has ", bias->size(0), " elements for ", out_features, " outputs");
+  return static_cast<const float*>(bias->data_ptr());
+}
+
+template <class T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.data_ptr());
+}
+
+inline Tensor empty_floats(std::initializer_list<int64_t> sizes) {
+  int64_t strides[4];
+  int64_t packed = 1;
+  for (int64_t i = int64_t(sizes.size()) - 1; i >= 0; packed *= sizes.begin()[i], --i) strides[i] = packed;
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.begin(), strides, aoti_torch_dtype_float32(),
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
+}
+
+// Threads for a job of that many multiply-adds: waking another one costs a few microseconds.
+inline int threads_for(int64_t work) { return work < 32768 ? 1 : omp_get_max_threads(); }
+
+// Memory that outlives the call, so that a step allocates nothing once it has seen its largest
+// shape. One per thread and purpose; contents are undefined.
+class Scratch {
+ public:
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  ~Scratch() { std::free(memory_); }
+
+  template <class T>
+  T* take(int64_t count) {
+    const int64_t bytes = (count * int64_t(sizeof(T)) + 63) / 64 * 64;
+    if (bytes > capacity_) {
+      std::free(memory_);
+      capacity_ = 0;
+      memory_ = std::aligned_alloc(64, size_t(bytes));
+      if (memory_ == nullptr) throw std::bad_alloc();
+      capacity_ = bytes;
+    }
+    return static_cast<T*>(memory_);
+  }
+
+ private:
+  void* memory_ = nullptr;
+  int64_t capacity_ = 0;
+};
+
+}  // namespace engine

@@ -1,0 +1,161 @@
+// Vectors of the width that the compile flags allow, and the few operations the kernels need.
+//
+// The choice is made here and in dot.h, at compile time, and nowhere else. The kernels are
+// written once over `Vf` and `Vi` with ordinary operators; only what the compiler's vector
+// types cannot express (fused multiply-add, rounding, half precision) is spelled per ISA.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define ENGINE_AVX512
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define ENGINE_AVX2
+#endif
+
+#define ENGINE_INLINE inline __attribute__((always_inline))
+
+namespace engine {
+
+#if defined(ENGINE_AVX512)
+constexpr int kLanes = 16;
+#elif defined(ENGINE_AVX2)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+constexpr int kPanel = 16;               // output features per weight panel, on every ISA
+constexpr int kHalves = kPanel / kLanes;  // vectors per panel
+
+typedef float Vf __attribute__((vector_size(4 * kLanes), may_alias));
+typedef int32_t Vi __attribute__((vector_size(4 * kLanes), may_alias));
+typedef uint8_t Vb __attribute__((vector_size(4 * kLanes), may_alias));
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class To, class From>
+ENGINE_INLINE To bit_cast(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  std::memcpy(&result, &value, sizeof(To));
+  return result;
+}
+
+template <class Vector>
+ENGINE_INLINE Vector load_vector(const void* from) {
+  Vector value;
+  std::memcpy(&value, from, sizeof(Vector));
+  return value;
+}
+
+template <class Vector>
+ENGINE_INLINE void store(void* to, Vector value) {
+  std::memcpy(to, &value, sizeof(Vector));
+}
+
+ENGINE_INLINE Vf splat(float value) { return value - Vf{}; }
+ENGINE_INLINE Vi splat(int32_t value) { return value - Vi{}; }
+
+// The four bytes at `from`, repeated: the activations of four consecutive k for every lane.
+ENGINE_INLINE Vb splat_quad(const int8_t* from) {
+  int32_t quad;
+  std::memcpy(&quad, from, 4);
+  return bit_cast<Vb>(splat(quad));
+}
+
+ENGINE_INLINE float to_float(float value) { return value; }
+ENGINE_INLINE float to_float(BFloat16 value) { return bit_cast<float>(uint32_t{value.bits} << 16); }
+ENGINE_INLINE float to_float(Half value) {
+#if defined(ENGINE_AVX512) || defined(ENGINE_AVX2)
+  return _cvtsh_ss(value.bits);
+#else
+  const uint32_t sign = uint32_t(value.bits & 0x8000) << 16, magnitude = value.bits & 0x7fff;
+  if (magnitude >= 0x7c00) return bit_cast<float>(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
+  const float scaled = bit_cast<float>(magnitude << 13) * 0x1p112f;  // also right for subnormals
+  return bit_cast<float>(bit_cast<uint32_t>(scaled) | sign);
+#endif
+}
+ENGINE_INLINE Vf to_float(Vi value) { return __builtin_convertvector(value, Vf); }
+
+ENGINE_INLINE Vf load(const float* from) { return load_vector<Vf>(from); }
+ENGINE_INLINE Vf load(const BFloat16* from) {
+  typedef uint16_t Raw __attribute__((vector_size(2 * kLanes), may_alias));
+  return bit_cast<Vf>(__builtin_convertvector(load_vector<Raw>(from), Vi) << 16);
+}
+ENGINE_INLINE Vf load(const Half* from) {
+#if defined(ENGINE_AVX512)
+  return _mm512_cvtph_ps(load_vector<__m256i>(from));
+#elif defined(ENGINE_AVX2)
+  return _mm256_cvtph_ps(load_vector<__m128i>(from));
+#else
+  Vf value;
+  for (int lane = 0; lane < kLanes; ++lane) value[lane] = to_float(from[lane]);
+  return value;
+#endif
+}
+
+// Round to nearest even; a NaN stays a NaN.
+ENGINE_INLINE BFloat16 to_bfloat16(float value) {
+  const uint32_t bits = bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffff) > 0x7f800000) return {uint16_t(bits >> 16 | 0x40)};
+  return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+ENGINE_INLINE void store_as(float* to, float value) { *to = value; }
+ENGINE_INLINE void store_as(BFloat16* to, float value) { *to = to_bfloat16(value); }
+
+ENGINE_INLINE Vf fma(Vf a, Vf b, Vf c) {
+#if defined(ENGINE_AVX512)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(ENGINE_AVX2)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+ENGINE_INLINE Vi round_to_int(Vf value) {
+#if defined(ENGINE_AVX512)
+  return bit_cast<Vi>(_mm512_cvtps_epi32(value));
+#elif defined(ENGINE_AVX2)
+  return bit_cast<Vi>(_mm256_cvtps_epi32(value));
+#elif defined(__SSE2__)
+  return bit_cast<Vi>(_mm_cvtps_epi32(value));
+#else
+  Vi rounded;
+  for (int lane = 0; lane < kLanes; ++lane) rounded[lane] = int32_t(std::nearbyint(value[lane]));
+  return rounded;
+#endif
+}
+
+template <class Vector>
+ENGINE_INLINE Vector max(Vector a, Vector b) {
+  return a > b ? a : b;
+}
+
+// Halving tree: the order is fixed by the vector width alone.
+template <class Vector>
+ENGINE_INLINE auto reduce_add(Vector value) {
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int lane = 0; lane < width; ++lane) value[lane] = value[lane] + value[lane + width];
+  return value[0];
+}
+template <class Vector>
+ENGINE_INLINE auto reduce_max(Vector value) {
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int lane = 0; lane < width; ++lane) value[lane] = value[lane] > value[lane + width] ? value[lane] : value[lane + width];
+  return value[0];
+}
+
+}  // namespace engine

@@ -1,0 +1,84 @@
+"""Compiling the kernel library: every C++ source of this package into one shared object."""
+
+import hashlib
+import importlib.util
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import BuildError
+
+_SOURCES = Path(__file__).parent / "cpu"
+_FLAGS = (
+    "-O3",
+    "-std=c++20",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-fvisibility=hidden",
+    # The kernels say themselves where a multiply and an add are fused.
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-Wno-psabi",
+    "-Wl,--build-id=none",
+)
+_MESSAGE_LINES = 20
+
+
+def source_files() -> list[Path]:
+    """Every C++ file and header of the kernels, sorted by name."""
+    return sorted([*_SOURCES.glob("*.cpp"), *_SOURCES.glob("*.h")])
+
+
+def sources_digest() -> str:
+    """SHA-256, in hex, of all that decides the library's code but the target's flags and the toolchain's versions."""
+    digest = hashlib.sha256("\0".join(_FLAGS).encode())
+    for path in source_files():
+        digest.update(f"\0{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _torch_directory() -> Path:
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def compile_command(march_flags: Sequence[str], output: Path, *, compiler: str = "g++") -> list[str]:
+    """The compiler's command line. Its result holds no path of this machine and no debug information."""
+    torch = _torch_directory()
+    return [
+        compiler,
+        *_FLAGS,
+        *march_flags,
+        f"-ffile-prefix-map={_SOURCES}=kernels",
+        f"-ffile-prefix-map={torch}=torch",
+        f"-isystem{torch / 'include'}",
+        *(str(path) for path in source_files() if path.suffix == ".cpp"),
+        f"-L{torch / 'lib'}",
+        "-ltorch_cpu",
+        "-lc10",
+        "-o",
+        str(output),
+    ]
+
+
+def compile_library(march_flags: Sequence[str], output: Path, *, compiler: str = "g++") -> None:
+    """Compile the kernels for the CPU that `march_flags` name (`-march=x86-64-v3`) into `output`.
+
+    Raises BuildError if there is no such compiler or it fails.
+    """
+    command = compile_command(march_flags, output, compiler=compiler)
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(
+            f"the C++ compiler {compiler} cannot be run: {error.strerror}",
+            hint="install GCC 12 or newer (Debian and Ubuntu: apt-get install g++)",
+        ) from error
+    if result.returncode != 0:
+        message = "\n".join(result.stderr.strip().splitlines()[-_MESSAGE_LINES:])
+        raise BuildError(
+            f"compiling the CPU kernels failed: {compiler} exited with {result.returncode}\n{message}",
+            hint="the kernels need GCC 12 or newer with OpenMP, and the target's flags must be known to it",
+        )

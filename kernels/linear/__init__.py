@@ -1,0 +1,3 @@
+from .op import embedding, linear
+
+__all__ = ["embedding", "linear"]

@@ -1,0 +1,23 @@
+"""The linear and embedding operators, as models call them while they are traced."""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+
+def linear(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+    """x [T, K] float32 times the packed weight, plus bias [N] float32 -> [T, N] float32.
+
+    `kernel` is one of ops.LINEAR_KERNELS and says how `w` is packed. Rows of `x` may lie apart
+    in memory. Raises RuntimeError if shapes or dtypes do not fit.
+    """
+    return cast(Tensor, getattr(torch.ops.engine, f"linear_{kernel}")(x, w, bias, out_features))
+
+
+def embedding(kernel: str, tokens: Tensor, w: Tensor, dim: int) -> Tensor:
+    """Rows tokens [T] int32 of the packed weight [V, dim] -> [T, dim] float32.
+
+    Raises RuntimeError if a token is outside the vocabulary or shapes do not fit.
+    """
+    return cast(Tensor, getattr(torch.ops.engine, f"embedding_{kernel}")(tokens, w, dim))

@@ -1,0 +1,114 @@
+"""Checkpoints of any kind behind one interface, and the way from what a person types to the right kind."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ..errors import CheckpointError, UsageError
+from .config import ModelConfig
+from .decoder import Decoder
+
+Format = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterInfo:
+    """shape: the logical shape, [N, K] for a matrix. format: how the checkpoint stores the values."""
+
+    shape: tuple[int, ...]
+    format: Format
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedTensor:
+    """One parameter in memory.
+
+    data: for "f32", "f16" and "bf16" a tensor of that dtype and of the logical shape; for a quantized format
+    the GGUF blocks of every row as they are, uint8 [N, K / 32 * bytes per block].
+    """
+
+    format: Format
+    data: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Token ids that start a text and that end one, as the checkpoint declares them."""
+
+    bos_id: int | None
+    eos_ids: tuple[int, ...]
+
+
+class Checkpoint(ABC):
+    """A checkpoint whose structure was checked when it was opened; tensors are read one at a time.
+
+    name: what to call the model. parameters: everything `Decoder(config)` needs but its constants, by its names.
+    """
+
+    name: str
+    config: ModelConfig
+    generation: Generation
+    parameters: Mapping[str, ParameterInfo]
+
+    @abstractmethod
+    def read(self, parameter: str) -> LoadedTensor:
+        """Reads one parameter from disk; the caller owns the memory. Raises CheckpointError if the file changed or cannot be read."""
+
+    @abstractmethod
+    def write_tokenizer(self, directory: Path) -> None:
+        """Writes tokenizer.json, text.json and, if the model has one, chat_template.jinja into an existing directory.
+
+        Raises CheckpointError for a tokenizer that is missing or damaged, UnsupportedModelError for one of an unknown kind.
+        """
+
+
+def open_checkpoint(model: str) -> Checkpoint:
+    """Opens a Hugging Face directory, a GGUF file or a hub id, and checks all of its structure.
+
+    Raises UsageError if `model` is none of them, CheckpointError for files that are missing, damaged or
+    contradictory, UnsupportedModelError for a model or a setting that this version does not implement.
+    """
+    # Imported here because both implement `Checkpoint`.
+    from .gguf_checkpoint import GGUFCheckpoint
+    from .safetensors_checkpoint import SafetensorsCheckpoint
+
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return SafetensorsCheckpoint(path, name=path.resolve().name)
+    if path.is_file():
+        if path.suffix in (".safetensors", ".json"):
+            raise UsageError(f"{model} is one file of a checkpoint", hint=f"give its directory: {path.parent}")
+        return GGUFCheckpoint(path)
+    if _HUB_ID.fullmatch(model):
+        from .hub import download
+
+        return SafetensorsCheckpoint(download(model), name=model)
+    raise UsageError(
+        f"{model!r} is neither a directory, nor a file, nor the name of a model on the Hugging Face hub",
+        hint="a model is a directory with config.json and safetensors, a .gguf file, or an organization/name",
+    )
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters of `Decoder(config)`, its constants excluded. Allocates nothing."""
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    return {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
+
+
+def check_shape(tensor_name: str, actual: tuple[int, ...], expected: tuple[int, ...], source: str) -> None:
+    """Raises CheckpointError if a tensor has another shape than the model's configuration implies."""
+    if actual != expected:
+        raise CheckpointError(
+            f"{source}: tensor {tensor_name} has shape {list(actual)}; the configuration implies {list(expected)}",
+            hint="the configuration belongs to another model",
+        )
+
+
+# Two parts, so that a mistyped path of one part or of three is not looked up on the network.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

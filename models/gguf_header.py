@@ -1,0 +1,160 @@
+"""The header of a GGUF file (versions 2 and 3): metadata and where each tensor lies, checked against the file's size.
+
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from ..errors import CheckpointError, UnsupportedModelError
+
+_MAGIC = b"GGUF"
+_STRING, _ARRAY, _FLOAT32 = 8, 9, 6
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GGUFTensor:
+    """shape: the logical shape, rows first (GGUF itself counts the other way). offset: bytes from the beginning of the file."""
+
+    type: GGMLQuantizationType
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GGUFHeader:
+    metadata: dict[str, Any]
+    tensors: dict[str, GGUFTensor]
+
+
+def read_gguf_header(path: Path) -> GGUFHeader:
+    """Everything of a GGUF file but its data. Raises CheckpointError unless header and file agree."""
+    try:
+        file_size = path.stat().st_size
+        if file_size < 24:
+            raise damaged(path, f"it has {file_size} bytes, too few for a header")
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _parse(_Cursor(path, data))
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror or error}") from error
+
+
+def damaged(path: Path, reason: str) -> CheckpointError:
+    """The error for a file that is not what it should be."""
+    return CheckpointError(f"{path.name} is not a whole GGUF file: {reason}", hint="the file is truncated or damaged; fetch it again")
+
+
+class _Cursor:
+    """Reads values one after another and never past the end."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path = path
+        self.data = data
+        self.position = 0
+
+    def take(self, size: int) -> bytes:
+        end = self.position + size
+        if end > len(self.data):
+            raise damaged(self.path, f"its header should go on to byte {end}, but the file has {len(self.data)} bytes")
+        taken = self.data[self.position : end]
+        self.position = end
+        return taken
+
+    def scalar(self, kind: str) -> Any:
+        return struct.unpack(f"<{kind}", self.take(struct.calcsize(f"<{kind}")))[0]
+
+    def string(self) -> str:
+        raw = self.take(self.scalar("Q"))
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            raise damaged(self.path, f"the string that ends at byte {self.position} is not UTF-8") from error
+
+    def value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            return self.array()
+        if kind not in _SCALARS:
+            raise damaged(self.path, f"metadata of the unknown type {kind} before byte {self.position}")
+        value = self.scalar(_SCALARS[kind])
+        # The shortest decimal that means the same float32: 1e-05, not 9.999999747378752e-06.
+        return float(str(np.float32(value))) if kind == _FLOAT32 else value
+
+    def array(self) -> list[Any]:
+        kind, count = self.scalar("I"), self.scalar("Q")
+        if kind in _SCALARS:
+            layout = struct.Struct(f"<{_SCALARS[kind]}")
+            return [each for (each,) in layout.iter_unpack(self.take(count * layout.size))]
+        if count > len(self.data) - self.position:
+            raise damaged(self.path, f"an array of {count} entries begins at byte {self.position} of {len(self.data)}")
+        return [self.value(kind) for _ in range(count)]
+
+
+def _parse(cursor: _Cursor) -> GGUFHeader:
+    path = cursor.path
+    magic = cursor.take(4)
+    if magic != _MAGIC:
+        raise CheckpointError(f"{path.name} is not a GGUF file: it begins with {magic!r}", hint="give a .gguf file or a directory")
+    version = cursor.scalar("I")
+    if version not in (2, 3):
+        swapped = " (or of the other byte order)" if version & 0xFFFF == 0 else ""
+        raise UnsupportedModelError(f"{path.name} is a GGUF file of version {version}{swapped}; versions 2 and 3 are supported")
+    tensor_count, metadata_count = cursor.scalar("Q"), cursor.scalar("Q")
+    metadata: dict[str, Any] = {}
+    for _ in range(metadata_count):
+        key = cursor.string()
+        metadata[key] = cursor.value(cursor.scalar("I"))
+    entries: dict[str, tuple[GGMLQuantizationType, tuple[int, ...], int]] = {}
+    for _ in range(tensor_count):
+        name = cursor.string()
+        if name in entries:
+            raise damaged(path, f"it has two tensors named {name}")
+        shape = tuple(reversed([cursor.scalar("Q") for _ in range(cursor.scalar("I"))]))
+        entries[name] = (_tensor_type(path, name, cursor.scalar("I")), shape, cursor.scalar("Q"))
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+        raise damaged(path, f"general.alignment is {alignment!r}; it must be a power of two")
+    data_start = math.ceil(cursor.position / alignment) * alignment
+    tensors = {name: _place(cursor, name, *entry, data_start=data_start, alignment=alignment) for name, entry in entries.items()}
+    _check_no_overlap(path, tensors)
+    return GGUFHeader(metadata=metadata, tensors=tensors)
+
+
+def _tensor_type(path: Path, name: str, number: int) -> GGMLQuantizationType:
+    try:
+        return GGMLQuantizationType(number)
+    except ValueError:
+        raise UnsupportedModelError(f"{path.name}: tensor {name} is of type {number}, which is not known") from None
+
+
+def _place(
+    cursor: _Cursor, name: str, type: GGMLQuantizationType, shape: tuple[int, ...], offset: int, *, data_start: int, alignment: int
+) -> GGUFTensor:
+    group, group_bytes = GGML_QUANT_SIZES[type]
+    if not shape or shape[-1] % group:
+        raise damaged(cursor.path, f"tensor {name} has shape {list(shape)}; rows of {type.name} come in groups of {group}")
+    size = math.prod(shape) // group * group_bytes
+    begin = data_start + offset
+    if offset % alignment:
+        raise damaged(cursor.path, f"tensor {name} begins at offset {offset}, which is not a multiple of {alignment}")
+    if begin + size > len(cursor.data):
+        raise damaged(cursor.path, f"tensor {name} should end at byte {begin + size}, but the file has {len(cursor.data)} bytes")
+    return GGUFTensor(type=type, shape=shape, offset=begin, size=size)
+
+
+def _check_no_overlap(path: Path, tensors: dict[str, GGUFTensor]) -> None:
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].size)):
+        if tensor.offset < end:
+            raise damaged(path, f"tensor {name} begins at byte {tensor.offset}, inside the one before it, which ends at {end}")
+        end = tensor.offset + tensor.size

@@ -1,0 +1,124 @@
+"""A directory as Hugging Face lays it out: config.json, model.safetensors or its shards, tokenizer files."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ..errors import CheckpointError, UnsupportedModelError
+from .checkpoint import Checkpoint, Format, Generation, LoadedTensor, ParameterInfo, check_shape, parameter_shapes
+from .config import ModelConfig
+from .file_ranges import read_range
+from .hf_config import config_from_hf
+from .json_file import read_json
+from .names import HF_NAMES, match_names, parameter_name
+from .safetensors_header import StoredTensor, read_header
+from .tokenizer_hf import tokenizer_from_hf
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_FORMATS: dict[str, tuple[Format, torch.dtype]] = {
+    "F32": ("f32", torch.float32),
+    "F16": ("f16", torch.float16),
+    "BF16": ("bf16", torch.bfloat16),
+}
+
+
+class SafetensorsCheckpoint(Checkpoint):
+    """Opens and checks a directory; see `Checkpoint`."""
+
+    def __init__(self, directory: Path, *, name: str) -> None:
+        self.name = name
+        values = read_json(directory / "config.json", hint="give a directory with config.json and model.safetensors, or a .gguf file")
+        config = config_from_hf(values)
+        tensors = _read_headers(directory)
+        self.config = _resolve_tying(config, tensors)
+        shapes = parameter_shapes(self.config)
+        matched = match_names(HF_NAMES, tensors, shapes.keys(), str(directory))
+        self._tensors = {parameter: tensors[tensor_name] for parameter, tensor_name in matched.items()}
+        for parameter, tensor_name in matched.items():
+            check_shape(tensor_name, tensors[tensor_name].shape, shapes[parameter], tensors[tensor_name].path.name)
+            if tensors[tensor_name].dtype not in _FORMATS:
+                raise UnsupportedModelError(
+                    f"tensor {tensor_name} is stored as {tensors[tensor_name].dtype}, which is not supported",
+                    hint="give a checkpoint in float32, float16 or bfloat16",
+                )
+        self.parameters = {
+            name: ParameterInfo(shape=shape, format=_FORMATS[self._tensors[name].dtype][0]) for name, shape in shapes.items()
+        }
+
+        self._tokenizer = tokenizer_from_hf(directory, values)
+        self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids)
+
+    def read(self, parameter: str) -> LoadedTensor:
+        stored = self._tensors[parameter]
+        format, dtype = _FORMATS[stored.dtype]
+        return LoadedTensor(format=format, data=read_range(stored.path, stored.offset, stored.size).view(dtype).view(stored.shape))
+
+    def write_tokenizer(self, directory: Path) -> None:
+        self._tokenizer.write(directory)
+
+
+def _read_headers(directory: Path) -> dict[str, StoredTensor]:
+    if (directory / WEIGHTS).exists():
+        return read_header(directory / WEIGHTS)
+    if not (directory / INDEX).exists():
+        raise _no_weights(directory)
+    shard_of = read_json(directory / INDEX, hint="fetch the checkpoint again").get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(shard, str) and Path(shard).name == shard for shard in shard_of.values()):
+        raise CheckpointError(f"{directory / INDEX} has no usable weight_map", hint="the file is damaged; fetch it again")
+    shards = {}
+    for shard in sorted(set(shard_of.values())):
+        if not (directory / shard).exists():
+            raise CheckpointError(f"{directory} has no {shard}, which {INDEX} names", hint="a shard is missing; fetch the checkpoint again")
+        shards[shard] = read_header(directory / shard)
+    return _merge(shard_of, shards)
+
+
+def _merge(shard_of: Mapping[str, str], shards: Mapping[str, Mapping[str, StoredTensor]]) -> dict[str, StoredTensor]:
+    """All tensors of all shards; those that the index places must be where it places them."""
+    tensors = {name: tensor for shard in shards.values() for name, tensor in shard.items()}
+    for name, shard in shard_of.items():
+        if name not in shards[shard]:
+            raise CheckpointError(
+                f"{INDEX} places tensor {name} in {shard}, which does not have it", hint="index and shards are of different checkpoints"
+            )
+        tensors[name] = shards[shard][name]
+    return tensors
+
+
+def _no_weights(directory: Path) -> CheckpointError:
+    found = sorted(path.name for path in directory.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".gguf", ".safetensors"))
+    if any(name.endswith(".gguf") for name in found):
+        hint = f"give the file itself: {directory / next(name for name in found if name.endswith('.gguf'))}"
+    elif any(name.endswith((".bin", ".pt", ".pth")) for name in found):
+        hint = "pickled weights can run code and are never read; save the model as safetensors (`model.save_pretrained(directory)`)"
+    else:
+        hint = "give a directory with config.json and model.safetensors, or a .gguf file"
+    listing = f" (it has {', '.join(found)})" if found else ""
+    return CheckpointError(f"{directory} has neither {WEIGHTS} nor {INDEX}{listing}", hint=hint)
+
+
+def _resolve_tying(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> ModelConfig:
+    """A tied model may still carry a head; one that differs from the embedding is what the model was saved with, and counts."""
+    if not config.tie_embeddings:
+        return config
+    stored = {parameter_name(HF_NAMES, name): tensor for name, tensor in tensors.items()}
+    embed, head = stored.get("embed.weight"), stored.get("head.weight")
+    if embed is None or head is None or _same_values(embed, head):
+        return config
+    return dataclasses.replace(config, tie_embeddings=False)
+
+
+def _same_values(left: StoredTensor, right: StoredTensor, chunk: int = 1 << 26) -> bool:
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        return False
+    return all(
+        torch.equal(
+            read_range(left.path, left.offset + start, min(chunk, left.size - start)),
+            read_range(right.path, right.offset + start, min(chunk, left.size - start)),
+        )
+        for start in range(0, left.size, chunk)
+    )

@@ -1,0 +1,82 @@
+"""Typed access to the settings of a checkpoint, with errors that name the setting."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import CheckpointError
+
+# No model comes near these; a damaged file must not make us allocate what it says.
+MAX_SIZE = 2**24
+MAX_LAYERS = 2**12
+
+
+class Settings:
+    """A checkpoint's configuration: `values` by name, read from `source` (a file's name, for messages).
+
+    Every method raises CheckpointError for a value of the wrong type, and for an absent one unless a default is given.
+    A null counts as absent.
+    """
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        self.values = values
+        self.source = source
+
+    def __contains__(self, name: str) -> bool:
+        return self.values.get(name) is not None
+
+    def integer(self, name: str, default: int | None = None, *, maximum: int = MAX_SIZE) -> int:
+        value = self._get(name, default)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._unusable(name, value, "an integer")
+        if value > maximum:
+            raise self._unusable(name, value, f"at most {maximum}")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._unusable(name, value, "a number")
+        return float(value)
+
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        value = self._get(name, default)
+        if not isinstance(value, bool):
+            raise self._unusable(name, value, "true or false")
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        value = self._get(name, default)
+        if not isinstance(value, str):
+            raise self._unusable(name, value, "a string")
+        return value
+
+    def items(self, name: str) -> list[Any]:
+        value = self._get(name, None)
+        if not isinstance(value, list):
+            raise CheckpointError(f"{self.source}: {name} must be a list")
+        return value
+
+    def strings(self, name: str) -> list[str]:
+        value = self.items(name)
+        if not all(isinstance(each, str) for each in value):
+            raise CheckpointError(f"{self.source}: {name} must be a list of strings")
+        return value
+
+    def numbers(self, name: str) -> list[float]:
+        value = self.items(name)
+        if not all(isinstance(each, int | float) for each in value):
+            raise CheckpointError(f"{self.source}: {name} must be a list of numbers")
+        return value
+
+    def _get(self, name: str, default: Any) -> Any:
+        value = self.values.get(name)
+        if value is None:
+            value = default
+        if value is None:
+            raise CheckpointError(f"{self.source} does not give {name}", hint="the file is incomplete; fetch the checkpoint again")
+        return value
+
+    def _unusable(self, name: str, value: Any, wanted: str) -> CheckpointError:
+        return CheckpointError(f"{self.source}: {name} is {value!r}; it must be {wanted}")

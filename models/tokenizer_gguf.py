@@ -1,0 +1,205 @@
+"""The tokenizer of a GGUF file's metadata, rebuilt in the format of Hugging Face `tokenizers`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+
+from ..errors import CheckpointError, UnsupportedModelError
+from .settings import Settings
+from .tokenizer_files import TokenizerFiles
+
+
+class _TokenType(IntEnum):
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PreTokenizer:
+    """How a byte-level BPE cuts text into words before merging.
+
+    pattern: cuts words apart; None for GPT-2's own. split_digits: every digit is a word of its own.
+    whole_words: a word that is in the vocabulary is one token, whatever the merges say.
+    """
+
+    pattern: str | None = None
+    split_digits: bool = False
+    whole_words: bool = False
+    nfc: bool = False
+    add_bos: bool = False
+
+    def build(self) -> pre_tokenizers.PreTokenizer:
+        steps: list[pre_tokenizers.PreTokenizer] = []
+        if self.split_digits:
+            steps.append(pre_tokenizers.Digits(individual_digits=True))
+        if self.pattern is not None:
+            steps.append(pre_tokenizers.Split(Regex(self.pattern), behavior="isolated"))
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=self.pattern is None))
+        return steps[0] if len(steps) == 1 else pre_tokenizers.Sequence(steps)
+
+
+_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# By the value of tokenizer.ggml.pre.
+_PRE_TOKENIZERS = {
+    "gpt-2": _PreTokenizer(),
+    "smollm": _PreTokenizer(split_digits=True),
+    "starcoder": _PreTokenizer(split_digits=True),
+    "refact": _PreTokenizer(split_digits=True),
+    "llama-bpe": _PreTokenizer(pattern=_LLAMA3, whole_words=True, add_bos=True),
+    "llama3": _PreTokenizer(pattern=_LLAMA3, whole_words=True, add_bos=True),
+    "llama-v3": _PreTokenizer(pattern=_LLAMA3, whole_words=True, add_bos=True),
+    "smaug-bpe": _PreTokenizer(pattern=_LLAMA3),
+    "qwen2": _PreTokenizer(pattern=_QWEN2, nfc=True),
+    "tekken": _PreTokenizer(pattern=_TEKKEN, whole_words=True, add_bos=True),
+}
+
+
+def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> TokenizerFiles:
+    """Builds the tokenizer of a GGUF file. source: the file's name.
+
+    Raises UnsupportedModelError for a kind of tokenizer that cannot be stated exactly, CheckpointError for one
+    that is missing or contradictory.
+    """
+    prefix = "tokenizer.ggml."
+    settings = Settings({key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}, source)
+    model = settings.text("model")
+    build = _BUILDERS.get(model)
+    if build is None:
+        raise UnsupportedModelError(f"{source}: tokenizers of type {model!r} are not supported", hint=f"{', '.join(_BUILDERS)} are")
+    if settings.flag("add_eos_token", False):
+        raise UnsupportedModelError(f"{source}: a tokenizer that ends every text with a token (add_eos_token) is not supported")
+    vocabulary = _Vocabulary.read(settings)
+    tokenizer, add_bos = build(settings, vocabulary)
+    for token, type in zip(vocabulary.tokens, vocabulary.types, strict=True):
+        if type == _TokenType.CONTROL:
+            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+        elif type == _TokenType.USER_DEFINED:
+            tokenizer.add_tokens([AddedToken(token, normalized=False)])
+    bos_id, eos_ids = vocabulary.id("bos_token_id"), vocabulary.ids("eos_token_id", "eot_token_id", "eom_token_id")
+    template = metadata.get("tokenizer.chat_template")
+    return TokenizerFiles(
+        tokenizer_json=tokenizer.to_str(),
+        chat_template=template if isinstance(template, str) else None,
+        bos_token=None if bos_id is None else vocabulary.tokens[bos_id],
+        eos_token=vocabulary.tokens[eos_ids[0]] if eos_ids else None,
+        bos_id=bos_id,
+        eos_ids=eos_ids,
+        add_bos=settings.flag("add_bos_token", add_bos) and bos_id is not None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Vocabulary:
+    """Tokens by id, their types, and the settings that refer to them."""
+
+    tokens: list[str]
+    types: Sequence[float]
+    settings: Settings
+
+    @classmethod
+    def read(cls, settings: Settings) -> "_Vocabulary":
+        tokens = settings.strings("tokens")
+        types = settings.numbers("token_type") if "token_type" in settings else [_TokenType.NORMAL] * len(tokens)
+        if len(types) != len(tokens):
+            raise CheckpointError(f"{settings.source}: {len(types)} token types for {len(tokens)} tokens")
+        return cls(tokens=tokens, types=types, settings=settings)
+
+    def id(self, name: str) -> int | None:
+        if name not in self.settings:
+            return None
+        value = self.settings.integer(name)
+        if not 0 <= value < len(self.tokens):
+            raise CheckpointError(f"{self.settings.source}: {name} is {value}, and there are {len(self.tokens)} tokens")
+        return value
+
+    def ids(self, *names: str) -> tuple[int, ...]:
+        found = (self.id(name) for name in names)
+        return tuple(dict.fromkeys(each for each in found if each is not None))
+
+    def by_token(self) -> dict[str, int]:
+        numbered = {token: index for index, token in enumerate(self.tokens)}
+        if len(numbered) != len(self.tokens):
+            raise CheckpointError(f"{self.settings.source}: {len(self.tokens) - len(numbered)} tokens of the vocabulary occur twice")
+        return numbered
+
+
+def _byte_level_bpe(settings: Settings, vocabulary: _Vocabulary) -> tuple[Tokenizer, bool]:
+    name = settings.text("pre", "default")
+    pre_tokenizer = _PRE_TOKENIZERS.get(name)
+    if pre_tokenizer is None:
+        raise UnsupportedModelError(
+            f"{settings.source}: the pre-tokenizer {name!r} (tokenizer.ggml.pre) is not supported",
+            hint=f"supported: {', '.join(_PRE_TOKENIZERS)}; or give the model as a Hugging Face directory",
+        )
+    merges = [tuple(merge.split(" ", 1)) for merge in settings.strings("merges")]
+    tokenizer = Tokenizer(_bpe(settings, vocabulary.by_token(), merges, ignore_merges=pre_tokenizer.whole_words))
+    if pre_tokenizer.nfc:
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizer.build()
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer, pre_tokenizer.add_bos
+
+
+def _sentencepiece_bpe(settings: Settings, vocabulary: _Vocabulary) -> tuple[Tokenizer, bool]:
+    """A SentencePiece BPE model, whose merges follow from its scores; spaces are written as U+2581."""
+    if settings.flag("remove_extra_whitespaces", False) or settings.values.get("precompiled_charsmap"):
+        raise UnsupportedModelError(f"{settings.source}: a SentencePiece tokenizer that normalizes text is not supported")
+    numbered = vocabulary.by_token()
+    unknown_id = vocabulary.id("unknown_token_id")
+    unknown = vocabulary.tokens[unknown_id] if unknown_id is not None else None
+    model = _bpe(settings, numbered, _merges_by_score(settings, vocabulary, numbered), byte_fallback=True, fuse_unk=True, unk_token=unknown)
+    tokenizer = Tokenizer(model)
+    space = normalizers.Replace(" ", "▁")
+    back = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if settings.flag("add_space_prefix", True):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), space])
+        tokenizer.decoder = decoders.Sequence([*back, decoders.Strip(" ", 1, 0)])
+    else:
+        tokenizer.normalizer = space
+        tokenizer.decoder = decoders.Sequence(back)
+    return tokenizer, True
+
+
+def _merges_by_score(settings: Settings, vocabulary: _Vocabulary, numbered: Mapping[str, int]) -> list[tuple[str, ...]]:
+    """Every way to make a token of two others, the token with the highest score first."""
+    scores = settings.numbers("scores")
+    if len(scores) != len(vocabulary.tokens):
+        raise CheckpointError(f"{settings.source}: {len(scores)} scores for {len(vocabulary.tokens)} tokens")
+    mergeable = (_TokenType.NORMAL, _TokenType.UNUSED)
+    pairs = [
+        (scores[index], (token[:cut], token[cut:]))
+        for index, token in enumerate(vocabulary.tokens)
+        if vocabulary.types[index] in mergeable
+        for cut in range(1, len(token))
+        if token[:cut] in numbered and token[cut:] in numbered
+    ]
+    pairs.sort(key=lambda pair: -pair[0])
+    return [pair for _, pair in pairs]
+
+
+def _bpe(settings: Settings, vocabulary: dict[str, int], merges: list[Any], **options: Any) -> BPE:
+    try:
+        return BPE(vocabulary, merges, **options)
+    except Exception as error:  # the library raises nothing more specific
+        raise CheckpointError(f"{settings.source}: vocabulary and merges do not fit: {error}", hint="the file is damaged") from error
+
+
+_BUILDERS: dict[str, Callable[[Settings, _Vocabulary], tuple[Tokenizer, bool]]] = {
+    "gpt2": _byte_level_bpe,
+    "llama": _sentencepiece_bpe,
+}

@@ -1,0 +1,118 @@
+"""The tokenizer of a Hugging Face directory: tokenizer.json as it is, or converted from an older layout by `transformers`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from ..errors import CheckpointError, UnsupportedModelError
+from .json_file import read_json_if_there
+from .tokenizer_files import TokenizerFiles
+
+_CONVERTIBLE = ("tokenizer.model", "vocab.json")
+
+
+def tokenizer_from_hf(directory: Path, config: Mapping[str, Any]) -> TokenizerFiles:
+    """Reads the tokenizer, its special tokens and its chat template; `config` is the contents of config.json.
+
+    A text ends at any token that the generation settings, the model's configuration or the tokenizer call its end.
+    Raises CheckpointError for files that are missing or damaged.
+    """
+    settings = {**read_json_if_there(directory / "special_tokens_map.json"), **read_json_if_there(directory / "tokenizer_config.json")}
+    tokenizer = _load(directory)
+    _add_declared_tokens(tokenizer, settings)
+    bos_token, eos_token = _token(settings, "bos_token"), _token(settings, "eos_token")
+    generation = read_json_if_there(directory / "generation_config.json")
+    eos_ids = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
+    if eos_token is not None and (eos_id := tokenizer.token_to_id(eos_token)) is not None:
+        eos_ids = tuple(dict.fromkeys((*eos_ids, eos_id)))
+    return TokenizerFiles(
+        tokenizer_json=tokenizer.to_str(),
+        chat_template=_chat_template(directory, settings),
+        bos_token=bos_token,
+        eos_token=eos_token,
+        bos_id=None if bos_token is None else tokenizer.token_to_id(bos_token),
+        eos_ids=eos_ids,
+        # As in transformers, the post-processor of tokenizer.json alone decides what is put around a text.
+        add_bos=False,
+    )
+
+
+def _load(directory: Path) -> tokenizers.Tokenizer:
+    path = directory / "tokenizer.json"
+    if path.exists():
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing more specific
+            raise CheckpointError(f"{path} is not a tokenizer: {error}", hint="the file is damaged; fetch it again") from error
+        # Settings of whoever saved the file, not of the tokenizer.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+    if not any((directory / name).exists() for name in _CONVERTIBLE):
+        raise CheckpointError(f"{directory} has no tokenizer.json", hint="fetch the checkpoint again, tokenizer files included")
+    return _convert(directory)
+
+
+def _convert(directory: Path) -> tokenizers.Tokenizer:
+    import transformers
+
+    try:
+        converted = transformers.AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        backend = converted.backend_tokenizer
+    except Exception as error:  # whatever a converter of one of many layouts happens to raise
+        raise CheckpointError(
+            f"{directory} has no tokenizer.json, and its older tokenizer files could not be converted: {error}",
+            hint="save the tokenizer with `AutoTokenizer.from_pretrained(...).save_pretrained(directory)`",
+        ) from error
+    if not isinstance(backend, tokenizers.Tokenizer):
+        raise CheckpointError(f"{directory} has no tokenizer.json, and no tokenizer that can be converted to one")
+    return backend
+
+
+def _add_declared_tokens(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Tokens that tokenizer_config.json declares are part of the tokenizer, listed in tokenizer.json or not."""
+    declared = settings.get("added_tokens_decoder") or {}
+    for number, entry in sorted(declared.items(), key=lambda item: int(item[0])):
+        flags = {name: bool(entry.get(name, False)) for name in ("single_word", "lstrip", "rstrip", "special")}
+        flags["normalized"] = bool(entry.get("normalized", not flags["special"]))
+        if tokenizer.token_to_id(entry["content"]) is None:
+            token = tokenizers.AddedToken(entry["content"], **flags)
+            (tokenizer.add_special_tokens if flags["special"] else tokenizer.add_tokens)([token])
+        if tokenizer.token_to_id(entry["content"]) != int(number):
+            raise CheckpointError(
+                f"tokenizer_config.json gives token {entry['content']!r} the id {number},"
+                f" tokenizer.json gives it {tokenizer.token_to_id(entry['content'])}",
+                hint="the two files are of different checkpoints",
+            )
+
+
+def _token(settings: Mapping[str, Any], name: str) -> str | None:
+    value = settings.get(name)
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(each, int) and not isinstance(each, bool) for each in values):
+        raise CheckpointError(f"eos_token_id is {value!r}; it must be an integer or a list of integers")
+    return tuple(values)
+
+
+def _chat_template(directory: Path, settings: Mapping[str, Any]) -> str | None:
+    path = directory / "chat_template.jinja"
+    if path.exists():
+        return path.read_bytes().decode()
+    template = read_json_if_there(directory / "chat_template.json").get("chat_template", settings.get("chat_template"))
+    if not isinstance(template, list):
+        return template if isinstance(template, str) else None
+    named = {entry["name"]: entry["template"] for entry in template}
+    if "default" in named or len(named) == 1:
+        return str(named.get("default", next(iter(named.values()))))
+    raise UnsupportedModelError(
+        f"the tokenizer has several chat templates and none called default: {', '.join(named)}",
+        hint="put the one to use into chat_template.jinja in the checkpoint's directory",
+    )

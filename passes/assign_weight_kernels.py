@@ -1,0 +1,73 @@
+"""Gives every weight matrix its packed format and the operator that reads it.
+
+    linear(x, w, bias)      ->  engine.linear_q4_1(x, w_packed, bias, out_features)
+    embedding(w, tokens)    ->  engine.embedding_q4_1(tokens, w_packed, dim)
+
+Why: library matrix products change their summation order with the number of rows, so that a
+token's logits would depend on what it was batched with; our kernels have one order. They also
+read quantized blocks directly, which is what decode speed is made of.
+
+When not: a weight used by anything but linears and embeddings stays as it is, and a matrix
+that is used both ways with a plain operator in between is an error, never a silent copy.
+
+This pass changes numerics only through the format that it is given: "f32" is exact.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import fx
+
+from ..errors import BuildError
+from ..kernels.linear.packed import kernel_of, packed_dtype, packed_shape
+
+_LINEAR = torch.ops.aten.linear.default
+_EMBEDDING = torch.ops.aten.embedding.default
+
+
+def assign_weight_kernels(graph: fx.Graph, *, formats: Mapping[str, str]) -> int:
+    """Rewrite every linear and embedding whose weight is in `formats` (weight name -> format).
+
+    Packed weights get meta["format"], and meta["val"] becomes a fake tensor of the packed shape.
+    Returns the number of operators rewritten. Raises BuildError for a matrix with mixed uses.
+    """
+    rewritten = 0
+    for weight in graph.find_nodes(op="placeholder"):
+        users = list(weight.users)
+        if not any(user.target in (_LINEAR, _EMBEDDING) for user in users):
+            continue
+        name = weight.meta["ref"].removeprefix("weight:")
+        if any(not _reads_as_matrix(user, weight) for user in users):
+            raise BuildError(f"the weight {name} is used both as a matrix of a linear or embedding and in another way")
+        for user in users:
+            _rewrite(graph, user, formats[name])
+            rewritten += 1
+        _pack_placeholder(weight, formats[name])
+    return rewritten
+
+
+def _reads_as_matrix(user: fx.Node, weight: fx.Node) -> bool:
+    return (user.target is _LINEAR and user.args[1] is weight) or (user.target is _EMBEDDING and user.args[0] is weight)
+
+
+def _rewrite(graph: fx.Graph, node: fx.Node, format: str) -> None:
+    kernel = kernel_of(format)
+    if node.target is _LINEAR:
+        x, weight, bias = (*node.args, None)[:3]
+        target, args = f"linear_{kernel}", (x, weight, bias, weight.meta["val"].shape[0])  # type: ignore[union-attr]
+    else:
+        weight, tokens = node.args[:2]
+        target, args = f"embedding_{kernel}", (tokens, weight, weight.meta["val"].shape[1])  # type: ignore[union-attr,assignment]
+    with graph.inserting_before(node):
+        replacement = graph.call_function(getattr(getattr(torch.ops.engine, target), "default"), args)  # noqa: B009
+    replacement.meta = dict(node.meta)
+    node.replace_all_uses_with(replacement)
+    graph.erase_node(node)
+
+
+def _pack_placeholder(weight: fx.Node, format: str) -> None:
+    value = weight.meta["val"]
+    out_features, in_features = value.shape
+    with value.fake_mode:
+        weight.meta["val"] = torch.empty(packed_shape(format, out_features, in_features), dtype=packed_dtype(format))
+    weight.meta["format"] = format

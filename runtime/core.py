@@ -1,0 +1,192 @@
+"""The synchronous heart of the runtime: requests in, one scheduler step at a time, tokens out."""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..artifacts.manifest import Manifest
+from ..errors import RequestError
+from ..protocol import FinishReason, Output, Ready, Stats, StepDone, Submit
+from . import import_guard
+from .batch import BatchBuilder, StepInputs
+from .blocks import BlockManager
+from .executor import Executor
+from .options import RuntimeOptions
+from .sampler import Choice, sample
+from .scheduler import Chunk, Scheduler
+from .sequence import Sequence
+from .text_settings import read_eos_token_ids
+from .validate import check_request
+
+
+class StepExecutor(Protocol):
+    """What the engine needs of an executor."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    def step(self, inputs: StepInputs) -> torch.Tensor:
+        """Logits [S, V] float32 of each sequence's last token, valid until the next step."""
+
+
+class EngineCore:
+    """Owns every sequence from submit to its last token. Not thread-safe, and never blocks but in `step`.
+
+    eos_token_ids: tokens that end a sequence unless it asks to ignore them.
+    """
+
+    def __init__(self, executor: StepExecutor, options: RuntimeOptions, *, eos_token_ids: Iterable[int] = ()) -> None:
+        cache = executor.manifest.kv_cache
+        model = executor.manifest.model
+        self._executor = executor
+        self._eos = frozenset(token for token in eos_token_ids if 0 <= token < model.vocab_size)
+        self._vocab_size = model.vocab_size
+        self._max_context = model.max_context
+        self._blocks = BlockManager(executor.num_blocks, cache.block_size)
+        self._scheduler = Scheduler(self._blocks, max_num_seqs=options.max_num_seqs, max_batch_tokens=options.max_batch_tokens)
+        self._batch = BatchBuilder(
+            max_batch_tokens=options.max_batch_tokens,
+            max_num_seqs=options.max_num_seqs,
+            max_blocks=min(executor.num_blocks, -(-model.max_context // cache.block_size)),
+            block_size=cache.block_size,
+        )
+        self._sequences: dict[str, Sequence] = {}
+        self._early: list[Output] = []
+        self._changed = False
+        self._generated_tokens = 0
+        self._steps = 0
+
+    @classmethod
+    def load(cls, directory: Path, options: RuntimeOptions, *, on_phase: Callable[[str, float], None]) -> Self:
+        """Load the artifact in `directory`; on_phase(name, seconds) is told of each phase. Raises EngineError."""
+        executor = Executor.load(
+            directory, kv_memory=options.kv_memory, threads=options.threads, max_num_seqs=options.max_num_seqs, on_phase=on_phase
+        )
+        return cls(executor, options, eos_token_ids=read_eos_token_ids(directory))
+
+    @property
+    def ready(self) -> Ready:
+        """What the engine can hold, as the worker announces it."""
+        return Ready(
+            num_blocks=self._blocks.num_blocks,
+            block_size=self._blocks.block_size,
+            max_batch_tokens=self._scheduler.max_batch_tokens,
+            max_num_seqs=self._scheduler.max_num_seqs,
+        )
+
+    def has_work(self) -> bool:
+        """Whether `step` would compute something, or tell something that has not been told yet."""
+        return bool(self._early) or self._changed or self._scheduler.has_work
+
+    def submit(self, request: Submit) -> None:
+        """Put a request in line. One that cannot be served is answered with an error by the next step."""
+        try:
+            sequence = self._accept(request)
+        except RequestError as error:
+            self._early.append(Output(request.id, [], finish_reason="abort", error=str(error)))
+            return
+        reason = self._finish_reason(sequence) if request.generated else None
+        if reason is not None:
+            self._early.append(Output(request.id, [], finish_reason=reason))
+            return
+        self._sequences[request.id] = sequence
+        self._scheduler.add(sequence)
+
+    def abort(self, id: str) -> None:
+        """Forget a sequence; its blocks are free when this returns. Unknown ids are ignored."""
+        if id in self._sequences:
+            self._drop(id)
+            self._changed = True
+
+    def refuse(self, id: str, error: str) -> None:
+        """Answer a request that could not even be read with an error, in the next step."""
+        self._early.append(Output(id, [], finish_reason="abort", error=error))
+
+    def step(self) -> StepDone:
+        """Compute one batch. Returns what every sequence got that has a new token or has ended."""
+        started = time.perf_counter()
+        outputs, self._early, self._changed = self._early, [], False
+        chunks = self._scheduler.schedule()
+        if chunks:
+            logits = self._executor.step(self._batch.build(chunks)).numpy()
+            for chunk in chunks:
+                self._scheduler.advance(chunk)
+            outputs += self._choose(chunks, logits)
+            self._steps += 1
+        return StepDone(outputs, self._stats(sum(chunk.size for chunk in chunks), time.perf_counter() - started))
+
+    def check(self) -> None:
+        """Assert the invariants of the KV cache. For tests."""
+        self._blocks.check(sequence.blocks for sequence in self._sequences.values())
+
+    def _drop(self, id: str) -> None:
+        self._scheduler.remove(self._sequences.pop(id))
+
+    def _accept(self, request: Submit) -> Sequence:
+        if request.id in self._sequences:
+            self._drop(request.id)  # two answers under one id could not be told apart
+            raise RequestError(f"the id {request.id!r} is already in use", param="id")
+        capacity = self._scheduler.capacity
+        check_request(request, vocab_size=self._vocab_size, max_context=self._max_context, capacity=capacity)
+        params = request.params
+        return Sequence(
+            id=request.id,
+            prompt=request.prompt,
+            generated=request.generated,
+            params=params,
+            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos),
+            max_length=min(len(request.prompt) + params.max_tokens, self._max_context, capacity + 1),
+            block_size=self._blocks.block_size,
+        )
+
+    def _choose(self, chunks: list[Chunk], logits: NDArray[np.float32]) -> list[Output]:
+        rows = [row for row, chunk in enumerate(chunks) if chunk.is_last]
+        sequences = [chunks[row].sequence for row in rows]
+        choices = sample(logits, rows, [sequence.sampling for sequence in sequences])
+        return [self._take(sequence, choice) for sequence, choice in zip(sequences, choices, strict=True)]
+
+    def _take(self, sequence: Sequence, choice: Choice) -> Output:
+        cached = min(sequence.cached_tokens or 0, sequence.num_prompt)
+        if choice.error is not None:
+            self._blocks.forget(sequence.blocks)
+            self._drop(sequence.id)
+            return Output(sequence.id, [], finish_reason="abort", error=choice.error, cached_tokens=cached)
+        sequence.append(choice.token)
+        self._generated_tokens += 1
+        reason = self._finish_reason(sequence)
+        if reason is not None:
+            self._drop(sequence.id)
+        logprobs = [] if choice.logprob is None else [choice.logprob]
+        return Output(sequence.id, [choice.token], logprobs, reason, None, cached)
+
+    @staticmethod
+    def _finish_reason(sequence: Sequence) -> FinishReason | None:
+        if sequence.last_token in sequence.sampling.stop_ids:
+            return "stop"
+        return "length" if sequence.length >= sequence.max_length else None
+
+    def _stats(self, step_tokens: int, step_seconds: float) -> Stats:
+        scheduler = self._scheduler
+        return Stats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            blocks_used=self._blocks.num_used,
+            blocks_total=self._blocks.num_blocks,
+            preemptions_total=scheduler.preemptions,
+            prompt_tokens_total=scheduler.prompt_tokens,
+            generation_tokens_total=self._generated_tokens,
+            prefix_hit_tokens_total=scheduler.prefix_hits,
+            prefix_query_tokens_total=scheduler.prefix_queries,
+            steps_total=self._steps,
+            jit_compilations_total=import_guard.refused(),
+            step_tokens=step_tokens,
+            step_seconds=step_seconds,
+        )

@@ -1,0 +1,21 @@
+"""How much memory the KV cache gets when nobody says. No torch."""
+
+from ..errors import UsageError
+from .machine import free_memory
+
+FREE_MEMORY_SHARE = 0.5
+
+
+def default_kv_memory(*, bytes_per_block: int, block_size: int, max_context: int, max_num_seqs: int, free: int | None = None) -> int:
+    """Bytes: enough for max_num_seqs sequences of max_context tokens, at most half of the free memory.
+
+    Raises UsageError when not even one block fits.
+    """
+    wanted = max_num_seqs * -(-max_context // block_size) * bytes_per_block
+    allowed = int(FREE_MEMORY_SHARE * (free_memory() if free is None else free))
+    if allowed < bytes_per_block:
+        raise UsageError(
+            f"half of the free memory is {allowed} bytes, less than one block of the KV cache ({bytes_per_block} bytes)",
+            hint="free some memory, or set --kv-memory",
+        )
+    return min(wanted, allowed)

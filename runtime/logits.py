@@ -1,0 +1,71 @@
+"""An artifact's logits for given token ids, in a process that holds nothing but the runtime.
+
+    python -m engine.runtime.logits DIR OUTPUT < prompts.json
+
+Reads [[token, ...], ...] from stdin and writes OUTPUT, a safetensors file with one tensor
+[len(prompt), V] float32 per prompt, named by its index: row i holds the logits after token i.
+With --last only the last row is computed, in one prefill. This is how a build records the golden
+probe and how `engine verify --against` compares, without compiler and runtime ever meeting.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ..errors import EngineError
+from .batch import StepInputs
+from .executor import Executor
+from .probe import whole_prompt
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("artifacts", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--last", action="store_true", help="only the logits after each prompt's last token")
+    options = parser.parse_args()
+    try:
+        prompts: list[list[int]] = json.load(sys.stdin)
+        executor = Executor.load(options.artifacts, kv_memory=_kv_memory(options.artifacts, max(map(len, prompts))))
+        compute = _last if options.last else _every_position
+        save_file({str(index): compute(executor, prompt) for index, prompt in enumerate(prompts)}, options.output)
+    except EngineError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _kv_memory(artifacts: Path, longest: int) -> int:
+    from ..artifacts import load_manifest
+
+    spec = load_manifest(artifacts).kv_cache
+    return (-(-longest // spec.block_size) + 2) * spec.bytes_per_block
+
+
+def _last(executor: Executor, prompt: list[int]) -> torch.Tensor:
+    return executor.step(whole_prompt(prompt, executor.manifest.kv_cache.block_size)).clone()
+
+
+def _every_position(executor: Executor, prompt: list[int]) -> torch.Tensor:
+    whole = whole_prompt(prompt, executor.manifest.kv_cache.block_size)
+    return torch.cat([executor.step(_one_token(whole, index)) for index in range(len(prompt))])
+
+
+def _one_token(whole: StepInputs, index: int) -> StepInputs:
+    here = slice(index, index + 1)
+    return StepInputs(
+        tokens=whole.tokens[here],
+        positions=whole.positions[here],
+        query_start=torch.tensor([0, 1], dtype=torch.int32),
+        seq_lens=torch.tensor([index + 1], dtype=torch.int32),
+        block_table=whole.block_table,
+        slots=whole.slots[here],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

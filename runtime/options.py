@@ -1,0 +1,44 @@
+"""The runtime's options and their defaults; the command line reads both from here. No torch."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..errors import UsageError
+
+
+def _option(default: Any, help_text: str) -> Any:
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """What a worker may use. None means: decide on the machine, when the artifact is known.
+
+    The `help` of every field's metadata says what the option trades. Raises UsageError for
+    values that cannot work.
+    """
+
+    max_num_seqs: int = _option(
+        64, "sequences computed together: more raises total throughput and memory, and slows each one down; the others wait in line"
+    )
+    max_batch_tokens: int = _option(
+        512, "tokens computed per step: more makes long prompts faster, and the pauses they cause in running answers longer"
+    )
+    kv_memory: int | None = _option(
+        None,
+        "bytes for the KV cache: more holds more and longer sequences, and reuses more prefixes (default: at most half of the free memory)",
+    )
+    threads: int | None = _option(
+        None, "CPU threads: more than the physical cores gain nothing, fewer leave room for others (default: all physical cores)"
+    )
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value is not None and value < 1:
+                raise UsageError(f"{option.name} is {value}, but must be at least 1")
+        if self.max_num_seqs > self.max_batch_tokens:
+            raise UsageError(
+                f"max_num_seqs is {self.max_num_seqs}, more than max_batch_tokens ({self.max_batch_tokens})",
+                hint="every running sequence needs one token of a step; lower max_num_seqs or raise max_batch_tokens",
+            )

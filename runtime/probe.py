@@ -1,0 +1,48 @@
+"""The golden probe: fixed prompts whose largest logits are known, run before the first user.
+
+Replaying one catches wrong hardware, a damaged file or a miscompile in milliseconds.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from ..artifacts import Manifest
+from ..errors import ArtifactError
+from .batch import StepInputs
+
+TOLERANCE = 1e-3
+"""Largest accepted difference, relative to the largest recorded logit: far above what another
+processor of the same target could cause, far below what a wrong weight would."""
+
+Step = Callable[[StepInputs], torch.Tensor]
+
+
+def whole_prompt(tokens: list[int], block_size: int) -> StepInputs:
+    """Inputs of one step that runs a whole prompt in blocks 0, 1, 2, ... of an empty cache."""
+    count = len(tokens)
+    blocks = -(-count // block_size)
+    positions = torch.arange(count, dtype=torch.int32)
+    return StepInputs(
+        tokens=torch.tensor(tokens, dtype=torch.int32),
+        positions=positions,
+        query_start=torch.tensor([0, count], dtype=torch.int32),
+        seq_lens=torch.tensor([count], dtype=torch.int32),
+        block_table=torch.arange(blocks, dtype=torch.int32)[None],
+        slots=positions.clone(),
+    )
+
+
+def replay(manifest: Manifest, step: Step) -> None:
+    """Run the shortest probe prompt. Raises ArtifactError if its logits are not the recorded ones."""
+    if not manifest.probe.prompts:
+        return
+    golden = min(manifest.probe.prompts, key=lambda prompt: len(prompt.tokens))
+    logits = step(whole_prompt(golden.tokens, manifest.kv_cache.block_size))[0]
+    difference = (logits[golden.top_tokens] - torch.tensor(golden.top_logits)).abs().max().item()
+    allowed = TOLERANCE * max(abs(value) for value in golden.top_logits)
+    if not difference <= allowed:  # also true for NaN
+        raise ArtifactError(
+            f"the golden probe failed: logits differ from the recorded ones by {difference:.3g} (allowed {allowed:.3g})",
+            hint="the weights are damaged or this processor miscomputes: run `engine verify DIR`, then build or copy the artifact again",
+        )

@@ -1,0 +1,76 @@
+"""From a step's logits to tokens. Every row is treated alone, so its token never depends on the batch.
+
+numpy and not torch: a row fits a core's cache, and torch's parallel loops cost more here than they
+save (one argmax over [32, 49152]: 0.1 ms, against milliseconds when cores are busy).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..protocol import TokenLogprob
+from .draw import draw, largest
+from .logit_rules import adjust
+from .philox import uniform
+from .sampling_state import SamplingState
+
+NOT_FINITE = "the model's output is not finite (NaN or infinite)"
+NOTHING_ALLOWED = "logit_bias and min_tokens leave no token to choose"
+
+
+class Choice(NamedTuple):
+    """The token chosen for one row, or why none could be (then `token` is -1)."""
+
+    token: int
+    logprob: TokenLogprob | None = None
+    error: str | None = None
+
+
+def sample(logits: NDArray[np.float32], rows: Sequence[int], states: Sequence[SamplingState]) -> list[Choice]:
+    """Choose the next token of each sequence; `record` it in the states afterwards.
+
+    logits: [S, V]; rows: which row of it belongs to each of `states`. Nothing is modified.
+    """
+    if all(state.takes_argmax for state in states):
+        whole = len(rows) == len(logits)
+        picked = (logits if whole else logits[rows]).argmax(axis=1)
+        order = rows if whole else range(len(rows))
+        return [_largest_of(logits[row], int(picked[at])) for row, at in zip(rows, order, strict=True)]
+    return [_choose(logits[row], state) for row, state in zip(rows, states, strict=True)]
+
+
+def _largest_of(row: NDArray[np.float32], token: int) -> Choice:
+    # argmax finds a NaN before anything else, so one value tells about the whole row
+    return Choice(token) if math.isfinite(row[token]) else Choice(-1, error=NOT_FINITE)
+
+
+def _choose(row: NDArray[np.float32], state: SamplingState) -> Choice:
+    if state.takes_argmax:
+        return _largest_of(row, int(row.argmax()))
+    peak = row.max()
+    if not math.isfinite(peak):
+        return Choice(-1, error=NOT_FINITE)
+    params = state.params
+    scaled = row
+    if state.adjusts:
+        scaled = row.copy()
+        adjust(scaled, state)
+        if not math.isfinite(scaled.max()):
+            return Choice(-1, error=NOTHING_ALLOWED)
+    if state.greedy:
+        token = int(scaled.argmax())
+    else:
+        scaled = (scaled - scaled.max()) / np.float32(params.temperature)
+        u = uniform(state.seed, state.index)
+        token = draw(scaled, u, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p)
+    return Choice(token, None if params.logprobs is None else _logprobs(row, float(peak), token, params.logprobs))
+
+
+def _logprobs(row: NDArray[np.float32], peak: float, token: int, count: int) -> TokenLogprob:
+    """Natural log probabilities under softmax(row): of the token, and of the `count` most likely ones."""
+    log_total = peak + math.log(float(np.exp(row - np.float32(peak)).sum()))
+    top = [(int(i), float(row[i]) - log_total) for i in largest(row, count)]
+    return TokenLogprob(float(row[token]) - log_total, top)

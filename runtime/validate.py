@@ -1,0 +1,61 @@
+"""Whether a request can be computed at all."""
+
+from ..errors import RequestError
+from ..protocol import Submit
+
+
+def check_request(request: Submit, *, vocab_size: int, max_context: int, capacity: int) -> None:
+    """Raises RequestError, naming the field at fault, for a request that no schedule could serve.
+
+    capacity: tokens that the whole KV cache holds.
+    """
+    length = len(request.prompt)
+    if not request.prompt:
+        raise RequestError("the prompt is empty", param="prompt")
+    if length >= max_context:
+        raise RequestError(
+            f"the prompt has {length} tokens, which leaves no room for an answer: the model's context is {max_context} tokens",
+            param="prompt",
+            code="context_length_exceeded",
+            hint="shorten the prompt",
+        )
+    if length > capacity:
+        raise RequestError(
+            f"the prompt has {length} tokens, but the whole KV cache holds {capacity}",
+            param="prompt",
+            code="kv_cache_exceeded",
+            hint="shorten the prompt, or start the server with more --kv-memory",
+        )
+    if request.params.max_tokens < 1:
+        raise RequestError(f"max_tokens is {request.params.max_tokens}, but must be at least 1", param="max_tokens")
+    _check_ids("prompt", (*request.prompt, *request.generated), vocab_size)
+    _check_ids("logit_bias", tuple(request.params.logit_bias), vocab_size)
+    _check_ids("stop_token_ids", request.params.stop_token_ids, vocab_size)
+    _check_sampling(request)
+
+
+def _check_ids(param: str, ids: tuple[int, ...], vocab_size: int) -> None:
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+        bad = next(token for token in ids if not 0 <= token < vocab_size)
+        raise RequestError(f"{param}: token id {bad} is outside the vocabulary of {vocab_size}", param=param)
+
+
+def _check_sampling(request: Submit) -> None:
+    params = request.params
+    # written so that NaN fails every one of them
+    wanted = (
+        ("temperature", params.temperature, params.temperature >= 0.0, "0 or more"),
+        ("top_k", params.top_k, params.top_k >= 0, "0 (off) or more"),
+        ("top_p", params.top_p, 0.0 <= params.top_p <= 1.0, "between 0 and 1"),
+        ("min_p", params.min_p, 0.0 <= params.min_p <= 1.0, "between 0 and 1"),
+        ("repetition_penalty", params.repetition_penalty, 0.0 < params.repetition_penalty < float("inf"), "above 0"),
+        ("presence_penalty", params.presence_penalty, abs(params.presence_penalty) < float("inf"), "a finite number"),
+        ("frequency_penalty", params.frequency_penalty, abs(params.frequency_penalty) < float("inf"), "a finite number"),
+        ("logprobs", params.logprobs, params.logprobs is None or params.logprobs >= 0, "0 or more"),
+    )
+    for name, value, holds, range_ in wanted:
+        if not holds:
+            raise RequestError(f"{name} is {value}, but must be {range_}", param=name)
+    for token, bias in params.logit_bias.items():
+        if not abs(bias) < float("inf"):
+            raise RequestError(f"logit_bias of token {token} is {bias}, but must be a finite number", param="logit_bias")

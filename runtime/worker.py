@@ -1,0 +1,146 @@
+"""The process that computes: `python -P -m engine.runtime.worker --fd N --artifacts DIR`. Started by the server.
+
+It speaks the protocol over the socket N. It exits with 0 after Drain or when the parent goes away,
+with an EngineError's code and after sending Failed when it cannot start, and with 8 when a step
+fails, which another worker may well survive. Signals are the parent's
+business: a Ctrl-C in the terminal reaches the whole group, and requests are to be finished.
+"""
+
+import argparse
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import EngineError, WorkerError
+from ..protocol import Abort, Drain, Failed, Phase, Submit
+from .channel import Channel, Unreadable
+from .options import RuntimeOptions
+
+if TYPE_CHECKING:
+    from .core import EngineCore
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker until it is no longer needed; returns the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    gc.disable()  # collecting while modules are imported costs 0.2 s and finds nothing
+    parsed = _parse(arguments)
+    parent = socket.socket(fileno=parsed.fd)
+    threading.Thread(target=_exit_with_parent, args=(parsed.fd,), name="exit-with-parent", daemon=True).start()
+    channel = Channel(parent)
+    try:
+        return _run(parsed, channel)
+    except EOFError:
+        return 0
+
+
+def serve(core: "EngineCore", channel: Channel) -> None:
+    """Take requests and compute them until drained. Raises EOFError when the parent is gone."""
+    draining = False
+    first = True
+    while True:
+        if not core.has_work():
+            if draining:
+                channel.finish()
+                return
+            channel.wait()
+        for message in channel.receive():
+            match message:
+                case Submit():
+                    core.submit(message)
+                case Abort():
+                    core.abort(message.id)
+                case Unreadable():
+                    core.refuse(message.id, message.error)
+                case Drain():
+                    draining = True
+        if core.has_work():
+            done = core.step()
+            if first and done.stats.step_tokens:
+                first = False
+                channel.send(Phase("first_step", done.stats.step_seconds))
+            channel.send(done)
+
+
+def _run(parsed: argparse.Namespace, channel: Channel) -> int:
+    try:
+        if (since_exec := _seconds_since_exec()) is not None:
+            channel.send(Phase("python", since_exec))
+        core = _load(parsed, channel)
+    except EOFError:
+        raise
+    except EngineError as error:
+        return _fail(channel, error)
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(channel, WorkerError(f"{type(error).__name__}: {error}", hint="the worker's traceback is on stderr"))
+    gc.freeze()  # what is loaded stays: later collections need not look at it
+    gc.enable()
+    channel.send(core.ready)
+    try:
+        serve(core, channel)
+    except EOFError:
+        raise
+    except Exception:
+        traceback.print_exc()
+        return WorkerError.exit_code
+    return 0
+
+
+def _load(parsed: argparse.Namespace, channel: Channel) -> "EngineCore":
+    options = RuntimeOptions(**{option.name: getattr(parsed, option.name) for option in fields(RuntimeOptions)})
+    started = time.perf_counter()
+    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"  # plug-ins of other devices have no business here
+    from . import import_guard
+    from .core import EngineCore
+
+    import_guard.install()
+    channel.send(Phase("imports", time.perf_counter() - started))
+    return EngineCore.load(parsed.artifacts, options, on_phase=lambda name, seconds: channel.send(Phase(name, seconds)))
+
+
+def _fail(channel: Channel, error: EngineError) -> int:
+    channel.send(Failed(error=type(error).__name__, message=error.message, hint=error.hint, exit_code=error.exit_code))
+    channel.finish()
+    return error.exit_code
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="engine.runtime.worker", allow_abbrev=False)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--artifacts", type=Path, required=True)
+    for option in fields(RuntimeOptions):
+        parser.add_argument(f"--{option.name.replace('_', '-')}", type=int, default=option.default)
+    return parser.parse_args(arguments)
+
+
+def _exit_with_parent(fd: int) -> None:
+    """End the process when the other end of the socket closes, even in the middle of a long step."""
+    poll = select.poll()
+    poll.register(fd, getattr(select, "POLLRDHUP", 0))
+    poll.poll()  # hang-ups and errors are reported whether asked for or not
+    os._exit(0)
+
+
+def _seconds_since_exec() -> float | None:
+    """How long ago the kernel started this process, None where /proc does not tell."""
+    try:
+        with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

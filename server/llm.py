@@ -1,0 +1,189 @@
+"""The offline API: prompts in, texts out, through the same worker and the same text code as the server."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, TypeAlias, cast
+
+from msgspec import Meta
+
+from ..artifacts import load_manifest
+from ..errors import RequestError
+from ..protocol import Ready
+from .completion import Collector, Completion
+from .generation import Assembler, Observer, generate
+from .loop_thread import LoopThread
+from .options import WorkerOptions
+from .params import MAX_LOGPROBS, GenerationParams
+from .planning import Ask, ModelLimits, Prompt, plan
+from .schemas import checked
+from .text import Text
+from .worker_client import WorkerClient
+from .worker_process import WorkerHandle, spawn_worker
+
+Messages: TypeAlias = Sequence[Mapping[str, Any]]
+
+
+class Params(GenerationParams, kw_only=True):
+    """GenerationParams, and how many alternatives to report per token (None: no logprobs)."""
+
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+
+
+class LLM:
+    """An artifact, loaded in a worker process. Use it in a `with` block, or call `close`.
+
+    kv_memory is in bytes; None leaves a choice to the worker. `log` is told of start-up phases.
+    Raises ArtifactError, MismatchError or WorkerError if the artifact cannot be served here.
+    """
+
+    def __init__(
+        self,
+        artifacts: Path | str,
+        *,
+        threads: int | None = None,
+        kv_memory: int | None = None,
+        max_num_seqs: int | None = None,
+        max_batch_tokens: int | None = None,
+        worker_command: tuple[str, ...] | None = None,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        options = WorkerOptions(
+            artifacts=Path(artifacts),
+            threads=threads,
+            kv_memory=kv_memory,
+            max_num_seqs=max_num_seqs,
+            max_batch_tokens=max_batch_tokens,
+            worker_command=worker_command,
+        )
+        handle = spawn_worker(options)
+        self._loop = LoopThread()
+        try:
+            self.manifest = load_manifest(options.artifacts)
+            self.text = Text.load(options.artifacts / "tokenizer")
+            self._limits = ModelLimits(self.manifest.model.max_context, self.manifest.model.vocab_size)
+            self._client = self._loop.call(_client(options, handle, log))
+            self._running = self._loop.start(self._client.run())
+            self._ready = self._until_ready()
+        except BaseException:
+            handle.kill()
+            self._loop.close()
+            raise
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the worker. Safe to call twice."""
+        if not self._running.done():
+            self._loop.call(_stopped(self._client))
+            self._running.exception()
+            self._loop.close()
+
+    def generate(
+        self,
+        prompts: Sequence[str] | Sequence[list[int]] | Sequence[Messages],
+        params: Params | None = None,
+        on_token: Callable[[int, str], None] | None = None,
+    ) -> list[Completion]:
+        """One completion per prompt, in their order, computed together. A prompt is a text, tokens or messages.
+
+        `on_token` is called with the index of a prompt and the text that a step added to its answer.
+        Raises RequestError for prompts or params that cannot be served.
+        """
+        return self._complete(self._plan([self._prompt(prompt) for prompt in prompts], params), on_token)
+
+    def chat(self, messages: Messages, params: Params | None = None, on_token: Callable[[str], None] | None = None) -> Completion:
+        """The assistant's next message. `on_token` is called with the text that each step added."""
+        stream = self.stream(messages, params)
+        for piece in stream:
+            if on_token is not None:
+                on_token(piece)
+        return stream.completion
+
+    def stream(self, prompt: str | list[int] | Messages, params: Params | None = None) -> "TextStream":
+        """The completion of one prompt, or the assistant's next message, piece by piece."""
+        assemblers = self._plan([self._prompt(prompt)], params)
+        collector = Collector(assemblers[0])
+        return TextStream((piece for _, piece in self._pieces(assemblers, [collector]) if piece), collector)
+
+    def _prompt(self, prompt: str | list[int] | Messages) -> Prompt:
+        if isinstance(prompt, str):
+            return Prompt(self.text.encode(prompt), continues=True)
+        if prompt and isinstance(prompt[0], Mapping):
+            return Prompt(self.text.encode_chat(cast(Messages, prompt)), continues=False)
+        return Prompt(list(cast(list[int], prompt)), continues=True)
+
+    def _plan(self, prompts: Sequence[Prompt], params: Params | None) -> list[Assembler]:
+        valid = checked(params or Params(), Params)
+        ask = Ask(prompts=prompts, params=valid, param="prompts", max_tokens=valid.max_tokens, logprobs=valid.logprobs)
+        return plan(ask, self.text, self._limits, self._ready)
+
+    def _complete(self, assemblers: list[Assembler], on_token: Callable[[int, str], None] | None) -> list[Completion]:
+        collectors = [Collector(assembler) for assembler in assemblers]
+        for index, piece in self._pieces(assemblers, collectors):
+            if on_token is not None and piece:
+                on_token(index, piece)
+        return [collector.completion() for collector in collectors]
+
+    def _pieces(self, assemblers: list[Assembler], collectors: list[Collector]) -> Iterator[tuple[int, str]]:
+        if not assemblers:
+            return
+        try:
+            for index, delta in self._loop.iterate(generate(self._client, assemblers, Observer())):
+                collectors[index].add(delta)
+                yield index, delta.text
+        except RequestError as error:
+            if error.code == "worker_failed":
+                self._running.result()
+            raise
+
+    def _until_ready(self) -> Ready:
+        async def first() -> None:
+            running = asyncio.wrap_future(self._running)
+            ready = asyncio.ensure_future(self._client.until_ready(None))
+            await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.gather(ready, return_exceptions=True)
+
+        self._loop.call(first())
+        if self._client.ready is None:
+            self._running.result()
+        assert self._client.ready is not None
+        return self._client.ready
+
+
+class TextStream:
+    """Pieces of one answer as they come. `close` (or leaving its `with` block) aborts the rest."""
+
+    def __init__(self, pieces: Iterator[str], collector: Collector) -> None:
+        self._pieces = pieces
+        self._collector = collector
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+    @property
+    def completion(self) -> Completion:
+        """All that has come so far."""
+        return self._collector.completion()
+
+    def __enter__(self) -> "TextStream":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        getattr(self._pieces, "close", lambda: None)()
+
+
+async def _client(options: WorkerOptions, handle: WorkerHandle, log: Callable[[str], None]) -> WorkerClient:
+    return WorkerClient(options, handle, log=log)
+
+
+async def _stopped(client: WorkerClient) -> None:
+    client.stop()

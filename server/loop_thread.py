@@ -1,0 +1,51 @@
+"""An event loop in a thread of its own, for synchronous callers."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+class LoopThread:
+    """Runs coroutines for a caller that may itself be inside an event loop (a notebook is)."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="engine-llm", daemon=True)
+        self._thread.start()
+
+    def start(self, work: Coroutine[Any, Any, _T]) -> "Future[_T]":
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return self.start(work).result()
+
+    def iterate(self, items: AsyncGenerator[_T]) -> Iterator[_T]:
+        """The items of an async generator, which is closed when the caller stops iterating."""
+        arrived: queue.SimpleQueue[tuple[_T] | None] = queue.SimpleQueue()
+
+        async def pump() -> None:
+            try:
+                async with aclosing(items):
+                    async for item in items:
+                        arrived.put((item,))
+            finally:
+                arrived.put(None)
+
+        pumping = self.start(pump())
+        try:
+            while (item := arrived.get()) is not None:
+                yield item[0]
+            pumping.result()
+        finally:
+            pumping.cancel()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

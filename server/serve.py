@@ -1,0 +1,51 @@
+"""`engine serve`, its first moments: take the port, start the worker, and only then import the server.
+
+The worker's imports take longest, so everything else happens beside them.
+"""
+
+import socket
+
+from ..errors import UsageError
+from .options import ServeOptions
+from .worker_process import spawn_worker
+
+BACKLOG = 2048
+
+
+def serve(options: ServeOptions) -> int:
+    """Serves until SIGTERM or SIGINT; the exit code. Requests in flight are finished first.
+
+    Raises UsageError if the address cannot be listened on, ArtifactError if there is nothing to
+    serve there, and WorkerError if no worker can be kept running.
+    """
+    with listen(options.host, options.port) as listener:
+        worker = spawn_worker(options)
+        try:
+            from .serving import run_server
+
+            return run_server(options, listener, worker)
+        finally:
+            worker.kill()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket: clients that come early wait in its queue. Raises UsageError."""
+    if not 0 <= port <= 65535:
+        raise UsageError(f"there is no port {port}", hint="ports are 0 to 65535; 0 picks a free one")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise UsageError(
+            f"the host {host!r} is unknown: {error}", hint="use 127.0.0.1 for this machine only, 0.0.0.0 for every network"
+        ) from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"cannot listen on {host} port {port}: {error.strerror}", hint="choose another --port or --host, or stop what uses it"
+        ) from None
+    return listener

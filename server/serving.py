@@ -1,0 +1,142 @@
+"""A server's life from its event loop on: load, announce, serve, drain."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from ..artifacts import load_manifest
+from .app import build_app
+from .metrics import Metrics
+from .options import ServeOptions
+from .planning import ModelLimits
+from .process_age import process_age
+from .service import Service
+from .text import Text
+from .worker_client import WorkerClient
+from .worker_process import WorkerHandle
+
+FLUSH_SECONDS = 2
+KEEP_ALIVE_SECONDS = 30
+
+
+def run_server(options: ServeOptions, listener: socket.socket, worker: WorkerHandle) -> int:
+    """See `serve`."""
+    phases = {"server_imports": process_age()}
+    log(f"server_imports {phases['server_imports']:.2f} s")
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_Serving(options, listener, worker, phases).run())
+
+
+def log(line: str) -> None:
+    print(f"engine: {line}", file=sys.stderr, flush=True)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class _HttpServer(uvicorn.Server):
+    """Signals are the business of `_Serving`: uvicorn would end by the signal and not with exit code 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Serving:
+    def __init__(self, options: ServeOptions, listener: socket.socket, worker: WorkerHandle, phases: dict[str, float]) -> None:
+        self._options = options
+        self._listener = listener
+        self._phases = phases
+        self._worker = WorkerClient(options, worker, max_queue=options.max_queue, log=log)
+        self._signals: asyncio.Queue[int] = asyncio.Queue()
+
+    async def run(self) -> int:
+        self._catch_signals()
+        log(f"listening at {_url(self._listener)}, loading {self._options.artifacts}")
+        http = self._http_server(self._load())
+        worker_task = asyncio.create_task(self._worker.run())
+        http_task = asyncio.create_task(http.serve(sockets=[self._listener]))
+        announcement = asyncio.create_task(self._announce())
+        stopping = asyncio.create_task(self._until_stopped())
+        try:
+            await asyncio.wait((worker_task, http_task, stopping), return_when=asyncio.FIRST_COMPLETED)
+            code = stopping.result() if stopping.done() else 1
+            self._worker.stop()
+            http.should_exit = True
+            await asyncio.gather(worker_task, http_task)
+            return code
+        finally:
+            http.should_exit = True
+            for task in (announcement, stopping):
+                task.cancel()
+            await asyncio.gather(worker_task, http_task, announcement, stopping, return_exceptions=True)
+
+    def _load(self) -> Service:
+        started = time.monotonic()
+        manifest = load_manifest(self._options.artifacts)
+        text = Text.load(self._options.artifacts / "tokenizer")
+        self._phases["tokenizer"] = time.monotonic() - started
+        log(f"tokenizer {self._phases['tokenizer']:.2f} s")
+        return Service(
+            model=self._options.served_model_name or manifest.model.name,
+            created=manifest.created,
+            limits=ModelLimits(manifest.model.max_context, manifest.model.vocab_size),
+            text=text,
+            worker=self._worker,
+            metrics=Metrics(self._worker, self._phases),
+            hold_timeout=self._options.hold_timeout,
+        )
+
+    def _http_server(self, service: Service) -> _HttpServer:
+        config = uvicorn.Config(
+            build_app(service, self._options.api_key),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=FLUSH_SECONDS,
+        )
+        return _HttpServer(config)
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signals.put_nowait, number)
+
+    async def _announce(self) -> None:
+        await self._worker.until_ready(None)
+        log(f"ready in {process_age():.2f} s at {_url(self._listener)}")
+
+    async def _until_stopped(self) -> int:
+        """The exit code: 0 after a signal and a drain, 128 + number if a second signal cut it short."""
+        number = await self._signals.get()
+        log(f"{signal.Signals(number).name}: finishing {self._worker.live} requests; a second signal stops at once")
+        draining = asyncio.create_task(self._worker.drain(self._options.drain_timeout))
+        impatient = asyncio.create_task(self._signals.get())
+        await asyncio.wait((draining, impatient), return_when=asyncio.FIRST_COMPLETED)
+        code = 0 if draining.done() else 128 + impatient.result()
+        for task in (draining, impatient):
+            task.cancel()
+        await asyncio.gather(draining, impatient, return_exceptions=True)
+        log("stopped")
+        return code

@@ -1,0 +1,302 @@
+"""Keeps a worker running and carries requests to it, over its death if need be."""
+
+import asyncio
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from .. import errors
+from ..errors import EngineError, RequestError, WorkerError
+from ..protocol import Abort, Drain, Failed, Output, Phase, Ready, Stats, StepDone, Submit, ToServer
+from .mailbox import Mailbox
+from .options import WorkerOptions
+from .worker_connection import WorkerConnection
+from .worker_process import WorkerHandle, describe_exit, spawn_worker
+
+State = Literal["loading", "ready", "restarting", "draining", "stopped"]
+MAX_DEATHS = 3
+DEATH_WINDOW = 60.0
+EXIT_PATIENCE = 5.0
+
+
+@dataclass
+class _Live:
+    """A sequence in flight: enough to start it again where it stopped."""
+
+    submit: Submit
+    mailbox: Mailbox
+    received: list[int] = field(default_factory=list)
+
+    def resumed(self) -> Submit:
+        return msgspec.structs.replace(self.submit, generated=self.submit.generated + self.received)
+
+
+class WorkerClient:
+    """One worker at a time, from `handle` on. `run()` must be running for anything to happen.
+
+    state: see /health. phases: start-up phases of the current worker with their seconds.
+    stats: totals over all workers so far. ready: what the worker said it can take, once it has.
+    """
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        handle: WorkerHandle,
+        *,
+        max_queue: int | None = None,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._options = options
+        self._handle = handle
+        self._max_queue = max_queue
+        self._log = log
+        self._live: dict[str, _Live] = {}
+        self._connection: WorkerConnection | None = None
+        self._state_changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        self._failed: Failed | None = None
+        self._past = Stats()
+        self._current = Stats()
+        self._serving = False
+        self._state_since = time.monotonic()
+        self.state: State = "loading"
+        self.ready: Ready | None = None
+        self.phases: dict[str, float] = {}
+        self.restarts = 0
+
+    # --- requests ---------------------------------------------------------------------------
+
+    def generate(self, submits: Sequence[Submit]) -> Mailbox:
+        """Start these sequences, all or none; iterate over the result for their outputs, then close it.
+
+        Raises RequestError if the queue is full or the server is going down.
+        """
+        self._check_open()
+        self._check_room(len(submits))
+        mailbox = Mailbox([submit.id for submit in submits], self._abandon)
+        for submit in submits:
+            self._live[submit.id] = _Live(submit, mailbox)
+            if self._serving:
+                self._send(submit)
+        self._idle.clear()
+        return mailbox
+
+    async def until_ready(self, timeout: float | None) -> Ready:
+        """Waits while a worker loads. Raises RequestError (503) if that takes longer than `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._serving or self.ready is None:
+                    self._check_open()
+                    self._state_changed.clear()
+                    await self._state_changed.wait()
+        except TimeoutError:
+            raise RequestError(
+                f"the model is still loading ({self.last_phase() or 'starting'})",
+                status=503,
+                code="loading",
+                hint="try again in a few seconds; GET /health answers 200 when it is ready",
+            ) from None
+        self._check_open()
+        return self.ready
+
+    @property
+    def live(self) -> int:
+        """Sequences running or waiting."""
+        return len(self._live)
+
+    def seconds_in_state(self) -> float:
+        return time.monotonic() - self._state_since
+
+    def last_phase(self) -> str | None:
+        return next(reversed(self.phases), None)
+
+    @property
+    def stats(self) -> Stats:
+        return _plus(self._past, self._current)
+
+    def _check_open(self) -> None:
+        if self.state in ("draining", "stopped"):
+            raise RequestError("the server is shutting down", status=503, code="shutting_down")
+
+    def _check_room(self, wanted: int) -> None:
+        if self._max_queue is None:
+            return
+        running = self.ready.max_num_seqs if self.ready else 0
+        capacity = running + self._max_queue
+        if wanted > capacity:
+            raise RequestError(f"{wanted} sequences in one request, but this server takes {capacity} at once", code="too_many_sequences")
+        if len(self._live) + wanted > capacity:
+            raise RequestError(
+                f"{len(self._live)} sequences are running or waiting, and no more than {capacity} may",
+                status=503,
+                code="overloaded",
+                hint="try again after the time given in Retry-After",
+            )
+
+    def _abandon(self, id: str) -> None:
+        if self._forget(id):
+            self._send(Abort(id))
+
+    def _forget(self, id: str) -> bool:
+        known = self._live.pop(id, None) is not None
+        if not self._live:
+            self._idle.set()
+        return known
+
+    def _send(self, message: Submit | Abort | Drain) -> None:
+        if self._connection is not None and self._serving:
+            self._connection.send(message)
+
+    # --- the worker's life ------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until `drain` or `stop`. Raises EngineError when no worker can be kept running."""
+        try:
+            while True:
+                await self._serve_one_worker()
+                if self._is_over():
+                    return
+                code = await self._reap()
+                if self._is_over():
+                    return
+                self._after_death(code)
+                self._handle = spawn_worker(self._options)
+        except EngineError:
+            self._stop(RequestError("the worker failed and could not be replaced", status=503, code="worker_failed"))
+            raise
+        finally:
+            if self._connection is not None:
+                self._connection.close()
+            self._handle.kill()
+
+    async def drain(self, timeout: float) -> None:
+        """Take no more requests, let those in flight finish for up to `timeout` seconds, end the worker."""
+        self._set_state("draining")
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            self._log(f"{len(self._live)} requests not finished after {timeout:g} s")
+        self._fail_all(RequestError("the server is shutting down", status=503, code="shutting_down"))
+        if self._connection is not None and self._serving:
+            self._connection.send(Drain())
+            await asyncio.wait([self._connection.lost], timeout=EXIT_PATIENCE)
+        self.stop()
+
+    def stop(self) -> None:
+        """End at once: requests in flight fail, the worker is killed by `run`."""
+        self._stop(RequestError("the server is shutting down", status=503, code="shutting_down"))
+
+    def _stop(self, error: RequestError) -> None:
+        self._set_state("stopped")
+        self._fail_all(error)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _fail_all(self, error: EngineError) -> None:
+        for id, live in list(self._live.items()):
+            live.mailbox.fail(error)
+            self._abandon(id)
+
+    async def _serve_one_worker(self) -> None:
+        self._connection = await WorkerConnection.open(self._handle, self._on_message)
+        if self.state == "stopped":
+            return
+        await self._connection.lost
+        self._serving = False
+
+    async def _reap(self) -> int | None:
+        """The dead worker's exit code; None if it had to be killed."""
+        try:
+            code: int | None = await asyncio.to_thread(self._handle.process.wait, EXIT_PATIENCE)
+        except subprocess.TimeoutExpired:
+            code = None
+        self._handle.kill()
+        return code
+
+    def _after_death(self, code: int | None) -> None:
+        """Raises EngineError if another worker would not help."""
+        if self._failed is not None:
+            raise _as_error(self._failed)
+        now = time.monotonic()
+        self._deaths.append(now)
+        if len(self._deaths) == MAX_DEATHS and now - self._deaths[0] <= DEATH_WINDOW:
+            raise WorkerError(
+                f"the worker {describe_exit(code)}, {MAX_DEATHS} times within {DEATH_WINDOW:g} s",
+                hint="its own messages are above; fewer --max-num-seqs or less --kv-memory help if memory ran out",
+            )
+        self._log(f"the worker {describe_exit(code)}; starting another, {len(self._live)} sequences will go on")
+        self._past = msgspec.structs.replace(self.stats, running=0, waiting=0, blocks_used=0, blocks_total=0)
+        self._current = Stats()
+        self.restarts += 1
+        self.phases = {}
+        if self.state != "draining":
+            self._set_state("restarting")
+
+    def _is_over(self) -> bool:
+        return self.state == "stopped" or (self.state == "draining" and not self._live)
+
+    def _set_state(self, state: State) -> None:
+        self.state = state
+        self._state_since = time.monotonic()
+        self._state_changed.set()
+
+    def _on_message(self, message: ToServer) -> None:
+        match message:
+            case StepDone(outputs=outputs, stats=stats):
+                self._current = stats
+                for output in outputs:
+                    self._on_output(output)
+            case Phase(name=name, seconds=seconds):
+                self.phases[name] = seconds
+                self._log(f"{name} {seconds:.2f} s")
+            case Ready():
+                self._on_ready(message)
+            case Failed():
+                self._failed = message
+
+    def _on_ready(self, ready: Ready) -> None:
+        self.ready = ready
+        self._serving = True
+        for live in self._live.values():
+            self._send(live.resumed())
+        self._set_state("draining" if self.state == "draining" else "ready")
+
+    def _on_output(self, output: Output) -> None:
+        live = self._live.get(output.id)
+        if live is None:
+            return
+        live.received += output.tokens
+        if output.finish_reason is not None:
+            self._forget(output.id)
+        live.mailbox.put(output)
+
+
+def _plus(past: Stats, current: Stats) -> Stats:
+    """The current figures, with totals that do not fall when a new worker begins at zero."""
+    totals = {
+        name: getattr(past, name) + getattr(current, name)
+        for name in Stats.__struct_fields__
+        if name.endswith("_total") and name != "blocks_total"
+    }
+    return msgspec.structs.replace(current, **totals)
+
+
+def _as_error(failed: Failed) -> EngineError:
+    """The error the worker raised, of its own type, without running that type's constructor."""
+    kind = getattr(errors, failed.error, WorkerError)
+    if not (isinstance(kind, type) and issubclass(kind, EngineError)):
+        kind = WorkerError
+    error: EngineError = kind.__new__(kind)
+    EngineError.__init__(error, failed.message, hint=failed.hint)
+    error.exit_code = failed.exit_code
+    if isinstance(error, errors.MismatchError):
+        error.misfits = ()
+    return error

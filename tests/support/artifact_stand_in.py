@@ -1,0 +1,88 @@
+"""An artifact directory for a worker without a model: real manifest, real small tokenizers, no code and no weights."""
+
+import json
+from pathlib import Path
+
+from engine.artifacts import KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+MODEL = "echo"
+MAX_CONTEXT = 512
+BOS, EOS, END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+CHAT_TEMPLATE = (
+    "{%- if messages[0].role == 'assistant' %}{{ raise_exception('the user speaks first') }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CORPUS = (
+    "The quick brown fox jumps over the lazy dog, and the dog sleeps on by the river.",
+    "One, two, three, four, five: once I caught a fish alive. Then I let it go again.",
+)
+
+
+def byte_level_tokenizer() -> Tokenizer:
+    """BPE over bytes: every character outside of ASCII is several tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=[BOS, EOS, END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def sentencepiece_tokenizer() -> Tokenizer:
+    """BPE over characters with single bytes for what it does not know, and a space put before every text."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefghijklmnopqrstuvwxyz,.é"]
+    merges = [("▁", "a"), ("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("▁", "hello")]
+    vocabulary = {token: i for i, token in enumerate([*tokens, *("".join(pair) for pair in merges)])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in ("<unk>", "<s>", "</s>")])
+    return tokenizer
+
+
+def write_tokenizer(directory: Path, tokenizer: Tokenizer, *, bos: str, eos: str, add_bos: bool, template: str | None = CHAT_TEMPLATE) -> None:
+    directory.mkdir(parents=True)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    text = {"bos_token": bos, "eos_token": eos, "bos_token_id": tokenizer.token_to_id(bos), "eos_token_ids": [tokenizer.token_to_id(eos)]}
+    (directory / "text.json").write_text(json.dumps({**text, "add_bos": add_bos}))
+    if template is not None:
+        (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def write_artifact(directory: Path, *, template: str | None = CHAT_TEMPLATE) -> Path:
+    tokenizer = byte_level_tokenizer()
+    write_tokenizer(directory / "tokenizer", tokenizer, bos=BOS, eos=EOS, add_bos=False, template=template)
+    manifest = Manifest(
+        schema=1,
+        created=1_700_000_000,
+        target="cpu",
+        toolchain=Toolchain(engine="0", torch="0", compiler="0"),
+        model=ModelInfo(
+            name=MODEL,
+            architecture="echo",
+            vocab_size=tokenizer.get_vocab_size(),
+            max_context=MAX_CONTEXT,
+            hidden_size=1,
+            num_layers=1,
+            parameters=1,
+            quantize="none",
+            source_format="none",
+        ),
+        kv_cache=KVCacheSpec(num_layers=1, num_kv_heads=1, head_dim=1, block_size=16, dtype="float32"),
+        kernel_library="kernels/none.so",
+        segments=[],
+        program=Program(calls=[], result="value:0"),
+        weights={},
+        memory=MemoryPlan(weight_bytes=0, bytes_per_token=0, bytes_per_sequence=0),
+        fusion=[],
+        probe=Probe(recorded_on="reference", prompts=[]),
+        files={"kernels/none.so": {"bytes": 0, "sha256": "0" * 64}},
+    )
+    (directory / "manifest.json").write_bytes(manifest.encode())
+    return directory

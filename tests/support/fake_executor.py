@@ -1,0 +1,115 @@
+"""An executor for tests of the scheduling around it: tiny, deterministic, and unforgiving.
+
+Its "KV cache" remembers the token written to each slot. A row's logits are a pure function of the
+tokens read back through the block table, so one wrong slot, table entry, position or length
+anywhere gives other tokens than the sequence gets alone.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.artifacts import KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
+from engine.protocol import SamplingParams
+from engine.runtime.batch import StepInputs
+from engine.runtime.sampler import sample
+from engine.runtime.sampling_state import SamplingState
+
+UNWRITTEN = -1
+
+
+def tiny_manifest(*, vocab_size: int = 32, max_context: int = 64, block_size: int = 4) -> Manifest:
+    return Manifest(
+        schema=1,
+        created=0,
+        target="cpu",
+        toolchain=Toolchain(engine="0", torch="0", compiler="none"),
+        model=ModelInfo(
+            name="tiny",
+            architecture="none",
+            vocab_size=vocab_size,
+            max_context=max_context,
+            hidden_size=1,
+            num_layers=1,
+            parameters=0,
+            quantize="none",
+            source_format="none",
+        ),
+        kv_cache=KVCacheSpec(num_layers=1, num_kv_heads=1, head_dim=1, block_size=block_size, dtype="float32"),
+        kernel_library="",
+        segments=[],
+        program=Program(calls=[], result=""),
+        weights={},
+        memory=MemoryPlan(weight_bytes=0, bytes_per_token=0, bytes_per_sequence=0),
+        fusion=[],
+        probe=Probe(recorded_on="reference", prompts=[]),
+        files={},
+    )
+
+
+def logits_of(history: Sequence[int], vocab_size: int, poison: int | None = None) -> NDArray[np.float32]:
+    """Logits [V] after these tokens; all NaN if `poison` is among them."""
+    if poison is not None and poison in history:
+        return np.full(vocab_size, np.nan, np.float32)
+    digest = blake2b(np.asarray(history, np.int64).tobytes(), digest_size=8).digest()
+    generator = np.random.default_rng(int.from_bytes(digest, "little"))
+    return (2 * generator.standard_normal(vocab_size)).astype(np.float32)
+
+
+def solo(
+    prompt: Sequence[int],
+    params: SamplingParams,
+    *,
+    vocab_size: int = 32,
+    max_context: int = 64,
+    capacity: int = 10**6,
+    stop_ids: frozenset[int] = frozenset(),
+) -> list[int]:
+    """The tokens this request gets when it is computed alone, without any scheduler."""
+    state = SamplingState(params, list(prompt), [], stop_ids)
+    tokens = list(prompt)
+    for _ in range(min(params.max_tokens, max_context - len(prompt), capacity + 1 - len(prompt))):
+        (choice,) = sample(logits_of(tokens, vocab_size)[None], [0], [state])
+        tokens.append(choice.token)
+        state.record(choice.token)
+        if choice.token in stop_ids:
+            break
+    return tokens[len(prompt) :]
+
+
+class FakeExecutor:
+    """steps: (T, S) of every step so far. poison: a token that makes the logits after it NaN."""
+
+    def __init__(self, *, num_blocks: int, manifest: Manifest | None = None, poison: int | None = None) -> None:
+        self.manifest = manifest or tiny_manifest()
+        self.num_blocks = num_blocks
+        self.poison = poison
+        self.steps: list[tuple[int, int]] = []
+        self.memory = np.full(num_blocks * self.manifest.kv_cache.block_size, UNWRITTEN, np.int64)
+
+    def step(self, inputs: StepInputs) -> torch.Tensor:
+        for tensor in vars(inputs).values():
+            assert tensor.dtype == torch.int32
+            assert tensor.is_contiguous()
+        tokens, positions, slots = inputs.tokens.numpy(), inputs.positions.numpy(), inputs.slots.numpy()
+        starts, lengths, table = inputs.query_start.tolist(), inputs.seq_lens.tolist(), inputs.block_table.numpy()
+        self.steps.append((len(tokens), len(lengths)))
+        assert starts[0] == 0
+        assert starts[-1] == len(tokens) == len(positions) == len(slots)
+        assert len(table) == len(lengths) == len(starts) - 1
+        assert len(set(slots.tolist())) == len(slots), "two tokens are written to one slot"
+        self.memory[slots] = tokens
+        block_size = self.manifest.kv_cache.block_size
+        rows = []
+        for row, length in enumerate(lengths):
+            here = slice(starts[row], starts[row + 1])
+            new = starts[row + 1] - starts[row]
+            assert positions[here].tolist() == list(range(length - new, length))
+            places = np.arange(length)
+            history = self.memory[table[row, places // block_size] * block_size + places % block_size].tolist()
+            assert UNWRITTEN not in history
+            rows.append(logits_of(history, self.manifest.model.vocab_size, self.poison))
+        return torch.from_numpy(np.stack(rows))

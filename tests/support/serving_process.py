@@ -1,0 +1,120 @@
+"""A server in its own process, as users run it, with a scripted worker behind it."""
+
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import openai
+
+WORKER = Path(__file__).with_name("scripted_worker.py")
+PATIENCE = 30.0
+_SERVE = """
+import json, pathlib, sys
+from engine.errors import EngineError
+from engine.server.options import ServeOptions
+from engine.server.serve import serve
+options = json.loads(sys.argv[1])
+try:
+    code = serve(ServeOptions(**options | {"artifacts": pathlib.Path(options["artifacts"]), "worker_command": tuple(options["worker_command"])}))
+except EngineError as error:
+    print("error:", error, file=sys.stderr)
+    code = error.exit_code
+sys.exit(code)
+"""
+
+
+class ServingProcess:
+    """Starts on `with`; every wait has an end. `worker` are flags of the scripted worker."""
+
+    def __init__(self, artifacts: Path, *worker: str, gated: bool = False, **options: Any) -> None:
+        self._directory = tempfile.TemporaryDirectory()
+        folder = Path(self._directory.name)
+        self._events = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._events.bind(str(folder / "events"))
+        self._heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._gate = folder / "gate"
+        os.mkfifo(self._gate)
+        command = [sys.executable, "-P", str(WORKER), "--events", str(folder / "events"), *worker]
+        if gated:
+            command += ["--gate", str(self._gate)]
+        self._options = {"artifacts": str(artifacts), "port": 0, "worker_command": command, **options}
+        self.api_key = options.get("api_key")
+        self.lines: list[str] = []
+
+    def __enter__(self) -> "ServingProcess":
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-W", "error", "-c", _SERVE, json.dumps(self._options)], stderr=subprocess.PIPE, text=True
+        )
+        self._listener = threading.Thread(target=self._hear)
+        self._listener.start()
+        self.url = self.line_with(r"listening at (\S+),")[1]
+        headers = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, headers=headers)
+        self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.api_key or "none", timeout=PATIENCE, max_retries=0)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.http.close()
+        self.openai.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.rest()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.rest()
+            raise
+        finally:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ender:
+                ender.sendto(b"", str(Path(self._directory.name) / "events"))
+            self._listener.join()
+            self._events.close()
+            self._directory.cleanup()
+
+    def _hear(self) -> None:
+        while data := self._events.recv(1 << 16):
+            self._heard.put(json.loads(data))
+
+    def event(self, kind: str) -> dict[str, Any]:
+        """The worker's next event of this kind; others before it are dropped."""
+        while True:
+            event = self._heard.get(timeout=PATIENCE)
+            if event["event"] == kind:
+                return event
+
+    def line_with(self, pattern: str) -> "re.Match[str]":
+        """Reads the server's log up to a line that matches."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if match := re.search(pattern, line):
+                return match
+        raise AssertionError(f"no line like {pattern!r} in:\n{''.join(self.lines)}")
+
+    def ready(self) -> "ServingProcess":
+        self.line_with(r"ready in \S+ s at")
+        return self
+
+    def open_gate(self) -> None:
+        with self._gate.open("wb") as gate:
+            gate.write(b".")
+
+    def rest(self) -> int:
+        """Waits for the end; the exit code."""
+        _, rest = self.process.communicate(timeout=PATIENCE)
+        self.lines.append(rest or "")
+        return self.process.returncode
+
+    def log(self) -> str:
+        return "".join(self.lines)

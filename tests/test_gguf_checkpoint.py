@@ -1,0 +1,168 @@
+"""GGUF files against the Hugging Face checkpoints that they were made from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from engine.errors import CheckpointError, UnsupportedModelError
+from engine.kernels.attention import reference
+from engine.models import decoder as decoder_module
+from engine.models.checkpoint import open_checkpoint
+from engine.models.rope import inverse_frequencies
+from gguf_files import write_gguf
+from loading import load_decoder, to_float32
+from paged_runner import PagedRunner
+from random_checkpoints import write_random_checkpoint
+from tokenizers import Tokenizer
+
+# Rows of whole groups of 32, which quantized types need.
+GROUPED = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    "llama3": ("llama3", {}),
+    "mistral": ("mistral", {}),
+    "qwen2": ("qwen2", {"use_sliding_window": False}),
+    "qwen3": ("qwen3", {}),
+    "smollm3": ("smollm3", {"no_rope_layer_interval": 4, "num_hidden_layers": 5}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_same_model_as_the_directory_it_was_made_from(name: str, tmp_path: Path) -> None:
+    family, overrides = MODELS[name]
+    directory = write_random_checkpoint(family, tmp_path / "model", **overrides)
+    expected, actual = open_checkpoint(str(directory)), open_checkpoint(str(write_gguf(directory, tmp_path / "model.gguf")))
+    same_rope = dataclasses.replace(actual.config, rope=expected.config.rope, architecture=expected.config.architecture)
+    assert same_rope == expected.config
+    assert actual.parameters == expected.parameters
+    assert actual.generation == expected.generation
+    assert actual.name == "model"
+    for parameter in expected.parameters:
+        assert torch.equal(actual.read(parameter).data, expected.read(parameter).data), parameter
+    frequencies = [inverse_frequencies(config.rope, config.head_dim) for config in (actual.config, expected.config)]
+    # Exact but for Llama 3's scaling, which GGUF rounds once more.
+    assert torch.allclose(*frequencies, rtol=0 if name != "llama3" else 4 * 2**-23, atol=0)
+
+
+@pytest.mark.parametrize("quantization", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_stored_types_are_carried_over_exactly(family: str, quantization: str, tmp_path: Path) -> None:
+    directory = write_random_checkpoint(family, tmp_path / "model", **GROUPED | {"use_sliding_window": False})
+    path = write_gguf(directory, tmp_path / "model.gguf", quantization=quantization)
+    original, checkpoint = open_checkpoint(str(directory)), open_checkpoint(str(path))
+    kind = gguf.GGMLQuantizationType[quantization]
+    for parameter, info in checkpoint.parameters.items():
+        loaded, source = checkpoint.read(parameter), original.read(parameter).data.numpy()
+        if source.ndim == 1:
+            assert info.format == loaded.format == "f32"
+            continue
+        assert info.format == loaded.format == quantization.lower()
+        assert info.shape == source.shape
+        stored = gguf.quants.quantize(source, kind)
+        # Permuting rows and quantizing them commute, so even interleaved rows must be the source's own blocks.
+        assert np.array_equal(loaded.data.view(torch.uint8).numpy().reshape(-1), stored.view(np.uint8).reshape(-1)), parameter
+
+
+@pytest.mark.parametrize("quantization", ["Q5_0", "Q5_1"])
+def test_types_without_a_kernel_are_dequantized(quantization: str, tmp_path: Path) -> None:
+    directory = write_random_checkpoint("llama", tmp_path / "model", **GROUPED)
+    checkpoint = open_checkpoint(str(write_gguf(directory, tmp_path / "model.gguf", quantization=quantization)))
+    original = open_checkpoint(str(directory))
+    kind = gguf.GGMLQuantizationType[quantization]
+    for parameter, info in checkpoint.parameters.items():
+        assert info.format == "f32"
+        source = original.read(parameter).data.numpy()
+        expected = source if source.ndim == 1 else gguf.quants.dequantize(gguf.quants.quantize(source, kind), kind)
+        assert np.array_equal(checkpoint.read(parameter).data.numpy(), expected)
+
+
+def test_a_type_that_is_not_known_is_named(tmp_path: Path) -> None:
+    directory = write_random_checkpoint("llama", tmp_path / "model", hidden_size=256, intermediate_size=256, num_attention_heads=4)
+    path = write_gguf(directory, tmp_path / "model.gguf", quantization="TQ2_0")
+    with pytest.raises(UnsupportedModelError, match=r"token_embd\.weight .* TQ2_0"):
+        open_checkpoint(str(path))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint("llama", tmp_path_factory.mktemp("small") / "model", num_hidden_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error", "named"),
+    [
+        ({"llama.attention.head_count": None}, CheckpointError, "attention.head_count"),
+        ({"llama.attention.head_count": 5}, CheckpointError, "multiple"),
+        ({"llama.block_count": 2}, CheckpointError, r"missing: blk\.1\.attn_norm\.weight"),
+        ({"llama.block_count": 2**31}, CheckpointError, "block_count"),
+        ({"llama.embedding_length": 64}, CheckpointError, "shape"),
+        ({"llama.expert_count": 8}, UnsupportedModelError, "expert"),
+        ({"llama.attention.key_length": 20, "llama.attention.value_length": 20}, UnsupportedModelError, "dimension_count"),
+        ({"llama.logit_scale": 0.5}, UnsupportedModelError, "llama.logit_scale"),
+        ({"llama.rope.scaling.type": "longrope"}, UnsupportedModelError, "longrope"),
+        ({"llama.feed_forward_length": [92]}, CheckpointError, "feed_forward_length"),
+        ({"split.count": 3}, UnsupportedModelError, "one part of 3"),
+        ({"general.alignment": 48}, CheckpointError, "alignment"),
+    ],
+)
+def test_metadata_that_does_not_fit_is_named(
+    metadata: dict[str, Any], error: type[Exception], named: str, small: Path, tmp_path: Path
+) -> None:
+    path = write_gguf(small, tmp_path / "model.gguf", metadata=metadata)
+    with pytest.raises(error, match=named):
+        open_checkpoint(str(path))
+
+
+def test_scaling_keys_mean_what_llama_cpp_takes_them_for(small: Path, tmp_path: Path) -> None:
+    scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    linear = open_checkpoint(str(write_gguf(small, tmp_path / "linear.gguf", metadata=scaling))).config.rope
+    assert (linear.kind, linear.factor) == ("linear", 4.0)
+    scaling |= {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.original_context_length": 64}
+    yarn = open_checkpoint(str(write_gguf(small, tmp_path / "yarn.gguf", metadata=scaling))).config.rope
+    assert (yarn.kind, yarn.factor, yarn.original_max_context, yarn.attention_factor) == ("yarn", 4.0, 64, 1.138629436111989)
+
+
+def test_an_unknown_architecture_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UnsupportedModelError, match="'mamba'") as caught:
+        open_checkpoint(str(tmp_path / "model.gguf"))
+    assert caught.value.hint == "supported GGUF architectures: llama, qwen2, qwen3, smollm3"
+
+
+def test_smollm2_is_read_whole(smollm2_gguf: Path) -> None:
+    checkpoint = open_checkpoint(str(smollm2_gguf))
+    config = checkpoint.config
+    assert (config.num_layers, config.hidden_size, config.num_heads, config.num_kv_heads) == (30, 576, 9, 3)
+    assert (config.rms_eps, config.rope.theta, config.tie_embeddings) == (1e-5, 100000.0, True)
+    formats = {name: info.format for name, info in checkpoint.parameters.items()}
+    assert formats["embed.weight"] == "q8_0"
+    assert {formats[name] for name in formats if "attention." in name or "mlp." in name} == {"q4_1"}
+    # Against the package's own reader, on a tensor whose rows are stored as they are.
+    theirs = next(tensor for tensor in gguf.GGUFReader(smollm2_gguf).tensors if tensor.name == "blk.7.ffn_down.weight")
+    assert np.array_equal(checkpoint.read("layers.7.mlp.down.weight").data.numpy(), theirs.data)
+    assert checkpoint.read("layers.7.mlp.down.weight").data.shape == (576, 1536 // 32 * 20)
+    assert to_float32(checkpoint.read("layers.7.mlp.down.weight")).shape == (576, 1536)
+
+
+def test_smollm2_knows_the_capital_of_france(smollm2_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One wrongly permuted matrix or rotated pair, and it would not."""
+    monkeypatch.setattr(decoder_module, "paged_attention", reference.paged_attention)
+    checkpoint = open_checkpoint(str(smollm2_gguf))
+    checkpoint.write_tokenizer(tmp_path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    runner = PagedRunner(load_decoder(checkpoint))
+    tokens = tokenizer.encode("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n").ids
+    answer: list[int] = []
+    while not answer or answer[-1] not in checkpoint.generation.eos_ids:
+        answer.append(int(runner.step([(0, answer[-1:] or tokens)]).argmax()))
+        assert len(answer) < 20
+    assert tokenizer.decode(answer) == "The capital of France is Paris."

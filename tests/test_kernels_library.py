@@ -1,0 +1,105 @@
+"""Compiling the kernels: reproducible, for every instruction set, with errors that say what to do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from engine.artifacts.target import this_machine_flags
+from engine.errors import ArtifactError, BuildError
+from engine.kernels import library, ops
+
+TESTS = Path(__file__).parent
+# Compiler flags -> the /proc/cpuinfo flags needed to run the result. Each is another path through cpu/simd.h and cpu/dot.h.
+VARIANTS = {
+    "-march=x86-64-v2": set[str](),
+    "-march=x86-64-v3": {"avx2", "fma", "f16c"},
+    "-march=x86-64-v3 -mavxvnni": {"avx2", "fma", "f16c", "avx_vnni"},
+    "-march=x86-64-v4": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "-march=x86-64-v4 -mavx512vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", VARIANTS)
+def test_every_instruction_set_passes_the_kernel_tests(flags: str) -> None:
+    """In a process of its own, since a process holds one kernel library."""
+    missing = VARIANTS[flags] - this_machine_flags()
+    if missing:
+        pytest.skip(f"this machine lacks {', '.join(sorted(missing))}")
+    files = [str(TESTS / f"test_kernels_{family}.py") for family in ("linear", "attention")]
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--kernel-flags={flags}", *files]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS.parent)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_the_library_is_the_same_wherever_it_is_made(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.so", tmp_path / "elsewhere" / "b.so"
+    second.parent.mkdir()
+    for path in (first, second):
+        library.compile_library(["-march=x86-64-v3"], path)
+    assert first.read_bytes() == second.read_bytes()
+    assert str(TESTS.parent).encode() not in first.read_bytes()
+    assert b"site-packages" not in first.read_bytes()
+
+
+def test_the_digest_covers_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = library.sources_digest()
+    copies = tmp_path / "cpu"
+    copies.mkdir()
+    for source in library.source_files():
+        (copies / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setattr(library, "_SOURCES", copies)
+    assert library.sources_digest() == before
+    for copy in library.source_files():
+        content = copy.read_bytes()
+        copy.write_bytes(content + b"\n")
+        assert library.sources_digest() != before, copy.name
+        copy.write_bytes(content)
+    (copies / "another.h").touch()
+    assert library.sources_digest() != before
+
+
+def test_no_compiler() -> None:
+    with pytest.raises(BuildError, match="no-such-compiler cannot be run") as caught:
+        library.compile_library([], Path("unused.so"), compiler="no-such-compiler")
+    assert caught.value.hint is not None
+    assert "g++" in caught.value.hint
+
+
+def test_a_failing_compile_shows_the_compilers_words(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="no-such-processor"):
+        library.compile_library(["-march=no-such-processor"], tmp_path / "kernels.so")
+    assert not (tmp_path / "kernels.so").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a shared object"])
+def test_a_broken_library_is_an_artifact_error(content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops._State, "kernels", None)
+    path = tmp_path / "kernels.so"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="cannot be loaded"):
+        ops.load(path)
+
+
+def test_loading_imports_no_compiler(kernel_library: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from engine.kernels import ops
+ops.load(Path({str(kernel_library)!r}))
+import torch
+from engine.kernels.linear import linear
+assert linear("dense", torch.ones(1, 2), torch.ones(1, 2, 16), None, 16)[0, 0] == 2
+found = [name for name in sys.modules if name.startswith(("torch._dynamo", "torch._inductor", "triton", "transformers"))]
+assert not found, found
+"""
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_package_registers_nothing_at_import() -> None:
+    code = "import engine.kernels, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)

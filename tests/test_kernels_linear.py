@@ -1,0 +1,216 @@
+"""linear_* and embedding_*: exact against the reference, the same row in any company."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from engine.kernels.linear import embedding, linear
+from engine.kernels.linear import reference
+from engine.kernels.linear.blocks import FORMATS
+from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize, unpack
+from torch import Tensor
+
+pytestmark = pytest.mark.usefixtures("kernel_library")
+
+QUANTIZED = sorted(FORMATS)
+DENSE = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+STORAGE = [*DENSE, *QUANTIZED]
+# rows, out features, in features: ends of panels, groups, row blocks and depth slices
+SHAPES = [
+    (1, 1, 32),
+    (1, 17, 40),
+    (2, 100, 96),
+    (3, 16, 288),
+    (5, 48, 31),
+    (7, 33, 257),
+    (11, 130, 64),
+    (16, 17, 576),
+    (33, 100, 600),
+    (300, 49, 64),
+]
+
+
+def kernel_of(storage: str) -> str:
+    return "dense" if storage in DENSE else storage
+
+
+def packed_weight(storage: str, weight: Tensor) -> Tensor:
+    if storage in DENSE:
+        return pack_dense(weight.to(DENSE[storage]))
+    return pack_blocks(storage, quantize(storage, weight))
+
+
+def inputs(rows: int, out_features: int, in_features: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rows * 7919 + out_features * 31 + in_features)
+    x = torch.randn(rows, in_features, generator=generator)
+    weight = torch.randn(out_features, in_features, generator=generator)
+    return x, weight, torch.randn(out_features, generator=generator)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("format", QUANTIZED)
+def test_quantized_linear_is_the_reference_bit_for_bit(format: str, shape: tuple[int, int, int]) -> None:
+    x, weight, bias = inputs(*shape)
+    w = packed_weight(format, weight)
+    assert torch.equal(linear(format, x, w, bias, shape[1]), reference.linear(format, x, w, bias, shape[1]))
+    assert torch.equal(linear(format, x, w, None, shape[1]), reference.linear(format, x, w, None, shape[1]))
+
+
+@pytest.mark.parametrize("format", QUANTIZED)
+def test_quantized_linear_is_near_the_exact_product(format: str) -> None:
+    """The only error is the rounding of activations: half a step per element, times the weight."""
+    x, weight, bias = inputs(4, 40, 320)
+    w = packed_weight(format, weight)
+    exact = reference.linear_dequantized(format, x.double(), w, bias, 40)
+    _, scales = reference.quantize_activations(x)
+    step = scales.repeat_interleave(32, dim=1)
+    bound = (step / 2) @ unpack(format, w, 40, 320).abs().T + 1e-3
+    assert ((linear(format, x, w, bias, 40) - exact).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("format", QUANTIZED)
+def test_largest_integers_do_not_saturate(format: str) -> None:
+    spec = FORMATS[format]
+    for byte in (0x80, 0x7F, 0x81, 0xFF, 0x00):
+        scales = torch.ones(16, 2, spec.scales).half()
+        quants = torch.full((16, 2, spec.quant_bytes), byte, dtype=torch.uint8)
+        w = pack_blocks(format, torch.cat((scales.view(torch.uint8), quants), dim=2).flatten(1))
+        for x in (torch.full((9, 64), 127.0), torch.full((9, 64), -127.0)):
+            assert torch.equal(linear(format, x, w, None, 16), reference.linear(format, x, w, None, 16))
+            assert torch.equal(linear(format, x, w, None, 16), x @ unpack(format, w, 16, 64).T)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("storage", DENSE)
+def test_dense_linear_is_as_exact_as_float32(storage: str, shape: tuple[int, int, int]) -> None:
+    """Error against float64 within that of summing in order in float32, one rounding per product and per sum."""
+    x, weight, bias = inputs(*shape)
+    w = packed_weight(storage, weight)
+    stored = unpack("dense", w, shape[1], shape[2]).double()
+    exact = x.double() @ stored.T + bias
+    bound = (shape[2] + 2) * 2.0**-24 * (x.abs().double() @ stored.abs().T + bias.abs())
+    out = linear("dense", x, w, bias, shape[1])
+    assert ((out - exact).abs() <= bound).all()
+    independent = (reference.linear("dense", x, w, bias, shape[1]) - exact).square().mean().sqrt()
+    assert (out - exact).square().mean().sqrt() <= 4 * independent + 2.0**-24
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+def test_a_row_does_not_depend_on_its_batch(storage: str) -> None:
+    x, weight, bias = inputs(300, 113, 544)
+    w, kernel = packed_weight(storage, weight), kernel_of(storage)
+    whole = linear(kernel, x, w, bias, 113)
+    for rows in (1, 2, 3, 4, 5, 7, 8, 9, 13, 64, 65, 100):
+        parts = [linear(kernel, part, w, bias, 113) for part in x[: 3 * rows].split(rows)]
+        assert torch.equal(torch.cat(parts), whole[: 3 * rows]), rows
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+def test_threads_change_nothing(storage: str) -> None:
+    x, weight, bias = inputs(70, 200, 320)
+    w, kernel = packed_weight(storage, weight), kernel_of(storage)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append((linear(kernel, x, w, bias, 200), linear(kernel, x[:1], w, bias, 200)))
+    finally:
+        torch.set_num_threads(threads)
+    for many, one in results[1:]:
+        assert torch.equal(many, results[0][0])
+        assert torch.equal(one, results[0][1])
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_a_poisoned_row_stays_alone(storage: str, poison: float) -> None:
+    x, weight, _ = inputs(20, 40, 100)
+    w, kernel = packed_weight(storage, weight), kernel_of(storage)
+    clean = linear(kernel, x, w, None, 40)
+    poisoned = x.clone()
+    poisoned[7, 50] = poison
+    out = linear(kernel, poisoned, w, None, 40)
+    assert not out[7].isfinite().any()
+    others = [row for row in range(20) if row != 7]
+    assert torch.equal(out[others], clean[others])
+
+
+@pytest.mark.parametrize("format", QUANTIZED)
+def test_zeros_and_tiny_activations(format: str) -> None:
+    _, weight, bias = inputs(1, 40, 64)
+    w = packed_weight(format, weight)
+    x = torch.zeros(4, 64)
+    x[1] = 1e-40
+    x[2, 3] = 1e-20
+    x[3] = 1e35
+    out = linear(format, x, w, bias, 40)
+    assert torch.equal(out[0], bias)
+    assert torch.equal(out[1], bias)
+    assert torch.equal(out, reference.linear(format, x, w, bias, 40))
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+def test_rows_may_be_slices_of_a_wider_tensor(storage: str) -> None:
+    x, weight, _ = inputs(9, 40, 96)
+    w, kernel = packed_weight(storage, weight), kernel_of(storage)
+    wide = torch.full((9, 200), torch.nan)
+    wide[:, 50:146] = x
+    assert torch.equal(linear(kernel, wide[:, 50:146], w, None, 40), linear(kernel, x, w, None, 40))
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+def test_no_rows(storage: str) -> None:
+    _, weight, bias = inputs(1, 40, 96)
+    w, kernel = packed_weight(storage, weight), kernel_of(storage)
+    assert linear(kernel, torch.empty(0, 96), w, bias, 40).shape == (0, 40)
+    assert embedding(kernel, torch.empty(0, dtype=torch.int32), w, 96).shape == (0, 96)
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+@pytest.mark.parametrize(("vocabulary", "dim"), [(50, 96), (17, 40), (1, 31)])
+def test_embedding_is_exact(storage: str, vocabulary: int, dim: int) -> None:
+    _, weight, _ = inputs(1, vocabulary, dim)
+    w, kernel = packed_weight(storage, weight), kernel_of(storage)
+    tokens = torch.randint(0, vocabulary, (1500,), dtype=torch.int32)
+    out = embedding(kernel, tokens, w, dim)
+    assert torch.equal(out, reference.embedding(kernel, tokens, w, dim))
+    assert torch.equal(out, unpack(kernel, w, vocabulary, dim)[tokens.long()])
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+def test_wrong_calls_are_errors(storage: str) -> None:
+    x, weight, bias = inputs(3, 40, 96)
+    w, kernel = packed_weight(storage, weight), kernel_of(storage)
+    with pytest.raises(RuntimeError, match="wrong dtype"):
+        linear(kernel, x.double(), w, None, 40)
+    with pytest.raises(RuntimeError, match="dimensions"):
+        linear(kernel, x[0], w, None, 40)
+    with pytest.raises(RuntimeError, match="not packed for 64"):
+        linear(kernel, x[:, :64], w, None, 40)
+    with pytest.raises(RuntimeError, match="contiguous within a row"):
+        linear(kernel, torch.randn(96, 3).T, w, None, 40)
+    with pytest.raises(RuntimeError, match="panels"):
+        linear(kernel, x, w, None, 49)
+    with pytest.raises(RuntimeError, match="bias"):
+        linear(kernel, x, w, bias[:39], 40)
+    with pytest.raises(RuntimeError, match="wrong dtype|dense weights"):
+        linear(kernel, x, w.to(torch.int16), None, 40)
+    for token in (-1, 48):
+        with pytest.raises(RuntimeError, match="outside the vocabulary"):
+            embedding(kernel, torch.tensor([0, token], dtype=torch.int32), w, 96)
+    with pytest.raises(RuntimeError, match="not packed for 64"):
+        embedding(kernel, torch.tensor([0], dtype=torch.int32), w, 64)
+
+
+def test_the_library_is_loaded_once(kernel_library: Path, tmp_path: Path) -> None:
+    from engine.errors import ArtifactError
+    from engine.kernels import ops
+
+    same = tmp_path / "same.so"
+    same.write_bytes(kernel_library.read_bytes())
+    ops.load(same)
+    other = tmp_path / "other.so"
+    other.write_bytes(b"something else")
+    with pytest.raises(ArtifactError, match="already runs the kernels"):
+        ops.load(other)

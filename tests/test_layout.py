@@ -1,0 +1,107 @@
+"""The rules of the layout: what is a package, what a wheel holds, where tests live, what the map names."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOT_SHIPPED = {"benchmarks", "docs", "tests", "tools"}
+MADE_HERE = {"build", "dist", "__pycache__"}
+DATA_SUFFIXES = {".cpp", ".h"}
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def is_ours(name: str) -> bool:
+    return not name.startswith(".") and not name.endswith(".egg-info") and name not in MADE_HERE
+
+
+def top_folders() -> set[str]:
+    return {path.name for path in ROOT.iterdir() if path.is_dir() and is_ours(path.name) and any(path.iterdir())}
+
+
+def shipped_files() -> set[str]:
+    """Paths, relative to the root, of every file in the package's folders, and of its root modules."""
+    found = {path.name for path in ROOT.glob("*.py")} | {"py.typed"}
+    for folder in top_folders() - NOT_SHIPPED:
+        for directory, folders, files in os.walk(ROOT / folder):
+            folders[:] = [name for name in folders if is_ours(name)]
+            found |= {str(Path(directory, file).relative_to(ROOT)) for file in files if not file.startswith(".")}
+    return found
+
+
+def test_packages_are_the_folders_with_python_in_them() -> None:
+    folders = {Path(file).parent for file in shipped_files() if file.endswith(".py")}
+    expected = {".".join(["engine", *folder.parts]) for folder in folders}
+    listed = pyproject()["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(expected)
+    assert [folder for folder in folders if not (ROOT / folder / "__init__.py").is_file()] == []
+
+
+def test_package_folders_hold_only_python_and_native_sources() -> None:
+    strangers = [file for file in shipped_files() if Path(file).suffix not in {".py", *DATA_SUFFIXES} and file != "py.typed"]
+    assert strangers == []
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the tree, so that no build folder appears in the tree itself."""
+    source, output = tmp_path_factory.mktemp("source") / "checkout", tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=lambda _, names: [name for name in names if not is_ours(name)])
+    build = f"import setuptools.build_meta as backend; backend.build_wheel({str(output)!r})"
+    subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", build], cwd=source, check=True, capture_output=True)
+    (path,) = output.iterdir()
+    return path
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert sorted(names) == sorted(f"engine/{file}" for file in shipped_files())
+
+
+def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    run = [sys.executable, "-P", "-c", "import engine.cli; print(engine.__file__); engine.cli.main(['--version'])"]
+    done = subprocess.run(run, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [str(tmp_path / "engine" / "__init__.py"), "engine 0.1.0"]
+
+
+def test_tools_find_the_package_by_its_name() -> None:
+    link = ROOT / ".dev" / "engine"
+    assert link.is_symlink()
+    assert os.readlink(link) == ".."
+
+
+def test_pytest_takes_nothing_from_the_root() -> None:
+    options = pyproject()["tool"]["pytest"]["ini_options"]
+    assert "--import-mode=importlib" in options["addopts"]
+    assert not (ROOT / "conftest.py").exists()
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+def test_test_files_are_tests_and_the_rest_is_support() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        relative = path.relative_to(ROOT / "tests")
+        assert path.name == "conftest.py" or (relative.parts[0] == "support") != path.name.startswith("test_"), path
+
+
+def test_every_package_has_a_layering_contract() -> None:
+    contracts = pyproject()["tool"]["importlinter"]["contracts"]
+    sources = {module.removeprefix("engine.") for contract in contracts for module in contract["source_modules"]}
+    assert top_folders() - NOT_SHIPPED <= sources
+
+
+def test_the_map_names_every_folder() -> None:
+    text = (ROOT / "docs" / "map.md").read_text()
+    assert [folder for folder in sorted(top_folders()) if f"`{folder}/`" not in text] == []
