@@ -19,6 +19,8 @@ _FLAGS = (
     # The kernels say themselves where a multiply and an add are fused.
     "-ffp-contract=off",
     "-fno-math-errno",
+    # It moves every addition of a sum behind its last product, and all the products spill.
+    "-fno-tree-ter",
     "-Wno-psabi",
     "-Wl,--build-id=none",
 )
@@ -40,7 +42,8 @@ def sources_digest() -> str:
 
 def _torch_directory() -> Path:
     spec = importlib.util.find_spec("torch")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     return Path(spec.origin).parent
 
 

@@ -72,18 +72,20 @@ def load(path: Path) -> None:
     Raises ArtifactError if the file cannot be loaded or differs from the one already loaded.
     """
     define()
-    if _State.kernels is not None:
-        if filecmp.cmp(_State.kernels, path, shallow=False):
-            return
-        raise ArtifactError(
-            f"{path} cannot be loaded: this process already runs the kernels of {_State.kernels}",
-            hint="use one process per artifact",
-        )
     try:
+        if _State.kernels is not None:
+            if filecmp.cmp(_State.kernels, path, shallow=False):
+                return
+            raise ArtifactError(
+                f"{path} cannot be loaded: this process already runs the kernels of {_State.kernels}",
+                hint="use one process per artifact",
+            )
         # Globally: compiled segments find the operators' C functions by symbol.
         ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
-        raise ArtifactError(f"the kernel library {path} cannot be loaded: {error}", hint="build the artifact again on this machine") from error
+        raise ArtifactError(
+            f"the kernel library {path} cannot be loaded: {error}", hint="build the artifact again on this machine"
+        ) from error
     _State.kernels = path
 
 

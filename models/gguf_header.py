@@ -95,6 +95,8 @@ class _Cursor:
         if kind in _SCALARS:
             layout = struct.Struct(f"<{_SCALARS[kind]}")
             return [each for (each,) in layout.iter_unpack(self.take(count * layout.size))]
+        if kind == _ARRAY:
+            raise UnsupportedModelError(f"{self.path.name}: metadata with nested arrays is not supported")
         if count > len(self.data) - self.position:
             raise damaged(self.path, f"an array of {count} entries begins at byte {self.position} of {len(self.data)}")
         return [self.value(kind) for _ in range(count)]

@@ -120,10 +120,8 @@ def _interleaved_nope(settings: Settings, count: int) -> tuple[LayerConfig, ...]
     if len(rope) < count:
         raise CheckpointError(f"{SOURCE}: no_rope_layers has {len(rope)} entries for {count} layers")
     window = settings.integer("sliding_window", 0, maximum=sys.maxsize) if settings.flag("use_sliding_window", False) else 0
-    if "layer_types" in settings:
-        windows = _windows_by_type(settings, count, window)
-    else:
-        windows = [0 if use_rope else window for use_rope in rope]
+    on_nope_layers = [0 if use_rope else window for use_rope in rope]
+    windows = _windows_by_type(settings, count, window) if "layer_types" in settings else on_nope_layers
     return tuple(LayerConfig(window=each, use_rope=use_rope) for each, use_rope in zip(windows, rope, strict=True))
 
 

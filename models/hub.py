@@ -43,6 +43,8 @@ def download(model: str) -> Path:
             hint = "HF_HUB_OFFLINE is set: unset it, or fetch the model where there is a network and share the cache"
         else:
             hint = "check the network, or fetch the model elsewhere and give its directory"
-        raise CheckpointError(f"{model} is not a local path, not in the hub's cache, and the hub cannot be reached", hint=hint) from error
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        message = f"{model} is neither a local path nor in the hub's cache, and the hub did not give it: {reason}"
+        raise CheckpointError(message, hint=hint) from error
     except Exception as error:  # the library lets the errors of its HTTP and storage backends through
         raise CheckpointError(f"{model} could not be fetched from the hub: {error}", hint="try again, or give a local directory") from error

@@ -15,7 +15,7 @@ def read_json(path: Path, *, hint: str) -> dict[str, Any]:
         raise CheckpointError(f"{path.parent} has no {path.name}", hint=hint) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}", hint="the file is damaged; fetch it again") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} must hold a JSON object, not {type(values).__name__}")

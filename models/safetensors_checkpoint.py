@@ -31,7 +31,7 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def __init__(self, directory: Path, *, name: str) -> None:
         self.name = name
-        values = read_json(directory / "config.json", hint="give a directory with config.json and model.safetensors, or a .gguf file")
+        values = read_json(directory / "config.json", hint=_what_to_give(directory))
         config = config_from_hf(values)
         tensors = _read_headers(directory)
         self.config = _resolve_tying(config, tensors)
@@ -48,7 +48,6 @@ class SafetensorsCheckpoint(Checkpoint):
         self.parameters = {
             name: ParameterInfo(shape=shape, format=_FORMATS[self._tensors[name].dtype][0]) for name, shape in shapes.items()
         }
-
         self._tokenizer = tokenizer_from_hf(directory, values)
         self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids)
 
@@ -90,15 +89,17 @@ def _merge(shard_of: Mapping[str, str], shards: Mapping[str, Mapping[str, Stored
 
 
 def _no_weights(directory: Path) -> CheckpointError:
-    found = sorted(path.name for path in directory.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".gguf", ".safetensors"))
-    if any(name.endswith(".gguf") for name in found):
-        hint = f"give the file itself: {directory / next(name for name in found if name.endswith('.gguf'))}"
-    elif any(name.endswith((".bin", ".pt", ".pth")) for name in found):
-        hint = "pickled weights can run code and are never read; save the model as safetensors (`model.save_pretrained(directory)`)"
-    else:
-        hint = "give a directory with config.json and model.safetensors, or a .gguf file"
-    listing = f" (it has {', '.join(found)})" if found else ""
-    return CheckpointError(f"{directory} has neither {WEIGHTS} nor {INDEX}{listing}", hint=hint)
+    return CheckpointError(f"{directory} has neither {WEIGHTS} nor {INDEX}", hint=_what_to_give(directory))
+
+
+def _what_to_give(directory: Path) -> str:
+    """What a person may have meant by a directory that is not a checkpoint, by what lies in it."""
+    suffixes = {path.suffix: path for path in sorted(directory.iterdir(), reverse=True)}
+    if ".gguf" in suffixes:
+        return f"give the file itself: {suffixes['.gguf']}"
+    if suffixes.keys() & {".bin", ".pt", ".pth"}:
+        return "pickled weights can run code and are never read; save the model as safetensors (`model.save_pretrained(directory)`)"
+    return f"give a directory with config.json and {WEIGHTS}, or a .gguf file"
 
 
 def _resolve_tying(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> ModelConfig:

@@ -51,7 +51,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         header = json.loads(text)
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         tensors = {name: _tensor(path, name, entry, 8 + length, file_size) for name, entry in entries.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"its header is not what the format asks for ({type(error).__name__}: {error})") from error
     _check_coverage(path, tensors, 8 + length, file_size)
     return tensors

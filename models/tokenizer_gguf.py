@@ -85,11 +85,8 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> TokenizerFi
         raise UnsupportedModelError(f"{source}: a tokenizer that ends every text with a token (add_eos_token) is not supported")
     vocabulary = _Vocabulary.read(settings)
     tokenizer, add_bos = build(settings, vocabulary)
-    for token, type in zip(vocabulary.tokens, vocabulary.types, strict=True):
-        if type == _TokenType.CONTROL:
-            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-        elif type == _TokenType.USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(token, normalized=False)])
+    tokenizer.add_special_tokens(vocabulary.added(_TokenType.CONTROL, _TokenType.UNKNOWN, special=True))
+    tokenizer.add_tokens(vocabulary.added(_TokenType.USER_DEFINED, special=False))
     bos_id, eos_ids = vocabulary.id("bos_token_id"), vocabulary.ids("eos_token_id", "eot_token_id", "eom_token_id")
     template = metadata.get("tokenizer.chat_template")
     return TokenizerFiles(
@@ -130,6 +127,11 @@ class _Vocabulary:
     def ids(self, *names: str) -> tuple[int, ...]:
         found = (self.id(name) for name in names)
         return tuple(dict.fromkeys(each for each in found if each is not None))
+
+    def added(self, *types: _TokenType, special: bool) -> list[AddedToken]:
+        """The tokens of these types, which are found in text before anything else is."""
+        tokens = zip(self.tokens, self.types, strict=True)
+        return [AddedToken(token, special=special, normalized=False) for token, type in tokens if type in types]
 
     def by_token(self) -> dict[str, int]:
         numbered = {token: index for index, token in enumerate(self.tokens)}
@@ -176,7 +178,7 @@ def _sentencepiece_bpe(settings: Settings, vocabulary: _Vocabulary) -> tuple[Tok
 
 
 def _merges_by_score(settings: Settings, vocabulary: _Vocabulary, numbered: Mapping[str, int]) -> list[tuple[str, ...]]:
-    """Every way to make a token of two others, the token with the highest score first."""
+    """Every way to make a token of two others, the token with the highest score first, in the order of `transformers`' converter."""
     scores = settings.numbers("scores")
     if len(scores) != len(vocabulary.tokens):
         raise CheckpointError(f"{settings.source}: {len(scores)} scores for {len(vocabulary.tokens)} tokens")
@@ -188,7 +190,7 @@ def _merges_by_score(settings: Settings, vocabulary: _Vocabulary, numbered: Mapp
         for cut in range(1, len(token))
         if token[:cut] in numbered and token[cut:] in numbered
     ]
-    pairs.sort(key=lambda pair: -pair[0])
+    pairs.sort(key=lambda pair: (pair[0], len(pair[1][0])), reverse=True)
     return [pair for _, pair in pairs]
 
 

@@ -73,19 +73,37 @@ def _convert(directory: Path) -> tokenizers.Tokenizer:
 
 def _add_declared_tokens(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
     """Tokens that tokenizer_config.json declares are part of the tokenizer, listed in tokenizer.json or not."""
-    declared = settings.get("added_tokens_decoder") or {}
-    for number, entry in sorted(declared.items(), key=lambda item: int(item[0])):
-        flags = {name: bool(entry.get(name, False)) for name in ("single_word", "lstrip", "rstrip", "special")}
-        flags["normalized"] = bool(entry.get("normalized", not flags["special"]))
-        if tokenizer.token_to_id(entry["content"]) is None:
-            token = tokenizers.AddedToken(entry["content"], **flags)
-            (tokenizer.add_special_tokens if flags["special"] else tokenizer.add_tokens)([token])
-        if tokenizer.token_to_id(entry["content"]) != int(number):
+    for number, token in _declared_tokens(settings):
+        if tokenizer.token_to_id(token.content) is None:
+            (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+        if tokenizer.token_to_id(token.content) != number:
             raise CheckpointError(
-                f"tokenizer_config.json gives token {entry['content']!r} the id {number},"
-                f" tokenizer.json gives it {tokenizer.token_to_id(entry['content'])}",
+                f"tokenizer_config.json gives token {token.content!r} the id {number},"
+                f" tokenizer.json gives it {tokenizer.token_to_id(token.content)}",
                 hint="the two files are of different checkpoints",
             )
+
+
+def _declared_tokens(settings: Mapping[str, Any]) -> list[tuple[int, tokenizers.AddedToken]]:
+    declared = settings.get("added_tokens_decoder") or {}
+    try:
+        tokens = [(int(number), _added_token(**entry)) for number, entry in declared.items()]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"tokenizer_config.json has added_tokens_decoder that cannot be used: {error}") from error
+    return sorted(tokens, key=lambda pair: pair[0])
+
+
+def _added_token(
+    *,
+    content: str,
+    special: bool = False,
+    normalized: bool | None = None,
+    lstrip: bool = False,
+    rstrip: bool = False,
+    single_word: bool = False,
+) -> tokenizers.AddedToken:
+    normalized = not special if normalized is None else normalized
+    return tokenizers.AddedToken(content, special=special, normalized=normalized, lstrip=lstrip, rstrip=rstrip, single_word=single_word)
 
 
 def _token(settings: Mapping[str, Any], name: str) -> str | None:
@@ -105,13 +123,19 @@ def _ids(value: object) -> tuple[int, ...]:
 def _chat_template(directory: Path, settings: Mapping[str, Any]) -> str | None:
     path = directory / "chat_template.jinja"
     if path.exists():
-        return path.read_bytes().decode()
+        try:
+            return path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{path} is not UTF-8 text: {error}", hint="the file is damaged; fetch it again") from error
     template = read_json_if_there(directory / "chat_template.json").get("chat_template", settings.get("chat_template"))
-    if not isinstance(template, list):
-        return template if isinstance(template, str) else None
-    named = {entry["name"]: entry["template"] for entry in template}
+    if template is None or isinstance(template, str):
+        return template
+    try:
+        named = {str(entry["name"]): str(entry["template"]) for entry in template}
+    except (TypeError, KeyError) as error:
+        raise CheckpointError("tokenizer_config.json has a chat_template that is neither text nor a list of named texts") from error
     if "default" in named or len(named) == 1:
-        return str(named.get("default", next(iter(named.values()))))
+        return named.get("default", next(iter(named.values())))
     raise UnsupportedModelError(
         f"the tokenizer has several chat templates and none called default: {', '.join(named)}",
         hint="put the one to use into chat_template.jinja in the checkpoint's directory",

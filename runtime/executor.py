@@ -4,11 +4,13 @@ Nothing here compiles, traces or profiles. Loading checks that the artifact is w
 this machine, binds every call of the program to its tensors, and replays the golden probe.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..artifacts import Call, Manifest, check_code, check_machine, load_manifest
@@ -157,11 +159,17 @@ def _num_blocks(manifest: Manifest, kv_memory: int | None, max_num_seqs: int) ->
 
 
 def _allocate_kv(manifest: Manifest, num_blocks: int) -> dict[str, torch.Tensor]:
-    """Caches by name. The pages are the kernel's zero pages until a block is first written."""
+    """Caches by name, zero. A page takes memory only once a block in it is written (calloc)."""
     spec = manifest.kv_cache
     shape = (num_blocks, spec.num_kv_heads, spec.block_size, spec.head_dim)
+    dtype = _KV_DTYPES[spec.dtype]
+    size = math.prod(shape) * dtype.itemsize
     try:
-        return {f"kv:{layer}.{part}": torch.zeros(shape, dtype=_KV_DTYPES[spec.dtype]) for layer in range(spec.num_layers) for part in "kv"}
-    except RuntimeError as error:
+        return {
+            f"kv:{layer}.{part}": torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).view(shape)
+            for layer in range(spec.num_layers)
+            for part in "kv"
+        }
+    except MemoryError as error:
         total = num_blocks * spec.bytes_per_block
         raise UsageError(f"the KV cache of {total:,} bytes cannot be allocated", hint="give less with --kv-memory") from error

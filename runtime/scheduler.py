@@ -25,7 +25,8 @@ class Scheduler:
 
     Both `running` and `waiting` are in order of arrival, and all of `running` arrived before all
     of `waiting`. A step takes one token of every decoding sequence first, and fills what is left
-    of `max_batch_tokens` with prompts, oldest first, in chunks. A sequence gets the blocks for all
+    of `max_batch_tokens` with prompts, oldest first, in chunks. A sequence whose next block is just
+    being computed by another waits for it: equal prompts that arrive together are computed once. It gets the blocks for all
     its known tokens when it is admitted, and one more whenever it outgrows them. If there is none,
     the youngest running sequence gives up all of its blocks and computes its tokens again later:
     so the oldest always advances, and everybody becomes the oldest in time.
@@ -38,6 +39,8 @@ class Scheduler:
         self.max_batch_tokens = max_batch_tokens
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
+        self._computing: dict[bytes, Sequence] = {}
+        """Full blocks that a running sequence is about to compute and publish."""
         self.preemptions = 0
         self.prompt_tokens = 0
         self.prefix_queries = 0
@@ -62,7 +65,7 @@ class Scheduler:
         """A sequence has ended or was aborted: its blocks are free at once."""
         if sequence in self.running:
             self.running.remove(sequence)
-            self.blocks.release(sequence.drop_blocks())
+            self._release(sequence)
         else:
             self.waiting.remove(sequence)
 
@@ -92,6 +95,7 @@ class Scheduler:
             digests = sequence.digests(full)
             for i in range(sequence.num_published, full):
                 self.blocks.publish(int(sequence.table[i]), digests[i])
+                self._computing.pop(digests[i], None)
             sequence.num_published = full
 
     def _decodes(self) -> list[Chunk]:
@@ -114,7 +118,7 @@ class Scheduler:
         """Give a running sequence one more block. False if it had to give up its own: it was the youngest."""
         while self.blocks.num_available == 0:
             youngest = self.running.pop()
-            self.blocks.release(youngest.drop_blocks())
+            self._release(youngest)
             self.waiting.appendleft(youngest)
             self.preemptions += 1
             if youngest is sequence:
@@ -127,8 +131,12 @@ class Scheduler:
         blocks = self.blocks
         while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
             sequence = self.waiting[0]
+            digests = sequence.digests(sequence.length // blocks.block_size)
             # the block of the last token is computed in any case: its logits are wanted
-            reused = blocks.match(sequence.digests((sequence.length - 1) // blocks.block_size))
+            reusable = (sequence.length - 1) // blocks.block_size
+            reused = blocks.match(digests[:reusable])
+            if len(reused) < reusable and digests[len(reused)] in self._computing:
+                break
             needed = -(-sequence.length // blocks.block_size) - len(reused)
             # one spare block per running sequence, or the newcomer would soon be preempted again
             if needed + len(self.running) > blocks.num_available - blocks.count_idle(reused):
@@ -141,6 +149,8 @@ class Scheduler:
             sequence.add_blocks(blocks.allocate(needed))
             sequence.num_computed = len(reused) * blocks.block_size
             sequence.num_published = len(reused)
+            for digest in digests[len(reused) :]:
+                self._computing.setdefault(digest, sequence)
             if sequence.cached_tokens is None:
                 sequence.cached_tokens = sequence.num_computed
                 self.prompt_tokens += sequence.num_prompt
@@ -148,3 +158,9 @@ class Scheduler:
                 self.prefix_hits += sequence.num_computed
             chunks.append(Chunk(sequence, sequence.num_computed, min(sequence.remaining, budget)))
             budget -= chunks[-1].size
+
+    def _release(self, sequence: Sequence) -> None:
+        self.blocks.release(sequence.drop_blocks())
+        for digest in sequence.known_digests:
+            if self._computing.get(digest) is sequence:
+                del self._computing[digest]

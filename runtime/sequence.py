@@ -43,6 +43,7 @@ class Sequence:
         self.num_blocks = 0
         self.num_computed = 0
         self.num_published = 0
+        """How many of the blocks have been offered for reuse. Set anew when the sequence is admitted."""
         self.cached_tokens: int | None = None
         """Prompt tokens found in the cache when the sequence was first admitted, None before that."""
         self._digests: list[bytes] = []
@@ -73,8 +74,13 @@ class Sequence:
     def drop_blocks(self) -> list[int]:
         """Forget everything computed; returns the blocks, for the caller to release."""
         blocks = self.blocks
-        self.num_blocks = self.num_computed = self.num_published = 0
+        self.num_blocks = self.num_computed = 0
         return blocks
+
+    @property
+    def known_digests(self) -> list[bytes]:
+        """Content names of blocks that `digests` has been asked for so far."""
+        return self._digests
 
     def digests(self, count: int) -> list[bytes]:
         """Content names of the first `count` blocks, which must be full of known tokens."""

@@ -143,4 +143,7 @@ def _seconds_since_exec() -> float | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # taking torch apart module by module takes longer than all the rest of the way out

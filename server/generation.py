@@ -57,8 +57,8 @@ class Delta(msgspec.Struct, frozen=True):
 class Observer:
     """Is told how generation proceeds. This one does not care; see metrics for one that does."""
 
-    def produced(self, plan: Plan, generated: int, new: int) -> None:
-        """`new` tokens came, `generated` have come so far."""
+    def produced(self, plan: Plan, new: int) -> None:
+        """`new` tokens came, at least one."""
 
     def finished(self, plan: Plan, generated: int, reason: str) -> None:
         """The sequence ended; `reason` is "stop", "length" or "abort"."""
@@ -136,7 +136,8 @@ async def generate(worker: WorkerClient, assemblers: Sequence[Assembler], observ
                 index, assembler = by_id[output.id]
                 before = assembler.generated
                 delta = assembler.push(output)
-                observer.produced(assembler.plan, assembler.generated, assembler.generated - before)
+                if assembler.generated > before:
+                    observer.produced(assembler.plan, assembler.generated - before)
                 if delta.finish_reason is not None:
                     outputs.abandon(output.id)
                     observer.finished(assembler.plan, assembler.generated, delta.finish_reason)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -21,6 +21,7 @@ class Metrics(Observer):
     """What this server has done. Times are in seconds, from a request's arrival on."""
 
     def __init__(self, worker: WorkerClient, own_phases: dict[str, float]) -> None:
+        disable_created_metrics()
         self._registry = CollectorRegistry()
         self._registry.register(_WorkerState(worker, own_phases))
         self._last_token: dict[str, float] = {}
@@ -37,14 +38,16 @@ class Metrics(Observer):
         for reason in ("stop", "length", "abort"):
             self._success.labels(reason)
 
-    def produced(self, plan: Plan, generated: int, new: int) -> None:
+    def produced(self, plan: Plan, new: int) -> None:
         now = time.monotonic()
-        if generated == new:
+        last = self._last_token.get(plan.id)
+        if last is None:
             self._first_token.observe(now - plan.arrived)
+            between, per_token = new - 1, 0.0
         else:
-            per_token = (now - self._last_token[plan.id]) / max(new, 1)
-            for _ in range(new):
-                self._between_tokens.observe(per_token)
+            between, per_token = new, (now - last) / new
+        for _ in range(between):
+            self._between_tokens.observe(per_token)
         self._last_token[plan.id] = now
 
     def finished(self, plan: Plan, generated: int, reason: str) -> None:

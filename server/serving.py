@@ -77,7 +77,8 @@ class _Serving:
         stopping = asyncio.create_task(self._until_stopped())
         try:
             await asyncio.wait((worker_task, http_task, stopping), return_when=asyncio.FIRST_COMPLETED)
-            code = stopping.result() if stopping.done() else 1
+            failed = any(task.done() and task.exception() for task in (worker_task, http_task))
+            code = 1 if failed else await stopping
             self._worker.stop()
             http.should_exit = True
             await asyncio.gather(worker_task, http_task)

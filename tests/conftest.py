@@ -1,14 +1,18 @@
 """Fixtures and options shared by the tests."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from engine.artifacts.target import Target, this_machine_flags
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kernel-flags", default=None, help="compiler flags of the kernels under test, such as -march=x86-64-v3 (this machine's target)")
+    parser.addoption("--kernel-flags", default=None, help="compiler flags of the kernels under test (this machine's target)")
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +30,45 @@ def kernel_library(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     library.compile_library(flags, path)
     ops.load(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of every build in this run, empty at first."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The demo model's file, fetched as `make demo` fetches it."""
+    subprocess.run([sys.executable, str(ROOT / "tools" / "demo.py"), "--fetch-only"], check=True)
+    (path,) = (ROOT / ".demo").glob("*.gguf")
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_gguf: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model's artifact for this machine."""
+    from engine.compiler.build import BuildOptions, build
+
+    output = tmp_path_factory.mktemp("smollm2") / "artifact"
+    build(BuildOptions(model=str(smollm2_gguf), output=output, name="smollm2", store=store))
+    return output
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of three layers in a Hugging Face directory."""
+    from random_checkpoints import write_random_checkpoint
+
+    return write_random_checkpoint("llama", tmp_path_factory.mktemp("tiny") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tiny_checkpoint: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of `tiny_checkpoint`. Tests that change it work on a copy."""
+    from engine.compiler.build import BuildOptions, build
+
+    output = tmp_path_factory.mktemp("tiny-artifact") / "artifact"
+    build(BuildOptions(model=str(tiny_checkpoint), output=output, store=store))
+    return output

@@ -1,7 +1,10 @@
 """The command line: what it accepts, how it fails, what its help promises."""
 
 import argparse
+import dataclasses
+import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +71,26 @@ def test_worker_options_state_their_defaults() -> None:
     text = help_of("serve")
     assert f"(default: {defaults.max_num_seqs})" in text
     assert f"(default: {defaults.max_batch_tokens})" in text
+
+
+def test_build_states_its_defaults() -> None:
+    from engine.compiler.build import BuildOptions
+
+    defaults = {field.name: field.default for field in dataclasses.fields(BuildOptions) if isinstance(field.default, str)}
+    options = help_of("build").partition(" options: ")[2]
+    assert sorted(defaults) == ["kv_dtype", "quantize", "target"]
+    for name, default in defaults.items():
+        stated = re.search(rf" --{name.replace('_', '-')} .*?\(default: (.*?)\)", options)
+        assert stated is not None
+        assert stated[1] == default
+
+
+@pytest.mark.parametrize(("command", "options"), [("build", "engine.BuildOptions"), ("serve", "engine.server.options.ServeOptions")])
+def test_every_flag_is_an_option_and_every_option_a_flag(command: str, options: str) -> None:
+    module, _, name = options.rpartition(".")
+    fields = {field.name for field in dataclasses.fields(getattr(importlib.import_module(module), name))}
+    flags = {word.strip("[]").removeprefix("--").replace("-", "_") for word in help_of(command).split() if word.startswith(("[--", "--"))}
+    assert fields - {"model", "worker_command"} <= flags
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """paged_attention: right against float64, and the same row whatever it is computed together with."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
 import torch
-from engine.kernels.attention import paged_attention, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from engine.kernels.attention import paged_attention, reference
 
 pytestmark = pytest.mark.usefixtures("kernel_library")
 
@@ -69,7 +71,7 @@ class Cache:
         start, slot = torch.tensor(starts, dtype=torch.int32), torch.tensor(slots, dtype=torch.int32)
         function = reference.paged_attention if oracle else paged_attention
         out = function(q, k, v, self.k, self.v, start, lengths, table, slot, heads.scale, heads.window)
-        return [out[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+        return [out[a:b] for a, b in itertools.pairwise(starts)]
 
 
 def whole(heads: Heads, sequence: Sequence) -> Tensor:
@@ -138,7 +140,7 @@ def test_chunks_change_nothing(heads: Heads, cuts: set[int], length: int) -> Non
     expected = whole(heads, sequence)
     edges = [0, *sorted(cut for cut in cuts if cut < length), length]
     cache = Cache(heads, -(-length // heads.block_size))
-    parts = [cache.step((sequence, begin, end))[0] for begin, end in zip(edges, edges[1:], strict=False)]
+    parts = [cache.step((sequence, begin, end))[0] for begin, end in itertools.pairwise(edges)]
     assert torch.equal(torch.cat(parts), expected)
 
 

@@ -4,12 +4,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from engine.kernels.linear.blocks import FORMATS
-from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize, unpack, unpack_groups
 from gguf.quants import dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from engine.kernels.linear.blocks import FORMATS
+from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize, unpack, unpack_groups
 
 GGUF_TYPES = {
     "q8_0": gguf.GGMLQuantizationType.Q8_0,

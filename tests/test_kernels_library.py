@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from engine.artifacts.target import this_machine_flags
 from engine.errors import ArtifactError, BuildError
 from engine.kernels import library, ops

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.kernels.linear import embedding, linear
-from engine.kernels.linear import reference
+from torch import Tensor
+
+from engine.kernels.linear import embedding, linear, reference
 from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize, unpack
-from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("kernel_library")
 
@@ -194,7 +194,7 @@ def test_wrong_calls_are_errors(storage: str) -> None:
         linear(kernel, x, w, None, 49)
     with pytest.raises(RuntimeError, match="bias"):
         linear(kernel, x, w, bias[:39], 40)
-    with pytest.raises(RuntimeError, match="wrong dtype|dense weights"):
+    with pytest.raises(RuntimeError, match=r"wrong dtype|dense weights"):
         linear(kernel, x, w.to(torch.int16), None, 40)
     for token in (-1, 48):
         with pytest.raises(RuntimeError, match="outside the vocabulary"):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import transformers
+
 from engine.errors import CheckpointError, UnsupportedModelError
 from engine.models.config import LayerConfig, ModelConfig, RopeConfig
 from engine.models.hf_config import config_from_hf
@@ -34,7 +35,13 @@ IN_THE_WILD: dict[str, dict[str, Any]] = {
             "rope_type": "llama3",
         },
     },
-    "smollm2": {"model_type": "llama", "rope_theta": 100000, "rope_interleaved": False, "tie_word_embeddings": True, "is_llama_config": True},
+    "smollm2": {
+        "model_type": "llama",
+        "rope_theta": 100000,
+        "rope_interleaved": False,
+        "tie_word_embeddings": True,
+        "is_llama_config": True,
+    },
     "llama-linear": {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 4.0}},
     "mistral-0.1": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 4096, "rope_theta": 10000.0},
     "mistral-0.2": {"model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None, "rope_theta": 1e6, "head_dim": 32},
@@ -46,7 +53,13 @@ IN_THE_WILD: dict[str, dict[str, Any]] = {
         "max_window_layers": 4,
         "use_mrope": False,
     },
-    "qwen2-windows": {"model_type": "qwen2", "num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 4},
+    "qwen2-windows": {
+        "model_type": "qwen2",
+        "num_key_value_heads": 2,
+        "use_sliding_window": True,
+        "sliding_window": 64,
+        "max_window_layers": 4,
+    },
     "qwen2-yarn": {
         "model_type": "qwen2",
         "num_key_value_heads": 2,

@@ -1,20 +1,23 @@
 """`Decoder` against the models that `transformers` builds from the same files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from gguf_files import write_gguf
+from loading import load_decoder
+from paged_runner import BLOCK_SIZE, PagedRunner
+from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 from engine.kernels import ops
 from engine.kernels.attention import reference
 from engine.models import decoder as decoder_module
 from engine.models.checkpoint import open_checkpoint, parameter_shapes
 from engine.models.decoder import Decoder
-from loading import load_decoder
-from paged_runner import BLOCK_SIZE, PagedRunner
-from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 # family, overrides: together every setting of every family, each at least twice.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -44,6 +47,15 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     family, overrides = MODELS[request.param]
     return write_random_checkpoint(family, tmp_path_factory.mktemp(request.param) / "model", seed=7, **overrides)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small spend longer on waking a second thread than on computing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -98,11 +110,11 @@ def test_parameters_are_those_of_the_checkpoint(checkpoint: Path) -> None:
     assert set(Decoder(opened.config).state_dict()) == {*shapes, *Decoder.constants(opened.config)}
 
 
-def trace(directory: Path) -> list[torch.fx.GraphModule]:
+def trace(model: Path) -> list[torch.fx.GraphModule]:
     """Runs the compiled model on fake tensors of three different sizes and returns every graph that took."""
     ops.define()
     ops.register_fakes()
-    config = open_checkpoint(str(directory)).config
+    config = open_checkpoint(str(model)).config
     graphs: list[torch.fx.GraphModule] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
@@ -131,6 +143,11 @@ def test_traces_once_on_fake_tensors_for_any_sizes(checkpoint: Path) -> None:
     assert len(graphs) == 1
     calls = [node for node in graphs[0].graph.nodes if node.target is torch.ops.engine.paged_attention]
     assert len(calls) == open_checkpoint(str(checkpoint)).config.num_layers
+
+
+def test_traces_with_the_scaling_of_a_gguf_file(tmp_path: Path) -> None:
+    directory = write_random_checkpoint("llama3", tmp_path / "model", num_hidden_layers=1)
+    assert len(trace(write_gguf(directory, tmp_path / "model.gguf"))) == 1
 
 
 def test_layers_of_one_kind_trace_to_the_same_operations(tmp_path: Path) -> None:

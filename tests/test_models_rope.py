@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from engine.models.config import RopeConfig
-from engine.models.hf_config import config_from_hf
-from engine.models.rope import inverse_frequencies
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from engine.models.config import RopeConfig
+from engine.models.hf_config import config_from_hf
+from engine.models.rope import inverse_frequencies
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "default": {"rope_type": "default", "rope_theta": 10000.0},

@@ -38,7 +38,8 @@ def some_logits(seed: int = 0, size: int = VOCAB, spread: float = 3.0) -> NDArra
 def scaled(probabilities: list[float]) -> NDArray[np.float32]:
     """A row z for `draw` with these probabilities."""
     logs = np.log(np.asarray(probabilities, np.float64))
-    return (logs - logs.max()).astype(np.float32)
+    row: NDArray[np.float32] = (logs - logs.max()).astype(np.float32)
+    return row
 
 
 def reference_kept(row: NDArray[np.float32], temperature: float, top_k: int, top_p: float, min_p: float) -> dict[int, float]:

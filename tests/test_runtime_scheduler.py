@@ -205,6 +205,20 @@ def test_the_youngest_is_preempted_and_still_gets_its_tokens() -> None:
         assert collected.tokens[id] == solo(prompt, SamplingParams(max_tokens=8, seed=7))
 
 
+def test_a_preempted_sequence_comes_back_before_those_that_arrived_later() -> None:
+    core, _ = make_core(num_blocks=6, block_size=2, max_num_seqs=2)
+    for index, id in enumerate("abc"):
+        core.submit(Submit(id, [index] * 3, greedy(8)))
+    finished = []
+    preemptions = 0
+    while core.has_work():
+        done = core.step()
+        preemptions = done.stats.preemptions_total
+        finished += [output.id for output in done.outputs if output.finish_reason]
+    assert preemptions > 0
+    assert finished == ["a", "b", "c"]
+
+
 def test_alone_in_a_full_cache_a_sequence_ends_with_length() -> None:
     core, _ = make_core(num_blocks=2, block_size=4)
     core.submit(Submit("a", [1, 2, 3], greedy(30)))
@@ -242,6 +256,30 @@ def test_a_common_prefix_is_computed_once() -> None:
     assert sum(tokens for tokens, _ in executor.steps) == before + 3
     assert done.outputs[0].tokens == solo([*system, 21, 22], greedy(1))
     assert (done.stats.prefix_hit_tokens_total, done.stats.prefix_query_tokens_total) == (12, 14 + 15)
+
+
+def test_equal_prompts_that_arrive_together_are_computed_once() -> None:
+    core, executor = make_core(block_size=4, max_batch_tokens=8)
+    prompt = list(range(18))
+    params = SamplingParams(max_tokens=1, seed=3)
+    for id in "abc":
+        core.submit(Submit(id, prompt, params))
+    collected = run(core)
+    assert executor.steps == [(8, 1), (8, 1), (2 + 2 + 2, 3)]
+    assert {id: collected.last[id].cached_tokens for id in "abc"} == {"a": 0, "b": 16, "c": 16}
+    assert all(tokens == solo(prompt, params) for tokens in collected.tokens.values())
+
+
+def test_who_waits_for_a_prefix_computes_it_when_its_owner_is_gone() -> None:
+    core, _ = make_core(block_size=4, max_batch_tokens=8)
+    prompt = list(range(30))
+    for id in "ab":
+        core.submit(Submit(id, prompt, greedy(3)))
+    assert core.step().stats.running == 1
+    core.abort("a")
+    collected = run(core)
+    assert collected.tokens["b"] == solo(prompt, greedy(3))
+    assert collected.last["b"].cached_tokens == 8
 
 
 @pytest.mark.parametrize("length", [1, 4, 7, 8, 9, 16])

@@ -156,6 +156,7 @@ def test_bad_requests_are_answered_and_the_loop_goes_on(loop: Loop) -> None:
 def test_the_loop_ends_with_its_parent(loop: Loop) -> None:
     loop.parent.send(Submit("a", PROMPT, SamplingParams(max_tokens=60)))
     loop.parent.read()
+    loop.parent.close()
     assert loop.join() == "parent gone"
 
 

@@ -137,10 +137,13 @@ def ask(port: int, question: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--question", default=QUESTION)
-    question = parser.parse_args().question
+    parser.add_argument("--fetch-only", action="store_true", help="fetch the model and stop")
+    options = parser.parse_args()
 
     say("Fetch the model")
     fetch()
+    if options.fetch_only:
+        return
     artifact = CACHE / "artifact"
     say("Build: compile it for this machine")
     build = [str(ENGINE), "build", str(MODEL), "--target", "cpu", "--name", NAME, "--output", str(artifact), "--force"]
@@ -149,8 +152,8 @@ def main() -> None:
     started = time.perf_counter()
     with serving(artifact) as port:
         print(f"ready {time.perf_counter() - started:.2f} s after exec")
-        say(f"Ask: {question}")
-        ask(port, question)
+        say(f"Ask: {options.question}")
+        ask(port, options.question)
         say("Stop")
     print(f"stopped cleanly\n\nNow yourself:  {ENGINE.relative_to(ROOT)} chat --artifacts {artifact.relative_to(ROOT)}")
 

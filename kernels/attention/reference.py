@@ -1,4 +1,4 @@
-"""What the paged attention operator computes, in plain PyTorch, one token at a time."""
+"""What the paged attention operator computes, in plain PyTorch, one sequence at a time."""
 
 import torch
 from torch import Tensor
@@ -46,11 +46,11 @@ def paged_attention(
     for sequence, length in enumerate(seq_lens.tolist()):
         keys, values = read_cache(k_cache, v_cache, block_table[sequence], length)
         first, last = starts[sequence], starts[sequence + 1]
-        for token in range(first, last):
-            end = length - (last - 1 - token)
-            begin = max(0, end - window) if window > 0 else 0
-            seen_keys = keys[begin:end].to(q.dtype).repeat_interleave(sharing, dim=1)
-            seen_values = values[begin:end].to(q.dtype).repeat_interleave(sharing, dim=1)
-            weights = (torch.einsum("hd,lhd->hl", q[token], seen_keys) * scale).softmax(dim=1)
-            out[token] = torch.einsum("hl,lhd->hd", weights, seen_values)
+        keys = keys.to(q.dtype).repeat_interleave(sharing, dim=1)
+        values = values.to(q.dtype).repeat_interleave(sharing, dim=1)
+        distance = torch.arange(length - (last - first), length)[:, None] - torch.arange(length)
+        hidden = (distance < 0) | ((distance >= window) if window > 0 else False)
+        scores = torch.einsum("thd,lhd->htl", q[first:last], keys) * scale
+        weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=2)
+        out[first:last] = torch.einsum("htl,lhd->thd", weights, values)
     return out

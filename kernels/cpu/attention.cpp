@@ -336,24 +336,31 @@ void check_shapes(const Shape& shape, const Tensor& k, const Tensor& v, const Te
                   shape.key_heads, " key heads");
   STD_TORCH_CHECK(shape.block_size > 0 && shape.block_size % kPanel == 0 && shape.block_size <= kSpanPositions, "block size ", shape.block_size,
                   " is not a multiple of ", kPanel, " up to ", kSpanPositions);
+  STD_TORCH_CHECK(k_cache.size(3) == shape.head_dim, "head size ", shape.head_dim, " does not fit the cache's ", k_cache.size(3));
   for (int64_t i = 0; i < 3; ++i) {
     const int64_t expected = i == 0 ? shape.tokens : i == 1 ? shape.key_heads : shape.head_dim;
     STD_TORCH_CHECK(k.size(i) == expected && v.size(i) == expected, "k and v must be [tokens, key heads, head size]");
   }
   for (int64_t i = 0; i < 4; ++i) STD_TORCH_CHECK(k_cache.size(i) == v_cache.size(i), "k_cache and v_cache differ in shape");
-  STD_TORCH_CHECK(k_cache.size(3) == shape.head_dim, "head size ", shape.head_dim, " does not fit the cache's ", k_cache.size(3));
   STD_TORCH_CHECK(query_start.size(0) == shape.sequences + 1 && seq_lens.size(0) == shape.sequences, "query_start and seq_lens do not fit block_table");
   STD_TORCH_CHECK(slots.size(0) == shape.tokens, "slots must have one element per token");
   STD_TORCH_CHECK(shape.window >= 0, "window must not be negative");
 }
 
 // The step's own numbers: cheap to check, and the memory they index is not.
-void check_step(const Shape& shape, int64_t blocks, const Tensor& query_start, const Tensor& seq_lens, const Tensor& slots) {
+void check_step(const Shape& shape, int64_t blocks, const Tensor& query_start, const Tensor& seq_lens, const Tensor& block_table,
+                const Tensor& slots) {
   const int32_t *start = data<int32_t>(query_start), *length = data<int32_t>(seq_lens), *slot = data<int32_t>(slots);
+  const int32_t* table = data<int32_t>(block_table);
   STD_TORCH_CHECK(start[0] == 0 && start[shape.sequences] <= shape.tokens, "query_start does not fit the tokens");
   for (int64_t s = 0; s < shape.sequences; ++s) {
     STD_TORCH_CHECK(start[s] <= start[s + 1] && start[s + 1] - start[s] <= length[s], "sequence ", s, " is shorter than its new tokens");
     STD_TORCH_CHECK(length[s] <= shape.table_width * shape.block_size, "sequence ", s, " is longer than its block table");
+    const int64_t used = start[s] < start[s + 1] ? ceil_div(length[s], shape.block_size) : 0;
+    for (int64_t b = 0; b < used; ++b) {
+      const int32_t block = table[s * shape.table_width + b];
+      STD_TORCH_CHECK(block >= 0 && block < blocks, "block ", block, " of sequence ", s, " is outside the cache");
+    }
   }
   for (int64_t t = 0; t < shape.tokens; ++t) STD_TORCH_CHECK(slot[t] < blocks * shape.block_size, "slot ", slot[t], " is outside the cache");
 }
@@ -380,7 +387,7 @@ Tensor paged_attention(Tensor q, Tensor k, Tensor v, Tensor k_cache, Tensor v_ca
                     .window = window,
                     .scale = float(scale)};
   check_shapes(shape, k, v, k_cache, v_cache, query_start, seq_lens, slots);
-  check_step(shape, k_cache.size(0), query_start, seq_lens, slots);
+  check_step(shape, k_cache.size(0), query_start, seq_lens, block_table, slots);
   Tensor out = empty_floats({shape.tokens, shape.query_heads, shape.head_dim});
   if (cache_type == ScalarType::Float)
     run<float>(shape, q, k, v, k_cache, v_cache, query_start, seq_lens, block_table, slots, out);

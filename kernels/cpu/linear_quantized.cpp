@@ -128,44 +128,54 @@ struct QuantizedLinear {
     }
   }
 
+  // A single row takes a panel's halves together and so reads the weights once, in order. More
+  // rows take one half at a time, whose sums then stay in registers.
   template <int Rows>
   __attribute__((noinline)) void row_block(int64_t row, int64_t panel) const {
+    constexpr int kTogether = Rows == 1 ? kHalves : 1;
+    alignas(64) float values[Rows * kPanel];
+    for (int half = 0; half < kHalves; half += kTogether) half_block<Rows, kTogether>(row, panel, half, values + half * kLanes);
+    finish<Rows>(row, panel * kPanel, values);
+  }
+
+  template <int Rows, int Halves>
+  ENGINE_INLINE void half_block(int64_t row, int64_t panel, int first_half, float* values) const {
     const int64_t stride = groups * kGroup;
     const int8_t* quants = activations.quants + row * stride;
     const float* x_scales = activations.scales + row * groups;
     const float* x_mins = activations.mins + row * groups;
     const int32_t* sums = activations.sums + row * groups;
     const uint8_t* block = w + panel * groups * Format::kBytes;
-    Vf sum[kHalves][Rows] = {};
+    Vf sum[Halves][Rows] = {};
     for (int64_t g = 0; g < groups; ++g, block += Format::kBytes, quants += kGroup, ++sums) {
 #pragma GCC unroll 4
-      for (int half = 0; half < kHalves; ++half) {
+      for (int h = 0; h < Halves; ++h) {
+        const int half = first_half + h;
         Vi dots[Rows];
         dot<Rows>(block, quants, stride, sums, groups, half, dots);
         const Vf w_scale = load(scales<Format>(block) + half * kLanes);
 #pragma GCC unroll 8
-        for (int r = 0; r < Rows; ++r) sum[half][r] += to_float(dots[r]) * (w_scale * x_scales[r * groups + g]);
+        for (int r = 0; r < Rows; ++r) sum[h][r] += to_float(dots[r]) * (w_scale * x_scales[r * groups + g]);
         if constexpr (Format::kHasMin) {
           const Vf w_min = load(mins<Format>(block) + half * kLanes);
 #pragma GCC unroll 8
-          for (int r = 0; r < Rows; ++r) sum[half][r] += w_min * x_mins[r * groups + g];
+          for (int r = 0; r < Rows; ++r) sum[h][r] += w_min * x_mins[r * groups + g];
         }
       }
     }
-    finish<Rows>(row, panel * kPanel, sum);
+    for (int h = 0; h < Halves; ++h)
+      for (int r = 0; r < Rows; ++r) store(values + r * kPanel + h * kLanes, sum[h][r]);
   }
 
   template <int Rows>
-  void finish(int64_t row, int64_t column, const Vf (&sum)[kHalves][Rows]) const {
+  void finish(int64_t row, int64_t column, const float* values) const {
     const int64_t columns = std::min<int64_t>(kPanel, out_features - column);
-    for (int r = 0; r < Rows; ++r) {
-      alignas(64) float values[kPanel];
-      for (int half = 0; half < kHalves; ++half) store(values + half * kLanes, sum[half][r]);
+    for (int r = 0; r < Rows; ++r, values += kPanel) {
       float* to = out + (row + r) * out_features + column;
       if (bias != nullptr)
         for (int64_t n = 0; n < columns; ++n) to[n] = values[n] + bias[column + n];
       else if (columns == kPanel)
-        std::memcpy(to, values, sizeof(values));
+        std::memcpy(to, values, kPanel * sizeof(float));
       else
         std::copy_n(values, columns, to);
     }

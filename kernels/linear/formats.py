@@ -41,8 +41,8 @@ class Groups:
 
 def pack_dense(weight: Tensor) -> Tensor:
     """[N, K] float32, float16 or bfloat16 -> [N/16, K, 16] of the same dtype."""
-    panels = functional.pad(weight, (0, 0, 0, -weight.shape[0] % PANEL)).unflatten(0, (-1, PANEL))
-    return panels.transpose(1, 2).contiguous()
+    padded = functional.pad(weight, (0, 0, 0, -weight.shape[0] % PANEL))
+    return padded.view(-1, PANEL, weight.shape[1]).transpose(1, 2).contiguous()
 
 
 def pack_blocks(format: str, raw: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ def _symmetric(x: Tensor, scale: Tensor, *, lowest: int, highest: int) -> tuple[
 def _with_min(x: Tensor) -> tuple[Tensor, Tensor]:
     """The range per group that loses least, by squared error, among a few that clip outliers."""
     low, high = x.amin(2, keepdim=True), x.amax(2, keepdim=True)
-    best_error, best_quants, best_numbers = None, None, None
+    best_error = torch.full_like(low, torch.inf)
+    best_quants, best_numbers = torch.zeros_like(x), torch.cat(((high - low) / 15, low), dim=2).half()
     for step in range(_MIN_CANDIDATES):
         shrink = (high - low) * (step / _MIN_CANDIDATES / 8)
         minimum = (low + shrink).half()
@@ -53,12 +54,8 @@ def _with_min(x: Tensor) -> tuple[Tensor, Tensor]:
         quants = _divide(x - minimum.float(), scale.float()).clamp(0, 15)
         error = (quants * scale.float() + minimum.float() - x).square().sum(2, keepdim=True)
         numbers = torch.cat((scale, minimum), dim=2)
-        if best_error is None or best_quants is None or best_numbers is None:
-            best_error, best_quants, best_numbers = error, quants, numbers
-        else:
-            better = error < best_error
-            best_error = torch.where(better, error, best_error)
-            best_quants = torch.where(better, quants, best_quants)
-            best_numbers = torch.where(better, numbers, best_numbers)
-    assert best_quants is not None and best_numbers is not None
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best_quants = torch.where(better, quants, best_quants)
+        best_numbers = torch.where(better, numbers, best_numbers)
     return best_quants, best_numbers

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from engine.artifacts import KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 MODEL = "echo"
 MAX_CONTEXT = 512
@@ -18,6 +18,7 @@ CHAT_TEMPLATE = (
 )
 CORPUS = (
     "The quick brown fox jumps over the lazy dog, and the dog sleeps on by the river.",
+    "a b c d e f g a b c d e f g a b c d e f g",
     "One, two, three, four, five: once I caught a fish alive. Then I let it go again.",
 )
 
@@ -40,7 +41,7 @@ def sentencepiece_tokenizer() -> Tokenizer:
     merges = [("▁", "a"), ("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("▁", "hello")]
     vocabulary = {token: i for i, token in enumerate([*tokens, *("".join(pair) for pair in merges)])}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in ("<unk>", "<s>", "</s>")])
     return tokenizer

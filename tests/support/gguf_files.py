@@ -87,7 +87,11 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 
 def _add_tensors(
-    writer: gguf.GGUFWriter, architecture: str, config: dict[str, Any], weights: dict[str, np.ndarray], quantization: gguf.GGMLQuantizationType
+    writer: gguf.GGUFWriter,
+    architecture: str,
+    config: dict[str, Any],
+    weights: dict[str, np.ndarray],
+    quantization: gguf.GGMLQuantizationType,
 ) -> None:
     number = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     names = gguf.get_tensor_name_map(number, config["num_hidden_layers"])
@@ -98,6 +102,7 @@ def _add_tensors(
             halves = weight.reshape(heads[which], 2, weight.shape[0] // heads[which] // 2, *weight.shape[1:])
             weight = halves.swapaxes(1, 2).reshape(weight.shape)
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert target is not None, name
         kind = quantization if weight.ndim == 2 else gguf.GGMLQuantizationType.F32
         writer.add_tensor(target, gguf.quants.quantize(np.ascontiguousarray(weight), kind), raw_dtype=kind)
     if config["rope_parameters"]["rope_type"] == "llama3":

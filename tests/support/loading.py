@@ -2,15 +2,17 @@
 
 import gguf
 import torch
+
 from engine.models.checkpoint import Checkpoint, LoadedTensor
 from engine.models.decoder import Decoder
 
 
 def load_decoder(checkpoint: Checkpoint) -> Decoder:
     """A float32 decoder with the checkpoint's weights, quantized ones dequantized by the `gguf` package."""
-    decoder = Decoder(checkpoint.config)
+    with torch.device("meta"):
+        decoder = Decoder(checkpoint.config)
     weights = {name: to_float32(checkpoint.read(name)) for name in checkpoint.parameters}
-    decoder.load_state_dict(weights | Decoder.constants(checkpoint.config), strict=True)
+    decoder.load_state_dict(weights | Decoder.constants(checkpoint.config), assign=True)
     return decoder.eval()
 
 

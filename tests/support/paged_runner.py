@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+
 from engine.models.decoder import Decoder
 
 BLOCK_SIZE = 16

@@ -56,19 +56,26 @@ class ServingProcess:
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-W", "error", "-c", _SERVE, json.dumps(self._options)], stderr=subprocess.PIPE, text=True
         )
-        self._listener = threading.Thread(target=self._hear)
+        self._listener = threading.Thread(target=self._hear, daemon=True)
         self._listener.start()
+        try:
+            self._connect()
+        except BaseException:
+            self.process.kill()
+            self.process.communicate()
+            raise
+        return self
+
+    def _connect(self) -> None:
         self.url = self.line_with(r"listening at (\S+),")[1]
-        headers = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        headers = {"authorization": f"Bearer {self.api_key}".encode()} if self.api_key else {}
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, headers=headers)
         self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.api_key or "none", timeout=PATIENCE, max_retries=0)
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.http.close()
         self.openai.close()
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(signal.SIGTERM)
         try:
             self.rest()
         except subprocess.TimeoutExpired:
@@ -112,8 +119,9 @@ class ServingProcess:
 
     def rest(self) -> int:
         """Waits for the end; the exit code."""
-        _, rest = self.process.communicate(timeout=PATIENCE)
-        self.lines.append(rest or "")
+        if self.process.returncode is None:
+            _, rest = self.process.communicate(timeout=PATIENCE)
+            self.lines.append(rest)
         return self.process.returncode
 
     def log(self) -> str:

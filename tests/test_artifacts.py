@@ -1,0 +1,74 @@
+"""Targets, the store and the manifest as values."""
+
+from pathlib import Path
+
+import pytest
+from engine.artifacts import Target, load_manifest
+from engine.artifacts.manifest import Manifest
+from engine.artifacts.store import Store, key_of
+from engine.errors import BuildError, UsageError
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize("text", ["cpu-x86-64-v3", "cpu-x86-64-v4", "cpu-x86-64-v4+avx512_vnni", "cpu-x86-64-v3+avx_vnni"])
+def test_targets_round_trip(text: str) -> None:
+    assert str(Target.parse(text)) == text
+
+
+def test_cpu_is_what_this_machine_is() -> None:
+    v3 = Target(level="x86-64-v3").required_flags
+    v4 = Target(level="x86-64-v4", extras=("avx512_vnni",)).required_flags
+    assert str(Target.parse("cpu", machine_flags=[*v3, "avx_vnni", "sse"])) == "cpu-x86-64-v3+avx_vnni"
+    assert str(Target.parse("cpu", machine_flags=v4)) == "cpu-x86-64-v4+avx512_vnni"
+    assert Target.parse("cpu", machine_flags=v4).misfits(v4) == []
+    with pytest.raises(UsageError, match="below x86-64-v3"):
+        Target.parse("cpu", machine_flags=["sse2"])
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "x86-64-v3", "cpu-x86-64-v9", "cpu+avx512_vnni", "cpu-x86-64-v3+warp", "sm90"])
+def test_unknown_targets_name_the_known_ones(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Target.parse(text, machine_flags=Target(level="x86-64-v3").required_flags)
+    assert "cpu-x86-64-v3" in (caught.value.hint or "")
+
+
+def test_an_entry_is_found_until_it_is_damaged(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    source = tmp_path / "source"
+    source.write_bytes(b"code")
+    assert store.find("key", ".so") is None
+    entry = store.add("key", ".so", source)
+    assert store.find("key", ".so") == entry
+    assert entry.read_bytes() == b"code"
+    entry.write_bytes(b"cod")
+    assert store.find("key", ".so") is None
+    store.add("key", ".so", source)
+    assert store.find("key", ".so") == entry
+    assert sorted(path.name for path in store.directory.iterdir()) == ["key.so", "key.so.sha256"]
+
+
+def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BuildError, match="--store"):
+        Store(tmp_path / "file" / "store")
+
+
+@given(st.lists(st.text(), min_size=1), st.lists(st.text(), min_size=1))
+def test_keys_differ_where_ingredients_do(one: list[str], other: list[str]) -> None:
+    assert (key_of(*one) == key_of(*other)) == (one == other)
+
+
+def test_a_manifest_round_trips(tiny_artifact: Path) -> None:
+    import msgspec
+
+    manifest = load_manifest(tiny_artifact)
+    assert msgspec.json.decode(manifest.encode(), type=Manifest) == manifest
+    assert manifest.encode() == (tiny_artifact / "manifest.json").read_bytes()
+
+
+def test_the_memory_plan_bounds_the_activations(tiny_artifact: Path) -> None:
+    manifest = load_manifest(tiny_artifact)
+    assert manifest.memory.bytes_per_sequence >= 4 * manifest.model.vocab_size
+    assert manifest.memory.bytes_per_token >= 4 * manifest.model.hidden_size
+    assert manifest.memory.weight_bytes == sum(info.bytes for name, info in manifest.files.items() if name.startswith("weights/"))

@@ -1,0 +1,69 @@
+"""Whole artifacts against `transformers`: every family, built, run in a process of its own, compared in float32."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from engine.artifacts import load_manifest
+from engine.compiler.build import BuildOptions, build
+from engine.compiler.run_artifact import artifact_logits
+from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
+
+# Odd sizes, grouped-query ratios, biases, tied and untied heads, windows, scaled RoPE and none.
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama2": ("llama", {}),
+    "llama3": ("llama3", {}),
+    "mistral": ("mistral", {}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {}),
+    "smollm3": ("smollm3", {}),
+    "llama2-tied-mha": ("llama", {"num_key_value_heads": 6, "tie_word_embeddings": True}),
+    "smollm3-untied": ("smollm3", {"tie_word_embeddings": False, "num_key_value_heads": 2}),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A random checkpoint and its artifact."""
+    family, overrides = MODELS[request.param]
+    directory = tmp_path_factory.mktemp(request.param)
+    checkpoint = write_random_checkpoint(family, directory / "model", seed=11, **overrides)
+    build(BuildOptions(model=str(checkpoint), output=directory / "artifact", store=store))
+    return checkpoint, directory / "artifact"
+
+
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randint(0, VOCAB_SIZE, (length,), generator=generator).tolist() for length in (70, 33, 2)]
+
+
+@torch.no_grad()
+def expected_logits(checkpoint: Path, prompt: list[int]) -> tuple[torch.Tensor, float]:
+    """`transformers`' float32 logits [T, V], and their largest distance from the same model's in float64."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation="eager", dtype=torch.float32)
+    logits = model(torch.tensor([prompt])).logits[0]
+    exact = model.double()(torch.tensor([prompt])).logits[0]
+    return logits, float((logits - exact).abs().max())
+
+
+def test_prefill_and_every_decode_step_agree_with_transformers(model: tuple[Path, Path]) -> None:
+    checkpoint, artifact = model
+    decoded = artifact_logits(artifact, prompts(), last_only=False)
+    prefilled = artifact_logits(artifact, prompts(), last_only=True)
+    for prompt, steps, last in zip(prompts(), decoded, prefilled, strict=True):
+        expected, rounding = expected_logits(checkpoint, prompt)
+        # Two float32 computations of one function differ by at most the sum of their own errors. Ours sums in another
+        # order and may lose up to three times what theirs loses; a short prompt samples few roundings, hence the floor.
+        bound = 4 * max(rounding, 1e-6 * float(expected.abs().max()))
+        assert float((steps - expected).abs().max()) <= bound
+        assert float((last[0] - expected[-1]).abs().max()) <= bound
+        # A prompt computed at once and token by token is the same to the bit.
+        assert torch.equal(steps[-1], last[0])
+
+
+def test_every_weight_of_the_program_is_packed_from_the_checkpoint(model: tuple[Path, Path]) -> None:
+    manifest = load_manifest(model[1])
+    used = {name for call in manifest.program.calls for name in call.inputs if name.startswith("weight:")}
+    assert used == {f"weight:{name}" for name in manifest.weights}

@@ -1,0 +1,36 @@
+"""Compile time depends on the kinds of layer, not on their number or their weights."""
+
+from pathlib import Path
+
+import pytest
+from engine.artifacts import load_manifest
+from engine.compiler.build import BuildOptions, build
+from random_checkpoints import write_random_checkpoint
+
+
+def test_30_and_60_layers_compile_the_same_segments(store: Path, tmp_path: Path) -> None:
+    manifests = []
+    for layers in (30, 60):
+        checkpoint = write_random_checkpoint("llama", tmp_path / f"checkpoint-{layers}", num_hidden_layers=layers)
+        build(BuildOptions(model=str(checkpoint), output=tmp_path / f"artifact-{layers}", store=store))
+        manifests.append(load_manifest(tmp_path / f"artifact-{layers}"))
+    assert [segment.key for segment in manifests[0].segments] == [segment.key for segment in manifests[1].segments]
+    assert [[segment.calls for segment in manifest.segments] for manifest in manifests] == [[1, 29, 1], [1, 59, 1]]
+
+
+def test_other_weights_of_the_same_architecture_compile_nothing(store: Path, tmp_path: Path) -> None:
+    summaries = []
+    for seed in (1, 2):
+        checkpoint = write_random_checkpoint("qwen3", tmp_path / f"checkpoint-{seed}", seed=seed)
+        summaries.append(build(BuildOptions(model=str(checkpoint), output=tmp_path / f"artifact-{seed}", store=store)))
+    assert summaries[1].segments_compiled == 0
+    assert summaries[1].segments_reused == summaries[0].segments_compiled + summaries[0].segments_reused == 3
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_quantized_layers_are_one_segment_too(quantize: str, store: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    build(BuildOptions(model=str(tiny_checkpoint), output=tmp_path / "artifact", store=store, quantize=quantize))
+    manifest = load_manifest(tmp_path / "artifact")
+    assert [segment.calls for segment in manifest.segments] == [1, 2, 1]
+    matrices = {weight.format for name, weight in manifest.weights.items() if len(weight.shape) == 3}
+    assert matrices == ({"q8_0"} if quantize == "int8" else {"q4_1", "q8_0"})

@@ -1,0 +1,82 @@
+"""Schemas and shape functions: true to the kernels, and safe for symbolic sizes."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from engine.kernels import ops
+from engine.kernels.attention import paged_attention
+from engine.kernels.linear import embedding, linear
+from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize
+
+CHECKS = ("test_schema", "test_faketensor")
+
+
+@pytest.fixture(autouse=True)
+def _fakes(kernel_library: object) -> None:
+    ops.register_fakes()
+    ops.register_fakes()
+
+
+def packed_weight(kernel: str) -> Tensor:
+    weight = torch.randn(40, 96)
+    return pack_dense(weight) if kernel == "dense" else pack_blocks(kernel, quantize(kernel, weight))
+
+
+def attention_arguments() -> tuple[Tensor, ...]:
+    cache = torch.zeros(3, 2, 16, 32)
+    return (
+        torch.randn(20, 6, 32),
+        torch.randn(20, 2, 32),
+        torch.randn(20, 2, 32),
+        cache,
+        cache.clone(),
+        torch.tensor([0, 20], dtype=torch.int32),
+        torch.tensor([20], dtype=torch.int32),
+        torch.tensor([[0, 1]], dtype=torch.int32),
+        torch.arange(20, dtype=torch.int32),
+    )
+
+
+@pytest.mark.parametrize("kernel", ops.LINEAR_KERNELS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(kernel: str, bias: bool) -> None:
+    arguments = (torch.randn(5, 96), packed_weight(kernel), torch.randn(40) if bias else None, 40)
+    torch.library.opcheck(getattr(torch.ops.engine, f"linear_{kernel}"), arguments, test_utils=CHECKS)
+
+
+@pytest.mark.parametrize("kernel", ops.LINEAR_KERNELS)
+def test_embedding(kernel: str) -> None:
+    arguments = (torch.arange(7, dtype=torch.int32), packed_weight(kernel), 96)
+    torch.library.opcheck(getattr(torch.ops.engine, f"embedding_{kernel}"), arguments, test_utils=CHECKS)
+
+
+def test_attention() -> None:
+    torch.library.opcheck(torch.ops.engine.paged_attention, (*attention_arguments(), 0.2, 0), test_utils=CHECKS)
+
+
+def test_sizes_stay_symbolic() -> None:
+    """Traced with one number of tokens, the graph holds for another."""
+    w = packed_weight("q8_0")
+    bias = torch.randn(40)
+
+    def step(tokens: Tensor, x: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return embedding("q8_0", tokens, w, 96), linear("q8_0", x, w, bias, 40)
+
+    traced = make_fx(step, tracing_mode="symbolic")(torch.arange(5, dtype=torch.int32), torch.randn(6, 96), w, bias)
+    tokens, x = torch.arange(9, dtype=torch.int32), torch.randn(3, 96)
+    for result, expected in zip(traced(tokens, x, w, bias), step(tokens, x, w, bias), strict=True):
+        assert torch.equal(result, expected)
+
+
+def test_attention_output_is_packed_even_for_sliced_queries() -> None:
+    q, *others = attention_arguments()
+    wide = torch.zeros(20, 400)
+    wide[:, :192] = q.flatten(1)
+    real = paged_attention(wide[:, :192].unflatten(1, (6, 32)), *others, 0.2, 0)  # type: ignore[call-arg, arg-type]
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake_arguments = [mode.from_tensor(argument) for argument in (wide, *others)]
+        fake = paged_attention(fake_arguments[0][:, :192].unflatten(1, (6, 32)), *fake_arguments[1:], 0.2, 0)  # type: ignore[call-arg, arg-type]
+    assert fake.shape == real.shape
+    assert fake.stride() == real.stride() == (192, 32, 1)

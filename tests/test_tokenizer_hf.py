@@ -1,0 +1,199 @@
+"""Tokenizers of Hugging Face directories, against `transformers`' own loading of the same files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+import transformers
+from random_checkpoints import BOS, CHAT_TEMPLATE, EOS, VOCAB_SIZE, write_random_checkpoint
+
+from engine.errors import CheckpointError, UnsupportedModelError
+from engine.models.checkpoint import open_checkpoint
+
+TEXTS = ["Once upon a time", "  x = 1\n\ty = 2\r\n", "Straße 東京 🙂 2026", f"{BOS}user\nhello{EOS}\n", "", "\u00a0\u200b\ufeff"]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return write_random_checkpoint("llama", tmp_path / "model", num_hidden_layers=1)
+
+
+def update(path: Path, **values: Any) -> None:
+    current = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({name: value for name, value in (current | values).items() if value is not None}))
+
+
+def written(directory: Path, into: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any], str | None]:
+    into.mkdir()
+    open_checkpoint(str(directory)).write_tokenizer(into)
+    template = into / "chat_template.jinja"
+    text = json.loads((into / "text.json").read_text())
+    return tokenizers.Tokenizer.from_file(str(into / "tokenizer.json")), text, template.read_text() if template.exists() else None
+
+
+def test_tokenizes_as_transformers_does(directory: Path, tmp_path: Path) -> None:
+    tokenizer, text, template = written(directory, tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+    for sample in TEXTS:
+        assert tokenizer.encode(sample).ids == theirs.encode(sample)
+        assert tokenizer.decode(tokenizer.encode(sample).ids, skip_special_tokens=False) == sample
+    assert text == {"bos_token": BOS, "eos_token": EOS, "bos_token_id": 1, "eos_token_ids": [2], "add_bos": False}
+    assert template == CHAT_TEMPLATE
+
+
+def test_a_post_processor_that_adds_bos_is_kept_and_not_doubled(directory: Path, tmp_path: Path) -> None:
+    path = directory / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
+    tokenizer.save(str(path))
+    ours, text, _ = written(directory, tmp_path / "out")
+    assert ours.encode("Once").ids == transformers.AutoTokenizer.from_pretrained(directory).encode("Once")
+    assert ours.encode("Once").ids[0] == 1
+    assert text["add_bos"] is False
+
+
+def test_truncation_and_padding_are_not_the_tokenizer_s_business(directory: Path, tmp_path: Path) -> None:
+    path = directory / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(path))
+    ours, _, _ = written(directory, tmp_path / "out")
+    assert len(ours.encode("a b c d e f g h i j k l m n o p").ids) > 8
+    assert len(ours.encode("a").ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "token", "expected"),
+    [
+        ({"eos_token_id": [0, 2]}, {"eos_token_id": 2}, EOS, [0, 2]),
+        ({"eos_token_id": 0}, {"eos_token_id": 5}, EOS, [0, 2]),
+        ({}, {"eos_token_id": [7, 0]}, EOS, [7, 0, 2]),
+        ({}, {"eos_token_id": None}, EOS, [2]),
+        ({}, {"eos_token_id": None}, None, []),
+        ({}, {"eos_token_id": 3}, "<|no such token|>", [3]),
+    ],
+)
+def test_a_text_ends_at_every_token_that_is_declared_its_end(
+    generation: dict[str, Any], config: dict[str, Any], token: str | None, expected: list[int], directory: Path, tmp_path: Path
+) -> None:
+    (directory / "generation_config.json").write_text(json.dumps(generation))
+    update(directory / "config.json", **config)
+    update(directory / "tokenizer_config.json", eos_token=token)
+    _, text, _ = written(directory, tmp_path / "out")
+    assert text["eos_token_ids"] == expected
+    assert list(open_checkpoint(str(directory)).generation.eos_ids) == expected
+
+
+def test_special_tokens_may_be_objects(directory: Path, tmp_path: Path) -> None:
+    update(directory / "tokenizer_config.json", bos_token={"__type": "AddedToken", "content": BOS, "lstrip": False}, eos_token=None)
+    update(directory / "special_tokens_map.json", eos_token={"content": EOS})
+    _, text, _ = written(directory, tmp_path / "out")
+    assert (text["bos_token"], text["bos_token_id"], text["eos_token"]) == (BOS, 1, EOS)
+
+
+class TestChatTemplate:
+    @pytest.fixture
+    def bare(self, directory: Path) -> Path:
+        (directory / "chat_template.jinja").unlink()
+        return directory
+
+    def test_none(self, bare: Path, tmp_path: Path) -> None:
+        assert written(bare, tmp_path / "out")[2] is None
+
+    def test_in_the_tokenizer_s_configuration(self, bare: Path, tmp_path: Path) -> None:
+        update(bare / "tokenizer_config.json", chat_template="{{ messages }}\n")
+        assert written(bare, tmp_path / "out")[2] == "{{ messages }}\n"
+
+    def test_in_a_json_file_of_its_own(self, bare: Path, tmp_path: Path) -> None:
+        update(bare / "chat_template.json", chat_template="{{ messages }}")
+        assert written(bare, tmp_path / "out")[2] == "{{ messages }}"
+
+    def test_the_file_wins(self, directory: Path, tmp_path: Path) -> None:
+        update(directory / "tokenizer_config.json", chat_template="other")
+        assert written(directory, tmp_path / "out")[2] == CHAT_TEMPLATE
+
+    def test_a_damaged_file_is_named(self, directory: Path) -> None:
+        (directory / "chat_template.jinja").write_bytes(b"{{ \xff }}")
+        with pytest.raises(CheckpointError, match=r"chat_template\.jinja"):
+            open_checkpoint(str(directory))
+
+    def test_of_several_the_default(self, bare: Path, tmp_path: Path) -> None:
+        named = [{"name": "rag", "template": "R"}, {"name": "default", "template": "D"}]
+        update(bare / "tokenizer_config.json", chat_template=named)
+        assert written(bare, tmp_path / "out")[2] == "D"
+
+    def test_several_without_a_default(self, bare: Path) -> None:
+        named = [{"name": "rag", "template": "R"}, {"name": "tools", "template": "T"}]
+        update(bare / "tokenizer_config.json", chat_template=named)
+        with pytest.raises(UnsupportedModelError, match="rag, tools"):
+            open_checkpoint(str(bare))
+
+    @pytest.mark.parametrize("template", [3, [{"name": "default"}], ["default"]])
+    def test_one_that_cannot_be(self, template: object, bare: Path) -> None:
+        update(bare / "tokenizer_config.json", chat_template=template)
+        with pytest.raises(CheckpointError, match="chat_template"):
+            open_checkpoint(str(bare))
+
+
+class TestDeclaredTokens:
+    def test_a_token_that_tokenizer_json_lacks_is_added(self, directory: Path, tmp_path: Path) -> None:
+        added = {
+            str(VOCAB_SIZE): {
+                "content": "<|tool|>",
+                "special": True,
+                "lstrip": False,
+                "rstrip": False,
+                "single_word": False,
+                "normalized": False,
+            }
+        }
+        update(directory / "tokenizer_config.json", added_tokens_decoder=added)
+        tokenizer, _, _ = written(directory, tmp_path / "out")
+        assert tokenizer.encode("a<|tool|>").ids[-1] == VOCAB_SIZE
+        assert tokenizer.encode("a<|tool|>").ids == transformers.AutoTokenizer.from_pretrained(directory).encode("a<|tool|>")
+
+    @pytest.mark.parametrize("added", [{"7": {"content": BOS}}, {"x": {"content": "a"}}, {"7": {}}, {"7": "a"}, ["a"]])
+    def test_declarations_that_cannot_be(self, added: object, directory: Path) -> None:
+        update(directory / "tokenizer_config.json", added_tokens_decoder=added)
+        with pytest.raises(CheckpointError, match="tokenizer_config"):
+            open_checkpoint(str(directory))
+
+
+class TestOlderLayouts:
+    def test_vocabulary_and_merges_are_converted(self, directory: Path, tmp_path: Path) -> None:
+        tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+        tokenizer.model.save(str(directory))
+        (directory / "tokenizer.json").unlink()
+        update(directory / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+        converted, text, _ = written(directory, tmp_path / "out")
+        for sample in TEXTS:
+            assert converted.encode(sample).ids == tokenizer.encode(sample).ids
+        assert text["eos_token_ids"] == [2]
+
+    def test_what_cannot_be_converted_says_so(self, directory: Path) -> None:
+        (directory / "tokenizer.json").unlink()
+        (directory / "tokenizer.model").write_bytes(b"not a sentencepiece model")
+        with pytest.raises(CheckpointError, match="could not be converted"):
+            open_checkpoint(str(directory))
+
+    def test_no_tokenizer_at_all(self, directory: Path) -> None:
+        (directory / "tokenizer.json").unlink()
+        with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
+            open_checkpoint(str(directory))
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"model": {"type": "Unheard"}}'])
+def test_a_damaged_tokenizer_is_named(content: str, directory: Path) -> None:
+    (directory / "tokenizer.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not a tokenizer"):
+        open_checkpoint(str(directory))
+
+
+@pytest.mark.parametrize("value", ["2", [1, "2"], 1.5, True])
+def test_an_end_that_cannot_be_is_named(value: object, directory: Path) -> None:
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    with pytest.raises(CheckpointError, match="eos_token_id"):
+        open_checkpoint(str(directory))
