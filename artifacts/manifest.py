@@ -24,7 +24,7 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     pass
 
 
-class ModelInfo(_Struct):
+class ModelInfo(_Struct, frozen=True, kw_only=True):
     """What was compiled. `parameters` counts logical weights, before packing."""
 
     name: str
@@ -38,7 +38,7 @@ class ModelInfo(_Struct):
     source_format: str
 
 
-class Toolchain(_Struct):
+class Toolchain(_Struct, frozen=True, kw_only=True):
     """Versions that made the code. The runtime must have the same torch."""
 
     engine: str
@@ -46,7 +46,7 @@ class Toolchain(_Struct):
     compiler: str
 
 
-class KVCacheSpec(_Struct):
+class KVCacheSpec(_Struct, frozen=True, kw_only=True):
     """Paged KV cache: per layer two tensors [blocks, num_kv_heads, block_size, head_dim]."""
 
     num_layers: int
@@ -61,7 +61,7 @@ class KVCacheSpec(_Struct):
         return 2 * self.num_layers * self.num_kv_heads * self.block_size * self.head_dim * DTYPE_BYTES[self.dtype]
 
 
-class SegmentInfo(_Struct):
+class SegmentInfo(_Struct, frozen=True, kw_only=True):
     """One compiled piece. `key` is its identity in the store, `calls` how often a step runs it."""
 
     key: str
@@ -70,7 +70,7 @@ class SegmentInfo(_Struct):
     nodes: int
 
 
-class Call(_Struct):
+class Call(_Struct, frozen=True, kw_only=True):
     """One line of the program: run a segment or one of our operators.
 
     `inputs` name values: `weight:NAME`, `input:NAME`, `kv:LAYER.k`, `kv:LAYER.v`, `value:N`.
@@ -86,14 +86,14 @@ class Call(_Struct):
     frees: list[str] = []
 
 
-class Program(_Struct):
+class Program(_Struct, frozen=True, kw_only=True):
     """A forward step as data. `result` names the value that holds the logits [S, V]."""
 
     calls: list[Call]
     result: str
 
 
-class WeightInfo(_Struct):
+class WeightInfo(_Struct, frozen=True, kw_only=True):
     """A packed tensor: where it lies, and the recipe that makes it from checkpoint tensors.
 
     `recipe` is the list of operations applied to `sources` (names of model parameters).
@@ -107,7 +107,7 @@ class WeightInfo(_Struct):
     recipe: list[str]
 
 
-class MemoryPlan(_Struct):
+class MemoryPlan(_Struct, frozen=True, kw_only=True):
     """Upper bounds for sizing, computed from the graph: a step with T tokens and S sequences
     needs at most `bytes_per_token * T + bytes_per_sequence * S` for activations and logits."""
 
@@ -116,7 +116,7 @@ class MemoryPlan(_Struct):
     bytes_per_sequence: int
 
 
-class PassReport(_Struct):
+class PassReport(_Struct, frozen=True, kw_only=True):
     """What one graph rewrite did."""
 
     name: str
@@ -125,7 +125,7 @@ class PassReport(_Struct):
     nodes_after: int
 
 
-class ProbePrompt(_Struct):
+class ProbePrompt(_Struct, frozen=True, kw_only=True):
     """Token ids and the largest logits that they must lead to, best first."""
 
     tokens: list[int]
@@ -134,7 +134,7 @@ class ProbePrompt(_Struct):
     logits_sha256: str
 
 
-class Probe(_Struct):
+class Probe(_Struct, frozen=True, kw_only=True):
     """Golden values replayed when the artifact is loaded.
 
     recorded_on: "target" when the artifact itself ran at build, "reference" when the build
@@ -145,12 +145,12 @@ class Probe(_Struct):
     prompts: list[ProbePrompt]
 
 
-class FileInfo(_Struct):
+class FileInfo(_Struct, frozen=True, kw_only=True):
     bytes: int
     sha256: str
 
 
-class Manifest(_Struct):
+class Manifest(_Struct, frozen=True, kw_only=True):
     schema: int
     created: int
     target: str
@@ -182,14 +182,18 @@ def load_manifest(directory: Path) -> Manifest:
     except FileNotFoundError:
         raise ArtifactError(f"{directory} is not an artifact: it has no {MANIFEST_NAME}", hint=_not_artifact_hint(directory)) from None
     except NotADirectoryError:
-        raise ArtifactError(f"{directory} is a file, not an artifact directory", hint="give the directory that `engine build -o DIR` wrote") from None
+        raise ArtifactError(
+            f"{directory} is a file, not an artifact directory", hint="give the directory that `engine build -o DIR` wrote"
+        ) from None
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
     _check_schema(raw, path)
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except msgspec.ValidationError as error:
-        raise ArtifactError(f"{path} is not a valid manifest: {error}", hint="the file was edited or damaged; build or copy the artifact again") from None
+        raise ArtifactError(
+            f"{path} is not a valid manifest: {error}", hint="the file was edited or damaged; build or copy the artifact again"
+        ) from None
     _check_paths(manifest, path)
     return manifest
 
@@ -204,7 +208,9 @@ def _check_schema(raw: bytes, path: Path) -> None:
     try:
         head: Any = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is not JSON: {error}", hint="the file was cut off or damaged; build or copy the artifact again") from None
+        raise ArtifactError(
+            f"{path} is not JSON: {error}", hint="the file was cut off or damaged; build or copy the artifact again"
+        ) from None
     schema = head.get("schema") if isinstance(head, dict) else None
     if schema != SCHEMA_VERSION:
         misfit = Misfit(field="schema", artifact=repr(schema), machine=str(SCHEMA_VERSION))
@@ -216,6 +222,8 @@ def _check_paths(manifest: Manifest, path: Path) -> None:
     for name in named:
         pure = PurePosixPath(name)
         if not name or pure.is_absolute() or ".." in pure.parts or "\0" in name or "\\" in name:
-            raise ArtifactError(f"{path} names a file outside the artifact: {name!r}", hint="do not use this artifact: it was not written by Engine")
+            raise ArtifactError(
+                f"{path} names a file outside the artifact: {name!r}", hint="do not use this artifact: it was not written by Engine"
+            )
         if name not in manifest.files:
             raise ArtifactError(f"{path} uses {name!r} but lists no digest for it", hint="build or copy the artifact again")

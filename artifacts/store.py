@@ -31,7 +31,9 @@ class Store:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BuildError(f"the store {directory} cannot be created: {error.strerror}", hint="choose another with --store DIR") from error
+            raise BuildError(
+                f"the store {directory} cannot be created: {error.strerror}", hint="choose another with --store DIR"
+            ) from error
 
     def find(self, key: str, suffix: str) -> Path | None:
         """The entry's file, if there is a whole one."""
@@ -59,5 +61,8 @@ class Store:
                 copy.replace(path)
                 copied_digest.replace(path.with_suffix(suffix + ".sha256"))
         except OSError as error:
-            raise BuildError(f"the store {self.directory} cannot be written: {error.strerror}", hint="free some space, or choose another with --store DIR") from error
+            raise BuildError(
+                f"the store {self.directory} cannot be written: {error.strerror}",
+                hint="free some space, or choose another with --store DIR",
+            ) from error
         return path

@@ -51,7 +51,10 @@ class Target:
         levels = [level for level, needed in CPU_LEVELS.items() if flags.issuperset(needed)]
         if not levels:
             missing = ", ".join(sorted(set(_V3_FLAGS) - flags)) or "its flags could not be read"
-            raise UsageError(f"this processor is below x86-64-v3 ({missing})", hint="name the target to build for another machine: --target cpu-x86-64-v3")
+            raise UsageError(
+                f"this processor is below x86-64-v3 ({missing})",
+                hint="name the target to build for another machine: --target cpu-x86-64-v3",
+            )
         return cls(level=levels[-1], extras=tuple(sorted(extra for extra in CPU_EXTRAS if extra in flags)))
 
     def __str__(self) -> str:

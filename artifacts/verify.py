@@ -33,7 +33,11 @@ def check_machine(manifest: Manifest, *, flags: Iterable[str] | None = None, tor
     if have != torch_release(manifest.toolchain.torch):
         misfits.append(Misfit(field="torch", artifact=torch_release(manifest.toolchain.torch), machine=have))
     if misfits:
-        raise MismatchError("this artifact was built for another machine", misfits, hint="build it again here, or with the --target and torch of this machine")
+        raise MismatchError(
+            "this artifact was built for another machine",
+            misfits,
+            hint="build it again here, or with the --target and torch of this machine",
+        )
 
 
 def _installed_torch() -> str:
@@ -52,7 +56,10 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
         except OSError:
             raise ArtifactError(f"{path} is missing", hint="the artifact was copied incompletely; copy or build it again") from None
         if size != info.bytes:
-            raise ArtifactError(f"{path} has {size:,} bytes, the manifest says {info.bytes:,}", hint="the artifact was copied incompletely; copy or build it again")
+            raise ArtifactError(
+                f"{path} has {size:,} bytes, the manifest says {info.bytes:,}",
+                hint="the artifact was copied incompletely; copy or build it again",
+            )
 
 
 def check_code(directory: Path, manifest: Manifest) -> None:

@@ -1,6 +1,6 @@
 """`engine build`: a checkpoint to an artifact, in eight stages.
 
-    resolve -> trace -> fuse -> partition -> lower -> pack -> probe -> seal
+resolve -> trace -> fuse -> partition -> lower -> pack -> probe -> seal
 """
 
 import os
@@ -101,7 +101,9 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
         with reporter.stage("pack") as stage:
             packed, weight_files = pack_weights(weights, checkpoint, scratch, stage)
         with reporter.stage("probe") as stage:
-            manifest = _manifest(options, target, toolchain, checkpoint, parts, library, segments, reports, packed, weight_files, activations)
+            manifest = _manifest(
+                options, target, toolchain, checkpoint, parts, library, segments, reports, packed, weight_files, activations
+            )
             manifest = finish_with_probe(manifest, scratch, weight_files, checkpoint, stage)
         with reporter.stage("seal"):
             seal.write_manifest(scratch, manifest)
@@ -119,7 +121,9 @@ def resolve(options: BuildOptions, stage: Stage) -> tuple[Checkpoint, dict[str, 
     checkpoint = open_checkpoint(options.model)
     trained = checkpoint.config.max_context
     if options.max_context is not None and not 1 <= options.max_context <= trained:
-        raise UsageError(f"--max-context {options.max_context} is outside 1..{trained}", hint=f"{checkpoint.name} was made for {trained} tokens")
+        raise UsageError(
+            f"--max-context {options.max_context} is outside 1..{trained}", hint=f"{checkpoint.name} was made for {trained} tokens"
+        )
     stage.note(f"{checkpoint.name}: {checkpoint.config.architecture}, {len(checkpoint.config.layers)} layers")
     return checkpoint, choose_formats(checkpoint, options.quantize)
 
@@ -167,7 +171,9 @@ def pack_weights(
     return result
 
 
-def finish_with_probe(manifest: Manifest, scratch: Path, weight_files: dict[str, FileInfo], checkpoint: Checkpoint, stage: Stage) -> Manifest:
+def finish_with_probe(
+    manifest: Manifest, scratch: Path, weight_files: dict[str, FileInfo], checkpoint: Checkpoint, stage: Stage
+) -> Manifest:
     """The manifest with digests of all files and with golden values."""
     others = {name: info for name, info in seal.file_infos(scratch).items() if name not in weight_files}
     manifest = msgspec.structs.replace(manifest, files=dict(sorted((others | weight_files).items())))

@@ -10,5 +10,9 @@ def write_graph(directory: Path | None, name: str, graph: fx.Graph) -> None:
     if directory is None:
         return
     directory.mkdir(parents=True, exist_ok=True)
-    legend = "\n".join(f"# {node.name} = {node.meta['ref']} {list(node.meta['val'].shape)}" for node in graph.find_nodes(op="placeholder") if "ref" in node.meta)
+    legend = "\n".join(
+        f"# {node.name} = {node.meta['ref']} {list(node.meta['val'].shape)}"
+        for node in graph.find_nodes(op="placeholder")
+        if "ref" in node.meta
+    )
     (directory / f"{name}.py").write_text(f"{legend}\n\n{graph.python_code('self').src}")

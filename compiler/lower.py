@@ -106,4 +106,6 @@ def _check(future: "Future[None]", key: str) -> None:
         raise BuildError("a compiler process was killed", hint="most often for lack of memory; try --jobs 1") from error
     except Exception as error:
         tail = "\n".join(str(error).splitlines()[-20:])
-        raise BuildError(f"segment {key} did not compile:\n{tail}", hint="run again with --debug-dump DIR and read the generated code") from error
+        raise BuildError(
+            f"segment {key} did not compile:\n{tail}", hint="run again with --debug-dump DIR and read the generated code"
+        ) from error

@@ -64,13 +64,14 @@ def _aot_compile(form_text: str, target: Target, output: Path) -> Path:
 
     import torch
     from torch._inductor import aot_compile, cpu_vec_isa
+    from torch.fx.experimental import _config as symbolic_config
 
     from ..kernels import ops
     from . import segment_graph
 
     isa = cpu_vec_isa.VecAVX512() if target.vector_bits == 512 else cpu_vec_isa.VecAVX2()
     isa._arch_flags = type(isa)._arch_flags  # without what its constructor found on this machine
-    cpu_vec_isa.valid_vec_isa_list = lambda: [isa]
+    cpu_vec_isa.valid_vec_isa_list = lambda: [isa]  # type: ignore[assignment]
     ops.define()
     ops.register_fakes()
     form = json.loads(form_text)
@@ -80,8 +81,13 @@ def _aot_compile(form_text: str, target: Target, output: Path) -> Path:
     sizes = dict(zip(names, EXAMPLE_SIZES, strict=False))
     args = tuple(torch.zeros([sizes.get(size, size) for size in shape], dtype=getattr(torch, dtype)) for dtype, shape in form["inputs"])
     dynamic = tuple({axis: dims[size] for axis, size in enumerate(shape) if isinstance(size, str)} for _, shape in form["inputs"])
-    with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
+    with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         exported = torch.export.export(module, args, dynamic_shapes=dynamic, strict=False)
         shims = {getattr(torch.ops.engine, name).default: [declaration] for name, declaration in ops.C_SHIMS.items()}
-        options = SETTINGS | {"aot_inductor.custom_ops_to_c_shims": shims, "cpp.simdlen": target.vector_bits, "cpp.march": target.level, "aot_inductor.output_path": str(output)}
+        options = SETTINGS | {
+            "aot_inductor.custom_ops_to_c_shims": shims,
+            "cpp.simdlen": target.vector_bits,
+            "cpp.march": target.level,
+            "aot_inductor.output_path": str(output),
+        }
         return Path(str(aot_compile(exported.module(), args, options=options)))

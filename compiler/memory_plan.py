@@ -29,7 +29,9 @@ def plan_activations(graph: fx.Graph) -> ActivationBytes:
             live = sum(
                 _row_bytes(node)
                 for node, made in piece_of.items()
-                if _unit(node, tokens_dim) == unit and made <= piece and max((piece_of.get(user, made) for user in node.users), default=made) >= piece
+                if _unit(node, tokens_dim) == unit
+                and made <= piece
+                and max((piece_of.get(user, made) for user in node.users), default=made) >= piece
             )
             peak[unit] = max(peak[unit], live)
     return ActivationBytes(per_token=peak["token"], per_sequence=peak["sequence"])
@@ -56,4 +58,5 @@ def _unit(node: fx.Node, tokens_dim: str) -> str:
 
 def _row_bytes(node: fx.Node) -> int:
     value = node.meta["val"]
-    return math.prod(int(size) for size in value.shape[1:] if isinstance(size, int)) * value.dtype.itemsize
+    row = math.prod(int(size) for size in value.shape[1:] if isinstance(size, int))
+    return row * int(value.dtype.itemsize)

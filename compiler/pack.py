@@ -43,7 +43,12 @@ def pack(
         files[name] = _write_shard(directory / name, shard, checkpoint, on_weight)
         for weight in shard:
             weights[weight.name] = WeightInfo(
-                file=name, dtype=weight.dtype, shape=list(weight.shape), format=weight.format, sources=list(weight.sources), recipe=list(weight.recipe)
+                file=name,
+                dtype=weight.dtype,
+                shape=list(weight.shape),
+                format=weight.format,
+                sources=list(weight.sources),
+                recipe=list(weight.recipe),
             )
     return weights, files
 
@@ -95,4 +100,4 @@ def _layout(shard: list[PackedWeight]) -> tuple[bytes, list[int]]:
 
 
 def _as_bytes(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)

@@ -116,4 +116,3 @@ def _with_frees(calls: list[Call], result: str) -> list[Call]:
         if name.startswith("value:") and name != result:
             freed[index].append(name)
     return [msgspec.structs.replace(call, frees=frees) for call, frees in zip(calls, freed, strict=True)]
-

@@ -30,13 +30,18 @@ def record_on_target(directory: Path, prompts: list[list[int]]) -> Probe:
 def record_from_reference(checkpoint: Checkpoint, prompts: list[list[int]]) -> Probe:
     """The values that plain PyTorch gives, for a target that this machine cannot run."""
     logits = reference_logits(checkpoint, prompts)
-    return Probe(recorded_on="reference", prompts=[_record(prompt, rows, digest=False) for prompt, rows in zip(prompts, logits, strict=True)])
+    return Probe(
+        recorded_on="reference", prompts=[_record(prompt, rows, digest=False) for prompt, rows in zip(prompts, logits, strict=True)]
+    )
 
 
 def _record(tokens: list[int], logits: torch.Tensor, *, digest: bool) -> ProbePrompt:
     last_V = logits[-1].contiguous()
     if not bool(last_V.isfinite().all()):
-        raise BuildError("the model's logits are not finite on the probe prompts", hint="the checkpoint is damaged, or its configuration belongs to another model")
+        raise BuildError(
+            "the model's logits are not finite on the probe prompts",
+            hint="the checkpoint is damaged, or its configuration belongs to another model",
+        )
     top = torch.topk(last_V, min(TOP, last_V.numel()))
     sha256 = hashlib.sha256(last_V.numpy().tobytes()).hexdigest() if digest else ""
     return ProbePrompt(tokens=tokens, top_tokens=top.indices.tolist(), top_logits=top.values.tolist(), logits_sha256=sha256)

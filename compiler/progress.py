@@ -49,7 +49,13 @@ class Reporter:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
-        columns = (TextColumn("{task.description:<10}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("[dim]{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description:<10}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+        )
         self._progress = Progress(*columns, console=self._console)
         self.summary = BuildSummary()
 
@@ -77,8 +83,9 @@ class Reporter:
         table.add_row("artifact", f"{summary.output}  ({summary.target})")
         stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary.seconds.items())
         table.add_row("seconds", f"{sum(summary.seconds.values()):.1f}  ({stages})")
-        segments = summary.segments_compiled + summary.segments_reused
-        table.add_row("segments", f"{segments} distinct, {summary.segments_compiled} compiled, {summary.segments_reused} reused, {summary.segment_calls} calls per step")
+        compiled, reused = summary.segments_compiled, summary.segments_reused
+        distinct = f"{compiled + reused} distinct, {compiled} compiled, {reused} reused"
+        table.add_row("segments", f"{distinct}, {summary.segment_calls} calls per step")
         table.add_row("rewrites", ", ".join(f"{name} {matches}" for name, matches in summary.fusions.items()))
         table.add_row("bytes", f"code {summary.code_bytes / 1e6:.1f} MB, weights {summary.weight_bytes / 1e6:.1f} MB")
         table.add_row("probe", summary.probe)

@@ -4,17 +4,14 @@ Weights are read from the checkpoint and dequantized exactly, one layer at a tim
 reference of a large model needs one layer of memory. Activations are never quantized here.
 """
 
-from functools import lru_cache
-
 import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..kernels import ops
 from ..kernels.attention.reference import paged_attention
 from ..models.checkpoint import Checkpoint
-from ..models.decoder import Decoder
+from ..models.decoder import Decoder, Layer
 from .weights_plan import dequantize
 
 _BLOCK_SIZE = 16
@@ -23,7 +20,6 @@ _BLOCK_SIZE = 16
 @torch.no_grad()
 def reference_logits(checkpoint: Checkpoint, prompts: list[list[int]]) -> list[torch.Tensor]:
     """Logits after every token of every prompt, each [len(prompt), V] float32."""
-    _implement_attention()
     config = checkpoint.config
     with torch.device("meta"):
         model = Decoder(config).eval()
@@ -33,6 +29,8 @@ def reference_logits(checkpoint: Checkpoint, prompts: list[list[int]]) -> list[t
     cos, sin = functional_call(model.rope, {"inv_freq": Decoder.constants(config)["rope.inv_freq"]}, (step["positions"],))
     cache_shape = (int(step["block_table"].max()) + 1, config.num_kv_heads, _BLOCK_SIZE, config.head_dim)
     for index, layer in enumerate(model.layers):
+        assert isinstance(layer, Layer)
+        layer.attention.attend = paged_attention
         caches = (torch.zeros(cache_shape), torch.zeros(cache_shape))
         attention_inputs = (step["query_start"], step["seq_lens"], step["block_table"], step["slots"], caches)
         hidden_TH = functional_call(layer, _parameters(checkpoint, layer, f"layers.{index}."), (hidden_TH, cos, sin, *attention_inputs))
@@ -65,10 +63,3 @@ def _step_inputs(lengths: list[int]) -> dict[str, torch.Tensor]:
         "slots": slots,
     }
     return {name: value.to(torch.int32) for name, value in inputs.items()}
-
-
-@lru_cache(maxsize=1)
-def _implement_attention() -> None:
-    """Make the reference this process's implementation of the operator; a build never loads a kernel library."""
-    ops.define()
-    torch.library.impl("engine::paged_attention", "CPU")(paged_attention)

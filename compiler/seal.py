@@ -38,7 +38,9 @@ def building(output: Path, *, force: bool) -> Iterator[Path]:
     try:
         yield scratch
     except OSError as error:
-        raise BuildError(f"writing {output} failed: {error.strerror or error}", hint="free some space, or choose another place with -o") from error
+        raise BuildError(
+            f"writing {output} failed: {error.strerror or error}", hint="free some space, or choose another place with -o"
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(handle)

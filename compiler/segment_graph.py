@@ -52,7 +52,8 @@ def _encode_input(value: Any, dims: dict[Any, str]) -> list[Any]:
         raise BuildError("a segment would take a symbolic size as input; the model must derive sizes from tensors (use -1 in views)")
     if not value.is_contiguous():
         raise BuildError("a segment would take a tensor that is not contiguous")
-    sizes = [size if isinstance(size, int) else dims.setdefault(str(size.node.expr), f"d{len(dims)}") for size in value.shape]
+    shape: list[Any] = list(value.shape)
+    sizes = [size if isinstance(size, int) else dims.setdefault(str(size.node.expr), f"d{len(dims)}") for size in shape]
     return [str(value.dtype).removeprefix("torch."), sizes]
 
 

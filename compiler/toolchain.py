@@ -33,6 +33,8 @@ class Versions:
 def versions() -> Versions:
     """The toolchain of this machine. Raises BuildError where there is no C++ compiler."""
     if shutil.which(COMPILER) is None:
-        raise BuildError(f"{COMPILER} is not installed", hint="building needs a C++ compiler (Debian and Ubuntu: apt-get install g++); serving does not")
+        raise BuildError(
+            f"{COMPILER} is not installed", hint="building needs a C++ compiler (Debian and Ubuntu: apt-get install g++); serving does not"
+        )
     banner = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
     return Versions(torch=torch_release(torch.__version__), compiler=banner.splitlines()[0])

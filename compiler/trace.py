@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -63,7 +63,9 @@ def trace(config: ModelConfig, *, block_size: int, kv_dtype: str) -> fx.GraphMod
             torch.compile(model, backend=capture, fullgraph=True)(*inputs, caches)
             return _to_aten(captured["graph"], captured["refs"])
     except torch._dynamo.exc.TorchDynamoException as error:
-        raise BuildError(f"the model does not trace as one graph: {error}", hint="model code must be free of data-dependent Python; see docs/map.md") from error
+        raise BuildError(
+            f"the model does not trace as one graph: {error}", hint="model code must be free of data-dependent Python; see docs/map.md"
+        ) from error
 
 
 def _references(model: Decoder, inputs: list[torch.Tensor], caches: list[Any]) -> dict[int, str]:
@@ -87,7 +89,7 @@ def _mark_dynamic(inputs: list[torch.Tensor], caches: list[Any]) -> None:
 def _to_aten(captured: fx.GraphModule, refs: list[str | None]) -> fx.GraphModule:
     placeholders = captured.graph.find_nodes(op="placeholder")
     examples = [node.meta["example_value"] for node in placeholders]
-    fake_mode = next(value.fake_mode for value in examples if isinstance(value, torch.Tensor))
+    fake_mode = next(value.fake_mode for value in examples if isinstance(value, FakeTensor))
     with fake_mode:
         lowered = make_fx(captured, tracing_mode="real", pre_dispatch=True, _allow_non_fake_inputs=True)(*examples)
     for node, ref in zip(lowered.graph.find_nodes(op="placeholder"), refs, strict=True):

@@ -20,11 +20,13 @@ from .run_artifact import artifact_logits
 TEXTS = (
     "The lighthouse keeper wrote down the weather every evening: wind from the west, rain before midnight, and a ship that did not answer. "
     "In the morning the sea was flat, and there was nothing on it.",
-    "def moving_average(values, width):\n    total = sum(values[:width])\n    yield total / width\n    for old, new in zip(values, values[width:]):\n"
+    "def moving_average(values, width):\n    total = sum(values[:width])\n    yield total / width\n"
+    "    for old, new in zip(values, values[width:]):\n"
     "        total += new - old\n        yield total / width\n",
     "Water boils at 100 degrees Celsius at sea level. On a mountain of 3,000 metres it boils at about 90, because the air presses less. "
     "That is why an egg takes longer there.",
-    "User: What should I pack for three days in Lisbon in April?\nAssistant: Light layers, comfortable shoes for the hills, and a thin rain jacket.",
+    "User: What should I pack for three days in Lisbon in April?\n"
+    "Assistant: Light layers, comfortable shoes for the hills, and a thin rain jacket.",
 )
 """Prose, code, facts with numbers, and dialogue: every position of each is compared."""
 
@@ -94,4 +96,8 @@ def _check_same_model(checkpoint: Checkpoint, vocab_size: int, num_layers: int, 
     ]
     misfits = [Misfit(field=name, artifact=str(ours), machine=str(theirs)) for name, ours, theirs in rows if ours != theirs]
     if misfits:
-        raise MismatchError(f"{checkpoint.name} is not the model of this artifact (last column: the checkpoint)", misfits, hint="compare with the checkpoint it was built from")
+        raise MismatchError(
+            f"{checkpoint.name} is not the model of this artifact (last column: the checkpoint)",
+            misfits,
+            hint="compare with the checkpoint it was built from",
+        )

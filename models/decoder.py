@@ -65,6 +65,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_eps) if config.qk_norm else None
         self.config = config
         self.layer = layer
+        self.attend = paged_attention
 
     def forward(
         self,
@@ -87,7 +88,7 @@ class Attention(nn.Module):
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         k_cache, v_cache = kv_cache
         scale = config.head_dim**-0.5
-        out = paged_attention(q, k, v, k_cache, v_cache, query_start, seq_lens, block_table, slots, scale, self.layer.window)
+        out = self.attend(q, k, v, k_cache, v_cache, query_start, seq_lens, block_table, slots, scale, self.layer.window)
         projected: torch.Tensor = self.o(out.view(-1, config.num_heads * config.head_dim))
         return projected
 

@@ -34,10 +34,11 @@ def assign_weight_kernels(graph: fx.Graph, *, formats: Mapping[str, str]) -> int
     rewritten = 0
     for weight in graph.find_nodes(op="placeholder"):
         users = list(weight.users)
-        if not any(user.target in (_LINEAR, _EMBEDDING) for user in users):
+        as_matrix = [_reads_as_matrix(user, weight) for user in users]
+        if not any(as_matrix):
             continue
         name = weight.meta["ref"].removeprefix("weight:")
-        if any(not _reads_as_matrix(user, weight) for user in users):
+        if not all(as_matrix):
             raise BuildError(f"the weight {name} is used both as a matrix of a linear or embedding and in another way")
         for user in users:
             _rewrite(graph, user, formats[name])

@@ -9,6 +9,8 @@ Tracing leaves them behind (`x[:, None]` alone makes a full slice). They cost no
 time once compiled, but two pieces that differ only in them would be two segments.
 """
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -36,8 +38,9 @@ def _is_no_op(node: fx.Node) -> bool:
     if node.target in _ALIASES:
         return True
     if node.target is torch.ops.aten.slice.Tensor:
-        _dim, start, end, step = (*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :])
-        return start in (0, None) and end in (_END, None) and step == 1
+        given: list[Any] = [*node.args[2:]]
+        start, end, step = [*given, *(0, None, 1)[len(given) :]]
+        return bool(start in (0, None) and end in (_END, None) and step == 1)
     before, after = source.meta["val"], node.meta["val"]
     if node.target in _CASTS:
         return bool(before.dtype == after.dtype)

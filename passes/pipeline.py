@@ -48,7 +48,9 @@ def run(graph: fx.Graph, passes: list[Pass], after_each: Callable[[PassResult], 
         matches = item.rewrite(graph)
         graph.lint()
         if item.required and matches == 0:
-            raise BuildError(f"the pass {item.name} matched nothing in this model", hint="write the graphs with --debug-dump DIR and compare")
+            raise BuildError(
+                f"the pass {item.name} matched nothing in this model", hint="write the graphs with --debug-dump DIR and compare"
+            )
         results.append(PassResult(name=item.name, matches=matches, nodes_before=before, nodes_after=len(graph.nodes)))
         after_each(results[-1])
     return results

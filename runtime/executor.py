@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -121,9 +121,11 @@ def _load_code(directory: Path, manifest: Manifest) -> tuple[dict[str, Any], dic
         ops.load(directory / manifest.kernel_library)
         runners = {s.key: torch._C._aoti.AOTIModelContainerRunnerCpu(str(directory / s.file), 1) for s in manifest.segments}
     except (OSError, RuntimeError) as error:
-        raise ArtifactError(f"the artifact's code cannot be loaded: {error}", hint="build the artifact again with the torch of this machine") from error
+        raise ArtifactError(
+            f"the artifact's code cannot be loaded: {error}", hint="build the artifact again with the torch of this machine"
+        ) from error
     operators = {name: getattr(torch.ops.engine, name).default for name in ops.operator_names()}
-    return operators, {key: runner.run for key, runner in runners.items()}
+    return operators, {key: cast(Run, runner.run) for key, runner in runners.items()}
 
 
 def _bind(call: Call, operators: dict[str, Any], segments: dict[str, Run], constants: dict[str, torch.Tensor]) -> _BoundCall:
@@ -148,7 +150,10 @@ def _num_blocks(manifest: Manifest, kv_memory: int | None, max_num_seqs: int) ->
     spec = manifest.kv_cache
     if kv_memory is None:
         kv_memory = default_kv_memory(
-            bytes_per_block=spec.bytes_per_block, block_size=spec.block_size, max_context=manifest.model.max_context, max_num_seqs=max_num_seqs
+            bytes_per_block=spec.bytes_per_block,
+            block_size=spec.block_size,
+            max_context=manifest.model.max_context,
+            max_num_seqs=max_num_seqs,
         )
     if kv_memory < spec.bytes_per_block:
         raise UsageError(

@@ -84,6 +84,7 @@ class Scheduler:
                 budget -= chunks[-1].size
         if self.preemptions == preemptions:
             self._admit(chunks, budget)
+        assert chunks or not self.has_work, "there is work, but nothing is scheduled"
         return chunks
 
     def advance(self, chunk: Chunk) -> None:

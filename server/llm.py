@@ -1,6 +1,5 @@
 """The offline API: prompts in, texts out, through the same worker and the same text code as the server."""
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -143,17 +142,11 @@ class LLM:
             raise
 
     def _until_ready(self) -> Ready:
-        async def first() -> None:
-            running = asyncio.wrap_future(self._running)
-            ready = asyncio.ensure_future(self._client.until_ready(None))
-            await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.gather(ready, return_exceptions=True)
-
-        self._loop.call(first())
-        if self._client.ready is None:
+        try:
+            return self._loop.call(self._client.until_ready(None))
+        except RequestError:
             self._running.result()
-        assert self._client.ready is not None
-        return self._client.ready
+            raise
 
 
 class TextStream:

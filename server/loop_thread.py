@@ -15,9 +15,19 @@ class LoopThread:
     """Runs coroutines for a caller that may itself be inside an event loop (a notebook is)."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="engine-llm", daemon=True)
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        self._thread = threading.Thread(target=self._run, args=(started,), name="engine-llm", daemon=True)
         self._thread.start()
+        self._loop, self._closing = started.result()
+
+    @staticmethod
+    def _run(started: "Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]") -> None:
+        async def until_closed() -> None:
+            closing = asyncio.Event()
+            started.set_result((asyncio.get_running_loop(), closing))
+            await closing.wait()
+
+        asyncio.run(until_closed())
 
     def start(self, work: Coroutine[Any, Any, _T]) -> "Future[_T]":
         return asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -46,6 +56,7 @@ class LoopThread:
             pumping.cancel()
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """Cancels what still runs. Safe to call twice."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._closing.set)
+            self._thread.join()

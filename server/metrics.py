@@ -21,7 +21,7 @@ class Metrics(Observer):
     """What this server has done. Times are in seconds, from a request's arrival on."""
 
     def __init__(self, worker: WorkerClient, own_phases: dict[str, float]) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._registry.register(_WorkerState(worker, own_phases))
         self._last_token: dict[str, float] = {}

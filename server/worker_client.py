@@ -65,6 +65,7 @@ class WorkerClient:
         self._past = Stats()
         self._current = Stats()
         self._serving = False
+        self._held = 0
         self._state_since = time.monotonic()
         self.state: State = "loading"
         self.ready: Ready | None = None
@@ -90,6 +91,7 @@ class WorkerClient:
 
     async def until_ready(self, timeout: float | None) -> Ready:
         """Waits while a worker loads. Raises RequestError (503) if that takes longer than `timeout` seconds."""
+        self._held += 1
         try:
             async with asyncio.timeout(timeout):
                 while not self._serving or self.ready is None:
@@ -103,13 +105,15 @@ class WorkerClient:
                 code="loading",
                 hint="try again in a few seconds; GET /health answers 200 when it is ready",
             ) from None
+        finally:
+            self._held -= 1
         self._check_open()
         return self.ready
 
     @property
     def live(self) -> int:
-        """Sequences running or waiting."""
-        return len(self._live)
+        """Sequences running or waiting, and requests that wait for a worker."""
+        return len(self._live) + self._held
 
     def seconds_in_state(self) -> float:
         return time.monotonic() - self._state_since

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from engine.artifacts import Target, check_machine, load_manifest
 from engine.errors import ArtifactError, MismatchError
 

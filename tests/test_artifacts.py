@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from engine.artifacts import Target, load_manifest
 from engine.artifacts.manifest import Manifest
 from engine.artifacts.store import Store, key_of
 from engine.errors import BuildError, UsageError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize("text", ["cpu-x86-64-v3", "cpu-x86-64-v4", "cpu-x86-64-v4+avx512_vnni", "cpu-x86-64-v3+avx_vnni"])

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+
 from engine.artifacts import load_manifest
 from engine.protocol import Output, SamplingParams, Submit
 from engine.runtime.core import EngineCore
 from engine.runtime.executor import Executor
 from engine.runtime.options import RuntimeOptions
-from tokenizers import Tokenizer
 
 Answer = list[tuple[int, float, list[tuple[int, float]]]]
 PROMPTS = (
@@ -42,7 +44,9 @@ def prompts(executor: Executor, smollm2: Path) -> list[list[int]]:
 def requests(prompts: list[list[int]]) -> Iterator[Submit]:
     """Half greedy, half sampled with a seed; all of different lengths."""
     for index, prompt in enumerate(prompts):
-        sampled = {"temperature": 0.9, "top_p": 0.95, "top_k": 40, "repetition_penalty": 1.1} if index % 2 else {"temperature": 0.0}
+        sampled: dict[str, Any] = (
+            {"temperature": 0.9, "top_p": 0.95, "top_k": 40, "repetition_penalty": 1.1} if index % 2 else {"temperature": 0.0}
+        )
         params = SamplingParams(max_tokens=24 + index, seed=1000 + index, logprobs=3, ignore_eos=True, **sampled)
         yield Submit(id=str(index), prompt=prompt, params=params)
 

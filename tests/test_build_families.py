@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
+
 from engine.artifacts import load_manifest
 from engine.compiler.build import BuildOptions, build
 from engine.compiler.run_artifact import artifact_logits
-from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
 
 # Odd sizes, grouped-query ratios, biases, tied and untied heads, windows, scaled RoPE and none.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+
 from engine.artifacts import load_manifest, verify
 from engine.compiler.build import BuildOptions, build
 from engine.errors import CheckpointError, UnsupportedModelError, UsageError
-from safetensors.torch import load_file, save_file
 
 ENGINE = Path(sys.executable).with_name("engine")
 
@@ -133,7 +134,7 @@ def test_a_damaged_store_entry_is_compiled_again(tiny_checkpoint: Path, tiny_art
 def test_a_full_disk(tiny_checkpoint: Path, store: Path, tmp_path: Path) -> None:
     """The weights do not fit into the largest file that this build may write."""
     command = [str(ENGINE), "build", str(tiny_checkpoint), "-o", str(tmp_path / "artifact"), "--store", str(store)]
-    limited = f'ulimit -f 100; trap "" XFSZ; exec "$@"'
+    limited = 'ulimit -f 100; trap "" XFSZ; exec "$@"'
     done = subprocess.run(["bash", "-c", limited, "bash", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 5
     assert "hint: free some space" in done.stderr

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from random_checkpoints import write_random_checkpoint
+
 from engine.artifacts import load_manifest
 from engine.compiler.build import BuildOptions, build
-from random_checkpoints import write_random_checkpoint
 
 
 def test_30_and_60_layers_compile_the_same_segments(store: Path, tmp_path: Path) -> None:

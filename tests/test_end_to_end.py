@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -30,7 +31,7 @@ class Server:
         url = self._wait_for(r"listening at (http://\S+?),")[1]
         self._wait_for(r"ready in")
         self.http = httpx.Client(base_url=url, timeout=60)
-        self.openai = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=60, max_retries=0)
+        self.openai: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=60, max_retries=0)
 
     def _wait_for(self, pattern: str) -> "re.Match[str]":
         deadline = time.monotonic() + 60
@@ -87,11 +88,15 @@ def test_streaming_is_the_same_text(server: Server) -> None:
 
 
 def test_stop_n_seeds_and_logprobs(server: Server) -> None:
-    stopped = server.openai.completions.create(model="smollm2", prompt="one two three four five", max_tokens=20, temperature=0, stop=["eight"])
+    stopped = server.openai.completions.create(
+        model="smollm2", prompt="one two three four five", max_tokens=20, temperature=0, stop=["eight"]
+    )
     assert stopped.choices[0].finish_reason == "stop"
     assert "eight" not in stopped.choices[0].text
     sampled = [
-        server.openai.chat.completions.create(model="smollm2", messages=MESSAGES, n=3, seed=7, temperature=1.2, max_tokens=12, logprobs=True, top_logprobs=2)
+        server.openai.chat.completions.create(
+            model="smollm2", messages=MESSAGES, n=3, seed=7, temperature=1.2, max_tokens=12, logprobs=True, top_logprobs=2
+        )
         for _ in range(2)
     ]
     texts = [[choice.message.content for choice in answer.choices] for answer in sampled]

@@ -4,15 +4,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import fx
+from torch.nn import functional
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
 from engine.errors import BuildError
 from engine.kernels import ops
 from engine.kernels.linear import formats, reference
 from engine.passes.assign_weight_kernels import assign_weight_kernels
 from engine.passes.eliminate_no_ops import eliminate_no_ops
 from engine.passes.pipeline import Pass, run
-from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 
 
 def traced(function: Any, refs: dict[str, torch.Tensor]) -> fx.GraphModule:
@@ -52,9 +54,10 @@ def test_casts_and_views_that_do_something_stay() -> None:
     assert eliminate_no_ops(module.graph) == 0
 
 
-def model(tokens: torch.Tensor, table: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    x = torch.nn.functional.embedding(tokens, table)
-    return torch.nn.functional.linear(torch.nn.functional.linear(x, weight, bias), table)
+def model(*inputs: torch.Tensor) -> torch.Tensor:
+    tokens, table, weight, bias = inputs
+    x = functional.embedding(tokens, table)
+    return functional.linear(functional.linear(x, weight, bias), table)
 
 
 @pytest.fixture
@@ -97,12 +100,13 @@ def _interpret(module: fx.GraphModule, kernel: str, values: list[torch.Tensor]) 
             operation = reference.embedding if "embedding" in str(target) else reference.linear
             return operation(kernel, *args)
 
-    return Interpreter(module).run(*values)
+    result: torch.Tensor = Interpreter(module).run(*values)
+    return result
 
 
 def test_a_matrix_with_another_use_is_an_error(inputs: dict[str, torch.Tensor]) -> None:
     def function(tokens: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.embedding(tokens, table) + table.sum()
+        return functional.embedding(tokens, table) + table.sum()
 
     module = traced(function, {name: inputs[name] for name in ("input:tokens", "weight:table")})
     with pytest.raises(BuildError, match="table"):

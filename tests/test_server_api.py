@@ -1,7 +1,6 @@
 """The OpenAI API over a real connection, with OpenAI's own client."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -36,7 +35,11 @@ def test_chat(server: ServingProcess) -> None:
     assert answer.model == MODEL
     assert answer.usage is not None
     prompt, generated = len(ids(CHAT_PROMPT)), len(ids(CHAT_PROMPT.partition("<|im_end|>")[0])) + 1
-    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (prompt, generated, prompt + generated)
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (
+        prompt,
+        generated,
+        prompt + generated,
+    )
     assert answer.usage.prompt_tokens_details is not None
     assert answer.usage.prompt_tokens_details.cached_tokens == 2
 

@@ -1,22 +1,26 @@
 """A server's life: loading, losing clients, losing its worker, being asked to stop."""
 
-import asyncio
 import os
+import select
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import pytest
 from artifact_stand_in import MODEL, write_artifact
 from serving_process import PATIENCE, ServingProcess
 
+from engine.errors import ArtifactError, UsageError
+from engine.server.options import ServeOptions
+from engine.server.serve import listen, serve
+
 SLOW = ("--step", "0.005")
-ENDLESS: dict[str, Any] = {"prompt": "a b c d e f g", "temperature": 0, "ignore_eos": True, "max_tokens": 400}
+ENDLESS: dict[str, Any] = {"prompt": "a b c d e f g", "temperature": 0, "ignore_eos": True, "max_tokens": 200}
 
 
 @pytest.fixture
@@ -41,6 +45,11 @@ def whole_text(server: ServingProcess, **fields: Any) -> str:
     return text
 
 
+def metric(server: ServingProcess, name: str) -> float:
+    (value,) = (line.split()[1] for line in server.http.get("/metrics").text.splitlines() if line.startswith(f"{name} "))
+    return float(value)
+
+
 # --- loading --------------------------------------------------------------------------------
 
 
@@ -59,16 +68,12 @@ def test_health_tells_the_phase_and_then_that_all_is_well(artifact: Path) -> Non
 
 
 def test_requests_wait_for_a_worker_that_loads(artifact: Path) -> None:
-    async def ask(server: ServingProcess) -> str:
-        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-            asked = asyncio.create_task(client.completions.create(model=MODEL, prompt="a b", temperature=0))
-            while not (await client._client.get(f"{server.url}/health")).json().get("status") == "loading":
-                pass
-            await asyncio.to_thread(server.open_gate)
-            return (await asked).choices[0].text
-
-    with ServingProcess(artifact, gated=True) as server:
-        assert asyncio.run(ask(server)) == "a b"
+    with ServingProcess(artifact, gated=True) as server, ThreadPoolExecutor() as pool:
+        asked = pool.submit(whole_text, server, max_tokens=2)
+        while metric(server, "engine_num_requests_waiting") == 0:
+            assert not asked.done()
+        server.open_gate()
+        assert asked.result() == "a b"
 
 
 def test_wrong_requests_are_refused_while_loading(artifact: Path) -> None:
@@ -144,13 +149,7 @@ def test_a_full_queue_says_so(artifact: Path) -> None:
             response = server.http.post("/v1/completions", json={"prompt": "x"})
             assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
             assert int(response.headers["retry-after"]) >= 1
-            metrics = server.http.get("/metrics").text
-            running, waiting = (
-                float(line.split()[1])
-                for line in metrics.splitlines()
-                if line.startswith(("engine_num_requests_running", "engine_num_requests_waiting"))
-            )
-            assert running + waiting == 5
+            assert metric(server, "engine_num_requests_running") + metric(server, "engine_num_requests_waiting") == 5
         for _ in range(5):
             server.event("abort")
         assert whole_text(server, max_tokens=1) == "a"
@@ -167,7 +166,7 @@ def test_a_killed_worker_is_replaced_and_every_stream_goes_on(artifact: Path) ->
         client = server.openai
         streams = {
             temperature: client.completions.create(
-                model=MODEL, prompt=ENDLESS["prompt"], max_tokens=400, temperature=temperature, seed=5, stream=True,
+                model=MODEL, prompt=ENDLESS["prompt"], max_tokens=200, temperature=temperature, seed=5, stream=True,
                 extra_body={"ignore_eos": True},
             )
             for temperature in (0, 1)
@@ -181,10 +180,8 @@ def test_a_killed_worker_is_replaced_and_every_stream_goes_on(artifact: Path) ->
         assert texts == expected
         assert server.event("started")["pid"] != usual
         assert server.event("submit")["generated"] > 0
-        metrics = server.http.get("/metrics").text
-        assert "engine_worker_restarts_total 1.0" in metrics
-        (total,) = (float(line.split()[1]) for line in metrics.splitlines() if line.startswith("engine_generation_tokens_total"))
-        assert total >= 4 * 400
+        assert metric(server, "engine_worker_restarts_total") == 1
+        assert metric(server, "engine_generation_tokens_total") >= 4 * 200
         assert server.http.get("/health").status_code == 200
     assert "was killed by SIGKILL" in server.log()
 
@@ -269,8 +266,6 @@ def test_a_worker_outlives_nothing(artifact: Path) -> None:
         descriptor = os.pidfd_open(pid)
         try:
             server.process.kill()
-            import select
-
             assert select.select([descriptor], [], [], PATIENCE)[0] == [descriptor]
         finally:
             os.close(descriptor)
@@ -288,28 +283,17 @@ def test_a_worker_outlives_nothing(artifact: Path) -> None:
     ],
 )
 def test_an_address_that_cannot_be(tmp_path: Path, options: dict[str, Any], says: str) -> None:
-    from engine.errors import UsageError
-    from engine.server.options import ServeOptions
-    from engine.server.serve import serve
-
     with pytest.raises(UsageError, match=says) as caught:
         serve(ServeOptions(artifacts=tmp_path, **options))
     assert caught.value.hint
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
-    from engine.errors import UsageError
-    from engine.server.serve import listen
-
     with listen("127.0.0.1", 0) as first, pytest.raises(UsageError, match="Address already in use") as caught:
         listen("127.0.0.1", first.getsockname()[1])
     assert "--port" in str(caught.value)
 
 
 def test_a_directory_that_is_no_artifact(tmp_path: Path) -> None:
-    from engine.errors import ArtifactError
-    from engine.server.options import ServeOptions
-    from engine.server.serve import serve
-
     with pytest.raises(ArtifactError):
         serve(ServeOptions(artifacts=tmp_path, port=0, worker_command=("sleep", "60")))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+
 from engine.artifacts import load_manifest
 from engine.compiler.build import BuildOptions, build
 from engine.compiler.verify import compare

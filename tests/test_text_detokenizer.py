@@ -1,13 +1,14 @@
 """Streaming tokens to text: exact, never half a character."""
 
 import pytest
-from artifact_stand_in import byte_level_tokenizer, sentencepiece_tokenizer
-from engine.errors import UnsupportedModelError
-from engine.server.detokenizer import IncrementalDetokenizer
-from engine.server.token_bytes import TokenBytes
+from artifact_stand_in import byte_level_tokenizer, sentencepiece_tokenizer, token_id
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders
+
+from engine.errors import UnsupportedModelError
+from engine.server.detokenizer import IncrementalDetokenizer
+from engine.server.token_bytes import TokenBytes
 
 BYTE_LEVEL, SENTENCEPIECE = byte_level_tokenizer(), sentencepiece_tokenizer()
 TOKENIZERS = [pytest.param(BYTE_LEVEL, id="byte-level"), pytest.param(SENTENCEPIECE, id="sentencepiece")]
@@ -59,7 +60,7 @@ def test_bytes_that_are_no_text_are_marked_and_do_not_block_what_follows() -> No
 
 
 def test_special_tokens_are_not_shown() -> None:
-    tokens = [BYTE_LEVEL.token_to_id("<|im_start|>"), *BYTE_LEVEL.encode("x").ids, BYTE_LEVEL.token_to_id("<|im_end|>")]
+    tokens = [token_id(BYTE_LEVEL, "<|im_start|>"), *BYTE_LEVEL.encode("x").ids, token_id(BYTE_LEVEL, "<|im_end|>")]
     assert pieces(BYTE_LEVEL, tokens) == ["", "x", ""]
 
 
@@ -67,7 +68,7 @@ def test_sentencepiece_leading_space_belongs_to_a_continuation_only() -> None:
     tokens = SENTENCEPIECE.encode("hello hello").ids
     assert pieces(SENTENCEPIECE, tokens) == ["hello", " hello"]
     assert pieces(SENTENCEPIECE, tokens, continues=True) == [" hello", " hello"]
-    start = SENTENCEPIECE.token_to_id("<s>")
+    start = token_id(SENTENCEPIECE, "<s>")
     assert pieces(SENTENCEPIECE, [start, *tokens]) == ["", "hello", " hello"]
 
 
@@ -90,7 +91,7 @@ def test_names_of_tokens_tell_partial_characters_apart() -> None:
         "bytes:\\x89",
     ]
     assert b"".join(table[token] for token in BYTE_LEVEL.encode("東 x").ids) == "東 x".encode()
-    assert TokenBytes(SENTENCEPIECE).name(SENTENCEPIECE.token_to_id("<0xC3>")) == "bytes:\\xc3"
+    assert TokenBytes(SENTENCEPIECE).name(token_id(SENTENCEPIECE, "<0xC3>")) == "bytes:\\xc3"
 
 
 def test_an_unknown_decoder_is_refused() -> None:

@@ -3,9 +3,10 @@
 import re
 
 import pytest
-from engine.server.stop_checker import StopChecker
 from hypothesis import given
 from hypothesis import strategies as st
+
+from engine.server.stop_checker import StopChecker
 
 
 def run(pieces: list[str], stops: list[str], *, include: bool = False) -> tuple[list[str], bool]:

@@ -1,13 +1,15 @@
 """From messages to tokens."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from artifact_stand_in import BOS, CHAT_TEMPLATE, EOS, byte_level_tokenizer, sentencepiece_tokenizer, write_tokenizer
+from artifact_stand_in import BOS, CHAT_TEMPLATE, EOS, byte_level_tokenizer, sentencepiece_tokenizer, token_id, write_tokenizer
+from tokenizers import processors
+
 from engine.errors import ArtifactError, RequestError
 from engine.server.chat_template import ChatTemplate
 from engine.server.text import Text
-from tokenizers import processors
 
 HELLO = [{"role": "user", "content": "Hi"}]
 
@@ -41,7 +43,7 @@ def test_content_may_be_text_parts(text: Text) -> None:
 
 
 def test_an_assistants_own_message_can_come_back_as_the_client_holds_it(text: Text) -> None:
-    answer = {"role": "assistant", "content": "Yes?", "refusal": None, "tool_calls": None, "audio": None, "annotations": []}
+    answer: dict[str, Any] = {"role": "assistant", "content": "Yes?", "refusal": None, "tool_calls": None, "audio": None, "annotations": []}
     assert "assistant\nYes?<|im_end|>" in text.render_chat([*HELLO, answer])
 
 
@@ -97,7 +99,7 @@ def test_a_template_that_does_not_parse() -> None:
 def test_a_beginning_is_put_once(tmp_path: Path) -> None:
     tokenizer = sentencepiece_tokenizer()
     write_tokenizer(tmp_path / "t", tokenizer, bos="<s>", eos="</s>", add_bos=True, template="{{ bos_token }}{{ messages[0].content }}")
-    text, bos = Text.load(tmp_path / "t"), tokenizer.token_to_id("<s>")
+    text, bos = Text.load(tmp_path / "t"), token_id(tokenizer, "<s>")
     assert text.encode("hello") == [bos, *tokenizer.encode("hello").ids]
     assert text.encode("<s>hello").count(bos) == 1
     assert text.encode_chat(HELLO).count(bos) == 1
@@ -106,7 +108,7 @@ def test_a_beginning_is_put_once(tmp_path: Path) -> None:
 
 def test_a_beginning_that_the_tokenizer_puts_is_not_doubled(tmp_path: Path) -> None:
     tokenizer = byte_level_tokenizer()
-    bos = tokenizer.token_to_id(BOS)
+    bos = token_id(tokenizer, BOS)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bos)])
     write_tokenizer(tmp_path / "t", tokenizer, bos=BOS, eos=EOS, add_bos=False)
     text = Text.load(tmp_path / "t")

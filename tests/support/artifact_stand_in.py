@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from engine.artifacts import KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from engine.artifacts import KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
 
 MODEL = "echo"
 MAX_CONTEXT = 512
@@ -47,7 +48,15 @@ def sentencepiece_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_tokenizer(directory: Path, tokenizer: Tokenizer, *, bos: str, eos: str, add_bos: bool, template: str | None = CHAT_TEMPLATE) -> None:
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    id = tokenizer.token_to_id(token)
+    assert id is not None
+    return id
+
+
+def write_tokenizer(
+    directory: Path, tokenizer: Tokenizer, *, bos: str, eos: str, add_bos: bool, template: str | None = CHAT_TEMPLATE
+) -> None:
     directory.mkdir(parents=True)
     tokenizer.save(str(directory / "tokenizer.json"))
     text = {"bos_token": bos, "eos_token": eos, "bos_token_id": tokenizer.token_to_id(bos), "eos_token_ids": [tokenizer.token_to_id(eos)]}

@@ -25,8 +25,10 @@ from engine.errors import EngineError
 from engine.server.options import ServeOptions
 from engine.server.serve import serve
 options = json.loads(sys.argv[1])
+options["artifacts"] = pathlib.Path(options["artifacts"])
+options["worker_command"] = tuple(options["worker_command"])
 try:
-    code = serve(ServeOptions(**options | {"artifacts": pathlib.Path(options["artifacts"]), "worker_command": tuple(options["worker_command"])}))
+    code = serve(ServeOptions(**options))
 except EngineError as error:
     print("error:", error, file=sys.stderr)
     code = error.exit_code
@@ -119,7 +121,8 @@ class ServingProcess:
 
     def rest(self) -> int:
         """Waits for the end; the exit code."""
-        if self.process.returncode is None:
+        assert self.process.stderr is not None
+        if not self.process.stderr.closed:
             _, rest = self.process.communicate(timeout=PATIENCE)
             self.lines.append(rest)
         return self.process.returncode

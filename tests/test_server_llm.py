@@ -1,0 +1,157 @@
+"""The offline API, over the same protocol to a scripted worker."""
+
+import asyncio
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from artifact_stand_in import byte_level_tokenizer, write_artifact
+from serving_process import WORKER
+
+from engine.errors import ArtifactError, MismatchError, RequestError, WorkerError
+from engine.server.llm import LLM, Params
+
+GREEDY = Params(temperature=0)
+HI = [{"role": "user", "content": "Hi 🎉"}]
+TOKENIZER = byte_level_tokenizer()
+
+
+def command(*flags: str) -> tuple[str, ...]:
+    return (sys.executable, "-P", str(WORKER), *flags)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_artifact(tmp_path_factory.mktemp("llm") / "artifact")
+
+
+@pytest.fixture(scope="module")
+def llm(artifact: Path) -> Iterator[LLM]:
+    with LLM(artifact, worker_command=command("--step", "0.001")) as llm:
+        yield llm
+
+
+def test_prompts_are_completed_together(llm: LLM) -> None:
+    prompts = [f"number {i} 🎉" for i in range(12)]
+    seen = dict.fromkeys(range(12), "")
+
+    def on_token(index: int, text: str) -> None:
+        seen[index] += text
+
+    completions = llm.generate(prompts, GREEDY, on_token)
+    assert [completion.text for completion in completions] == prompts == list(seen.values())
+    for prompt, completion in zip(prompts, completions, strict=True):
+        tokens = TOKENIZER.encode(prompt).ids
+        assert completion.tokens == tokens
+        assert (completion.finish_reason, completion.prompt_tokens, completion.generated_tokens) == ("stop", len(tokens), len(tokens) + 1)
+        assert completion.logprobs is None
+        assert 0 < completion.time_to_first_token <= completion.seconds
+        assert completion.tokens_per_second > 0
+
+
+def test_every_kind_of_prompt(llm: LLM) -> None:
+    tokens = TOKENIZER.encode("a b").ids
+    assert llm.generate([tokens], GREEDY)[0].text == "a b"
+    assert llm.generate([HI], GREEDY)[0].text == llm.chat(HI, GREEDY).text == "user\nHi 🎉"
+    assert llm.generate([], GREEDY) == []
+
+
+def test_logprobs_and_limits(llm: LLM) -> None:
+    (completion,) = llm.generate(["a b c d"], Params(temperature=0, max_tokens=2, logprobs=1))
+    assert (completion.text, completion.finish_reason) == ("a b", "length")
+    assert completion.logprobs is not None
+    assert [entry.logprob for entry in completion.logprobs] == [-0.5, -0.5]
+    assert llm.generate(["a b c d"], Params(temperature=0, stop="c"))[0].text == "a b "
+
+
+def test_chat_streams_and_counts(llm: LLM) -> None:
+    pieces: list[str] = []
+    completion = llm.chat(HI, GREEDY, pieces.append)
+    assert "".join(pieces) == completion.text
+    stream = llm.stream("a b c", GREEDY)
+    assert "".join(stream) == "a b c"
+    assert stream.completion.generated_tokens == 4
+
+
+def test_a_stream_that_is_left_is_aborted(artifact: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as events:
+        events.bind(str(tmp_path / "events"))
+        events.settimeout(30)
+        with LLM(artifact, worker_command=command("--step", "0.005", "--events", str(tmp_path / "events"))) as llm:
+            with llm.stream("a b c", Params(temperature=0, ignore_eos=True)) as stream:
+                assert next(iter(stream)) == "a"
+            assert stream.completion.finish_reason is None
+            heard = [events.recv(1 << 16) for _ in range(3)]
+            assert b'"abort"' in heard[-1]
+            assert llm.generate(["a b"], GREEDY)[0].text == "a b"
+
+
+@pytest.mark.parametrize(
+    ("params", "param"),
+    [
+        (Params(temperature=3), "temperature"),
+        (Params(max_tokens=0), "max_tokens"),
+        (Params(logprobs=99), "logprobs"),
+        (Params(stop=""), "stop"),
+        (Params(logit_bias={10**6: 1.0}), "logit_bias"),
+        (Params(max_tokens=1000), "max_tokens"),
+    ],
+)
+def test_params_are_held_to_the_same_rules(llm: LLM, params: Params, param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        llm.generate(["x"], params)
+    assert caught.value.param == param
+
+
+def test_prompts_that_cannot_be(llm: LLM) -> None:
+    with pytest.raises(RequestError):
+        llm.generate([""], GREEDY)
+    for tokens in ([10**6], [-1], [5] * 600):
+        with pytest.raises(RequestError):
+            llm.generate([tokens], GREEDY)
+
+
+def test_inside_an_event_loop(llm: LLM) -> None:
+    async def notebook() -> str:
+        return llm.generate(["a b"], GREEDY)[0].text
+
+    assert asyncio.run(notebook()) == "a b"
+
+
+def test_from_several_threads(llm: LLM) -> None:
+    texts: list[str] = []
+    threads = [threading.Thread(target=lambda: texts.append(llm.generate(["a b c"], GREEDY)[0].text)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == ["a b c"] * 4
+
+
+def test_the_log_tells_the_phases(artifact: Path) -> None:
+    lines: list[str] = []
+    with LLM(artifact, worker_command=command(), log=lines.append) as llm:
+        llm.close()
+    assert lines == ["imports 0.25 s", "weights 0.50 s"]
+
+
+def test_what_cannot_be_loaded(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError):
+        LLM(tmp_path, worker_command=command())
+    with pytest.raises(MismatchError, match="made for another machine") as caught:
+        LLM(artifact, worker_command=command("--fail"))
+    assert (caught.value.exit_code, caught.value.hint) == (7, "build it here")
+    with pytest.raises(WorkerError, match="exited with code 3, 3 times"):
+        LLM(artifact, worker_command=command("--crash"))
+    with pytest.raises(WorkerError, match="cannot be started"):
+        LLM(artifact, worker_command=("/no/such/program",))
+
+
+def test_a_worker_that_keeps_dying_is_an_error(artifact: Path) -> None:
+    arguments: dict[str, Any] = {"worker_command": command("--crash-after", "2")}
+    with LLM(artifact, **arguments) as llm, pytest.raises(WorkerError, match="exited with code 4, 3 times"):
+        llm.generate(["a b c d e f g"], Params(temperature=0, ignore_eos=True))
