@@ -143,7 +143,7 @@ class LLM:
 
     def _until_ready(self) -> Ready:
         try:
-            return self._loop.call(self._client.until_ready(None))
+            return self._loop.call(self._client.until_ready())
         except RequestError:
             self._running.result()
             raise

@@ -125,7 +125,7 @@ class _Serving:
             loop.add_signal_handler(number, self._signals.put_nowait, number)
 
     async def _announce(self) -> None:
-        await self._worker.until_ready(None)
+        await self._worker.until_ready()
         log(f"ready in {process_age():.2f} s at {_url(self._listener)}")
 
     async def _until_stopped(self) -> int:

@@ -1,6 +1,7 @@
 """Keeps a worker running and carries requests to it, over its death if need be."""
 
 import asyncio
+import math
 import subprocess
 import time
 from collections import deque
@@ -65,6 +66,7 @@ class WorkerClient:
         self._past = Stats()
         self._current = Stats()
         self._serving = False
+        self._probation: deque[str] = deque()
         self._held = 0
         self._state_since = time.monotonic()
         self.state: State = "loading"
@@ -80,24 +82,38 @@ class WorkerClient:
         Raises RequestError if the queue is full or the server is going down.
         """
         self._check_open()
+        self._check_size(len(submits))
         self._check_room(len(submits))
         mailbox = Mailbox([submit.id for submit in submits], self._abandon)
         for submit in submits:
             self._live[submit.id] = _Live(submit, mailbox)
-            if self._serving:
+            if self._probation:
+                self._probation.append(submit.id)
+            else:
                 self._send(submit)
         self._idle.clear()
         return mailbox
 
-    async def until_ready(self, timeout: float | None) -> Ready:
-        """Waits while a worker loads. Raises RequestError (503) if that takes longer than `timeout` seconds."""
+    async def until_ready(self) -> Ready:
+        """Waits while a worker loads. Raises RequestError if the server goes down instead."""
+        self._check_open()
+        while not self._serving or self.ready is None:
+            self._state_changed.clear()
+            await self._state_changed.wait()
+            self._check_open()
+        return self.ready
+
+    async def hold(self, timeout: float) -> Ready:
+        """A request waits until it can start, `timeout` seconds at most.
+
+        Raises RequestError (503) after that, and at once if too many requests wait already.
+        """
+        if not self._serving:
+            self._check_room(self._held + 1)
         self._held += 1
         try:
             async with asyncio.timeout(timeout):
-                while not self._serving or self.ready is None:
-                    self._check_open()
-                    self._state_changed.clear()
-                    await self._state_changed.wait()
+                return await self.until_ready()
         except TimeoutError:
             raise RequestError(
                 f"the model is still loading ({self.last_phase() or 'starting'})",
@@ -107,8 +123,6 @@ class WorkerClient:
             ) from None
         finally:
             self._held -= 1
-        self._check_open()
-        return self.ready
 
     @property
     def live(self) -> int:
@@ -129,16 +143,18 @@ class WorkerClient:
         if self.state in ("draining", "stopped"):
             raise RequestError("the server is shutting down", status=503, code="shutting_down")
 
-    def _check_room(self, wanted: int) -> None:
-        if self._max_queue is None:
-            return
+    def _capacity(self) -> float:
         running = self.ready.max_num_seqs if self.ready else 0
-        capacity = running + self._max_queue
-        if wanted > capacity:
+        return math.inf if self._max_queue is None else running + self._max_queue
+
+    def _check_size(self, wanted: int) -> None:
+        if wanted > (capacity := self._capacity()):
             raise RequestError(f"{wanted} sequences in one request, but this server takes {capacity} at once", code="too_many_sequences")
-        if len(self._live) + wanted > capacity:
+
+    def _check_room(self, wanted: int) -> None:
+        if len(self._live) + wanted > (capacity := self._capacity()):
             raise RequestError(
-                f"{len(self._live)} sequences are running or waiting, and no more than {capacity} may",
+                f"{self.live} sequences are running or waiting, and no more than {capacity} may",
                 status=503,
                 code="overloaded",
                 hint="try again after the time given in Retry-After",
@@ -150,6 +166,7 @@ class WorkerClient:
 
     def _forget(self, id: str) -> bool:
         known = self._live.pop(id, None) is not None
+        self._acquit(id)
         if not self._live:
             self._idle.set()
         return known
@@ -189,8 +206,8 @@ class WorkerClient:
         except TimeoutError:
             self._log(f"{len(self._live)} requests not finished after {timeout:g} s")
         self._fail_all(RequestError("the server is shutting down", status=503, code="shutting_down"))
+        self._send(Drain())
         if self._connection is not None and self._serving:
-            self._connection.send(Drain())
             await asyncio.wait([self._connection.lost], timeout=EXIT_PATIENCE)
         self.stop()
 
@@ -236,6 +253,7 @@ class WorkerClient:
                 f"the worker {describe_exit(code)}, {MAX_DEATHS} times within {DEATH_WINDOW:g} s",
                 hint="its own messages are above; fewer --max-num-seqs or less --kv-memory help if memory ran out",
             )
+        self._drop_suspect()
         self._log(f"the worker {describe_exit(code)}; starting another, {len(self._live)} sequences will go on")
         self._past = msgspec.structs.replace(self.stats, running=0, waiting=0, blocks_used=0, blocks_total=0)
         self._current = Stats()
@@ -243,6 +261,15 @@ class WorkerClient:
         self.phases = {}
         if self.state != "draining":
             self._set_state("restarting")
+
+    def _drop_suspect(self) -> None:
+        """A request that takes every worker down with it must not take the server down as well."""
+        if self._probation:
+            suspect = self._probation[0]
+            error = RequestError("the worker died twice while it had this request", status=500, code="worker_died")
+            self._live[suspect].mailbox.fail(error)
+            self._forget(suspect)
+        self._probation.clear()
 
     def _is_over(self) -> bool:
         return self.state == "stopped" or (self.state == "draining" and not self._live)
@@ -269,15 +296,32 @@ class WorkerClient:
     def _on_ready(self, ready: Ready) -> None:
         self.ready = ready
         self._serving = True
-        for live in self._live.values():
-            self._send(live.resumed())
+        if self.restarts:
+            self._probation.extend(self._live)
+            self._try_next()
+        else:
+            for live in self._live.values():
+                self._send(live.submit)
         self._set_state("draining" if self.state == "draining" else "ready")
+
+    def _try_next(self) -> None:
+        """After a death, one sequence after the other: if the new worker dies as well, it is clear of which."""
+        if self._probation:
+            self._send(self._live[self._probation[0]].resumed())
+
+    def _acquit(self, id: str) -> None:
+        if id in self._probation:
+            first = self._probation[0] == id
+            self._probation.remove(id)
+            if first:
+                self._try_next()
 
     def _on_output(self, output: Output) -> None:
         live = self._live.get(output.id)
         if live is None:
             return
         live.received += output.tokens
+        self._acquit(output.id)
         if output.finish_reason is not None:
             self._forget(output.id)
         live.mailbox.put(output)

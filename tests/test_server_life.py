@@ -1,5 +1,6 @@
 """A server's life: loading, losing clients, losing its worker, being asked to stop."""
 
+import json
 import os
 import select
 import signal
@@ -209,6 +210,29 @@ def test_a_request_that_kills_every_worker_gets_an_error(artifact: Path) -> None
         assert rest[-1] == "[DONE]"
         assert server.rest() == 8
     assert "exited with code 4, 3 times" in server.log()
+
+
+def test_a_poisonous_request_is_given_up_and_the_others_go_on(artifact: Path) -> None:
+    with ServingProcess(artifact, *SLOW, "--poison", "7") as server:
+        expected = whole_text(server.ready())
+        with streaming(server) as lines:
+            response = server.http.post("/v1/completions", json={"prompt": [7]})
+            assert (response.status_code, response.json()["error"]["code"]) == (500, "worker_died")
+            texts = [json.loads(line)["choices"][0]["text"] for line in lines if line != "[DONE]"]
+        assert expected.endswith("".join(texts))
+        assert metric(server, "engine_worker_restarts_total") == 2
+        assert server.http.get("/health").status_code == 200
+
+
+def test_requests_that_wait_for_a_worker_are_counted_too(artifact: Path) -> None:
+    with ServingProcess(artifact, gated=True, max_queue=1) as server, ThreadPoolExecutor() as pool:
+        asked = pool.submit(whole_text, server, max_tokens=2)
+        while metric(server, "engine_num_requests_waiting") == 0:
+            assert not asked.done()
+        response = server.http.post("/v1/completions", json={"prompt": "x"})
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
+        server.open_gate()
+        assert asked.result() == "a b"
 
 
 # --- stopping -------------------------------------------------------------------------------

@@ -265,48 +265,61 @@ struct Attention {
     const int64_t row_floats = shape.query_heads * shape.head_dim;
     std::fill(out + covered * row_floats, out + shape.tokens * row_floats, 0.0f);
 
-#pragma omp parallel num_threads(threads)
-    {
+    parallel_for(shape.tokens, 16, threads_for(shape.tokens * shape.key_heads * shape.head_dim), [&](int64_t begin, int64_t end) {
+      for (int64_t token = begin; token < end; ++token) write(token);
+    });
+
+    parallel_for(count, 1, threads, [&](int64_t begin, int64_t end) {
+      const Workspace space(shape, rows_max);
+      for (int64_t i = begin; i < end; ++i) attend_item(items[size_t(count - 1 - i)], space);  // late queries of a prompt see the most keys: longest first
+    });
+
+    if (split)
+      parallel_for(count, 1, threads, [&](int64_t begin, int64_t end) {
+        const Workspace space(shape, rows_max);
+        for (int64_t i = begin; i < end; ++i) merge_item(items, i, space);
+      });
+  }
+
+  // A thread's own memory for the work on one item.
+  struct Workspace {
+    float *scaled, *scores, *values;
+    Softmax span, total;
+
+    Workspace(const Shape& shape, int64_t rows_max) {
       static thread_local Scratch scratch;
-      const int64_t tile = shape.tile(), dim = shape.padded_dim();
-      float* scaled = scratch.take<float>(rows_max * (shape.head_dim + tile) + shape.block_size * dim + 2 * state_floats);
-      float* scores = scaled + rows_max * shape.head_dim;
-      float* value_scratch = scores + rows_max * tile;
-      const Softmax span_state = Softmax::in(value_scratch + shape.block_size * dim, rows_max);
-      const Softmax total = Softmax::in(value_scratch + shape.block_size * dim + state_floats, rows_max);
-
-#pragma omp for schedule(static)
-      for (int64_t token = 0; token < shape.tokens; ++token) write(token);
-
-#pragma omp for schedule(dynamic)
-      for (int64_t i = 0; i < count; ++i) {
-        const Item& item = items[size_t(count - 1 - i)];  // late queries of a prompt see the most keys: longest first
-        gather_queries(item.queries, item.head, scaled);
-        if (item.partial != nullptr) {
-          attend_span(item.queries, item.head, item.spans.begin, scaled, scores, value_scratch, Softmax::in(item.partial, rows_max));
-          continue;
-        }
-        total.clear(rows(item.queries), dim);
-        for (int64_t span = item.spans.begin; span < item.spans.end; ++span) {
-          attend_span(item.queries, item.head, span, scaled, scores, value_scratch, span_state);
-          merge(rows(item.queries), span_state, total);
-        }
-        finish(item.queries, item.head, total);
-      }
-
-      if (split) {
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < count; ++i) {
-          const Item& first = items[size_t(i)];
-          const Range all = spans(first.queries);
-          if (first.spans.begin != all.begin) continue;
-          total.clear(rows(first.queries), dim);
-          for (int64_t span = 0; span < all.end - all.begin; ++span)
-            merge(rows(first.queries), Softmax::in(items[size_t(i + span)].partial, rows_max), total);
-          finish(first.queries, first.head, total);
-        }
-      }
+      const int64_t tile = shape.tile(), dim = shape.padded_dim(), state_floats = Softmax::floats(rows_max, shape);
+      scaled = scratch.take<float>(rows_max * (shape.head_dim + tile) + shape.block_size * dim + 2 * state_floats);
+      scores = scaled + rows_max * shape.head_dim;
+      values = scores + rows_max * tile;
+      span = Softmax::in(values + shape.block_size * dim, rows_max);
+      total = Softmax::in(values + shape.block_size * dim + state_floats, rows_max);
     }
+  };
+
+  void attend_item(const Item& item, const Workspace& space) const {
+    gather_queries(item.queries, item.head, space.scaled);
+    if (item.partial != nullptr) {
+      const Softmax state = Softmax::in(item.partial, shape.rows_per_task());
+      return attend_span(item.queries, item.head, item.spans.begin, space.scaled, space.scores, space.values, state);
+    }
+    space.total.clear(rows(item.queries), shape.padded_dim());
+    for (int64_t span = item.spans.begin; span < item.spans.end; ++span) {
+      attend_span(item.queries, item.head, span, space.scaled, space.scores, space.values, space.span);
+      merge(rows(item.queries), space.span, space.total);
+    }
+    finish(item.queries, item.head, space.total);
+  }
+
+  // Merges the spans of one (queries, head) pair, in order, where `index` is the first of them.
+  void merge_item(const std::vector<Item>& items, int64_t index, const Workspace& space) const {
+    const Item& first = items[size_t(index)];
+    const Range all = spans(first.queries);
+    if (first.spans.begin != all.begin) return;
+    space.total.clear(rows(first.queries), shape.padded_dim());
+    for (int64_t span = 0; span < all.end - all.begin; ++span)
+      merge(rows(first.queries), Softmax::in(items[size_t(index + span)].partial, shape.rows_per_task()), space.total);
+    finish(first.queries, first.head, space.total);
   }
 };
 

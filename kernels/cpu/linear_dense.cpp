@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "gemm.h"
+#include "c_interface.h"
 #include "op.h"
 
 namespace engine {
@@ -54,18 +55,20 @@ struct DenseLinear {
   void run() const {
     const int64_t columns = (panels + kTilePanels - 1) / kTilePanels;
     const int64_t tiles = columns * ((rows + kTileRows - 1) / kTileRows);
-#pragma omp parallel for schedule(dynamic) num_threads(threads_for(rows * in_features * out_features))
-    for (int64_t i = 0; i < tiles; ++i) tile(i / columns * kTileRows, i % columns * kTilePanels);
+    parallel_for(tiles, 1, threads_for(rows * in_features * out_features), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) tile(i / columns * kTileRows, i % columns * kTilePanels);
+    });
   }
 };
 
 template <class Weight>
 void gather(const int32_t* tokens, int64_t count, const Weight* w, int64_t dim, float* out) {
-#pragma omp parallel for schedule(static) num_threads(threads_for(count * dim))
-  for (int64_t t = 0; t < count; ++t) {
-    const Weight* from = w + tokens[t] / kPanel * dim * kPanel + tokens[t] % kPanel;
-    for (int64_t k = 0; k < dim; ++k) out[t * dim + k] = to_float(from[k * kPanel]);
-  }
+  parallel_for(count, 1, threads_for(count * dim), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const Weight* from = w + tokens[t] / kPanel * dim * kPanel + tokens[t] % kPanel;
+      for (int64_t k = 0; k < dim; ++k) out[t * dim + k] = to_float(from[k * kPanel]);
+    }
+  });
 }
 
 // Calls `use` with the weight's data as its own type.
@@ -118,3 +121,5 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
 }
 
 }  // namespace engine
+
+ENGINE_C_KERNEL(dense, linear_dense, embedding_dense)

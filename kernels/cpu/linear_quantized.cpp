@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "dot.h"
+#include "c_interface.h"
 #include "op.h"
 
 namespace engine {
@@ -203,20 +204,19 @@ struct QuantizedLinear {
     const int64_t run = std::clamp<int64_t>(panels / (8 * threads), 1, 8);  // panels per task: long streams, even shares
     const int64_t runs = (panels + run - 1) / run;
     const int64_t tasks = runs * ((rows + tile_rows - 1) / tile_rows);
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(static)
-      for (int64_t i = 0; i < rows * groups; ++i) {
+    parallel_for(rows * groups, 64, threads_for(rows * in_features * 4), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
         const int64_t k = i % groups * kGroup;
         quantize_group(x + i / groups * x_stride + k, std::min(kGroup, in_features - k), i, activations);
       }
-#pragma omp for schedule(dynamic)
-      for (int64_t i = 0; i < tasks; ++i) {
+    });
+    parallel_for(tasks, 1, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
         const int64_t row = i / runs * tile_rows, last_row = std::min(row + tile_rows, rows);
         const int64_t panel = i % runs * run, last_panel = std::min(panel + run, panels);
         for (int64_t p = panel; p < last_panel; ++p) tile(row, last_row, p);
       }
-    }
+    });
   }
 };
 
@@ -257,16 +257,17 @@ Tensor embedding(Tensor tokens, Tensor w, int64_t dim) {
   Tensor out = empty_floats({count, dim});
   float* to = static_cast<float*>(out.data_ptr());
   const uint8_t* from = data<uint8_t>(w);
-#pragma omp parallel for schedule(static) num_threads(threads_for(count * dim))
-  for (int64_t t = 0; t < count; ++t) {
-    const int n = token[t] % kPanel;
-    for (int64_t k = 0; k < dim; ++k) {
-      const uint8_t* block = from + (token[t] / kPanel * groups + k / kGroup) * Format::kBytes;
-      float value = to_float(scales<Format>(block)[n]) * float(Format::quant(block, int(k % kGroup), n));
-      if constexpr (Format::kHasMin) value += to_float(mins<Format>(block)[n]);
-      to[t * dim + k] = value;
+  parallel_for(count, 1, threads_for(count * dim), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int n = token[t] % kPanel;
+      for (int64_t k = 0; k < dim; ++k) {
+        const uint8_t* block = from + (token[t] / kPanel * groups + k / kGroup) * Format::kBytes;
+        float value = to_float(scales<Format>(block)[n]) * float(Format::quant(block, int(k % kGroup), n));
+        if constexpr (Format::kHasMin) value += to_float(mins<Format>(block)[n]);
+        to[t * dim + k] = value;
+      }
     }
-  }
+  });
   return out;
 }
 
@@ -282,3 +283,7 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
 }
 
 }  // namespace engine
+
+ENGINE_C_KERNEL(q8_0, linear<engine::Q8_0>, embedding<engine::Q8_0>)
+ENGINE_C_KERNEL(q4_0, linear<engine::Q4_0>, embedding<engine::Q4_0>)
+ENGINE_C_KERNEL(q4_1, linear<engine::Q4_1>, embedding<engine::Q4_1>)

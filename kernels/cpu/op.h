@@ -1,13 +1,14 @@
-// What every operator needs at its boundary: checks, outputs, threads, scratch memory.
+// What every operator needs at its boundary: checks, outputs, scratch memory.
 #pragma once
 
-#include <omp.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdlib>
 #include <initializer_list>
 #include <new>
+
+#include "team.h"
 
 namespace engine {
 
@@ -54,9 +55,6 @@ inline Tensor empty_floats(std::initializer_list<int64_t> sizes) {
                                                          aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
-
-// Threads for a job of that many multiply-adds: waking another one costs a few microseconds.
-inline int threads_for(int64_t work) { return work < 32768 ? 1 : omp_get_max_threads(); }
 
 // Memory that outlives the call, so that a step allocates nothing once it has seen its largest
 // shape. One per thread and purpose; contents are undefined.

@@ -7,7 +7,7 @@ second worker goes on where the first one stopped. After the whole prompt comes 
 --events PATH   a datagram socket that hears what happens here, one JSON object each
 --gate PATH     a FIFO: wait for a byte before being ready, and one for each further worker
 --step S        seconds a step takes
---fail / --crash / --refuse / --crash-after N: ways to fail
+--fail / --crash / --refuse / --crash-after N (steps) / --poison TOKEN (in a prompt): ways to fail
 """
 
 import argparse
@@ -126,6 +126,8 @@ class Worker:
             if self.args.refuse:
                 self.send(StepDone([Output(message.id, [], finish_reason="abort", error="this worker refuses everything")], Stats()))
                 return
+            if self.args.poison in message.prompt:
+                os._exit(5)
             self.sequences[message.id] = Sequence(message)
             self.prompt_tokens += len(message.prompt)
         elif isinstance(message, Abort):
@@ -169,6 +171,7 @@ def main():
     parser.add_argument("--step", type=float, default=0.0)
     parser.add_argument("--blocks", type=int, default=64)
     parser.add_argument("--crash-after", type=int)
+    parser.add_argument("--poison", type=int)
     for flag in ("--fail", "--crash", "--refuse"):
         parser.add_argument(flag, action="store_true")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
