@@ -8,6 +8,7 @@ form, the target and SETTINGS; all three are in the segment's key.
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ SETTINGS: dict[str, Any] = {
 
 def warm_up() -> None:
     """Import what `compile_form` needs (seconds), so that it overlaps with other work."""
+    warnings.simplefilter("ignore", FutureWarning)  # torch's, about torch
     import torch._inductor.compile_fx  # noqa: F401
 
 
@@ -45,6 +47,7 @@ def compile_form(form_text: str, target_name: str, output: Path, sources: Path |
     sources: a directory that also receives the generated C++. Raises whatever Inductor or the
     C++ compiler raises.
     """
+    warm_up()
     scratch = Path(tempfile.mkdtemp(prefix="engine-lower-"))
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "inductor")
     try:

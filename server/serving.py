@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from ..artifacts import load_manifest
+from ..artifacts.verify import check_sizes
 from .app import build_app
 from .metrics import Metrics
 from .options import ServeOptions
@@ -92,6 +93,7 @@ class _Serving:
     def _load(self) -> Service:
         started = time.monotonic()
         manifest = load_manifest(self._options.artifacts)
+        check_sizes(self._options.artifacts, manifest)
         text = Text.load(self._options.artifacts / "tokenizer")
         self._phases["tokenizer"] = time.monotonic() - started
         log(f"tokenizer {self._phases['tokenizer']:.2f} s")

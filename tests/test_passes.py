@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 from torch import fx
-from torch.nn import functional
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional
 
 from engine.errors import BuildError
 from engine.kernels import ops
