@@ -39,7 +39,8 @@ def _is_no_op(node: fx.Node) -> bool:
         return True
     if node.target is torch.ops.aten.slice.Tensor:
         given: list[Any] = [*node.args[2:]]
-        start, end, step = [*given, *(0, None, 1)[len(given) :]]
+        defaults: list[Any] = [0, None, 1]
+        start, end, step = given + defaults[len(given) :]
         return bool(start in (0, None) and end in (_END, None) and step == 1)
     before, after = source.meta["val"], node.meta["val"]
     if node.target in _CASTS:

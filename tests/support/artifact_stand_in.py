@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from engine.artifacts import KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
+from engine.artifacts import FileInfo, KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
 
 MODEL = "echo"
 MAX_CONTEXT = 512
@@ -92,7 +92,9 @@ def write_artifact(directory: Path, *, template: str | None = CHAT_TEMPLATE) -> 
         memory=MemoryPlan(weight_bytes=0, bytes_per_token=0, bytes_per_sequence=0),
         fusion=[],
         probe=Probe(recorded_on="reference", prompts=[]),
-        files={"kernels/none.so": {"bytes": 0, "sha256": "0" * 64}},
+        files={"kernels/none.so": FileInfo(bytes=0, sha256="0" * 64)},
     )
+    (directory / "kernels").mkdir()
+    (directory / "kernels" / "none.so").touch()
     (directory / "manifest.json").write_bytes(manifest.encode())
     return directory

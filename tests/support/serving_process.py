@@ -70,7 +70,7 @@ class ServingProcess:
 
     def _connect(self) -> None:
         self.url = self.line_with(r"listening at (\S+),")[1]
-        headers = {"authorization": f"Bearer {self.api_key}".encode()} if self.api_key else {}
+        headers = {b"authorization": f"Bearer {self.api_key}".encode()} if self.api_key else {}
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, headers=headers)
         self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.api_key or "none", timeout=PATIENCE, max_retries=0)
 
