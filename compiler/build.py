@@ -32,6 +32,7 @@ from ..errors import UsageError
 from ..models.checkpoint import Checkpoint, open_checkpoint
 from ..passes import pipeline
 from . import debug_dump, probe, seal
+from .interpret import GraphInterpreter
 from .lower import Lowered, Lowering
 from .memory_plan import ActivationBytes, plan_activations
 from .pack import pack, packed_bytes
@@ -81,13 +82,13 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
     jobs = options.jobs or len(os.sched_getaffinity(0))
     with (
         seal.building(options.output, force=options.force) as scratch,
-        Lowering(target=target, versions=toolchain, store=store, jobs=jobs, sources=options.debug_dump) as lowering,
+        Lowering(target=target, versions=toolchain, store=store, jobs=jobs, work=scratch, debug_dump=options.debug_dump) as lowering,
         reporter.running(),
     ):
         with reporter.stage("resolve") as stage:
             checkpoint, formats = resolve(options, stage)
             lowering.warm_up()
-        with reporter.stage("trace"):
+        with reporter.stage("trace"), debug_dump.decompiled_bytecode(options.debug_dump):
             graph_module = trace(checkpoint.config, block_size=BLOCK_SIZE, kv_dtype=options.kv_dtype)
         with reporter.stage("fuse") as stage:
             reports = fuse(graph_module.graph, formats, options.debug_dump, stage)
@@ -104,7 +105,7 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
             manifest = _manifest(
                 options, target, toolchain, checkpoint, parts, library, segments, reports, packed, weight_files, activations
             )
-            manifest = finish_with_probe(manifest, scratch, weight_files, checkpoint, stage)
+            manifest = finish_with_probe(manifest, scratch, weight_files, GraphInterpreter(graph_module, weights, checkpoint), stage)
         with reporter.stage("seal"):
             seal.write_manifest(scratch, manifest)
             seal.seal(scratch, options.output)
@@ -114,6 +115,11 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
 def default_store() -> Path:
     """The store used when none is named: in the user's cache directory."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "engine" / "store"
+
+
+def can_run(target: Target) -> bool:
+    """Whether this machine runs the target's code."""
+    return not target.misfits(this_machine_flags())
 
 
 def resolve(options: BuildOptions, stage: Stage) -> tuple[Checkpoint, dict[str, str]]:
@@ -172,17 +178,17 @@ def pack_weights(
 
 
 def finish_with_probe(
-    manifest: Manifest, scratch: Path, weight_files: dict[str, FileInfo], checkpoint: Checkpoint, stage: Stage
+    manifest: Manifest, scratch: Path, weight_files: dict[str, FileInfo], reference: GraphInterpreter, stage: Stage
 ) -> Manifest:
     """The manifest with digests of all files and with golden values."""
     others = {name: info for name, info in seal.file_infos(scratch).items() if name not in weight_files}
     manifest = msgspec.structs.replace(manifest, files=dict(sorted((others | weight_files).items())))
     prompts = probe.probe_prompts(manifest.model.vocab_size, manifest.model.max_context)
-    if Target.parse(manifest.target).misfits(this_machine_flags()):
-        golden = probe.record_from_reference(checkpoint, prompts)
-    else:
+    if can_run(Target.parse(manifest.target)):
         seal.write_manifest(scratch, manifest)
         golden = probe.record_on_target(scratch, prompts)
+    else:
+        golden = probe.record_from_reference(reference, manifest.kv_cache, prompts)
     stage.note(f"recorded on the {golden.recorded_on}")
     return msgspec.structs.replace(manifest, probe=golden)
 

@@ -18,6 +18,7 @@ from ..artifacts.store import Store, key_of
 from ..errors import BuildError, EngineError
 from ..kernels import library, ops
 from . import lower_cpu, segment_graph
+from .debug_dump import segment_sources
 from .toolchain import Versions
 
 SUFFIX = ".so"
@@ -44,11 +45,14 @@ def kernel_library_key(target: Target, versions: Versions) -> str:
 
 
 class Lowering:
-    """A pool of compiler processes over a store. Use as a context manager: entering starts the
-    processes, which import Inductor while the caller still traces."""
+    """A pool of compiler processes over a store; use it as a context manager.
 
-    def __init__(self, *, target: Target, versions: Versions, store: Store, jobs: int, sources: Path | None) -> None:
-        self._target, self._versions, self._store, self._sources = target, versions, store, sources
+    work: where intermediate files go, inside the build's own directory, so that what a killed
+    build leaves is removed with it. debug_dump: a directory that also gets the generated code.
+    """
+
+    def __init__(self, *, target: Target, versions: Versions, store: Store, jobs: int, work: Path, debug_dump: Path | None) -> None:
+        self._target, self._versions, self._store, self._work, self._debug_dump = target, versions, store, work, debug_dump
         self._pool = ProcessPoolExecutor(max_workers=jobs, mp_context=multiprocessing.get_context("spawn"))
         self._jobs = jobs
 
@@ -73,7 +77,7 @@ class Lowering:
         done = {key: found for key in (library_key, *keys) if (found := self._found(key))}
         for found in done.values():
             on_done(found)
-        with tempfile.TemporaryDirectory(prefix="engine-lower-") as scratch:
+        with tempfile.TemporaryDirectory(dir=self._work, prefix=".lower-") as scratch:
             pending: dict[Future[None], tuple[str, Path]] = {}
             for key in (library_key, *keys):
                 if key not in done:
@@ -89,7 +93,7 @@ class Lowering:
     def _submit(self, output: Path, form: str | None) -> "Future[None]":
         if form is None:
             return self._pool.submit(library.compile_library, self._target.compiler_flags, output)
-        sources = self._sources / output.stem if self._sources else None
+        sources = segment_sources(self._debug_dump, output.stem)
         return self._pool.submit(lower_cpu.compile_form, form, str(self._target), output, sources)
 
     def _found(self, key: str) -> Lowered | None:

@@ -48,12 +48,11 @@ def compile_form(form_text: str, target_name: str, output: Path, sources: Path |
     C++ compiler raises.
     """
     warm_up()
-    scratch = Path(tempfile.mkdtemp(prefix="engine-lower-"))
+    scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix="inductor-"))
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "inductor")
     try:
         target = Target.parse(target_name)
         built = _aot_compile(form_text, target, scratch / "segment.so")
-        output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(built, output)
         if sources is not None:
             sources.mkdir(parents=True, exist_ok=True)

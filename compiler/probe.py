@@ -5,10 +5,9 @@ from pathlib import Path
 
 import torch
 
-from ..artifacts import Probe, ProbePrompt
+from ..artifacts import KVCacheSpec, Probe, ProbePrompt
 from ..errors import BuildError
-from ..models.checkpoint import Checkpoint
-from .reference import reference_logits
+from .interpret import GraphInterpreter, run_prompt
 from .run_artifact import artifact_logits
 
 TOP = 8
@@ -27,12 +26,12 @@ def record_on_target(directory: Path, prompts: list[list[int]]) -> Probe:
     return Probe(recorded_on="target", prompts=[_record(prompt, row, digest=True) for prompt, row in zip(prompts, logits, strict=True)])
 
 
-def record_from_reference(checkpoint: Checkpoint, prompts: list[list[int]]) -> Probe:
-    """The values that plain PyTorch gives, for a target that this machine cannot run."""
-    logits = reference_logits(checkpoint, prompts)
-    return Probe(
-        recorded_on="reference", prompts=[_record(prompt, rows, digest=False) for prompt, rows in zip(prompts, logits, strict=True)]
-    )
+def record_from_reference(interpreter: GraphInterpreter, cache: KVCacheSpec, prompts: list[list[int]]) -> Probe:
+    """The values that the operators' references give, for a target that this machine cannot run."""
+    shape, dtype = (cache.num_kv_heads, cache.block_size, cache.head_dim), getattr(torch, cache.dtype)
+    logits = [run_prompt(interpreter, prompt, shape, dtype)[None] for prompt in prompts]
+    recorded = [_record(prompt, rows, digest=False) for prompt, rows in zip(prompts, logits, strict=True)]
+    return Probe(recorded_on="reference", prompts=recorded)
 
 
 def _record(tokens: list[int], logits: torch.Tensor, *, digest: bool) -> ProbePrompt:

@@ -23,27 +23,18 @@ from ..errors import BuildError, UsageError
 def building(output: Path, *, force: bool) -> Iterator[Path]:
     """A scratch directory for the artifact that will be at `output`; removed if the body fails.
 
-    Raises UsageError if `output` exists and `force` is not set, or is not an artifact of ours.
+    Raises UsageError if `output` exists and `force` is not set, or is not an artifact of ours, and
+    BuildError if the disk does not cooperate.
     """
     _check_replaceable(output, force=force)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(output)
-        scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix=_prefix(output)))
+        with _locked_directory(output) as scratch:
+            yield scratch
     except OSError as error:
-        raise BuildError(f"{output.parent} cannot be written: {error.strerror}", hint="choose another place with -o") from error
-    scratch.chmod(0o755)
-    handle = os.open(scratch, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)  # held while this build lives: tells it from an abandoned one
-    try:
-        yield scratch
-    except OSError as error:
-        raise BuildError(
-            f"writing {output} failed: {error.strerror or error}", hint="free some space, or choose another place with -o"
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        os.close(handle)
+        hint = "free some space, or choose another place with -o"
+        raise BuildError(f"writing {output} failed: {error.strerror or error}", hint=hint) from error
 
 
 def file_infos(directory: Path) -> dict[str, FileInfo]:
@@ -66,13 +57,28 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def seal(scratch: Path, output: Path) -> None:
     """Rename the finished directory into place, replacing an artifact that is there."""
     if output.exists():
-        old = Path(tempfile.mkdtemp(dir=output.parent, prefix=_prefix(output)))
-        output.rename(old / "replaced")
-        scratch.rename(output)
-        shutil.rmtree(old, ignore_errors=True)
+        with _locked_directory(output) as old:
+            output.rename(old / "replaced")
+            scratch.rename(output)
     else:
         scratch.rename(output)
     _sync(output.parent)
+
+
+@contextmanager
+def _locked_directory(output: Path) -> Iterator[Path]:
+    """A directory beside `output` that no other build takes for an abandoned one while the body runs."""
+    unlocked = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.new-"))
+    handle = os.open(unlocked, os.O_RDONLY)
+    path = unlocked
+    try:
+        unlocked.chmod(0o755)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        path = unlocked.rename(unlocked.with_name(_prefix(output) + unlocked.name.rpartition("-")[2]))
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
 
 
 def _prefix(output: Path) -> str:
@@ -89,13 +95,17 @@ def _check_replaceable(output: Path, *, force: bool) -> None:
 
 
 def _remove_abandoned(output: Path) -> None:
+    """Remove what killed builds of the same output left: their locks died with them."""
     for path in output.parent.glob(_prefix(output) + "*"):
-        handle = os.open(path, os.O_RDONLY)
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # its build has just ended
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)
         except BlockingIOError:
-            pass  # another build of the same output is at work
+            pass  # its build is at work
         finally:
             os.close(handle)
 

@@ -47,7 +47,7 @@ def requests(prompts: list[list[int]]) -> Iterator[Submit]:
         sampled: dict[str, Any] = (
             {"temperature": 0.9, "top_p": 0.95, "top_k": 40, "repetition_penalty": 1.1} if index % 2 else {"temperature": 0.0}
         )
-        params = SamplingParams(max_tokens=24 + index, seed=1000 + index, logprobs=3, ignore_eos=True, **sampled)
+        params = SamplingParams(max_tokens=64 + index, seed=1000 + index, logprobs=3, ignore_eos=True, **sampled)
         yield Submit(id=str(index), prompt=prompt, params=params)
 
 
@@ -85,7 +85,7 @@ def alone(executor: Executor, prompts: list[list[int]]) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     for submit in requests(prompts):
         answers |= run(executor, [submit])[0]
-    assert all(len(answer) == 24 + int(id) for id, answer in answers.items())
+    assert all(len(answer) == 64 + int(id) for id, answer in answers.items())
     return answers
 
 
@@ -100,7 +100,7 @@ def test_chunked_prefill(executor: Executor, prompts: list[list[int]], alone: di
 
 
 def test_after_preemption(executor: Executor, prompts: list[list[int]], alone: dict[str, Answer]) -> None:
-    answers, preemptions = run(executor, list(requests(prompts)), num_blocks=9)
+    answers, preemptions = run(executor, list(requests(prompts)), num_blocks=8)
     assert preemptions > 0
     assert answers == alone
 

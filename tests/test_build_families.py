@@ -68,3 +68,30 @@ def test_every_weight_of_the_program_is_packed_from_the_checkpoint(model: tuple[
     manifest = load_manifest(model[1])
     used = {name for call in manifest.program.calls for name in call.inputs if name.startswith("weight:")}
     assert used == {f"weight:{name}" for name in manifest.weights}
+
+
+@pytest.mark.parametrize("quantize", ["none", "int4"])
+def test_a_probe_from_the_reference_fits_the_target(quantize: str, tiny_checkpoint: Path, store: Path, tmp_path: Path) -> None:
+    """What a machine that cannot run the target would record passes the check at load, in every weight format."""
+    probes = {}
+    for name in ("on_target", "from_reference"):
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "from_reference":
+                patch.setattr("engine.compiler.build.can_run", lambda target: False)
+            build(BuildOptions(model=str(tiny_checkpoint), output=tmp_path / name, store=store, quantize=quantize))
+        probes[name] = load_manifest(tmp_path / name).probe
+    assert [probe.recorded_on for probe in probes.values()] == ["target", "reference"]
+    artifact_logits(tmp_path / "from_reference", [[1, 2, 3]], last_only=True)  # replays the probe
+    for golden, reference in zip(probes["on_target"].prompts, probes["from_reference"].prompts, strict=True):
+        assert golden.tokens == reference.tokens
+        assert golden.top_tokens[0] == reference.top_tokens[0]
+
+
+def test_the_avx2_target_computes_the_same_function(tiny_checkpoint: Path, tiny_artifact: Path, store: Path, tmp_path: Path) -> None:
+    """Built for every AVX2 machine, whatever this machine has."""
+    artifact = tmp_path / "artifact"
+    build(BuildOptions(model=str(tiny_checkpoint), output=artifact, target="cpu-x86-64-v3", store=store))
+    assert load_manifest(artifact).target == "cpu-x86-64-v3"
+    for prompt, ours in zip(prompts(), artifact_logits(artifact, prompts(), last_only=False), strict=True):
+        expected, rounding = expected_logits(tiny_checkpoint, prompt)
+        assert float((ours - expected).abs().max()) <= 4 * max(rounding, 1e-6 * float(expected.abs().max()))

@@ -35,3 +35,15 @@ def test_quantized_layers_are_one_segment_too(quantize: str, store: Path, tmp_pa
     assert [segment.calls for segment in manifest.segments] == [1, 2, 1]
     matrices = {weight.format for name, weight in manifest.weights.items() if len(weight.shape) == 3}
     assert matrices == ({"q8_0"} if quantize == "int8" else {"q4_1", "q8_0"})
+
+
+def test_the_debug_dump_shows_every_step(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    dump = tmp_path / "dump"
+    options = BuildOptions(model=str(tiny_checkpoint), output=tmp_path / "artifact", store=tmp_path / "store", debug_dump=dump)
+    build(options)
+    assert "aten.linear.default" in (dump / "graphs" / "00-traced.py").read_text()
+    assert "engine.linear_dense" in (dump / "graphs" / "after-assign_weight_kernels.py").read_text()
+    assert any("paged_attention" in path.read_text() for path in (dump / "bytecode").glob("*.py"))
+    keys = {segment.key for segment in load_manifest(tmp_path / "artifact").segments}
+    assert {path.name for path in (dump / "segments").iterdir()} == keys
+    assert all(list((dump / "segments" / key).glob("*.cpp")) for key in keys)

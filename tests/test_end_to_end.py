@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,13 @@ class Server:
         self.openai.close()
         self.process.kill()
         self.process.wait()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +144,8 @@ def test_a_client_that_hangs_up_frees_its_blocks(server: Server) -> None:
     body = {"model": "smollm2", "prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
     with server.http.stream("POST", "/v1/completions", json=body) as response:
         next(response.iter_lines())
-        assert server.metric("engine_num_requests_running") == 1
-    deadline = time.monotonic() + 30
-    while server.metric("engine_num_requests_running") > 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        wait_until(lambda: server.metric("engine_num_requests_running") == 1)
+    wait_until(lambda: server.metric("engine_num_requests_running") == 0)
     assert server.metric("engine_kv_cache_usage_ratio") < 0.2
 
 

@@ -30,8 +30,11 @@ TOKENS = 64
 def unquantized(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The GGUF's numbers, dequantized, as a Hugging Face checkpoint in float32, tokenizer included."""
     directory = tmp_path_factory.mktemp("unquantized") / "smollm2-f32"
-    model = transformers.AutoModelForCausalLM.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name, dtype=torch.float32)
-    model.save_pretrained(directory)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name, dtype=torch.float32)
+    del loaded.config.quantization_config  # its weights are plain float32 by now
+    plain = transformers.AutoModelForCausalLM.from_config(loaded.config)
+    plain.load_state_dict(loaded.state_dict())
+    plain.save_pretrained(directory)
     transformers.AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name).save_pretrained(directory)
     return directory
 

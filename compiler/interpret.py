@@ -1,0 +1,78 @@
+"""Runs a fused graph with the reference of every operator: what its compiled code must compute.
+
+Slow and exact. It stands in for the target when the build machine cannot run the target's
+code: the golden probe then comes from here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..kernels import ops
+from ..kernels.attention.reference import paged_attention
+from ..kernels.linear import reference
+from ..models.checkpoint import Checkpoint
+from .weights_plan import PackedWeight, make
+
+
+def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
+    """The reference of every operator of ours, by its name in a graph."""
+    operators: dict[str, Callable[..., torch.Tensor]] = {"engine.paged_attention.default": paged_attention}
+    for kernel in ops.LINEAR_KERNELS:
+        operators[f"engine.linear_{kernel}.default"] = _with_format(reference.linear, kernel)
+        operators[f"engine.embedding_{kernel}.default"] = _with_format(reference.embedding, kernel)
+    return operators
+
+
+class GraphInterpreter(fx.Interpreter):
+    """Interprets a traced and fused step. Weights are packed when first used and freed after their last use."""
+
+    def __init__(self, module: fx.GraphModule, weights: list[PackedWeight], checkpoint: Checkpoint) -> None:
+        super().__init__(module)
+        self._weights = {f"weight:{weight.name}": weight for weight in weights}
+        self._checkpoint = checkpoint
+        self._operators = reference_operators()
+
+    @torch.no_grad()
+    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Run one step. inputs: every `input:` and `kv:` tensor by reference. Returns the logits [S, V] float32."""
+        placeholders = self.graph.find_nodes(op="placeholder")
+        result: torch.Tensor = super().run(*(inputs.get(node.meta["ref"], node.meta["ref"]) for node in placeholders))
+        return result
+
+    def map_nodes_to_values(self, args: Any, n: fx.Node) -> Any:
+        for source in n.all_input_nodes:
+            if isinstance(self.env[source], str):  # a weight that is still only a name
+                self.env[source] = make(self._weights[self.env[source]], self._checkpoint)
+        return super().map_nodes_to_values(args, n)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._operators.get(str(target), target)(*args, **kwargs)
+
+
+def _with_format(operation: Callable[..., torch.Tensor], kernel: str) -> Callable[..., torch.Tensor]:
+    return lambda *args: operation(kernel, *args)
+
+
+def run_prompt(interpreter: GraphInterpreter, tokens: list[int], cache_shape: tuple[int, int, int], kv_dtype: torch.dtype) -> torch.Tensor:
+    """Logits [V] after the last of `tokens`, computed in one prefill over an empty cache.
+
+    cache_shape: KV heads, block size and head size.
+    """
+    heads, block_size, head_dim = cache_shape
+    count, blocks = len(tokens), -(-len(tokens) // block_size)
+    positions = torch.arange(count, dtype=torch.int32)
+    inputs = {
+        "input:tokens": torch.tensor(tokens, dtype=torch.int32),
+        "input:positions": positions,
+        "input:query_start": torch.tensor([0, count], dtype=torch.int32),
+        "input:seq_lens": torch.tensor([count], dtype=torch.int32),
+        "input:block_table": torch.arange(blocks, dtype=torch.int32)[None],
+        "input:slots": positions,
+    }
+    for node in interpreter.graph.find_nodes(op="placeholder"):
+        if node.meta["ref"].startswith("kv:"):
+            inputs[node.meta["ref"]] = torch.zeros(blocks, heads, block_size, head_dim, dtype=kv_dtype)
+    return interpreter.step(inputs)[0]
