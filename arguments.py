@@ -206,6 +206,7 @@ examples:
     _add_artifacts(parser)
     parser.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
     _add_sampling_options(parser)
+    parser.set_defaults(temperature=0.7, top_p=0.95)
     _add_worker_options(parser)
 
 
@@ -256,9 +257,19 @@ def _add_sampling_options(parser: _Parser) -> None:
     parser.add_argument(
         "--max-tokens", type=positive, metavar="N", help="longest answer, in tokens (default: generate 256, chat what the context leaves)"
     )
-    parser.add_argument("--temperature", type=float, metavar="X", help="0 always takes the likeliest token; above 1 is wilder")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="X",
+        help="0 always takes the likeliest token; above 1 is wilder (default: generate 1, chat 0.7)",
+    )
     parser.add_argument("--top-k", type=int, metavar="N", help="choose among the N likeliest tokens; 0: among all")
-    parser.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest tokens that make up P together")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="choose among the likeliest tokens that make up P together (default: generate 1, chat 0.95)",
+    )
     parser.add_argument("--min-p", type=float, metavar="P", help="drop tokens less than P times as likely as the likeliest")
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer, whatever else is running")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="end the answer before this text; may be given more than once")

@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT, build_wheel
 
 from engine.artifacts.target import Target, this_machine_flags
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,3 +71,9 @@ def tiny_artifact(tiny_checkpoint: Path, store: Path, tmp_path_factory: pytest.T
     output = tmp_path_factory.mktemp("tiny-artifact") / "artifact"
     build(BuildOptions(model=str(tiny_checkpoint), output=output, store=store))
     return output
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it is shipped."""
+    return build_wheel(tmp_path_factory.mktemp("source") / "checkout", tmp_path_factory.mktemp("wheel"))

@@ -1,7 +1,6 @@
 """The rules of the layout: what is a package, what a wheel holds, where tests live, what the map names."""
 
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -9,20 +8,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import pytest
+from checkout import ROOT, is_ours
 
-ROOT = Path(__file__).resolve().parent.parent
 NOT_SHIPPED = {"benchmarks", "docs", "tests", "tools"}
-MADE_HERE = {"build", "dist", "__pycache__"}
 DATA_SUFFIXES = {".cpp", ".h"}
 
 
 def pyproject() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
-
-
-def is_ours(name: str) -> bool:
-    return not name.startswith(".") and not name.endswith(".egg-info") and name not in MADE_HERE
 
 
 def top_folders() -> set[str]:
@@ -50,17 +43,6 @@ def test_packages_are_the_folders_with_python_in_them() -> None:
 def test_package_folders_hold_only_python_and_native_sources() -> None:
     strangers = [file for file in shipped_files() if Path(file).suffix not in {".py", *DATA_SUFFIXES} and file != "py.typed"]
     assert strangers == []
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of the tree, so that no build folder appears in the tree itself."""
-    source, output = tmp_path_factory.mktemp("source") / "checkout", tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT, source, symlinks=True, ignore=lambda _, names: [name for name in names if not is_ours(name)])
-    build = f"import setuptools.build_meta as backend; backend.build_wheel({str(output)!r})"
-    subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", build], cwd=source, check=True, capture_output=True)
-    (path,) = output.iterdir()
-    return path
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
