@@ -68,7 +68,12 @@ class EngineCore:
     def load(cls, directory: Path, options: RuntimeOptions, *, on_phase: Callable[[str, float], None]) -> Self:
         """Load the artifact in `directory`; on_phase(name, seconds) is told of each phase. Raises EngineError."""
         executor = Executor.load(
-            directory, kv_memory=options.kv_memory, threads=options.threads, max_num_seqs=options.max_num_seqs, on_phase=on_phase
+            directory,
+            kv_memory=options.kv_memory,
+            threads=options.threads,
+            max_num_seqs=options.max_num_seqs,
+            max_batch_tokens=options.max_batch_tokens,
+            on_phase=on_phase,
         )
         return cls(executor, options, eos_token_ids=read_eos_token_ids(directory))
 

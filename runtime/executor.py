@@ -58,13 +58,14 @@ class Executor:
         kv_memory: int | None = None,
         threads: int | None = None,
         max_num_seqs: int = 1,
+        max_batch_tokens: int = 1,
         on_phase: Callable[[str, float], None] = lambda name, seconds: None,
     ) -> "Executor":
         """Load an artifact and make it ready to run.
 
         kv_memory: bytes for the KV cache (default: what max_num_seqs sequences of full length
-        need, at most half of the free memory). on_phase(name, seconds) is called as each phase
-        ends. Raises ArtifactError or MismatchError for an artifact that is damaged or does not
+        need, at most half of the memory that weights and steps of max_batch_tokens leave free).
+        on_phase(name, seconds) is called as each phase ends. Raises ArtifactError or MismatchError for an artifact that is damaged or does not
         fit, UsageError for a kv_memory below one block.
         """
         clock = _Phases(on_phase)
@@ -77,7 +78,7 @@ class Executor:
         clock.ended("load_code")
         constants = {f"weight:{name}": tensor for name, tensor in open_weights(directory, manifest).items()}
         clock.ended("map_weights")
-        num_blocks = _num_blocks(manifest, kv_memory, max_num_seqs)
+        num_blocks = _num_blocks(manifest, kv_memory, max_num_seqs, max_batch_tokens)
         constants |= _allocate_kv(manifest, num_blocks)
         executor = cls(manifest, num_blocks, [_bind(call, operators, segments, constants) for call in manifest.program.calls])
         clock.ended("allocate_kv")
@@ -146,14 +147,15 @@ def _operator_run(operator: Any, scalars: list[int | float]) -> Run:
     return lambda tensors: (operator(*tensors, *scalars),)
 
 
-def _num_blocks(manifest: Manifest, kv_memory: int | None, max_num_seqs: int) -> int:
-    spec = manifest.kv_cache
+def _num_blocks(manifest: Manifest, kv_memory: int | None, max_num_seqs: int, max_batch_tokens: int) -> int:
+    spec, memory = manifest.kv_cache, manifest.memory
     if kv_memory is None:
         kv_memory = default_kv_memory(
             bytes_per_block=spec.bytes_per_block,
             block_size=spec.block_size,
             max_context=manifest.model.max_context,
             max_num_seqs=max_num_seqs,
+            reserved=memory.weight_bytes + memory.bytes_per_token * max_batch_tokens + memory.bytes_per_sequence * max_num_seqs,
         )
     if kv_memory < spec.bytes_per_block:
         raise UsageError(

@@ -6,16 +6,20 @@ from .machine import free_memory
 FREE_MEMORY_SHARE = 0.5
 
 
-def default_kv_memory(*, bytes_per_block: int, block_size: int, max_context: int, max_num_seqs: int, free: int | None = None) -> int:
+def default_kv_memory(
+    *, bytes_per_block: int, block_size: int, max_context: int, max_num_seqs: int, reserved: int = 0, free: int | None = None
+) -> int:
     """Bytes: enough for max_num_seqs sequences of max_context tokens, at most half of the free memory.
 
-    Raises UsageError when not even one block fits.
+    reserved: bytes of the free memory that weights and activations will take, by the artifact's
+    memory plan. Raises UsageError when not even one block fits.
     """
     wanted = max_num_seqs * -(-max_context // block_size) * bytes_per_block
-    allowed = int(FREE_MEMORY_SHARE * (free_memory() if free is None else free))
+    free = free_memory() if free is None else free
+    allowed = int(FREE_MEMORY_SHARE * max(0, free - reserved))
     if allowed < bytes_per_block:
         raise UsageError(
-            f"half of the free memory is {allowed} bytes, less than one block of the KV cache ({bytes_per_block} bytes)",
+            f"half of the memory that weights and activations leave free is {allowed} bytes, less than one block of the KV cache ({bytes_per_block} bytes)",
             hint="free some memory, or set --kv-memory",
         )
     return min(wanted, allowed)

@@ -44,13 +44,16 @@ def test_this_machine_has_cores_and_memory() -> None:
 
 
 def test_kv_memory_is_what_is_needed_within_half_of_what_is_free() -> None:
-    def kv(free: int) -> int:
-        return default_kv_memory(bytes_per_block=100, block_size=16, max_context=40, max_num_seqs=2, free=free)
+    def kv(free: int, reserved: int = 0) -> int:
+        return default_kv_memory(bytes_per_block=100, block_size=16, max_context=40, max_num_seqs=2, reserved=reserved, free=free)
 
     assert kv(10_000) == 600
     assert kv(1_000) == 500
+    assert kv(1_000, reserved=400) == 300
     with pytest.raises(UsageError, match="less than one block"):
         kv(150)
+    with pytest.raises(UsageError, match="less than one block"):
+        kv(1_000, reserved=2_000)
 
 
 def test_options_that_cannot_work() -> None:
