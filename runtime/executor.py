@@ -65,8 +65,8 @@ class Executor:
 
         kv_memory: bytes for the KV cache (default: what max_num_seqs sequences of full length
         need, at most half of the memory that weights and steps of max_batch_tokens leave free).
-        on_phase(name, seconds) is called as each phase ends. Raises ArtifactError or MismatchError for an artifact that is damaged or does not
-        fit, UsageError for a kv_memory below one block.
+        on_phase(name, seconds) is called as each phase ends. Raises ArtifactError or MismatchError
+        for an artifact that is damaged or does not fit, UsageError for a kv_memory below one block.
         """
         clock = _Phases(on_phase)
         manifest = load_manifest(directory)
