@@ -19,7 +19,7 @@ def default_kv_memory(
     allowed = int(FREE_MEMORY_SHARE * max(0, free - reserved))
     if allowed < bytes_per_block:
         raise UsageError(
-            f"half of what weights and activations leave free is {allowed} bytes, less than one block of the KV cache ({bytes_per_block} bytes)",
+            f"half of what weights and activations leave free is {allowed} bytes, less than one block of the KV cache ({bytes_per_block})",
             hint="free some memory, or set --kv-memory",
         )
     return min(wanted, allowed)
