@@ -87,7 +87,6 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
     ):
         with reporter.stage("resolve") as stage:
             checkpoint, formats = resolve(options, stage)
-            lowering.warm_up()
         with reporter.stage("trace"), debug_dump.decompiled_bytecode(options.debug_dump):
             graph_module = trace(checkpoint.config, block_size=BLOCK_SIZE, kv_dtype=options.kv_dtype)
         with reporter.stage("fuse") as stage:

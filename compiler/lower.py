@@ -52,20 +52,15 @@ class Lowering:
     """
 
     def __init__(self, *, target: Target, versions: Versions, store: Store, jobs: int, work: Path, debug_dump: Path | None) -> None:
-        self._target, self._versions, self._store, self._work, self._debug_dump = target, versions, store, work, debug_dump
+        self._target, self._versions, self._store = target, versions, store
+        self._work, self._debug_dump = work.absolute(), debug_dump.absolute() if debug_dump else None  # compilers run elsewhere
         self._pool = ProcessPoolExecutor(max_workers=jobs, mp_context=multiprocessing.get_context("spawn"))
-        self._jobs = jobs
 
     def __enter__(self) -> "Lowering":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def warm_up(self) -> None:
-        """Let every process import what it needs, without waiting for it."""
-        for _ in range(self._jobs):
-            self._pool.submit(lower_cpu.warm_up)
 
     def run(self, forms: Iterable[str], on_done: Callable[[Lowered], None]) -> tuple[Lowered, dict[str, Lowered]]:
         """The kernel library, and every form (canonical text), compiled or found.
@@ -77,7 +72,7 @@ class Lowering:
         done = {key: found for key in (library_key, *keys) if (found := self._found(key))}
         for found in done.values():
             on_done(found)
-        with tempfile.TemporaryDirectory(dir=self._work, prefix=".lower-") as scratch:
+        with tempfile.TemporaryDirectory(dir=self._work, prefix=".lower-", ignore_cleanup_errors=True) as scratch:
             pending: dict[Future[None], tuple[str, Path]] = {}
             for key in (library_key, *keys):
                 if key not in done:

@@ -35,19 +35,13 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def warm_up() -> None:
-    """Import what `compile_form` needs (seconds), so that it overlaps with other work."""
-    warnings.simplefilter("ignore", FutureWarning)  # torch's, about torch
-    import torch._inductor.compile_fx  # noqa: F401
-
-
 def compile_form(form_text: str, target_name: str, output: Path, sources: Path | None = None) -> None:
     """Compile a canonical form (segment_graph.text) for a CPU target into `output`, a shared object.
 
     sources: a directory that also receives the generated C++. Raises whatever Inductor or the
     C++ compiler raises.
     """
-    warm_up()
+    warnings.simplefilter("ignore", FutureWarning)  # torch's, about torch
     scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix="inductor-"))
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "inductor")
     try:

@@ -26,7 +26,9 @@ STEP_INPUTS: dict[str, tuple[str, ...]] = {
     "block_table": ("S", "B"),
     "slots": ("T",),
 }
-"""Inputs of a step, int32, with their dimensions (S1 is S + 1). Every dimension is dynamic."""
+"""Inputs of a step, int32, with their dimensions (S1 is S + 1). Every dimension is dynamic.
+
+The number of cache blocks is not: only attention sees the caches, and attention is not compiled here."""
 
 _EXAMPLE_SIZES = {"T": 13, "S": 3, "S1": 4, "B": 5, "N": 7}
 _KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -51,7 +53,9 @@ def trace(config: ModelConfig, *, block_size: int, kv_dtype: str) -> fx.GraphMod
         cache_shape = (_EXAMPLE_SIZES["N"], config.num_kv_heads, block_size, config.head_dim)
         caches = [tuple(torch.zeros(cache_shape, dtype=_KV_DTYPES[kv_dtype]) for _ in "kv") for _ in config.layers]
     refs = _references(model, inputs, caches)
-    _mark_dynamic(inputs, caches)
+    for tensor in inputs:
+        for dim in range(tensor.dim()):
+            torch._dynamo.mark_dynamic(tensor, dim)
 
     def capture(graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
         captured["refs"] = [refs.get(id(example)) for example in example_inputs]
@@ -75,15 +79,6 @@ def _references(model: Decoder, inputs: list[torch.Tensor], caches: list[Any]) -
     for layer, (k_cache, v_cache) in enumerate(caches):
         refs |= {id(k_cache): f"kv:{layer}.k", id(v_cache): f"kv:{layer}.v"}
     return refs
-
-
-def _mark_dynamic(inputs: list[torch.Tensor], caches: list[Any]) -> None:
-    for tensor in inputs:
-        for dim in range(tensor.dim()):
-            torch._dynamo.mark_dynamic(tensor, dim)
-    for cache in caches:
-        for tensor in cache:
-            torch._dynamo.mark_dynamic(tensor, 0)
 
 
 def _to_aten(captured: fx.GraphModule, refs: list[str | None]) -> fx.GraphModule:

@@ -140,3 +140,13 @@ def test_a_full_disk(tiny_checkpoint: Path, store: Path, tmp_path: Path) -> None
     assert done.returncode == 5
     assert "hint: free some space" in done.stderr
     assert_nothing_left(tmp_path / "artifact")
+
+
+def test_paths_relative_to_the_working_directory(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Every path as a person types it, with everything to compile: compilers do not run in the working directory."""
+    shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    command = [str(ENGINE), "build", "model", "-o", "artifact", "--store", "store", "--debug-dump", "dump"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    verify(tmp_path / "artifact", load_manifest(tmp_path / "artifact"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "dump", "model", "store"]
