@@ -46,6 +46,10 @@ BLOCK_SIZE = 32
 """Tokens per KV block: the tile of the attention kernel, and the granularity of prefix reuse."""
 
 
+QUANTIZE = ("none", "int8", "int4")
+KV_DTYPES = ("float32", "bfloat16")
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """What to build. model: a Hugging Face directory, a GGUF file or a hub id. output: the artifact's place.
@@ -67,6 +71,13 @@ class BuildOptions:
     store: Path | None = None
     debug_dump: Path | None = None
     force: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("quantize", QUANTIZE), ("kv_dtype", KV_DTYPES)):
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} is {getattr(self, name)!r}", hint=f"it is one of {', '.join(known)}")
+        if self.jobs is not None and self.jobs < 1:
+            raise UsageError(f"jobs is {self.jobs}, but must be at least 1")
 
 
 def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSummary:

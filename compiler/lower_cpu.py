@@ -5,6 +5,7 @@ of a compiler must not take the build with it. Everything that decides the resul
 form, the target and SETTINGS; all three are in the segment's key.
 """
 
+import json
 import os
 import shutil
 import tempfile
@@ -57,11 +58,11 @@ def compile_form(form_text: str, target_name: str, output: Path, sources: Path |
 
 
 def _aot_compile(form_text: str, target: Target, output: Path) -> Path:
-    import json
-
     import torch
     from torch._inductor import aot_compile, cpu_vec_isa
+    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental import _config as symbolic_config
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     from ..kernels import ops
     from . import segment_graph
@@ -76,7 +77,9 @@ def _aot_compile(form_text: str, target: Target, output: Path) -> Path:
     names = sorted({size for _, sizes in form["inputs"] for size in sizes if isinstance(size, str)}, key=lambda name: int(name[1:]))
     dims = {name: torch.export.Dim(name, min=1) for name in names}
     sizes = dict(zip(names, EXAMPLE_SIZES, strict=False))
-    args = tuple(torch.zeros([sizes.get(size, size) for size in shape], dtype=getattr(torch, dtype)) for dtype, shape in form["inputs"])
+    with FakeTensorMode(shape_env=ShapeEnv()):  # weights are inputs: real ones would take the layer's memory
+        shapes = [(getattr(torch, dtype), [sizes.get(size, size) for size in shape]) for dtype, shape in form["inputs"]]
+        args = tuple(torch.empty(shape, dtype=dtype) for dtype, shape in shapes)
     dynamic = tuple({axis: dims[size] for axis, size in enumerate(shape) if isinstance(size, str)} for _, shape in form["inputs"])
     with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         exported = torch.export.export(module, args, dynamic_shapes=dynamic, strict=False)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -151,3 +152,9 @@ def test_paths_relative_to_the_working_directory(tiny_checkpoint: Path, tmp_path
     assert done.returncode == 0, done.stderr
     verify(tmp_path / "artifact", load_manifest(tmp_path / "artifact"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "dump", "model", "store"]
+
+
+@pytest.mark.parametrize("wrong", [{"quantize": "fp3"}, {"kv_dtype": "float8"}, {"jobs": 0}])
+def test_options_that_do_not_exist(wrong: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        BuildOptions(model="model", output=tmp_path / "artifact", **wrong)
