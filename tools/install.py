@@ -81,7 +81,7 @@ def install_torch() -> None:
         if cuda:
             fail(
                 f"this machine has no NVIDIA GPU, and pip would install torch with {len(cuda)} CUDA packages ({', '.join(cuda[:3])}, ...)",
-                "set TORCH_INDEX=... to an index of CPU builds of torch (pytorch.org, 'Get started', names it)",
+                "set TORCH_INDEX=... to an index of CPU builds of torch (torch's own site names it under 'Get started')",
             )
     pip("install", *arguments)
 
