@@ -124,3 +124,22 @@ def test_resumed_by_another_worker(executor: Executor, prompts: list[list[int]],
     ]
     answers, _ = run(executor, resumed)
     assert answers == {id: answer[7:] for id, answer in alone.items()}
+
+
+def test_with_a_prefix_from_the_cache(executor: Executor, prompts: list[list[int]]) -> None:
+    """The second time, all but the last block of the prompt is taken from the first time."""
+    prompt = [token for prompt in prompts for token in prompt]
+    params = SamplingParams(max_tokens=20, temperature=0.8, seed=5, logprobs=3, ignore_eos=True)
+    core = EngineCore(executor, RuntimeOptions())
+    answers: list[Answer] = []
+    cached: list[int] = []
+    for id in ("first", "second"):
+        core.submit(Submit(id=id, prompt=prompt, params=params))
+        answers.append([])
+        while core.has_work():
+            for output in core.step().outputs:
+                _collect(answers[-1], output)
+                cached.append(output.cached_tokens)
+    assert answers[0] == answers[1]
+    assert cached == [0] * 20 + [(len(prompt) - 1) // 32 * 32] * 20
+    assert cached[-1] >= 64
