@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError
 
-TIED_NAMES = ("embed.weight", "head.weight")
-
 
 @dataclass(frozen=True, kw_only=True)
 class NameTable:

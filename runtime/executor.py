@@ -97,13 +97,13 @@ class Executor:
             arguments = call.arguments
             for index, name in call.variable:
                 arguments[index] = values[name]
-            for name, value in zip(call.outputs, call.run(arguments), strict=True):
+            outputs = call.run(arguments)
+            for index, _ in call.variable:
+                arguments[index] = None  # or the call would keep its activations until the next step
+            for name, value in zip(call.outputs, outputs, strict=True):
                 values[name] = value
             for name in call.frees:
                 del values[name]
-        for call in self._calls:
-            for index, _ in call.variable:
-                call.arguments[index] = None
         return values[self._result]
 
 

@@ -31,7 +31,7 @@ def check_tools() -> None:
         found = ".".join(map(str, sys.version_info[:3]))
         fail(f"Engine needs Python 3.11, 3.12 or 3.13; this one ({sys.executable}) is {found}", "make PYTHON=python3.12 ...")
     if shutil.which("g++") is None:
-        fail("no g++ on PATH: `engine build` compiles native code with it", "install GCC 11 or newer (Debian, Ubuntu: apt install g++)")
+        fail("no g++ on PATH: `engine build` compiles native code with it", "install GCC 12 or newer (Debian, Ubuntu: apt install g++)")
 
 
 def make_venv() -> None:

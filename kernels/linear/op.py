@@ -1,4 +1,4 @@
-"""The linear and embedding operators, as models call them while they are traced."""
+"""The linear and embedding operators as Python functions. In a graph, passes/assign_weight_kernels.py puts them."""
 
 from typing import cast
 
