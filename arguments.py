@@ -6,12 +6,14 @@ the options class of the part that uses them. Nothing heavy is imported.
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
+from .bench.benchmarks import BENCHMARKS, EPILOG, Benchmark
+from .bench.options import as_typed
 from .errors import UsageError
 from .runtime.options import RuntimeOptions
 from .server.options import ServeOptions
@@ -71,7 +73,7 @@ exit codes: 0 done, 2 usage, 3 damaged checkpoint, 4 unsupported model, 5 build 
     )
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify):
+    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify, _add_bench):
         add(commands)
     return parser.parse_args(argv)
 
@@ -119,6 +121,13 @@ The same build again, or one of the same architecture with other weights, compil
         help="longest prompt plus answer, in tokens; at most the model's own limit (default: that limit)",
     )
     parser.add_argument("--name", help="the model's name in the artifact and in the API (default: the checkpoint's)")
+    parser.add_argument(
+        "--disable-pass",
+        dest="disable_passes",
+        action="append",
+        metavar="NAME",
+        help="leave out one graph rewrite, to see what it gives; may be given more than once (`engine inspect` lists those that ran)",
+    )
     parser.add_argument("--jobs", type=positive, metavar="N", help="compiling processes; each takes up to 1 GB (default: by cores)")
     parser.add_argument("--store", type=Path, metavar="DIR", help="cache of compiled segments, shared by builds (default: per user)")
     parser.add_argument("--debug-dump", type=Path, metavar="DIR", help="write graphs before and after each pass, and the generated code")
@@ -238,12 +247,51 @@ examples:
     )
 
 
+def _add_bench(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure start-up, latency, throughput, a server under load, kernels",
+        description="Measure an artifact, or any OpenAI-compatible server. Medians with their range; --json keeps everything.",
+        epilog=EPILOG,
+    )
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    for name, benchmark in BENCHMARKS.items():
+        _add_benchmark(
+            benchmarks.add_parser(name, help=benchmark.help, description=f"Measure {benchmark.help}.", epilog=benchmark.epilog), benchmark
+        )
+
+
+def _add_benchmark(parser: _Parser, benchmark: Benchmark) -> None:
+    if benchmark.needs_artifacts:
+        _add_artifacts(parser)
+    for option in fields(benchmark.options):
+        if "help" in option.metadata:
+            settings = dict(option.metadata)
+            shown = "" if option.default in (None, False) else f" (default: {as_typed(option.default, option.metadata.get('type'))})"
+            parser.add_argument(f"--{option.name.replace('_', '-')}", help=settings.pop("help") + shown, **settings)
+    _add_worker_options(parser, benchmark.worker)
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write every run to FILE, with machine, versions, commit and command line"
+    )
+    if benchmark.plots:
+        parser.add_argument(
+            "--plot", type=Path, metavar="FILE", help="draw the result to a .png, .svg or .pdf (pip install 'engine-llm[bench]')"
+        )
+    if benchmark.passes_on:
+        parser.add_argument(
+            "serve_arguments", nargs="*", metavar="ARGUMENT", default=(), help="after --: further arguments of engine serve"
+        )
+
+
 def _add_artifacts(parser: _Parser) -> None:
     parser.add_argument("--artifacts", type=Path, required=True, metavar="DIR", help="a directory that `engine build` wrote")
 
 
-def _add_worker_options(parser: _Parser) -> None:
+def _add_worker_options(parser: _Parser, names: Collection[str] | None = None) -> None:
+    """names: which options (None: all)."""
     for option in fields(RuntimeOptions):
+        if names is not None and option.name not in names:
+            continue
         shown = "" if option.default is None else f" (default: {option.default})"
         parser.add_argument(
             f"--{option.name.replace('_', '-')}",

@@ -12,7 +12,7 @@ import msgspec
 
 from ..errors import ArtifactError, Misfit, MismatchError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 KVDType = Literal["float32", "bfloat16"]

@@ -6,6 +6,7 @@ resolve -> trace -> fuse -> partition -> lower -> pack -> probe -> seal
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -55,7 +56,7 @@ class BuildOptions:
     """What to build. model: a Hugging Face directory, a GGUF file or a hub id. output: the artifact's place.
 
     quantize: none | int8 | int4. kv_dtype: float32 | bfloat16. max_context: at most what the
-    model was made for (its default). jobs: compiler processes (default: one per core). store:
+    model was made for (its default). disable_passes: names of graph rewrites to leave out. jobs: compiler processes (default: one per core). store:
     the cache of compiled segments (default: per user). debug_dump: a directory for graphs and
     generated code. force: replace an artifact at `output`.
     """
@@ -67,6 +68,7 @@ class BuildOptions:
     kv_dtype: str = "float32"
     max_context: int | None = None
     name: str | None = None
+    disable_passes: Sequence[str] = ()
     jobs: int | None = None
     store: Path | None = None
     debug_dump: Path | None = None
@@ -101,7 +103,7 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
         with reporter.stage("trace"), debug_dump.decompiled_bytecode(options.debug_dump):
             graph_module = trace(checkpoint.config, block_size=BLOCK_SIZE, kv_dtype=options.kv_dtype)
         with reporter.stage("fuse") as stage:
-            reports = fuse(graph_module.graph, formats, options.debug_dump, stage)
+            reports = fuse(graph_module.graph, formats, options, stage)
         with reporter.stage("partition") as stage:
             parts = partition(graph_module.graph)
             weights = plan_weights(graph_module.graph, formats, checkpoint)
@@ -144,10 +146,11 @@ def resolve(options: BuildOptions, stage: Stage) -> tuple[Checkpoint, dict[str, 
     return checkpoint, choose_formats(checkpoint, options.quantize)
 
 
-def fuse(graph: fx.Graph, formats: dict[str, str], dump: Path | None, stage: Stage) -> list[PassReport]:
+def fuse(graph: fx.Graph, formats: dict[str, str], options: BuildOptions, stage: Stage) -> list[PassReport]:
     """Run the pass pipeline on the graph, in place."""
+    dump = options.debug_dump
     debug_dump.write_graph(dump, "00-traced", graph)
-    passes = pipeline.pipeline(formats)
+    passes = pipeline.pipeline(formats, options.disable_passes)
     stage.total(len(passes))
 
     def after_each(result: pipeline.PassResult) -> None:

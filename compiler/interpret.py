@@ -13,6 +13,8 @@ from torch import fx
 from ..kernels import ops
 from ..kernels.attention.reference import paged_attention
 from ..kernels.linear import reference
+from ..kernels.linear.activations import quantize
+from ..kernels.rows import reference as rows
 from ..models.checkpoint import Checkpoint
 from .weights_plan import PackedWeight, make
 
@@ -20,6 +22,9 @@ from .weights_plan import PackedWeight, make
 def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
     """The reference of every operator of ours, by its name in a graph."""
     operators: dict[str, Callable[..., torch.Tensor]] = {"engine.paged_attention.default": paged_attention}
+    operators["engine.quantize.default"] = quantize
+    for row_operator in (rows.rms_norm, rows.rms_norm_quantize, rows.silu_mul, rows.silu_mul_quantize):
+        operators[f"engine.{row_operator.__name__}.default"] = row_operator
     for kernel in ops.LINEAR_KERNELS:
         operators[f"engine.linear_{kernel}.default"] = _with_format(reference.linear, kernel)
         operators[f"engine.embedding_{kernel}.default"] = _with_format(reference.embedding, kernel)

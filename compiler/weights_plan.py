@@ -66,35 +66,46 @@ def plan_weights(graph: fx.Graph, formats_by_name: Mapping[str, str], checkpoint
             name = ref.removeprefix("weight:")
             value = node.meta["val"]
             packed_format = node.meta.get("format")
-            stored = checkpoint.parameters[name].format if name in checkpoint.parameters else "f32"
+            sources = tuple(node.meta.get("parts", (name,)))
             plan.append(
                 PackedWeight(
                     name=name,
                     dtype=str(value.dtype).removeprefix("torch."),
                     shape=tuple(value.shape),
                     format=packed_format or "f32",
-                    sources=(name,),
-                    recipe=_recipe(stored, packed_format),
+                    sources=sources,
+                    recipe=_recipe({_stored(checkpoint, source) for source in sources}, packed_format, len(sources)),
                 )
             )
     return plan
 
 
-def _recipe(stored: str, packed_format: str | None) -> tuple[str, ...]:
+def _stored(checkpoint: Checkpoint, name: str) -> str:
+    return checkpoint.parameters[name].format if name in checkpoint.parameters else "f32"
+
+
+def _recipe(stored: set[str], packed_format: str | None, sources: int) -> tuple[str, ...]:
+    concat = ("concat",) if sources > 1 else ()
     if packed_format is None:
-        return () if stored == "f32" else ("to_float32",)
-    return ("pack",) if packed_format == stored else (f"quantize:{packed_format}", "pack")
+        return (() if stored == {"f32"} else ("to_float32",)) + concat
+    return (() if stored == {packed_format} else (f"quantize:{packed_format}",)) + ("pack", *concat)
 
 
 def make(weight: PackedWeight, checkpoint: Checkpoint) -> torch.Tensor:
     """Run a recipe: reads the sources and returns the packed tensor, of the planned dtype and shape."""
-    (source,) = weight.sources
+    parts = [_make_part(source, weight.recipe, checkpoint) for source in weight.sources]
+    data = torch.cat(parts) if "concat" in weight.recipe else parts[0]
+    assert tuple(data.shape) == weight.shape, (weight, data.shape)
+    return data.contiguous()
+
+
+def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> torch.Tensor:
     constants = Decoder.constants(checkpoint.config) if source not in checkpoint.parameters else {}
     if source in constants:
         return constants[source].to(torch.float32).contiguous()
     loaded = checkpoint.read(source)
     data, held = loaded.data, loaded.format
-    for operation in weight.recipe:
+    for operation in recipe:
         match operation.partition(":"):
             case "to_float32", _, _:
                 data = dequantize(held, data)
@@ -102,8 +113,7 @@ def make(weight: PackedWeight, checkpoint: Checkpoint) -> torch.Tensor:
                 data, held = quantize_blocks(wanted, data), wanted  # type: ignore[assignment]
             case "pack", _, _:
                 data = pack_blocks(held, data) if held in ops.QUANTIZED_FORMATS else pack_dense(data)
-    assert tuple(data.shape) == weight.shape, (weight, data.shape)
-    return data.contiguous()
+    return data
 
 
 def dequantize(stored: str, data: torch.Tensor) -> torch.Tensor:

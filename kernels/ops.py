@@ -1,8 +1,9 @@
 """Schemas of our operators, and how they come into torch's dispatcher.
 
-Nothing happens at import. `define()` makes the schemas known (build and run), `load(path)`
-adds the native CPU implementations from a kernel library (run), and
-`register_fakes()` adds shape functions for tracing (build only).
+Nothing happens at import. `define()` makes the schemas known and `register_fakes()` adds shape
+functions for tracing (build), `load(path)` adds the native CPU implementations from a kernel
+library (tests, benchmarks). Serving knows no schemas: it loads the library's code, and segments
+call it by symbol.
 
 Legend: T tokens of a step, S sequences of a step, B blocks per sequence, N out features,
 K in features, QH / KH query and key-value heads, D head size, V vocabulary.
@@ -20,10 +21,22 @@ from ..errors import ArtifactError
 NAMESPACE = "engine"
 QUANTIZED_FORMATS = ("q8_0", "q4_0", "q4_1")
 LINEAR_KERNELS = ("dense", *QUANTIZED_FORMATS)
+GROUP = 32
+"""Consecutive elements that share a scale, in quantized weights and activations."""
+ACTIVATION_BYTES = 48
+"""Bytes of one group of quantized activations (see linear/activations.py)."""
 
 SCHEMAS = (
-    # x [T, K] float32, w packed (see linear/formats.py), bias [N] float32 -> [T, N] float32
-    *(f"linear_{kernel}(Tensor x, Tensor w, Tensor? bias, int out_features) -> Tensor" for kernel in LINEAR_KERNELS),
+    # x [T, K] float32, for quantized kernels what `quantize` gives; w packed (see linear/formats.py);
+    # bias [N] and residual [T, N] float32, added to the product in this order -> [T, N] float32
+    *(f"linear_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features) -> Tensor" for kernel in LINEAR_KERNELS),
+    # x [T, K] float32 -> uint8 [T, ceil(K / 32), 48]: int8 quants with scales (see linear/activations.py)
+    "quantize(Tensor x) -> Tensor",
+    # x [T, K], weight [K], gate and up [T, F] float32 -> as x; with _quantize, what `quantize` would make of it
+    "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
+    "rms_norm_quantize(Tensor x, Tensor weight, float eps) -> Tensor",
+    "silu_mul(Tensor gate, Tensor up) -> Tensor",
+    "silu_mul_quantize(Tensor gate, Tensor up) -> Tensor",
     # tokens [T] int32, w packed like a linear of [V, dim] -> [T, dim] float32
     *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim) -> Tensor" for kernel in LINEAR_KERNELS),
     # q [T, QH, D], k and v [T, KH, D] float32; caches [blocks, KH, block_size, D] float32 or
@@ -32,13 +45,16 @@ SCHEMAS = (
     " Tensor seq_lens, Tensor block_table, Tensor slots, float scale, int window) -> Tensor",
 )
 
-_LINEAR_ARGUMENTS = "AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* bias, int64_t out_features, AtenTensorHandle* result"
-_EMBEDDING_ARGUMENTS = "AtenTensorHandle tokens, AtenTensorHandle w, int64_t dim, AtenTensorHandle* result"
-C_SHIMS = {
-    **{f"linear_{kernel}": f"AOTITorchError aoti_torch_cpu_linear_{kernel}({_LINEAR_ARGUMENTS})" for kernel in LINEAR_KERNELS},
-    **{f"embedding_{kernel}": f"AOTITorchError aoti_torch_cpu_embedding_{kernel}({_EMBEDDING_ARGUMENTS})" for kernel in LINEAR_KERNELS},
+_LINEAR = "AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* bias, AtenTensorHandle* residual, int64_t out_features"
+_C_ARGUMENTS = {
+    **{f"linear_{kernel}": _LINEAR for kernel in LINEAR_KERNELS},
+    **{f"embedding_{kernel}": "AtenTensorHandle tokens, AtenTensorHandle w, int64_t dim" for kernel in LINEAR_KERNELS},
+    "quantize": "AtenTensorHandle x",
+    **{f"rms_norm{suffix}": "AtenTensorHandle x, AtenTensorHandle weight, double eps" for suffix in ("", "_quantize")},
+    **{f"silu_mul{suffix}": "AtenTensorHandle gate, AtenTensorHandle up" for suffix in ("", "_quantize")},
 }
-"""The C functions (cpu/c_interface.cpp) by which compiled segments call our operators."""
+C_SHIMS = {name: f"AOTITorchError aoti_torch_cpu_{name}({arguments}, AtenTensorHandle* result)" for name, arguments in _C_ARGUMENTS.items()}
+"""The C functions (cpu/c_interface.h) by which compiled segments call our operators."""
 
 
 class _State:
@@ -68,10 +84,18 @@ def define() -> None:
 def load(path: Path) -> None:
     """Define the operators and register the CPU implementations in the kernel library at `path`.
 
+    Raises as `load_code` does.
+    """
+    define()
+    load_code(path)
+
+
+def load_code(path: Path) -> None:
+    """Load a kernel library for compiled code to call; torch learns nothing of it.
+
     A process holds one kernel library. Loading it again, from any path, does nothing.
     Raises ArtifactError if the file cannot be loaded or differs from the one already loaded.
     """
-    define()
     try:
         if _State.kernels is not None:
             if filecmp.cmp(_State.kernels, path, shallow=False):
@@ -89,8 +113,16 @@ def load(path: Path) -> None:
     _State.kernels = path
 
 
-def _linear(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, out_features: int) -> torch.Tensor:
+def _linear(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None, out_features: int) -> torch.Tensor:
     return x.new_empty((x.shape[0], out_features), dtype=torch.float32)
+
+
+def _row_operator(x: torch.Tensor, *_: object) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+def _quantizing_row_operator(x: torch.Tensor, *_: object) -> torch.Tensor:
+    return x.new_empty((x.shape[0], -(-x.shape[1] // GROUP), ACTIVATION_BYTES), dtype=torch.uint8)
 
 
 def _embedding(tokens: torch.Tensor, w: torch.Tensor, dim: int) -> torch.Tensor:
@@ -110,6 +142,8 @@ def register_fakes() -> None:
     if _State.fakes:
         return
     fakes: dict[str, Callable[..., torch.Tensor]] = {"paged_attention": _paged_attention}
+    fakes |= dict.fromkeys(("rms_norm", "silu_mul"), _row_operator)
+    fakes |= dict.fromkeys(("quantize", "rms_norm_quantize", "silu_mul_quantize"), _quantizing_row_operator)
     for kernel in LINEAR_KERNELS:
         fakes |= {f"linear_{kernel}": _linear, f"embedding_{kernel}": _embedding}
     for name, fake in fakes.items():

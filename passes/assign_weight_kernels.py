@@ -1,11 +1,13 @@
 """Gives every weight matrix its packed format and the operator that reads it.
 
-    linear(x, w, bias)      ->  engine.linear_q4_1(x, w_packed, bias, out_features)
+    linear(x, w, bias)      ->  engine.linear_q4_1(engine.quantize(x), w_packed, bias, None, out_features)
+                                engine.linear_dense(x, w_packed, bias, None, out_features)
     embedding(w, tokens)    ->  engine.embedding_q4_1(tokens, w_packed, dim)
 
 Why: library matrix products change their summation order with the number of rows, so that a
 token's logits would depend on what it was batched with; our kernels have one order. They also
-read quantized blocks directly, which is what decode speed is made of.
+read quantized blocks directly, which is what decode speed is made of. Activations that several
+linears read are quantized once.
 
 When not: a weight used by anything but linears and embeddings stays as it is, and a matrix
 that is used both ways with a plain operator in between is an error, never a silent copy.
@@ -20,6 +22,7 @@ from torch import fx
 
 from ..errors import BuildError
 from ..kernels.linear.packed import kernel_of, packed_dtype, packed_shape
+from .rewrite import call_like
 
 _LINEAR = torch.ops.aten.linear.default
 _EMBEDDING = torch.ops.aten.embedding.default
@@ -44,6 +47,7 @@ def assign_weight_kernels(graph: fx.Graph, *, formats: Mapping[str, str]) -> int
             _rewrite(graph, user, formats[name])
             rewritten += 1
         _pack_placeholder(weight, formats[name])
+    _share_quantized(graph)
     return rewritten
 
 
@@ -53,13 +57,15 @@ def _reads_as_matrix(user: fx.Node, weight: fx.Node) -> bool:
 
 def _rewrite(graph: fx.Graph, node: fx.Node, format: str) -> None:
     kernel = kernel_of(format)
-    if node.target is _LINEAR:
-        x, weight, bias = (*node.args, None)[:3]
-        target, args = f"linear_{kernel}", (x, weight, bias, weight.meta["val"].shape[0])  # type: ignore[union-attr]
-    else:
-        weight, tokens = node.args[:2]
-        target, args = f"embedding_{kernel}", (tokens, weight, weight.meta["val"].shape[1])  # type: ignore[union-attr,assignment]
     with graph.inserting_before(node):
+        if node.target is _LINEAR:
+            x, weight, bias = (*node.args, None)[:3]
+            if kernel != "dense":
+                x = call_like(graph, torch.ops.engine.quantize.default, (x,))
+            target, args = f"linear_{kernel}", (x, weight, bias, None, weight.meta["val"].shape[0])  # type: ignore[union-attr]
+        else:
+            weight, tokens = node.args[:2]
+            target, args = f"embedding_{kernel}", (tokens, weight, weight.meta["val"].shape[1])  # type: ignore[union-attr,assignment]
         replacement = graph.call_function(getattr(getattr(torch.ops.engine, target), "default"), args)  # noqa: B009
     replacement.meta = dict(node.meta)
     node.replace_all_uses_with(replacement)
@@ -72,3 +78,14 @@ def _pack_placeholder(weight: fx.Node, format: str) -> None:
     with value.fake_mode:
         weight.meta["val"] = torch.empty(packed_shape(format, out_features, in_features), dtype=packed_dtype(format))
     weight.meta["format"] = format
+
+
+def _share_quantized(graph: fx.Graph) -> None:
+    first: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node.target is not torch.ops.engine.quantize.default:
+            continue
+        shared = first.setdefault(node.args[0], node)
+        if shared is not node:
+            node.replace_all_uses_with(shared)
+            graph.erase_node(node)

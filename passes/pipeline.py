@@ -4,15 +4,21 @@ A pass is a function (graph) -> number of rewrites made. It changes the graph in
 leaves it valid. `run` reports each one; a required pass that matched nothing fails the build.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from torch import fx
 
-from ..errors import BuildError
+from ..errors import BuildError, UsageError
 from .assign_weight_kernels import assign_weight_kernels
 from .eliminate_no_ops import eliminate_no_ops
+from .fuse_quantize import fuse_quantize
+from .fuse_residual_add import fuse_residual_add
+from .fuse_rms_norm import fuse_rms_norm
+from .fuse_silu_mul import fuse_silu_mul
+from .merge_sibling_linears import merge_sibling_linears
+from .select_rows_early import select_rows_early
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +38,27 @@ class PassResult:
     nodes_after: int
 
 
-def pipeline(formats: Mapping[str, str]) -> list[Pass]:
-    """The passes for CPU targets. formats: storage format of every weight, by name."""
-    return [
+def pipeline(formats: Mapping[str, str], disabled: Collection[str] = ()) -> list[Pass]:
+    """The passes for CPU targets, without those named in `disabled`.
+
+    formats: storage format of every weight, by name. Raises UsageError for an unknown name, and
+    for a pass that no artifact can do without.
+    """
+    passes = [
         Pass(name="eliminate_no_ops", rewrite=eliminate_no_ops),
         Pass(name="assign_weight_kernels", rewrite=partial(assign_weight_kernels, formats=formats), required=True),
+        Pass(name="merge_sibling_linears", rewrite=merge_sibling_linears),
+        Pass(name="fuse_residual_add", rewrite=fuse_residual_add),
+        Pass(name="fuse_rms_norm", rewrite=fuse_rms_norm),
+        Pass(name="fuse_silu_mul", rewrite=fuse_silu_mul),
+        Pass(name="fuse_quantize", rewrite=fuse_quantize),
+        Pass(name="select_rows_early", rewrite=select_rows_early),
     ]
+    optional = [item.name for item in passes if not item.required]
+    for name in disabled:
+        if name not in optional:
+            raise UsageError(f"there is no pass {name!r} to disable", hint=f"those that can be: {', '.join(optional)}")
+    return [item for item in passes if item.name not in disabled]
 
 
 def run(graph: fx.Graph, passes: list[Pass], after_each: Callable[[PassResult], None] = lambda result: None) -> list[PassResult]:

@@ -6,49 +6,32 @@ this machine, binds every call of the program to its tensors, and replays the go
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
 
-from ..artifacts import Call, Manifest, check_code, check_machine, load_manifest
-from ..errors import ArtifactError, UsageError
+from ..artifacts import Manifest, check_code, check_machine, load_manifest
+from ..errors import UsageError
 from ..kernels import ops
 from .batch import StepInputs
 from .kv_memory import default_kv_memory
 from .machine import default_threads
+from .native_program import NativeProgram
 from .probe import replay
 from .weights import open_weights
 
 _KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_STEP_INPUTS = ("tokens", "positions", "query_start", "seq_lens", "block_table", "slots")
-
-Run = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
-
-
-class _BoundCall:
-    """A call with its constant inputs in place; only values and step inputs are filled per step."""
-
-    __slots__ = ("arguments", "frees", "outputs", "run", "variable")
-
-    def __init__(self, call: Call, run: Run, constants: dict[str, torch.Tensor]) -> None:
-        self.run = run
-        self.arguments: list[Any] = [constants.get(name) for name in call.inputs]
-        self.variable = [(index, name) for index, name in enumerate(call.inputs) if name not in constants]
-        self.outputs = call.outputs
-        self.frees = call.frees
 
 
 class Executor:
     """A loaded artifact. `manifest` and `num_blocks` (blocks of the KV cache) are read by the scheduler."""
 
-    def __init__(self, manifest: Manifest, num_blocks: int, calls: list[_BoundCall]) -> None:
+    def __init__(self, manifest: Manifest, num_blocks: int, program: NativeProgram) -> None:
         self.manifest = manifest
         self.num_blocks = num_blocks
-        self._calls = calls
-        self._result = manifest.program.result
+        self._program = program
 
     @classmethod
     def load(
@@ -74,37 +57,25 @@ class Executor:
         check_code(directory, manifest)
         clock.ended("check")
         torch.set_num_threads(threads or default_threads())
-        operators, segments = _load_code(directory, manifest)
+        ops.load_code(directory / manifest.kernel_library)
         clock.ended("load_code")
         constants = {f"weight:{name}": tensor for name, tensor in open_weights(directory, manifest).items()}
         clock.ended("map_weights")
         num_blocks = _num_blocks(manifest, kv_memory, max_num_seqs, max_batch_tokens)
         constants |= _allocate_kv(manifest, num_blocks)
-        executor = cls(manifest, num_blocks, [_bind(call, operators, segments, constants) for call in manifest.program.calls])
         clock.ended("allocate_kv")
+        executor = cls(manifest, num_blocks, NativeProgram(directory / manifest.kernel_library, directory, manifest, constants))
+        clock.ended("bind")
         replay(manifest, executor.step)
         clock.ended("probe")
         return executor
 
-    @torch.inference_mode()
     def step(self, inputs: StepInputs) -> torch.Tensor:
-        """Run one forward. Writes the new tokens' keys and values into the cache.
+        """Run one forward. Writes the new tokens' keys and values into the cache; releases the GIL meanwhile.
 
         Returns the logits [S, V] float32 of each sequence's last token, the caller's to keep.
         """
-        values: dict[str, torch.Tensor] = {f"input:{name}": getattr(inputs, name) for name in _STEP_INPUTS}
-        for call in self._calls:
-            arguments = call.arguments
-            for index, name in call.variable:
-                arguments[index] = values[name]
-            outputs = call.run(arguments)
-            for index, _ in call.variable:
-                arguments[index] = None  # or the call would keep its activations until the next step
-            for name, value in zip(call.outputs, outputs, strict=True):
-                values[name] = value
-            for name in call.frees:
-                del values[name]
-        return values[self._result]
+        return self._program.run(inputs)
 
 
 class _Phases:
@@ -115,36 +86,6 @@ class _Phases:
         now = time.perf_counter()
         self._on_phase(name, now - self._start)
         self._start = now
-
-
-def _load_code(directory: Path, manifest: Manifest) -> tuple[dict[str, Any], dict[str, Run]]:
-    try:
-        ops.load(directory / manifest.kernel_library)
-        runners = {s.key: torch._C._aoti.AOTIModelContainerRunnerCpu(str(directory / s.file), 1) for s in manifest.segments}
-    except (OSError, RuntimeError) as error:
-        raise ArtifactError(
-            f"the artifact's code cannot be loaded: {error}", hint="build the artifact again with the torch of this machine"
-        ) from error
-    operators = {name: getattr(torch.ops.engine, name).default for name in ops.operator_names()}
-    return operators, {key: cast(Run, runner.run) for key, runner in runners.items()}
-
-
-def _bind(call: Call, operators: dict[str, Any], segments: dict[str, Run], constants: dict[str, torch.Tensor]) -> _BoundCall:
-    missing = [name for name in call.inputs if name.startswith(("weight:", "kv:")) and name not in constants]
-    if missing:
-        raise ArtifactError(f"the program uses {missing[0]}, which the artifact does not hold")
-    if call.kind == "segment":
-        if call.target not in segments:
-            raise ArtifactError(f"the program calls segment {call.target}, which the artifact does not hold")
-        return _BoundCall(call, segments[call.target], constants)
-    name = call.target.removeprefix("engine.")
-    if name not in operators:
-        raise ArtifactError(f"the program calls {call.target}, which this version of Engine does not have")
-    return _BoundCall(call, _operator_run(operators[name], call.scalars), constants)
-
-
-def _operator_run(operator: Any, scalars: list[int | float]) -> Run:
-    return lambda tensors: (operator(*tensors, *scalars),)
 
 
 def _num_blocks(manifest: Manifest, kv_memory: int | None, max_num_seqs: int, max_batch_tokens: int) -> int:

@@ -1,37 +1,69 @@
-"""The executor holds no more than the program says."""
+"""The native loop: what it gives, what it holds, what it refuses."""
 
-import weakref
-from collections.abc import Sequence
+import gc
 from pathlib import Path
 
+import msgspec
+import psutil
+import pytest
 import torch
 
 from engine.artifacts import load_manifest
-from engine.runtime.executor import Executor, Run
+from engine.errors import ArtifactError
+from engine.runtime.executor import Executor
+from engine.runtime.native_program import NativeProgram
 from engine.runtime.probe import whole_prompt
 
 
-def test_activations_are_freed_after_their_last_use(tiny_artifact: Path) -> None:
-    spec = load_manifest(tiny_artifact).kv_cache
-    executor = Executor.load(tiny_artifact, kv_memory=8 * spec.bytes_per_block)
-    made: list[weakref.ref[torch.Tensor]] = []
-    alive: list[int] = []
+def load(artifact: Path, blocks: int = 8) -> Executor:
+    return Executor.load(artifact, kv_memory=blocks * load_manifest(artifact).kv_cache.bytes_per_block)
 
-    for bound in executor._calls:
 
-        def run(arguments: Sequence[torch.Tensor], inner: Run = bound.run) -> Sequence[torch.Tensor]:
-            outputs = list(inner(arguments))
-            made.extend(map(weakref.ref, outputs))
-            alive.append(sum(value() is not None for value in made))
-            return outputs
+def test_logits_are_the_callers_to_keep(tiny_artifact: Path) -> None:
+    executor = load(tiny_artifact)
+    block_size = executor.manifest.kv_cache.block_size
+    first = executor.step(whole_prompt(list(range(20)), block_size))
+    copy = first.clone()
+    second = executor.step(whole_prompt(list(range(20, 60)), block_size))
+    assert not torch.equal(first, second)
+    del executor
+    gc.collect()
+    assert torch.equal(first, copy)
 
-        bound.run = run
 
-    executor.step(whole_prompt(list(range(40)), spec.block_size))
-    expected, live = [], 0
-    for call in executor.manifest.program.calls:
-        live += len(call.outputs)
-        expected.append(live)
-        live -= len(call.frees)
-    assert alive == expected
-    assert max(alive) < len(made)
+def test_nothing_is_left_behind(tiny_artifact: Path) -> None:
+    """Activations of 4,000 steps would be gigabytes."""
+    executor = load(tiny_artifact)
+    inputs = whole_prompt(list(range(200)), executor.manifest.kv_cache.block_size)
+    for _ in range(20):
+        executor.step(inputs)
+    before = psutil.Process().memory_info().rss
+    for _ in range(200):
+        executor.step(inputs)
+    assert psutil.Process().memory_info().rss - before < 16 << 20
+
+
+def test_a_program_that_uses_what_is_not_there_is_refused(tiny_artifact: Path) -> None:
+    executor = load(tiny_artifact)
+    manifest, library = executor.manifest, tiny_artifact / executor.manifest.kernel_library
+    with pytest.raises(ArtifactError, match="the program uses weight:"):
+        NativeProgram(library, tiny_artifact, manifest, {})
+    (first, *others) = manifest.program.calls
+    constants = {name: torch.zeros(1) for call in manifest.program.calls for name in call.inputs if name.startswith(("weight:", "kv:"))}
+    for broken, message in (
+        (msgspec.structs.replace(first, target="0000"), "calls segment 0000"),
+        (msgspec.structs.replace(first, kind="operator", target="engine.nothing"), "no operator engine.nothing"),
+    ):
+        program = msgspec.structs.replace(manifest.program, calls=[broken, *others])
+        with pytest.raises(ArtifactError, match=message):
+            NativeProgram(library, tiny_artifact, msgspec.structs.replace(manifest, program=program), constants)
+
+
+def test_a_failing_call_says_why(tiny_artifact: Path) -> None:
+    executor = load(tiny_artifact)
+    inputs = whole_prompt([1, 2, 3], executor.manifest.kv_cache.block_size)
+    inputs.tokens[1] = 1 << 30
+    with pytest.raises(RuntimeError, match=r"call 0 failed.*"):
+        executor.step(inputs)
+    inputs.tokens[1] = 2
+    assert executor.step(inputs).isfinite().all()

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.kernels.linear import embedding, linear, reference
+from engine.kernels.linear import activations, embedding, linear, quantize_activations, reference
 from engine.kernels.linear.blocks import FORMATS
-from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize, unpack
+from engine.kernels.linear.formats import pack_blocks, pack_dense, unpack
+from engine.kernels.linear.quantize import quantize as quantize_weight
 
 pytestmark = pytest.mark.usefixtures("kernel_library")
 
@@ -37,7 +38,12 @@ def kernel_of(storage: str) -> str:
 def packed_weight(storage: str, weight: Tensor) -> Tensor:
     if storage in DENSE:
         return pack_dense(weight.to(DENSE[storage]))
-    return pack_blocks(storage, quantize(storage, weight))
+    return pack_blocks(storage, quantize_weight(storage, weight))
+
+
+def expected(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, out_features: int, residual: Tensor | None = None) -> Tensor:
+    """The reference, its activations quantized by the reference as well."""
+    return reference.linear(kernel, x if kernel == "dense" else activations.quantize(x), w, bias, residual, out_features)
 
 
 def inputs(rows: int, out_features: int, in_features: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,8 +58,8 @@ def inputs(rows: int, out_features: int, in_features: int) -> tuple[Tensor, Tens
 def test_quantized_linear_is_the_reference_bit_for_bit(format: str, shape: tuple[int, int, int]) -> None:
     x, weight, bias = inputs(*shape)
     w = packed_weight(format, weight)
-    assert torch.equal(linear(format, x, w, bias, shape[1]), reference.linear(format, x, w, bias, shape[1]))
-    assert torch.equal(linear(format, x, w, None, shape[1]), reference.linear(format, x, w, None, shape[1]))
+    assert torch.equal(linear(format, x, w, bias, shape[1]), expected(format, x, w, bias, shape[1]))
+    assert torch.equal(linear(format, x, w, None, shape[1]), expected(format, x, w, None, shape[1]))
 
 
 @pytest.mark.parametrize("format", QUANTIZED)
@@ -62,8 +68,7 @@ def test_quantized_linear_is_near_the_exact_product(format: str) -> None:
     x, weight, bias = inputs(4, 40, 320)
     w = packed_weight(format, weight)
     exact = reference.linear_dequantized(format, x.double(), w, bias, 40)
-    _, scales = reference.quantize_activations(x)
-    step = scales.repeat_interleave(32, dim=1)
+    step = activations.unpack(activations.quantize(x)).scales.repeat_interleave(32, dim=1)
     bound = (step / 2) @ unpack(format, w, 40, 320).abs().T + 1e-3
     assert ((linear(format, x, w, bias, 40) - exact).abs() <= bound).all()
 
@@ -76,7 +81,7 @@ def test_largest_integers_do_not_saturate(format: str) -> None:
         quants = torch.full((16, 2, spec.quant_bytes), byte, dtype=torch.uint8)
         w = pack_blocks(format, torch.cat((scales.view(torch.uint8), quants), dim=2).flatten(1))
         for x in (torch.full((9, 64), 127.0), torch.full((9, 64), -127.0)):
-            assert torch.equal(linear(format, x, w, None, 16), reference.linear(format, x, w, None, 16))
+            assert torch.equal(linear(format, x, w, None, 16), expected(format, x, w, None, 16))
             assert torch.equal(linear(format, x, w, None, 16), x @ unpack(format, w, 16, 64).T)
 
 
@@ -91,7 +96,7 @@ def test_dense_linear_is_as_exact_as_float32(storage: str, shape: tuple[int, int
     bound = (shape[2] + 2) * 2.0**-24 * (x.abs().double() @ stored.abs().T + bias.abs())
     out = linear("dense", x, w, bias, shape[1])
     assert ((out - exact).abs() <= bound).all()
-    independent = (reference.linear("dense", x, w, bias, shape[1]) - exact).square().mean().sqrt()
+    independent = (expected("dense", x, w, bias, shape[1]) - exact).square().mean().sqrt()
     assert (out - exact).square().mean().sqrt() <= 4 * independent + 2.0**-24
 
 
@@ -147,7 +152,7 @@ def test_zeros_and_tiny_activations(format: str) -> None:
     out = linear(format, x, w, bias, 40)
     assert torch.equal(out[0], bias)
     assert torch.equal(out[1], bias)
-    assert torch.equal(out, reference.linear(format, x, w, bias, 40))
+    assert torch.equal(out, expected(format, x, w, bias, 40))
 
 
 @pytest.mark.parametrize("storage", STORAGE)
@@ -157,6 +162,32 @@ def test_rows_may_be_slices_of_a_wider_tensor(storage: str) -> None:
     wide = torch.full((9, 200), torch.nan)
     wide[:, 50:146] = x
     assert torch.equal(linear(kernel, wide[:, 50:146], w, None, 40), linear(kernel, x, w, None, 40))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300])
+@pytest.mark.parametrize("storage", STORAGE)
+def test_a_residual_is_added_last(storage: str, rows: int) -> None:
+    x, weight, bias = inputs(rows, 49, 96)
+    w, kernel = packed_weight(storage, weight), kernel_of(storage)
+    wide = torch.randn(rows, 80)
+    residual = wide[:, 3:52]
+    out = linear(kernel, x, w, bias, 49, residual)
+    assert torch.equal(out, linear(kernel, x, w, bias, 49) + residual)
+    if kernel != "dense":
+        assert torch.equal(out, expected(kernel, x, w, bias, 49, residual))
+    with pytest.raises(RuntimeError, match="residual"):
+        linear(kernel, x, w, None, 49, wide)
+
+
+@pytest.mark.parametrize("features", [1, 31, 32, 33, 64, 576, 1000])
+def test_quantized_activations_are_the_reference_bit_for_bit(features: int) -> None:
+    x = torch.randn(40, features, generator=torch.Generator().manual_seed(features)) * torch.logspace(-42, 38, 40)[:, None]
+    x[3, features // 2], x[5, features // 3], x[7] = torch.nan, -torch.inf, 0
+    wide = torch.full((40, features + 9), torch.nan)
+    wide[:, 4 : 4 + features] = x
+    assert torch.equal(quantize_activations(x), activations.quantize(x))
+    assert torch.equal(quantize_activations(wide[:, 4 : 4 + features]), activations.quantize(x))
+    assert quantize_activations(x[:0]).shape == (0, -(-features // 32), 48)
 
 
 @pytest.mark.parametrize("storage", STORAGE)
@@ -186,7 +217,7 @@ def test_wrong_calls_are_errors(storage: str) -> None:
         linear(kernel, x.double(), w, None, 40)
     with pytest.raises(RuntimeError, match="dimensions"):
         linear(kernel, x[0], w, None, 40)
-    with pytest.raises(RuntimeError, match="not packed for 64"):
+    with pytest.raises(RuntimeError, match=r"not packed for (64|2 groups)"):
         linear(kernel, x[:, :64], w, None, 40)
     with pytest.raises(RuntimeError, match="contiguous within a row"):
         linear(kernel, torch.randn(96, 3).T, w, None, 40)
@@ -199,7 +230,7 @@ def test_wrong_calls_are_errors(storage: str) -> None:
     for token in (-1, 48):
         with pytest.raises(RuntimeError, match="outside the vocabulary"):
             embedding(kernel, torch.tensor([0, token], dtype=torch.int32), w, 96)
-    with pytest.raises(RuntimeError, match="not packed for 64"):
+    with pytest.raises(RuntimeError, match=r"not packed for (64|2 groups)"):
         embedding(kernel, torch.tensor([0], dtype=torch.int32), w, 64)
 
 

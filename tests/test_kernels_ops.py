@@ -7,8 +7,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from engine.kernels import ops
 from engine.kernels.attention import paged_attention
-from engine.kernels.linear import embedding, linear
-from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize
+from engine.kernels.linear import embedding, linear, quantize_activations
+from engine.kernels.linear.formats import pack_blocks, pack_dense
+from engine.kernels.linear.quantize import quantize as quantize_weight
 
 CHECKS = ("test_schema", "test_faketensor")
 
@@ -21,7 +22,7 @@ def _fakes(kernel_library: object) -> None:
 
 def packed_weight(kernel: str) -> Tensor:
     weight = torch.randn(40, 96)
-    return pack_dense(weight) if kernel == "dense" else pack_blocks(kernel, quantize(kernel, weight))
+    return pack_dense(weight) if kernel == "dense" else pack_blocks(kernel, quantize_weight(kernel, weight))
 
 
 def attention_arguments() -> tuple[Tensor, ...]:
@@ -40,9 +41,11 @@ def attention_arguments() -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("kernel", ops.LINEAR_KERNELS)
-@pytest.mark.parametrize("bias", [True, False])
-def test_linear(kernel: str, bias: bool) -> None:
-    arguments = (torch.randn(5, 96), packed_weight(kernel), torch.randn(40) if bias else None, 40)
+@pytest.mark.parametrize("extras", [True, False])
+def test_linear(kernel: str, extras: bool) -> None:
+    x = torch.randn(5, 96) if kernel == "dense" else quantize_activations(torch.randn(5, 96))
+    bias, residual = (torch.randn(40), torch.randn(5, 40)) if extras else (None, None)
+    arguments = (x, packed_weight(kernel), bias, residual, 40)
     torch.library.opcheck(getattr(torch.ops.engine, f"linear_{kernel}"), arguments, test_utils=CHECKS)
 
 
@@ -50,6 +53,16 @@ def test_linear(kernel: str, bias: bool) -> None:
 def test_embedding(kernel: str) -> None:
     arguments = (torch.arange(7, dtype=torch.int32), packed_weight(kernel), 96)
     torch.library.opcheck(getattr(torch.ops.engine, f"embedding_{kernel}"), arguments, test_utils=CHECKS)
+
+
+def test_row_operators() -> None:
+    x, weight = torch.randn(5, 70), torch.randn(70)
+    engine = torch.ops.engine
+    torch.library.opcheck(engine.quantize, (x,), test_utils=CHECKS)
+    for rms_norm in (engine.rms_norm, engine.rms_norm_quantize):
+        torch.library.opcheck(rms_norm, (x, weight, 1e-5), test_utils=CHECKS)
+    for silu_mul in (engine.silu_mul, engine.silu_mul_quantize):
+        torch.library.opcheck(silu_mul, (x, x + 1), test_utils=CHECKS)
 
 
 def test_attention() -> None:

@@ -15,7 +15,7 @@
 
 #include "exp.h"
 #include "gemm.h"
-#include "op.h"
+#include "c_interface.h"
 
 namespace engine {
 namespace {
@@ -416,3 +416,14 @@ Tensor paged_attention(Tensor q, Tensor k, Tensor v, Tensor k_cache, Tensor v_ca
 STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) { m.impl("paged_attention", TORCH_BOX(&paged_attention)); }
 
 }  // namespace engine
+
+ENGINE_EXPORT aoti_torch_cpu_paged_attention(AtenTensorHandle q, AtenTensorHandle k, AtenTensorHandle v, AtenTensorHandle k_cache,
+                                             AtenTensorHandle v_cache, AtenTensorHandle query_start, AtenTensorHandle seq_lens,
+                                             AtenTensorHandle block_table, AtenTensorHandle slots, double scale, int64_t window,
+                                             AtenTensorHandle* result) {
+  using engine::borrow;
+  return engine::return_to_c(result, [&] {
+    return engine::paged_attention(borrow(q), borrow(k), borrow(v), borrow(k_cache), borrow(v_cache), borrow(query_start), borrow(seq_lens),
+                                   borrow(block_table), borrow(slots), scale, window);
+  });
+}

@@ -4,8 +4,7 @@
 #include <algorithm>
 
 #include "gemm.h"
-#include "c_interface.h"
-#include "op.h"
+#include "c_linear.h"
 
 namespace engine {
 namespace {
@@ -21,6 +20,7 @@ struct DenseLinear {
   int64_t x_stride;
   const Weight* w;
   const float* bias;
+  Residual residual;
   float* out;
   int64_t rows, in_features, out_features, panels;
 
@@ -44,11 +44,11 @@ struct DenseLinear {
     const int64_t columns = std::min(tile_panels * kPanel, out_features - column);
     for (int64_t r = 0; r < tile_rows; ++r) {
       float* to = out + (row + r) * out_features + column;
-      const float* from = sums + r * kTileColumns;
+      std::copy_n(sums + r * kTileColumns, columns, to);
       if (bias != nullptr)
-        for (int64_t n = 0; n < columns; ++n) to[n] = from[n] + bias[column + n];
-      else
-        std::copy_n(from, columns, to);
+        for (int64_t n = 0; n < columns; ++n) to[n] += bias[column + n];
+      if (residual)
+        for (int64_t n = 0; n < columns; ++n) to[n] += residual.row(row + r)[column + n];
     }
   }
 
@@ -87,15 +87,17 @@ void check_weight(const Tensor& w, int64_t in_features) {
   STD_TORCH_CHECK(w.size(1) == in_features && w.size(2) == kPanel, "w is not packed for ", in_features, " input features");
 }
 
-Tensor linear_dense(Tensor x, Tensor w, std::optional<Tensor> bias, int64_t out_features) {
+Tensor linear_dense(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t out_features) {
   check_rows(x, ScalarType::Float, 2, "x");
   const int64_t rows = x.size(0), in_features = x.size(1), panels = (out_features + kPanel - 1) / kPanel;
   check_weight(w, in_features);
   STD_TORCH_CHECK(out_features > 0 && w.size(0) == panels, "w has ", w.size(0), " panels, not ", panels);
   const float* bias_data = bias_of(bias, out_features);
+  const Residual added(residual, rows, out_features);
   Tensor out = empty_floats({rows, out_features});
   with_weight_type(w, [&]<class Weight>(const Weight* weight) {
-    DenseLinear<Weight>{data<float>(x), row_stride(x), weight, bias_data, static_cast<float*>(out.data_ptr()), rows, in_features, out_features, panels}
+    DenseLinear<Weight>{data<float>(x), row_stride(x), weight, bias_data, added, static_cast<float*>(out.data_ptr()), rows, in_features,
+                        out_features, panels}
         .run();
   });
   return out;
@@ -122,4 +124,4 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
 
 }  // namespace engine
 
-ENGINE_C_KERNEL(dense, linear_dense, embedding_dense)
+ENGINE_C_LINEAR(dense, engine::linear_dense, engine::embedding_dense)

@@ -46,15 +46,15 @@ const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.data_ptr());
 }
 
-inline Tensor empty_floats(std::initializer_list<int64_t> sizes) {
+inline Tensor empty_tensor(std::initializer_list<int64_t> sizes, int32_t dtype) {
   int64_t strides[4];
   int64_t packed = 1;
   for (int64_t i = int64_t(sizes.size()) - 1; i >= 0; packed *= sizes.begin()[i], --i) strides[i] = packed;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.begin(), strides, aoti_torch_dtype_float32(),
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.begin(), strides, dtype, aoti_torch_device_type_cpu(), 0, &handle));
   return Tensor(handle);
 }
+inline Tensor empty_floats(std::initializer_list<int64_t> sizes) { return empty_tensor(sizes, aoti_torch_dtype_float32()); }
 
 // Memory that outlives the call, so that a step allocates nothing once it has seen its largest
 // shape. One per thread and purpose; contents are undefined.

@@ -26,29 +26,55 @@ class Team {
     return *team;
   }
 
-  // Calls call(body, begin, end) for all of [0, count) in chunks of `grain`, on at most `threads` threads.
+  // Calls call(body, begin, end) for all of [0, count) in chunks of `grain`, on at most `threads`
+  // threads. Helpers take chunks from the front, the caller takes them from the back.
   void run(int64_t count, int64_t grain, int threads, Call call, const void* body) {
     if (threads <= 1 || count <= grain || !busy_.try_lock()) return call(body, 0, count);
     for (; helpers_ < threads - 1; ++helpers_) std::thread(&Team::help, this, helpers_).detach();
     call_ = call;
     body_ = body;
-    count_ = count;
     grain_ = grain;
     wanted_ = threads - 1;
-    next_ = 0;
+    left_ = pack(0, count);
     open_ = true;
     ++epoch_;
     epoch_.notify_all();
-    work();
+    for (Chunk chunk; take(chunk, /*from_back=*/true);) call_(body_, chunk.begin, chunk.end);
     open_ = false;
     while (inside_ != 0) pause();
     busy_.unlock();
+  }
+
+  // What helpers bring into their caches while they wait for the next work: they will take the
+  // front of it. A step that reads every weight once is bound by memory, which would otherwise
+  // rest between two kernels.
+  void read_ahead(const void* memory, int64_t bytes) {
+    ahead_ = static_cast<const char*>(memory);
+    ahead_bytes_ = bytes;
   }
 
  private:
   // About 50 microseconds: longer than the gaps between the kernels of a forward, so that
   // helpers are awake within one and asleep between two.
   static constexpr int kSpins = 2000;
+  static constexpr int64_t kLine = 64;
+
+  struct Chunk {
+    int64_t begin, end;
+  };
+  // The chunks that nobody has taken, as first and last in one word.
+  static uint64_t pack(int64_t begin, int64_t end) { return uint64_t(begin) << 32 | uint64_t(end); }
+
+  bool take(Chunk& chunk, bool from_back) {
+    uint64_t left = left_;
+    for (;;) {
+      const int64_t begin = int64_t(left >> 32), end = int64_t(left & 0xffffffff);
+      if (begin >= end) return false;
+      const int64_t size = std::min(grain_, end - begin);
+      chunk = from_back ? Chunk{end - size, end} : Chunk{begin, begin + size};
+      if (left_.compare_exchange_weak(left, from_back ? pack(begin, end - size) : pack(begin + size, end))) return true;
+    }
+  }
 
   static void pause() {
 #if defined(__x86_64__)
@@ -56,23 +82,26 @@ class Team {
 #endif
   }
 
-  void work() {
-    for (int64_t begin; (begin = next_.fetch_add(grain_)) < count_;) call_(body_, begin, std::min(begin + grain_, count_));
-  }
-
   void help(int index) {
     for (uint32_t seen = 0;;) {
-      seen = next_epoch(seen);
+      seen = next_epoch(seen, index);
       // In this order: once the caller has closed the job and seen nobody inside, its fields are free.
       ++inside_;
-      if (open_ && index < wanted_) work();
+      if (open_ && index < wanted_)
+        for (Chunk chunk; take(chunk, /*from_back=*/false);) call_(body_, chunk.begin, chunk.end);
       --inside_;
     }
   }
 
-  uint32_t next_epoch(uint32_t seen) {
-    for (int spin = 0; spin < kSpins; ++spin, pause())
+  uint32_t next_epoch(uint32_t seen, int index) {
+    const char* ahead = ahead_.load(std::memory_order_relaxed) + index * kLine;
+    const char* end = ahead + ahead_bytes_.load(std::memory_order_relaxed);
+    const int64_t stride = wanted_.load(std::memory_order_relaxed) * kLine;
+    for (int spin = 0; spin < kSpins; ++spin) {
       if (epoch_ != seen) return epoch_;
+      if (ahead >= end) pause();
+      for (int line = 0; line < 4 && ahead < end; ++line, ahead += stride) __builtin_prefetch(ahead, 0, 2);
+    }
     epoch_.wait(seen);
     return epoch_;
   }
@@ -81,9 +110,11 @@ class Team {
   int helpers_ = 0;
   Call call_ = nullptr;
   const void* body_ = nullptr;
-  int64_t count_ = 0, grain_ = 1;
+  int64_t grain_ = 1;
   std::atomic<int> wanted_ = 0;
-  alignas(64) std::atomic<int64_t> next_ = 0;
+  std::atomic<const char*> ahead_ = nullptr;
+  std::atomic<int64_t> ahead_bytes_ = 0;
+  alignas(64) std::atomic<uint64_t> left_ = 0;
   alignas(64) std::atomic<uint32_t> epoch_ = 0;
   std::atomic<bool> open_ = false;
   alignas(64) std::atomic<int> inside_ = 0;

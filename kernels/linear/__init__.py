@@ -1,3 +1,3 @@
-from .op import embedding, linear
+from .op import embedding, linear, quantize_activations
 
-__all__ = ["embedding", "linear"]
+__all__ = ["embedding", "linear", "quantize_activations"]

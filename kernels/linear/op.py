@@ -6,13 +6,21 @@ import torch
 from torch import Tensor
 
 
-def linear(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
-    """x [T, K] float32 times the packed weight, plus bias [N] float32 -> [T, N] float32.
+def quantize_activations(x: Tensor) -> Tensor:
+    """x [T, K] float32 -> quantized activations, uint8 [T, ceil(K / 32), 48] (see activations.py). Rows of `x` may lie apart."""
+    return cast(Tensor, torch.ops.engine.quantize(x))
 
-    `kernel` is one of ops.LINEAR_KERNELS and says how `w` is packed. Rows of `x` may lie apart
-    in memory. Raises RuntimeError if shapes or dtypes do not fit.
+
+def linear(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, out_features: int, residual: Tensor | None = None) -> Tensor:
+    """x [T, K] float32 times the packed weight, plus bias [N], plus residual [T, N], all float32 -> [T, N] float32.
+
+    `kernel` is one of ops.LINEAR_KERNELS and says how `w` is packed; for a quantized one, `x` is
+    quantized first. Rows of `x` and `residual` may lie apart in memory. Raises RuntimeError if
+    shapes or dtypes do not fit.
     """
-    return cast(Tensor, getattr(torch.ops.engine, f"linear_{kernel}")(x, w, bias, out_features))
+    if kernel != "dense":
+        x = quantize_activations(x)
+    return cast(Tensor, getattr(torch.ops.engine, f"linear_{kernel}")(x, w, bias, residual, out_features))
 
 
 def embedding(kernel: str, tokens: Tensor, w: Tensor, dim: int) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from engine.artifacts import FileInfo, KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
+from engine.artifacts.manifest import SCHEMA_VERSION
 
 MODEL = "echo"
 MAX_CONTEXT = 512
@@ -69,7 +70,7 @@ def write_artifact(directory: Path, *, template: str | None = CHAT_TEMPLATE) -> 
     tokenizer = byte_level_tokenizer()
     write_tokenizer(directory / "tokenizer", tokenizer, bos=BOS, eos=EOS, add_bos=False, template=template)
     manifest = Manifest(
-        schema=1,
+        schema=SCHEMA_VERSION,
         created=1_700_000_000,
         target="cpu",
         toolchain=Toolchain(engine="0", torch="0", compiler="0"),

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.artifacts import KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
+from engine.artifacts.manifest import SCHEMA_VERSION
 from engine.protocol import SamplingParams
 from engine.runtime.batch import StepInputs
 from engine.runtime.sampler import sample
@@ -23,7 +24,7 @@ UNWRITTEN = -1
 
 def tiny_manifest(*, vocab_size: int = 32, max_context: int = 64, block_size: int = 4) -> Manifest:
     return Manifest(
-        schema=1,
+        schema=SCHEMA_VERSION,
         created=0,
         target="cpu",
         toolchain=Toolchain(engine="0", torch="0", compiler="none"),

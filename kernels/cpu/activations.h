@@ -1,0 +1,93 @@
+// Activations as the quantized linears read them: int8, one scale per row and group of 32.
+//
+// A tensor [T, G, 48] of bytes. Each group is 32 quants, then float32 scale, float32 scale * sum,
+// int32 sum of the quants, and four zero bytes. All of a group lies together, so that a kernel
+// reaches everything of a row through one pointer.
+//
+// scale = amax / 127 and quant = x * (127 / amax) rounded to even. A group that is all but zero
+// is zero. A group with an infinity or a NaN makes its whole row NaN and no other row.
+#pragma once
+
+#include "op.h"
+#include "simd.h"
+
+namespace engine {
+
+constexpr int64_t kActivationBytes = 48;
+constexpr float kSmallestAmax = 0x1p-100f;
+
+struct ActivationGroup {
+  int8_t quants[kGroup];
+  float scale;
+  float scaled_sum;
+  int32_t sum;
+  int32_t zero;
+};
+static_assert(sizeof(ActivationGroup) == kActivationBytes);
+
+inline int64_t groups_of(int64_t features) { return (features + kGroup - 1) / kGroup; }
+
+// The group's values in registers, in order.
+constexpr int kGroupVectors = int(kGroup) / kLanes;
+struct GroupValues {
+  Vf part[kGroupVectors];
+};
+
+ENGINE_INLINE void quantize_group(const GroupValues& x, ActivationGroup& to) {
+  Vi largest{};
+#pragma GCC unroll 8
+  for (int v = 0; v < kGroupVectors; ++v) largest = max(largest, bit_cast<Vi>(x.part[v]) & 0x7fffffff);
+  const int32_t amax_bits = reduce_max(largest);
+  const float amax = bit_cast<float>(amax_bits);
+  const bool finite = amax_bits < 0x7f800000, usable = finite && amax >= kSmallestAmax;
+  const float inverse = usable ? 127.0f / amax : 0.0f;
+  Vi sum{};
+#pragma GCC unroll 8
+  for (int v = 0; v < kGroupVectors; ++v) {
+    typedef int8_t Bytes __attribute__((vector_size(kLanes), may_alias));
+    const Vi quant = usable ? round_to_int(x.part[v] * inverse) : Vi{};
+    store(to.quants + v * kLanes, __builtin_convertvector(quant, Bytes));
+    sum += quant;
+  }
+  to.scale = usable ? amax / 127.0f : finite ? 0.0f : NAN;
+  to.sum = reduce_add(sum);
+  to.scaled_sum = to.scale * float(to.sum);
+  to.zero = 0;
+}
+
+// Rows are produced group by group: `values(k)` gives the elements k .. k + 31 of a row of
+// `features`, of which those past its end are set to zero here.
+template <class Values>
+ENGINE_INLINE void quantize_row(int64_t features, const Values& values, ActivationGroup* to) {
+  int64_t k = 0;
+  for (; k + kGroup <= features; k += kGroup) quantize_group(values(k), *to++);
+  if (k < features) {
+    alignas(64) float padded[kGroup];
+    const GroupValues last = values(k);
+    std::memcpy(padded, last.part, sizeof(padded));
+    std::fill(padded + (features - k), padded + kGroup, 0.0f);
+    GroupValues cut;
+    std::memcpy(cut.part, padded, sizeof(padded));
+    quantize_group(cut, *to);
+  }
+}
+
+inline Tensor empty_activations(int64_t rows, int64_t features) {
+  return empty_tensor({rows, groups_of(features), kActivationBytes}, aoti_torch_dtype_uint8());
+}
+
+// 32 values of a row of `features` from element k on; what lies past the row's end is not read.
+ENGINE_INLINE GroupValues load_group(const float* row, int64_t k, int64_t features) {
+  GroupValues values;
+  if (k + kGroup <= features) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kGroupVectors; ++v) values.part[v] = load(row + k + v * kLanes);
+  } else {
+    alignas(64) float padded[kGroup] = {};
+    std::copy_n(row + k, features - k, padded);
+    std::memcpy(values.part, padded, sizeof(padded));
+  }
+  return values;
+}
+
+}  // namespace engine

@@ -1,0 +1,175 @@
+// Runs an artifact's program: a list of calls of compiled segments and operators over numbered
+// slots. The loop that a step consists of, without a language in between.
+//
+// A C interface for runtime/native_program.py. Functions return null, or why they failed: a
+// message that is valid until the thread's next call here.
+
+#include <dlfcn.h>
+#include <malloc.h>
+#include <torch/csrc/inductor/aoti_runtime/interface.h>
+
+#include <array>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "c_interface.h"
+#include "cut_operators.h"
+
+namespace engine {
+namespace {
+
+thread_local std::string failure;
+
+const char* fail(std::string message) {
+  failure = std::move(message);
+  return failure.c_str();
+}
+
+struct Segment {
+  decltype(&AOTInductorModelContainerRunSingleThreaded) run = nullptr;
+  decltype(&AOTInductorModelContainerDelete) destroy = nullptr;
+  AOTInductorModelContainerHandle container = nullptr;
+
+  const char* open(const char* path) {
+    void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);  // stays open: its code may be running when the process ends
+    if (library == nullptr) return fail(dlerror());
+    decltype(&AOTInductorModelContainerCreateWithDevice) create = nullptr;
+    find(library, "AOTInductorModelContainerCreateWithDevice", create);
+    find(library, "AOTInductorModelContainerRunSingleThreaded", run);
+    find(library, "AOTInductorModelContainerDelete", destroy);
+    if (create == nullptr || run == nullptr || destroy == nullptr) return fail(std::string(path) + " is not a compiled segment");
+    if (create(&container, 1, "cpu", nullptr) != 0) return fail(std::string(path) + " could not be initialized");
+    return nullptr;
+  }
+
+ private:
+  template <class Function>
+  static void find(void* library, const char* name, Function& function) {
+    function = reinterpret_cast<Function>(dlsym(library, name));
+  }
+};
+
+struct Call {
+  const Segment* segment = nullptr;  // else an operator
+  CutOperator run_operator = nullptr;
+  std::vector<int32_t> inputs, outputs, frees;
+  std::vector<double> scalars;
+};
+
+struct Program {
+  std::vector<AtenTensorHandle> slots;
+  std::vector<std::unique_ptr<Segment>> segments;
+  std::vector<Call> calls;
+  std::vector<AtenTensorHandle> arguments;  // of the call at hand
+
+  explicit Program(int64_t count) : slots(size_t(count), nullptr) {}
+  ~Program() {
+    for (size_t slot = 0; slot < slots.size(); ++slot) clear(int32_t(slot));
+    for (const auto& segment : segments) segment->destroy(segment->container);
+  }
+
+  void clear(int32_t slot) {
+    AtenTensorHandle& handle = slots[size_t(slot)];
+    if (handle != nullptr) aoti_torch_delete_tensor_object(handle);
+    handle = nullptr;
+  }
+
+  bool run_call(const Call& call) {
+    std::array<AtenTensorHandle, kMostOutputs> made{};
+    arguments.resize(call.inputs.size());
+    for (size_t i = 0; i < call.inputs.size(); ++i) arguments[i] = slots[size_t(call.inputs[i])];
+    if (call.segment != nullptr) {
+      for (AtenTensorHandle& handle : arguments) {  // a segment takes its arguments away
+        const AtenTensorHandle slot = handle;
+        if (aoti_torch_new_tensor_handle(slot, &handle) != 0) return false;
+      }
+      if (call.segment->run(call.segment->container, arguments.data(), arguments.size(), made.data(), call.outputs.size(), nullptr, nullptr) != 0)
+        return false;
+    } else if (call.run_operator(arguments.data(), call.scalars.data(), made.data()) != 0) {
+      return false;
+    }
+    for (size_t i = 0; i < call.outputs.size(); ++i) {
+      clear(call.outputs[i]);
+      slots[size_t(call.outputs[i])] = made[i];
+    }
+    for (const int32_t slot : call.frees) clear(slot);
+    return true;
+  }
+
+  static constexpr size_t kMostOutputs = 64;
+};
+
+std::vector<int32_t> numbers(const int32_t* from, int64_t count) { return {from, from + count}; }
+
+}  // namespace
+}  // namespace engine
+
+using engine::Program;
+
+#define ENGINE_C extern "C" __attribute__((visibility("default")))
+
+ENGINE_C Program* engine_program_new(int64_t slots) {
+  // Activations come and go with every call: memory that is given back to the system each time
+  // costs a page fault per 4 KB when it is taken again, more than many a kernel.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that it takes
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  return new Program(slots);
+}
+
+ENGINE_C void engine_program_delete(Program* program) { delete program; }
+
+// The slot owns `tensor` from now on.
+ENGINE_C void engine_program_set(Program* program, int32_t slot, AtenTensorHandle tensor) {
+  program->clear(slot);
+  program->slots[size_t(slot)] = tensor;
+}
+
+// Segments are numbered in the order of these calls.
+ENGINE_C const char* engine_program_open(Program* program, const char* path) {
+  auto segment = std::make_unique<engine::Segment>();
+  if (const char* error = segment->open(path)) return error;
+  program->segments.push_back(std::move(segment));
+  return nullptr;
+}
+
+// segment: its number, or -1 for the operator `name`.
+ENGINE_C const char* engine_program_add(Program* program, int32_t segment, const char* name, int64_t inputs, const int32_t* input, int64_t outputs,
+                                        const int32_t* output, int64_t frees, const int32_t* freed, int64_t scalars, const double* scalar) {
+  engine::Call call;
+  if (segment >= 0) call.segment = program->segments[size_t(segment)].get();
+  else if ((call.run_operator = engine::cut_operator(name)) == nullptr) return engine::fail(std::string("there is no operator ") + name);
+  if (outputs > int64_t(Program::kMostOutputs)) return engine::fail("a call has more outputs than fit");
+  call.inputs = engine::numbers(input, inputs);
+  call.outputs = engine::numbers(output, outputs);
+  call.frees = engine::numbers(freed, frees);
+  call.scalars.assign(scalar, scalar + scalars);
+  program->calls.push_back(std::move(call));
+  return nullptr;
+}
+
+// Puts an int32 tensor over the caller's memory, [rows] or [rows, columns], into a slot.
+static bool engine_program_input(Program* program, int32_t slot, void* data, int64_t rows, int64_t columns) {
+  const bool is_matrix = columns >= 0;
+  const int64_t sizes[] = {rows, columns}, strides[] = {is_matrix ? columns : 1, 1};
+  AtenTensorHandle handle;
+  if (aoti_torch_create_tensor_from_blob(data, is_matrix ? 2 : 1, sizes, strides, 0, aoti_torch_dtype_int32(), aoti_torch_device_type_cpu(), 0,
+                                         &handle) != 0)
+    return false;
+  engine_program_set(program, slot, handle);
+  return true;
+}
+
+// One step. data: the six inputs of a step in the order of runtime/batch.py, which go into slots
+// 0 to 5. *result is what the slot `wanted` holds at the end, and the caller's.
+ENGINE_C const char* engine_program_run(Program* program, void* const* data, int64_t tokens, int64_t sequences, int64_t table_width, int32_t wanted,
+                                        AtenTensorHandle* result) {
+  const int64_t rows[] = {tokens, tokens, sequences + 1, sequences, sequences, tokens};
+  for (int32_t slot = 0; slot < 6; ++slot)
+    if (!engine_program_input(program, slot, data[slot], rows[slot], slot == 4 ? table_width : -1)) return engine::fail("a step's input is no tensor");
+  for (size_t i = 0; i < program->calls.size(); ++i)
+    if (!program->run_call(program->calls[i])) return engine::fail("call " + std::to_string(i) + " failed: " + engine::last_error());
+  *result = std::exchange(program->slots[size_t(wanted)], nullptr);
+  return nullptr;
+}

@@ -1,0 +1,53 @@
+"""Quantized activations: what `engine.quantize` makes of float rows, and the quantized linears read.
+
+uint8 [T, G, 48], one entry per row and group of 32 elements (K is padded with zeros):
+32 int8 quants, float32 scale, float32 scale * sum(quants), int32 sum(quants), four zero bytes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..ops import ACTIVATION_BYTES, GROUP
+
+_SMALLEST_AMAX = 2.0**-100
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What the bytes hold: quants [T, G, 32], scales and scaled_sums [T, G], all float32."""
+
+    quants: Tensor
+    scales: Tensor
+    scaled_sums: Tensor
+
+
+def quantize(x: Tensor) -> Tensor:
+    """[T, K] float32 -> uint8 [T, ceil(K / 32), 48], bit for bit as the operator does.
+
+    scale = amax / 127, quant = x * (127 / amax) rounded to even. A group below 2^-100 is zero;
+    one with a value that is not finite has a NaN scale and makes its row NaN.
+    """
+    groups = functional.pad(x, (0, -x.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
+    finite = groups.isfinite().all(2, keepdim=True)
+    amax = torch.where(finite, groups, 0).abs().amax(2, keepdim=True)
+    used = finite & (amax >= _SMALLEST_AMAX)
+    inverse = torch.full_like(amax, 127) / amax  # a number over a tensor would round twice
+    quants = torch.where(used, groups * inverse, 0).round().to(torch.int8)
+    scales = torch.where(used, amax / 127, torch.where(finite, 0.0, torch.nan))
+    sums = quants.sum(2, keepdim=True, dtype=torch.int32)
+    parts = (quants, scales, scales * sums, sums, torch.zeros_like(sums))
+    return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=2)
+
+
+def unpack(packed: Tensor) -> Activations:
+    """Take quantized activations apart."""
+    assert packed.shape[2] == ACTIVATION_BYTES, packed.shape
+    quants, scales, scaled_sums, _ = packed.split((GROUP, 4, 4, 8), dim=2)
+
+    def numbers(part: Tensor) -> Tensor:
+        return part.contiguous().view(torch.float32).squeeze(2)
+
+    return Activations(quants.contiguous().view(torch.int8).float(), numbers(scales), numbers(scaled_sums))

@@ -1,0 +1,43 @@
+"""Linears that add the residual stream to their result.
+
+    x + linear(y, w, bias, None, n)    ->  linear(y, w, bias, x, n)
+
+Why: the product is added while it is still in registers. As an operator of its own the addition
+reads two matrices and writes a third, after every attention and every feed-forward layer.
+
+When not: when the product has another reader, has a residual already, or x is broadcast.
+"""
+
+import torch
+from torch import fx
+
+from .linears import is_linear
+from .rewrite import only_user, operands, replace, rewrite_each
+
+_ADD = torch.ops.aten.add.Tensor
+
+
+def fuse_residual_add(graph: fx.Graph) -> int:
+    """Rewrite every addition to a linear's result in `graph`; returns how many."""
+    return rewrite_each(graph, _ADD, _fuse)
+
+
+def _fuse(graph: fx.Graph, add: fx.Node) -> bool:
+    terms = operands(add, _ADD)
+    if terms is None:
+        return False
+    for product, residual in (terms[::-1], terms):
+        if _can_take(product, residual):
+            x, weight, bias, _, out_features = product.args
+            replace(graph, add, product.target, (x, weight, bias, residual, out_features))
+            return True
+    return False
+
+
+def _can_take(product: fx.Node, residual: fx.Node) -> bool:
+    return (
+        is_linear(product)
+        and only_user(product) is not None
+        and product.args[3] is None
+        and list(product.meta["val"].shape) == list(residual.meta["val"].shape)
+    )

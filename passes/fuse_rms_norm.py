@@ -1,0 +1,59 @@
+"""One operator for a textbook RMSNorm over the rows of a matrix.
+
+    weight * (x * rsqrt(mean(pow(x, 2), -1) + eps))    ->  engine.rms_norm(x, weight, eps)
+
+Why: two passes over a row while it is in the first cache level, on all threads; and the place
+where fuse_quantize can take the result without it ever being written.
+
+When not: on anything but [T, K] (the norms over single heads belong to attention), or when an
+intermediate value is used elsewhere.
+"""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from .rewrite import only_user, operands, replace, rewrite_each
+
+_aten = torch.ops.aten
+
+
+def fuse_rms_norm(graph: fx.Graph) -> int:
+    """Rewrite every RMSNorm in `graph`; returns how many."""
+    return rewrite_each(graph, _aten.rsqrt.default, _fuse)
+
+
+def _fuse(graph: fx.Graph, rsqrt: fx.Node) -> bool:
+    matched = _inside(rsqrt)
+    scaled = only_user(rsqrt)
+    if matched is None or scaled is None:
+        return False
+    x, eps = matched
+    if set(operands(scaled, _aten.mul.Tensor) or ()) != {x, rsqrt}:
+        return False
+    weighted = only_user(scaled)
+    factors = operands(weighted, _aten.mul.Tensor)
+    if weighted is None or factors is None:
+        return False
+    weight = factors[0] if factors[1] is scaled else factors[1]
+    if weight.op != "placeholder" or len(x.meta["val"].shape) != 2 or len(weight.meta["val"].shape) != 1:
+        return False
+    replace(graph, weighted, torch.ops.engine.rms_norm.default, (x, weight, eps))
+    return True
+
+
+def _inside(rsqrt: fx.Node) -> tuple[fx.Node, float] | None:
+    """x and eps of rsqrt(mean(pow(x, 2), -1, keepdim) + eps)."""
+    sum: Any = rsqrt.args[0]
+    if sum.target is not _aten.add.Tensor or not isinstance(sum.args[1], float):
+        return None
+    mean: Any = sum.args[0]
+    if mean.target is not _aten.mean.dim or list(mean.args[1]) != [-1] or mean.args[2:] != (True,):
+        return None
+    square: Any = mean.args[0]
+    if square.target is not _aten.pow.Tensor_Scalar or square.args[1] != 2:
+        return None
+    if any(only_user(node) is None for node in (sum, mean, square)):
+        return None
+    return square.args[0], sum.args[1]

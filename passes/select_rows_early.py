@@ -1,0 +1,78 @@
+"""Rows that nobody reads are not computed.
+
+    index_select(f(x), 0, rows)    ->  f(index_select(x, 0, rows))      for f that treats rows alone
+
+Why: only a sequence's last token goes to the LM head, so behind the last attention only those
+rows matter: a long prompt saves all but one row of the last layer's linears.
+
+When not: when another reader wants all rows. Numerics do not change: each row is computed as before.
+"""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..kernels.ops import LINEAR_KERNELS
+from .rewrite import call_like, erase_unused
+
+_SELECT = torch.ops.aten.index_select.default
+
+
+def select_rows_early(graph: fx.Graph) -> int:
+    """Move row selections towards the inputs of `graph` as far as they go; returns past how many operators."""
+    moved = 0
+    row_arguments = _row_arguments()
+    for node in reversed(list(graph.nodes)):
+        rows = _selected_rows(node)
+        if rows is not None and node.target in row_arguments:
+            _move(graph, node, rows, row_arguments[node.target])
+            moved += 1
+    return moved
+
+
+def _row_arguments() -> dict[Any, tuple[int, ...]]:
+    """Operators that treat rows alone, and which of their arguments have the same rows."""
+    engine = torch.ops.engine
+    linears = {getattr(engine, f"linear_{kernel}").default: (0, 3) for kernel in LINEAR_KERNELS}
+    return linears | {
+        engine.quantize.default: (0,),
+        engine.rms_norm.default: (0,),
+        engine.rms_norm_quantize.default: (0,),
+        engine.silu_mul.default: (0, 1),
+        engine.silu_mul_quantize.default: (0, 1),
+        torch.ops.aten.slice.Tensor: (0,),
+    }
+
+
+def _selected_rows(node: fx.Node) -> fx.Node | None:
+    """The rows that every reader of `node` selects, if they all select the same ones."""
+    if not node.users or any(user.target is not _SELECT or user.args[:2] != (node, 0) for user in node.users):
+        return None
+    if node.target is torch.ops.aten.slice.Tensor and node.args[1] == 0:
+        return None
+    rows = {user.args[2] for user in node.users}
+    only = rows.pop()
+    return only if not rows and isinstance(only, fx.Node) else None
+
+
+def _move(graph: fx.Graph, node: fx.Node, rows: fx.Node, row_arguments: tuple[int, ...]) -> None:
+    _bring_before(node, rows)
+    args: list[Any] = list(node.args)
+    with graph.inserting_before(node):
+        for index in row_arguments:
+            if args[index] is not None:
+                args[index] = call_like(graph, _SELECT, (args[index], 0, rows))
+        smaller = call_like(graph, node.target, tuple(args))
+    for user in list(node.users):
+        user.replace_all_uses_with(smaller)
+        graph.erase_node(user)
+    erase_unused(graph, node)
+
+
+def _bring_before(node: fx.Node, rows: fx.Node) -> None:
+    """Move what computes `rows`, which hangs on the step's inputs alone, in front of `node`."""
+    for source in rows.all_input_nodes:
+        if source.op == "call_function":
+            _bring_before(node, source)
+    node.prepend(rows)

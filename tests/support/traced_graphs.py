@@ -1,0 +1,52 @@
+"""Graphs for the tests of passes: traced like a model's, run with the operators' references."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from engine.compiler.interpret import reference_operators
+from engine.kernels import ops
+from engine.kernels.linear import formats
+
+
+def trace(function: Callable[..., Any], refs: Mapping[str, torch.Tensor]) -> fx.GraphModule:
+    """The ATen graph of `function` on fake tensors like `refs`, its placeholders named."""
+    ops.register_fakes()
+    mode = FakeTensorMode()
+    fakes = [mode.from_tensor(tensor) for tensor in refs.values()]
+    with mode:
+        module = make_fx(function, pre_dispatch=True, _allow_non_fake_inputs=True)(*fakes)
+    for node, ref in zip(module.graph.find_nodes(op="placeholder"), refs, strict=True):
+        node.meta["ref"] = ref
+    return module
+
+
+def operators(module: fx.GraphModule) -> list[str]:
+    """Names of the operators called, in order, ours without their namespace."""
+    calls = [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+    return [name.removeprefix("engine.").removesuffix(".default") for name in calls]
+
+
+def pack(format: str, weight: torch.Tensor) -> torch.Tensor:
+    """A matrix as the weights of an artifact hold it."""
+    return formats.pack_dense(weight) if format == "f32" else formats.pack_blocks(format, formats.quantize(format, weight))
+
+
+def interpret(module: fx.GraphModule, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Run a rewritten graph. values: by ref, matrices packed; what was merged is found by its parts."""
+    references = reference_operators()
+
+    class Interpreter(fx.Interpreter):
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            return references.get(str(target), target)(*args, **kwargs)
+
+    arguments = []
+    for node in module.graph.find_nodes(op="placeholder"):
+        parts = [f"weight:{part}" for part in node.meta["parts"]] if "parts" in node.meta else [node.meta["ref"]]
+        arguments.append(torch.cat([values[part] for part in parts]) if len(parts) > 1 else values[parts[0]])
+    result: torch.Tensor = Interpreter(module).run(*arguments)
+    return result

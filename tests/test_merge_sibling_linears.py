@@ -1,0 +1,80 @@
+"""merge_sibling_linears: which linears become one, and that nothing changes."""
+
+import pytest
+import torch
+from torch.nn import functional
+from traced_graphs import interpret, operators, pack, trace
+
+from engine.passes.assign_weight_kernels import assign_weight_kernels
+from engine.passes.merge_sibling_linears import merge_sibling_linears
+
+WIDTHS = {"q": 32, "k": 16, "v": 20}
+
+
+def attention_inputs(*inputs: torch.Tensor) -> torch.Tensor:
+    x, *rest = inputs
+    weights, biases = rest[:3], rest[3:] or (None, None, None)
+    q, k, v = (functional.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+    return torch.cat((v * 2, k, q), dim=1)
+
+
+def inputs(*, bias: bool) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    refs = {"input:x": torch.randn(3, 40, generator=generator)}
+    refs |= {f"weight:layers.0.{name}.weight": torch.randn(width, 40, generator=generator) for name, width in WIDTHS.items()}
+    if bias:
+        refs |= {f"weight:layers.0.{name}.bias": torch.randn(width, generator=generator) for name, width in WIDTHS.items()}
+    return refs
+
+
+def packed(refs: dict[str, torch.Tensor], format: str) -> dict[str, torch.Tensor]:
+    return {ref: pack(format, value) if value.dim() == 2 and ref.startswith("weight:") else value for ref, value in refs.items()}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("format", ["f32", "q4_1"])
+def test_siblings_become_one(format: str, bias: bool) -> None:
+    refs = inputs(bias=bias)
+    module = trace(attention_inputs, refs)
+    assign_weight_kernels(module.graph, formats={f"layers.0.{name}.weight": format for name in WIDTHS})
+    before = interpret(module, packed(refs, format))
+    assert merge_sibling_linears(module.graph) == 2
+    module.graph.lint()
+    kernel = "linear_dense" if format == "f32" else f"linear_{format}"
+    assert operators(module).count(kernel) == 1
+    merged = [node for node in module.graph.find_nodes(op="placeholder") if "parts" in node.meta]
+    assert [node.meta["ref"] for node in merged] == [
+        f"weight:layers.0.q+k+v.{part}" for part in (["weight", "bias"] if bias else ["weight"])
+    ]
+    after = interpret(module, packed(refs, format))
+    if format == "f32":  # a library's product is not bitwise the same for another width
+        torch.testing.assert_close(after, before)
+    else:
+        assert torch.equal(after, before)
+
+
+@pytest.mark.parametrize(
+    "formats", [("q4_1", "q8_0", "q8_0"), ("q8_0", "q4_1", "q8_0"), ("q8_0", "q8_0", "q4_1")], ids=lambda formats: "-".join(formats)
+)
+def test_only_equal_formats_merge(formats: tuple[str, str, str]) -> None:
+    module = trace(attention_inputs, inputs(bias=False))
+    assign_weight_kernels(module.graph, formats=dict(zip((f"layers.0.{name}.weight" for name in WIDTHS), formats, strict=True)))
+    assert merge_sibling_linears(module.graph) == 1
+
+
+def test_widths_that_leave_a_panel_unfilled_stay_apart() -> None:
+    refs = inputs(bias=False)
+    refs["weight:layers.0.q.weight"] = torch.randn(24, 40)
+    module = trace(attention_inputs, refs)
+    assign_weight_kernels(module.graph, formats={f"layers.0.{name}.weight": "f32" for name in WIDTHS})
+    assert merge_sibling_linears(module.graph) == 0
+
+
+def test_a_weight_with_two_readers_stays() -> None:
+    def function(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return functional.linear(functional.linear(x, first) + functional.linear(x, second), second)
+
+    refs = {"input:x": torch.randn(3, 32), "weight:first": torch.randn(32, 32), "weight:second": torch.randn(32, 32)}
+    module = trace(function, refs)
+    assign_weight_kernels(module.graph, formats={"first": "f32", "second": "f32"})
+    assert merge_sibling_linears(module.graph) == 0
