@@ -6,17 +6,19 @@ the options class of the part that uses them. Nothing heavy is imported.
 
 import argparse
 import re
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
-from .bench.benchmarks import BENCHMARKS, EPILOG, Benchmark
-from .bench.options import as_typed
 from .errors import UsageError
 from .runtime.options import RuntimeOptions
 from .server.options import ServeOptions
+
+if TYPE_CHECKING:
+    from .bench.benchmarks import Benchmark
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -73,8 +75,9 @@ exit codes: 0 done, 2 usage, 3 damaged checkpoint, 4 unsupported model, 5 build 
     )
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify, _add_bench):
+    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify):
         add(commands)
+    _add_bench(commands, chosen=list(sys.argv[1:] if argv is None else argv)[:1] == ["bench"])
     return parser.parse_args(argv)
 
 
@@ -123,7 +126,6 @@ The same build again, or one of the same architecture with other weights, compil
     parser.add_argument("--name", help="the model's name in the artifact and in the API (default: the checkpoint's)")
     parser.add_argument(
         "--disable-pass",
-        dest="disable_passes",
         action="append",
         metavar="NAME",
         help="leave out one graph rewrite, to see what it gives; may be given more than once (`engine inspect` lists those that ran)",
@@ -247,13 +249,15 @@ examples:
     )
 
 
-def _add_bench(commands: "_Commands[_Parser]") -> None:
-    parser = commands.add_parser(
-        "bench",
-        help="measure start-up, latency, throughput, a server under load, kernels",
-        description="Measure an artifact, or any OpenAI-compatible server. Medians with their range; --json keeps everything.",
-        epilog=EPILOG,
-    )
+def _add_bench(commands: "_Commands[_Parser]", *, chosen: bool) -> None:
+    """chosen: whether it is the command of this line. Else its many flags need not be made: `engine serve` is in a hurry."""
+    parser = commands.add_parser("bench", help="measure start-up, latency, throughput, a server under load, kernels")
+    if not chosen:
+        return
+    from .bench.benchmarks import BENCHMARKS, EPILOG
+
+    parser.description = "Measure an artifact, or any OpenAI-compatible server. Medians with their range; --json keeps everything."
+    parser.epilog = EPILOG
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for name, benchmark in BENCHMARKS.items():
         _add_benchmark(
@@ -261,7 +265,9 @@ def _add_bench(commands: "_Commands[_Parser]") -> None:
         )
 
 
-def _add_benchmark(parser: _Parser, benchmark: Benchmark) -> None:
+def _add_benchmark(parser: _Parser, benchmark: "Benchmark") -> None:
+    from .bench.options import as_typed
+
     if benchmark.needs_artifacts:
         _add_artifacts(parser)
     for option in fields(benchmark.options):

@@ -98,6 +98,12 @@ def _verify(options: Options) -> int:
     return 0
 
 
+def _bench(options: Options) -> int:
+    from .bench.command import bench
+
+    return bench(options.pop("benchmark"), options, api_key=os.environ.get("ENGINE_API_KEY") or None)
+
+
 COMMANDS: dict[str, Callable[[Options], int]] = {
     "build": _build,
     "serve": _serve,
@@ -105,4 +111,5 @@ COMMANDS: dict[str, Callable[[Options], int]] = {
     "chat": _chat,
     "inspect": _inspect,
     "verify": _verify,
+    "bench": _bench,
 }

@@ -56,7 +56,7 @@ class BuildOptions:
     """What to build. model: a Hugging Face directory, a GGUF file or a hub id. output: the artifact's place.
 
     quantize: none | int8 | int4. kv_dtype: float32 | bfloat16. max_context: at most what the
-    model was made for (its default). disable_passes: names of graph rewrites to leave out. jobs: compiler processes (default: one per core). store:
+    model was made for (its default). disable_pass: names of graph rewrites to leave out. jobs: compiler processes (default: one per core). store:
     the cache of compiled segments (default: per user). debug_dump: a directory for graphs and
     generated code. force: replace an artifact at `output`.
     """
@@ -68,7 +68,7 @@ class BuildOptions:
     kv_dtype: str = "float32"
     max_context: int | None = None
     name: str | None = None
-    disable_passes: Sequence[str] = ()
+    disable_pass: Sequence[str] = ()
     jobs: int | None = None
     store: Path | None = None
     debug_dump: Path | None = None
@@ -150,7 +150,7 @@ def fuse(graph: fx.Graph, formats: dict[str, str], options: BuildOptions, stage:
     """Run the pass pipeline on the graph, in place."""
     dump = options.debug_dump
     debug_dump.write_graph(dump, "00-traced", graph)
-    passes = pipeline.pipeline(formats, options.disable_passes)
+    passes = pipeline.pipeline(formats, options.disable_pass)
     stage.total(len(passes))
 
     def after_each(result: pipeline.PassResult) -> None:

@@ -11,9 +11,11 @@ from ..artifacts import Manifest
 from ..errors import ArtifactError
 from .batch import StepInputs
 
-TOLERANCE = 1e-3
-"""Largest accepted difference, relative to the largest recorded logit: far above what another
-processor of the same target could cause, far below what a wrong weight would."""
+TOLERANCE = {"target": 1e-3, "reference": 3e-2}
+"""Largest accepted difference, relative to the largest recorded logit, by where it was recorded. The
+target's own code computes the same everywhere. References round floats differently, and where that
+tips the rounding of a quantized activation, the difference is a step of 1/127 of it. Both are far
+below what a wrong weight would cause."""
 
 Step = Callable[[StepInputs], torch.Tensor]
 
@@ -40,7 +42,7 @@ def replay(manifest: Manifest, step: Step) -> None:
     golden = min(manifest.probe.prompts, key=lambda prompt: len(prompt.tokens))
     logits = step(whole_prompt(golden.tokens, manifest.kv_cache.block_size))[0]
     difference = (logits[golden.top_tokens] - torch.tensor(golden.top_logits)).abs().max().item()
-    allowed = TOLERANCE * max(abs(value) for value in golden.top_logits)
+    allowed = TOLERANCE[manifest.probe.recorded_on] * max(abs(value) for value in golden.top_logits)
     if not difference <= allowed:  # also true for NaN
         raise ArtifactError(
             f"the golden probe failed: logits differ from the recorded ones by {difference:.3g} (allowed {allowed:.3g})",

@@ -106,13 +106,16 @@ struct QuantizedLinear {
     return block + v / kHalves * groups * Format::kBytes + v % kHalves * 4 * kLanes;
   }
 
-  template <int Rows, int Vectors>
+  // With Ahead, the weights that this thread will most likely read next come closer meanwhile: the
+  // processor's own prefetching does not see that one panel follows another.
+  template <int Rows, int Vectors, bool Ahead>
   __attribute__((noinline)) void block(int64_t row, int64_t panel, int half) const {
     const ActivationGroup* x_row = x + row * groups;
     const uint8_t* block = w + panel * groups * Format::kBytes + half * 4 * kLanes;
     const Half* numbers = reinterpret_cast<const Half*>(w + panel * groups * Format::kBytes + Format::kQuantBytes) + half * kLanes;
     Vf sum[Rows][Vectors] = {};
     for (int64_t g = 0; g < groups; ++g, block += Format::kBytes, numbers += Format::kBytes / 2, ++x_row) {
+      if constexpr (Ahead) prefetch<Vectors>(block);
       Vi dots[Rows][Vectors];
       dot<Rows, Vectors>(block, x_row, dots);
 #pragma GCC unroll 8
@@ -135,33 +138,49 @@ struct QuantizedLinear {
   }
 
   ENGINE_INLINE void finish(int64_t row, int64_t column, Vf sum) const {
-    float* to = out + row * out_features + column;
-    const float* also = residual.row(row) + column;
-    if (column + kLanes <= out_features) {
-      if (bias != nullptr) sum += load(bias + column);
-      if (residual) sum += load(also);
-      return store(to, sum);
-    }
-    for (int64_t n = 0; n < out_features - column; ++n) {
-      float value = sum[n];
-      if (bias != nullptr) value += bias[column + n];
-      if (residual) value += also[n];
-      to[n] = value;
+    if (column + kLanes > out_features) return finish_edge(row, column, sum);
+    if (bias != nullptr) sum += load(bias + column);
+    if (residual) sum += load(residual.row(row) + column);
+    store(out + row * out_features + column, sum);
+  }
+
+  // The last outputs, fewer than a vector.
+  __attribute__((noinline)) void finish_edge(int64_t row, int64_t column, Vf sum) const {
+    for (int64_t n = column; n < out_features; ++n) {
+      float value = sum[n - column];
+      if (bias != nullptr) value += bias[n];
+      if (residual) value += residual.row(row)[n];
+      out[row * out_features + n] = value;
     }
   }
 
+  // The same group of the panels after those at hand.
+  template <int Vectors>
+  ENGINE_INLINE void prefetch(const uint8_t* block) const {
+    constexpr int kPanels = (Vectors + kHalves - 1) / kHalves;
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p)
+#pragma GCC unroll 16
+      for (int line = 0; line < Format::kBytes; line += 64) __builtin_prefetch(block + (kPanels + p) * groups * Format::kBytes + line, 0, 3);
+  }
+
   template <int Rows, int Vectors>
-  ENGINE_INLINE void rows_by(int64_t& row, int64_t last_row, int64_t panel, int half) const {
-    for (; row + Rows <= last_row; row += Rows) block<Rows, Vectors>(row, panel, half);
+  ENGINE_INLINE void rows_by(int64_t& row, int64_t last_row, int64_t panel, int half, bool& ahead) const {
+    for (; row + Rows <= last_row; row += Rows) {
+      if (ahead) block<Rows, Vectors, true>(row, panel, half);
+      else block<Rows, Vectors, false>(row, panel, half);
+      ahead = false;
+    }
   }
 
   // All rows of a tile with the same few vectors of weights.
   template <int Vectors>
   void columns(int64_t row, int64_t last_row, int64_t panel, int half) const {
-    rows_by<kRows, Vectors>(row, last_row, panel, half);
-    rows_by<4, Vectors>(row, last_row, panel, half);
-    rows_by<2, Vectors>(row, last_row, panel, half);
-    rows_by<1, Vectors>(row, last_row, panel, half);
+    bool ahead = rows <= kMemoryBoundRows && half == 0;
+    rows_by<kRows, Vectors>(row, last_row, panel, half, ahead);
+    rows_by<4, Vectors>(row, last_row, panel, half, ahead);
+    rows_by<2, Vectors>(row, last_row, panel, half, ahead);
+    rows_by<1, Vectors>(row, last_row, panel, half, ahead);
   }
 
 #if defined(ENGINE_AVX512)
@@ -169,10 +188,12 @@ struct QuantizedLinear {
 #else
   static constexpr int kRows = 5, kPanelsAtOnce = 1;
 #endif
+  static constexpr int64_t kMemoryBoundRows = 32;       // up to here a call waits for weights more than for arithmetic
+  static constexpr int64_t kReadAhead = 256 << 10;      // bytes: what memory delivers between two calls
 
   void tile(int64_t row, int64_t last_row, int64_t panel, int64_t last_panel) const {
     if (last_row - row == 1) {  // a single row reads the weights once, in order
-      for (; panel < last_panel; ++panel) block<1, kHalves>(row, panel, 0);
+      for (; panel < last_panel; ++panel) block<1, kHalves, true>(row, panel, 0);
       return;
     }
     for (; panel + kPanelsAtOnce <= last_panel; panel += kPanelsAtOnce) columns_of<kPanelsAtOnce>(row, last_row, panel);
@@ -185,11 +206,6 @@ struct QuantizedLinear {
       for (int half = 0; half < kHalves; ++half) columns<1>(row, last_row, panel, half);
   }
 
-#ifndef KAHEAD
-#define KAHEAD (256<<10)
-#endif
-  static constexpr int64_t kMemoryBoundRows = 8, kAhead = KAHEAD;
-
   void run() const {
     // Rows whose activations stay in the second cache level while panels stream by.
     const int64_t tile_rows = std::clamp<int64_t>((int64_t{256} << 10) / (groups * kActivationBytes) / kRows * kRows, kRows, 64 * kRows);
@@ -197,7 +213,7 @@ struct QuantizedLinear {
     const int64_t run = std::clamp<int64_t>(panels / (8 * threads) / 2 * 2, kPanelsAtOnce, 8);  // panels per task: long streams, even shares
     const int64_t runs = (panels + run - 1) / run;
     const int64_t tasks = runs * ((rows + tile_rows - 1) / tile_rows);
-    if (rows <= kMemoryBoundRows) Team::instance().read_ahead(w + panels * groups * Format::kBytes, kAhead);  // weights lie in the order of their use
+    if (rows <= kMemoryBoundRows) Team::instance().read_ahead(w + panels * groups * Format::kBytes, kReadAhead);  // weights lie in the order of their use
     parallel_for(tasks, 1, threads, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t row = i / runs * tile_rows, panel = i % runs * run;

@@ -144,18 +144,28 @@ ENGINE_INLINE Vector max(Vector a, Vector b) {
   return a > b ? a : b;
 }
 
+// The vector with its lanes moved down by `Distance`, around the end.
+template <int Distance, class Vector>
+ENGINE_INLINE Vector rotate(Vector value) {
+  Vi lanes;
+  for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = (lane + Distance) % kLanes;
+  return __builtin_shuffle(value, lanes);
+}
+
 // Halving tree: the order is fixed by the vector width alone.
 template <class Vector>
 ENGINE_INLINE auto reduce_add(Vector value) {
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int lane = 0; lane < width; ++lane) value[lane] = value[lane] + value[lane + width];
-  return value[0];
+  if constexpr (kLanes >= 16) value = value + rotate<8>(value);
+  if constexpr (kLanes >= 8) value = value + rotate<4>(value);
+  value = value + rotate<2>(value);
+  return value[0] + value[1];
 }
 template <class Vector>
 ENGINE_INLINE auto reduce_max(Vector value) {
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int lane = 0; lane < width; ++lane) value[lane] = value[lane] > value[lane + width] ? value[lane] : value[lane + width];
-  return value[0];
+  if constexpr (kLanes >= 16) value = max(value, rotate<8>(value));
+  if constexpr (kLanes >= 8) value = max(value, rotate<4>(value));
+  value = max(value, rotate<2>(value));
+  return value[0] > value[1] ? value[0] : value[1];
 }
 
 }  // namespace engine

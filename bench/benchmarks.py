@@ -1,0 +1,99 @@
+"""Which benchmarks there are and what their help says. Nothing heavy is imported: the command line reads this at every start."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import options as kinds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A benchmark on the command line.
+
+    options: the class that its flags become. needs_artifacts: whether it cannot do without
+    --artifacts. worker: names of RuntimeOptions that are flags as well. plots: whether it takes
+    --plot. passes_on: whether arguments after -- go to engine serve.
+    """
+
+    options: type[Any]
+    help: str
+    epilog: str
+    needs_artifacts: bool = True
+    worker: Sequence[str] = ()
+    plots: bool = False
+    passes_on: bool = False
+
+
+EPILOG = """\
+examples:
+  engine bench startup --artifacts smollm2
+  engine bench serve --artifacts smollm2 --concurrency 1,8,32 --json serve.json
+  engine bench serve --url http://localhost:8080 --tokenizer tokenizer.json
+
+`engine bench BENCHMARK --help` explains one; docs/benchmarks.md defines every metric. Measure on a
+machine that does nothing else: the load average before the benchmark is in the JSON file."""
+
+BENCHMARKS = {
+    "startup": Benchmark(
+        options=kinds.Startup,
+        help="the time from exec to the first token over HTTP, against `import torch`",
+        epilog="""\
+example:
+  engine bench startup --artifacts smollm2 --json startup.json
+  engine bench startup --artifacts smollm2 -- --threads 2
+
+Start and import take turns, so that a slow minute slows both. Arguments after -- go to engine serve.""",
+        passes_on=True,
+    ),
+    "latency": Benchmark(
+        options=kinds.Latency,
+        help="decode milliseconds per step and prefill seconds, offline",
+        epilog="""\
+example:
+  engine bench latency --artifacts smollm2 --batch 1,8 --context 256 --plot latency.svg
+
+A decode step reads all weights once and every sequence's keys and values; the table says how fast
+that is, against the bandwidth at which this machine reads memory, measured in the same run.""",
+        worker=("max_batch_tokens", "kv_memory", "threads"),
+        plots=True,
+    ),
+    "throughput": Benchmark(
+        options=kinds.Throughput,
+        help="requests and tokens per second with everything asked at once, offline",
+        epilog="""\
+example:
+  engine bench throughput --artifacts smollm2 --requests 128 --max-num-seqs 32""",
+        worker=("max_num_seqs", "max_batch_tokens", "kv_memory", "threads"),
+    ),
+    "serve": Benchmark(
+        options=kinds.Serve,
+        help="any OpenAI-compatible server under load: TTFT, ITL, TPOT, tokens per second, goodput",
+        epilog="""\
+examples:
+  engine bench serve --artifacts smollm2                         starts engine serve, measures it, stops it
+  engine bench serve --artifacts smollm2 -- --max-num-seqs 32    the same, with arguments for engine serve
+  engine bench serve --url http://host:8000 --tokenizer DIR      any running server ($ENGINE_API_KEY is its key)
+  engine bench serve --artifacts smollm2 --rate 1,2,4 --slo-ttft 500 --slo-tpot 50 --plot goodput.svg
+
+TTFT  time to first token       ITL  inter-token latency: every gap between two tokens
+TPOT  time per output token after the first      E2E  the whole request
+goodput  requests per second that met every --slo limit
+
+No prompt shares a beginning with another, so no prefix cache helps. Client and server share this
+machine's cores: the table says how many cores the client took.""",
+        needs_artifacts=False,
+        plots=True,
+        passes_on=True,
+    ),
+    "kernels": Benchmark(
+        options=kinds.Kernels,
+        help="each kernel alone: GB/s and multiply-adds per second, against what this machine can do",
+        epilog="""\
+example:
+  engine bench kernels --artifacts smollm2 --rows 1,256 --shape 4096x11008
+
+One row (a decode step) is limited by reading the weights; many rows (a prefill) by multiplying.
+Weights rotate through more copies than the last cache holds, as they do in a model.""",
+    ),
+}

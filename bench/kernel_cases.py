@@ -1,0 +1,145 @@
+"""The operators as they are called alone: with inputs of a shape, and what that must move and multiply.
+
+Inputs rotate, call by call, over copies that together exceed the last cache: a forward reads
+each weight once, so what a kernel finds in a cache would flatter it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from ..artifacts import KVCacheSpec, Manifest
+from ..kernels.linear import quantize_activations
+from ..kernels.linear.blocks import FORMATS, GROUP
+from ..kernels.linear.formats import PANEL, pack_blocks, pack_dense
+from ..kernels.linear.packed import DENSE_DTYPES, kernel_of, packed_shape
+from .limits import last_cache_bytes
+
+_LEAST_ROTATION = 128 << 20
+_MOST_COPIES = 1024
+_KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_MOST_OUTPUT = 32 << 20
+FORMATS_COMPARED = ("q4_0", "q4_1", "q8_0", "f32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One kernel on one shape. call(i) runs it on copy i of `copies`; bytes and macs are those of a call.
+
+    rows: new tokens per call. peak: which multiplications it is made of.
+    """
+
+    kernel: str
+    shape: str
+    rows: int
+    call: Callable[[int], Tensor]
+    copies: int
+    bytes: int
+    macs: int
+    peak: Literal["int8", "float32"]
+
+
+@dataclass(frozen=True, order=True)
+class LinearShape:
+    """A linear layer: storage format, outputs, inputs."""
+
+    format: str
+    outputs: int
+    inputs: int
+
+
+def linear_shapes(manifest: Manifest) -> list[LinearShape]:
+    """The distinct matrices of an artifact, with outputs and inputs rounded up as they are packed."""
+    shapes = set()
+    for weight in manifest.weights.values():
+        if len(weight.shape) == 3:
+            inputs = weight.shape[1] * (1 if kernel_of(weight.format) == "dense" else GROUP)
+            shape = LinearShape(weight.format, weight.shape[0] * PANEL, inputs)
+            assert packed_shape(shape.format, shape.outputs, shape.inputs) == tuple(weight.shape), "weights are packed in another way"
+            shapes.add(shape)
+    return sorted(shapes)
+
+
+def linear_cases(shape: LinearShape, rows: tuple[int, ...]) -> Iterator[Case]:
+    """The linear kernel of the shape's format; activations of a quantized one are quantized before.
+
+    Numbers of rows that no step asks a matrix for are left out: the head is for sampled rows only.
+    """
+    weights = _copies(_weight(shape))
+    kernel = kernel_of(shape.format)
+    for count in rows:
+        x = torch.randn(count, shape.inputs)
+        given = x if kernel == "dense" else quantize_activations(x)
+        yield Case(
+            kernel=f"linear {shape.format}",
+            shape=f"{shape.outputs}x{shape.inputs}",
+            rows=count,
+            call=_linear_call(kernel, given, weights, shape.outputs),
+            copies=len(weights),
+            bytes=weights[0].nbytes + given.nbytes + 4 * count * shape.outputs,
+            macs=count * shape.outputs * shape.inputs,
+            peak="float32" if kernel == "dense" else "int8",
+        )
+
+
+def attention_cases(cache: KVCacheSpec, query_heads: int) -> Iterator[Case]:
+    """Decode of one sequence and of eight, and the last chunk of a long prompt."""
+    for batch, context, new in ((1, 2048, 1), (8, 512, 1), (1, 2048, 512)):
+        yield _attention_case(cache, query_heads, batch, context, new)
+
+
+def _activations(kernel: str, x: Tensor) -> Tensor:
+    """What the kernel takes for x [T, K] float32."""
+    return x if kernel == "dense" else cast(Tensor, torch.ops.engine.quantize.default(x))
+
+
+def _linear_call(kernel: str, x: Tensor, weights: Sequence[Tensor], outputs: int) -> Callable[[int], Tensor]:
+    """With this and `_activations`, nothing else here knows the operators' signatures."""
+    operator = getattr(torch.ops.engine, f"linear_{kernel}").default
+    return lambda index: operator(x, weights[index], None, None, outputs)
+
+
+def _weight(shape: LinearShape) -> Tensor:
+    """A packed weight with random quants and scales of an ordinary size."""
+    if shape.format not in FORMATS:
+        return pack_dense(torch.randn(shape.outputs, shape.inputs).to(DENSE_DTYPES[shape.format]))
+    spec = FORMATS[shape.format]
+    blocks = torch.randint(0, 256, (shape.outputs, shape.inputs // GROUP, spec.block_bytes), dtype=torch.uint8)
+    blocks[:, :, : 2 * spec.scales] = torch.full((spec.scales,), 0.01, dtype=torch.float16).view(torch.uint8)
+    return pack_blocks(shape.format, blocks.flatten(1))
+
+
+def _copies(tensor: Tensor) -> Sequence[Tensor]:
+    """Together larger than the last cache, but for what is so small that calling it takes longer than reading it."""
+    count = math.ceil(max(_LEAST_ROTATION, 4 * last_cache_bytes()) / tensor.nbytes)
+    return tensor.expand(min(count, _MOST_COPIES), *tensor.shape).contiguous().unbind()
+
+
+def _attention_case(cache: KVCacheSpec, query_heads: int, batch: int, context: int, new: int) -> Case:
+    """`batch` sequences of `context` tokens, `new` of which are computed."""
+    heads, dim, size, dtype = cache.num_kv_heads, cache.head_dim, cache.block_size, _KV_DTYPES[cache.dtype]
+    per_sequence = -(-context // size)
+    keys = _copies(torch.randn(batch * per_sequence, heads, size, dim).to(dtype))
+    values = _copies(keys[0])
+    table = torch.randperm(batch * per_sequence).to(torch.int32).view(batch, per_sequence)
+    positions = torch.arange(context - new, context)
+    slots = (table[:, positions // size] * size + positions % size).flatten().to(torch.int32)
+    q, k, v = (torch.randn(batch * new, count, dim) for count in (query_heads, heads, heads))
+    starts = torch.arange(0, batch * new + 1, new, dtype=torch.int32)
+    lengths = torch.full((batch,), context, dtype=torch.int32)
+    operator = torch.ops.engine.paged_attention.default
+    seen = batch * sum(range(context - new + 1, context + 1))
+    return Case(
+        kernel=f"attention {cache.dtype}",
+        shape=f"{query_heads}x{heads}x{dim}, {batch} of {context:,}",
+        rows=batch * new,
+        call=lambda index: operator(q, k, v, keys[index], values[index], starts, lengths, table, slots, dim**-0.5, 0),
+        copies=len(keys),
+        bytes=2 * batch * context * heads * dim * dtype.itemsize + 2 * q.nbytes + 2 * k.nbytes,
+        macs=2 * seen * query_heads * dim,
+        peak="float32",
+    )

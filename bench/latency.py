@@ -1,0 +1,92 @@
+"""How long a decode step and a prefill take, in this process: scheduler, executor and sampler, no HTTP."""
+
+from itertools import product
+from math import prod
+
+import msgspec
+
+from ..artifacts import Manifest, load_manifest
+from ..artifacts.manifest import DTYPE_BYTES
+from ..runtime.core import EngineCore
+from ..runtime.machine import default_threads
+from ..runtime.options import RuntimeOptions
+from .engine_steps import EngineSteps
+from .latency_tables import tables
+from .limits import Limits, measure_limits
+from .options import Latency, settings
+from .provenance import provenance
+from .report import Report
+
+
+class Decode(msgspec.Struct, frozen=True, kw_only=True):
+    """Steps of `batch` sequences of `context` tokens. Bytes: what a step must read; KV as if no layer had a window.
+
+    step_s: seconds of each step; compute_s: without planning it and handing its tokens on.
+    """
+
+    batch: int
+    context: int
+    step_s: list[float]
+    compute_s: list[float]
+    weight_bytes: int
+    kv_bytes: int
+
+
+class Prefill(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds from the request of one prompt of `tokens` tokens to its first token, one per run."""
+
+    tokens: int
+    first_token_s: list[float]
+
+
+class LatencyResults(msgspec.Struct, frozen=True, kw_only=True):
+    limits: Limits
+    decode: list[Decode]
+    prefill: list[Prefill]
+
+
+def measure(options: Latency) -> Report:
+    """Raises UsageError for what the model's context or the KV cache cannot hold, ArtifactError for an artifact that cannot run."""
+    facts = provenance(options.artifacts)
+    manifest = load_manifest(options.artifacts)
+    steps = _load(options, manifest)
+    for tokens in options.prefill:
+        steps.check_prefill(tokens)
+    for context, batch in product(options.context, options.batch):
+        steps.check_decode(batch, context, options.steps)
+    limits = measure_limits(options.artifacts, manifest, options.threads or default_threads())
+    steps.prefill(min(options.prefill))
+    prefill = [Prefill(tokens=tokens, first_token_s=[steps.prefill(tokens) for _ in range(options.runs)]) for tokens in options.prefill]
+    decode = [_decode(steps, manifest, batch, context, options.steps) for context, batch in product(options.context, options.batch)]
+    results = LatencyResults(limits=limits, decode=decode, prefill=prefill)
+    return Report(benchmark="latency", tables=tables(results), settings=settings(options), results=results, provenance=facts)
+
+
+def _decode(steps: EngineSteps, manifest: Manifest, batch: int, context: int, count: int) -> Decode:
+    times = steps.decode(batch, context, count)
+    cache = manifest.kv_cache
+    return Decode(
+        batch=batch,
+        context=context,
+        step_s=[time.total_s for time in times],
+        compute_s=[time.compute_s for time in times],
+        weight_bytes=weight_bytes_per_step(manifest),
+        kv_bytes=batch * context * cache.bytes_per_block // cache.block_size,
+    )
+
+
+def weight_bytes_per_step(manifest: Manifest) -> int:
+    """Bytes of weights that a step reads: all but an embedding table in which it only looks rows up."""
+    uses = [name for call in manifest.program.calls for name in call.inputs]
+    sizes = {name: prod(weight.shape) * DTYPE_BYTES[weight.dtype] for name, weight in manifest.weights.items()}
+    lookup_only = uses.count("weight:embed.weight") == 1
+    return sum(size for name, size in sizes.items() if not (lookup_only and name == "embed.weight"))
+
+
+def _load(options: Latency, manifest: Manifest) -> EngineSteps:
+    given = {name: getattr(options, name) for name in ("threads", "kv_memory", "max_batch_tokens")}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    core = EngineCore.load(
+        options.artifacts, RuntimeOptions(max_num_seqs=max(options.batch), **chosen), on_phase=lambda name, seconds: None
+    )
+    return EngineSteps(core, vocab_size=manifest.model.vocab_size, max_context=manifest.model.max_context)

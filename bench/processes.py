@@ -1,0 +1,54 @@
+"""What processes have used of memory and time, from /proc."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+_PROC = Path("/proc")
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """peak_rss_bytes: the sum of the processes' largest resident sizes. Shared pages count in each that touched them."""
+
+    peak_rss_bytes: int
+    cpu_s: float
+
+
+def family(pid: int) -> list[int]:
+    """The process and all that it has started and that still run."""
+    parents = {int(path.name): parent for path in _PROC.glob("[0-9]*") if (parent := _parent(path)) is not None}
+    members = [pid]
+    for member in members:
+        members += [child for child, parent in parents.items() if parent == member]
+    return members
+
+
+def usage(pid: int) -> Usage:
+    """What the family of this process has used until now. Raises FileNotFoundError if it is gone."""
+    members = family(pid)
+    return Usage(peak_rss_bytes=sum(map(_peak_rss, members)), cpu_s=sum(map(_cpu_seconds, members)))
+
+
+def _peak_rss(pid: int) -> int:
+    status = (_PROC / str(pid) / "status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = _stat(_PROC / str(pid))
+    user, system = int(fields[11]), int(fields[12])
+    return (user + system) / os.sysconf("SC_CLK_TCK")
+
+
+def _parent(process: Path) -> int | None:
+    try:
+        return int(_stat(process)[1])
+    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return None
+
+
+def _stat(process: Path) -> list[str]:
+    """The fields of /proc/PID/stat after the name, which may hold spaces: state, parent, ..."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
