@@ -114,8 +114,9 @@ The same build again, or one of the same architecture with other weights, compil
     )
     parser.add_argument(
         "--kv-dtype",
-        choices=["float32", "bfloat16"],
-        help="bfloat16 fits twice the tokens into the KV cache, at 8 bits of precision in attention (default: float32)",
+        choices=["float32", "bfloat16", "int8"],
+        help="bfloat16 fits twice the tokens into the KV cache, int8 almost four times, and long contexts decode as much faster; "
+        "both keep 8 bits of every number, int8 with a scale for each token and head (default: float32)",
     )
     parser.add_argument(
         "--max-context",

@@ -5,7 +5,6 @@ little-endian length and a msgpack body (msgspec, tagged unions), so that a read
 guesses where a message ends. Nothing here imports torch.
 """
 
-import struct
 from typing import Literal
 
 import msgspec
@@ -114,7 +113,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int = 0
 
 
-class Stats(msgspec.Struct, frozen=True):
+class Stats(msgspec.Struct, frozen=True, array_like=True):
     """State of the scheduler after a step; the source of the server's /metrics.
 
     `*_total` only ever grow. Step figures describe the step just finished.
@@ -144,8 +143,7 @@ class StepDone(msgspec.Struct, frozen=True, tag=True):
 
 ToServer = Phase | Ready | Failed | StepDone
 
-_HEADER = struct.Struct("<I")
-HEADER_BYTES = _HEADER.size
+HEADER_BYTES = 4
 _encoder = msgspec.msgpack.Encoder()
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 decode_to_server = msgspec.msgpack.Decoder(ToServer).decode
@@ -154,10 +152,9 @@ decode_to_server = msgspec.msgpack.Decoder(ToServer).decode
 def encode(message: ToWorker | ToServer) -> bytes:
     """One framed message, ready for the socket."""
     body = _encoder.encode(message)
-    return _HEADER.pack(len(body)) + body
+    return len(body).to_bytes(HEADER_BYTES, "little") + body
 
 
-def body_length(header: bytes) -> int:
+def body_length(header: bytes | memoryview) -> int:
     """Length in bytes of the body that follows this 4-byte header."""
-    (length,) = _HEADER.unpack(header)
-    return int(length)
+    return int.from_bytes(header, "little")

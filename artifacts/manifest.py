@@ -15,7 +15,9 @@ from ..errors import ArtifactError, Misfit, MismatchError
 SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
-KVDType = Literal["float32", "bfloat16"]
+KVDType = Literal["float32", "bfloat16", "int8"]
+KV_SCALE_BYTES = 4
+"""What a key or value of int8 takes beside its quants: a float32 scale."""
 Scalar = int | float
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1, "int8": 1, "int32": 4}
 
@@ -46,8 +48,13 @@ class Toolchain(_Struct, frozen=True, kw_only=True):
     compiler: str
 
 
+def kv_row_elements(head_dim: int, dtype: str) -> int:
+    """Elements of `dtype` that a key or value of `head_dim` takes in the cache."""
+    return head_dim + (KV_SCALE_BYTES if dtype == "int8" else 0)
+
+
 class KVCacheSpec(_Struct, frozen=True, kw_only=True):
-    """Paged KV cache: per layer two tensors [blocks, num_kv_heads, block_size, head_dim]."""
+    """Paged KV cache: per layer two tensors [blocks, num_kv_heads, block_size, row_elements]."""
 
     num_layers: int
     num_kv_heads: int
@@ -56,9 +63,14 @@ class KVCacheSpec(_Struct, frozen=True, kw_only=True):
     dtype: KVDType
 
     @property
+    def row_elements(self) -> int:
+        """Elements of `dtype` that one key or value takes, its scale included."""
+        return kv_row_elements(self.head_dim, self.dtype)
+
+    @property
     def bytes_per_block(self) -> int:
         """Bytes that one block takes over all layers, keys and values together."""
-        return 2 * self.num_layers * self.num_kv_heads * self.block_size * self.head_dim * DTYPE_BYTES[self.dtype]
+        return 2 * self.num_layers * self.num_kv_heads * self.block_size * self.row_elements * DTYPE_BYTES[self.dtype]
 
 
 class SegmentInfo(_Struct, frozen=True, kw_only=True):

@@ -48,17 +48,18 @@ BLOCK_SIZE = 32
 
 
 QUANTIZE = ("none", "int8", "int4")
-KV_DTYPES = ("float32", "bfloat16")
+KV_DTYPES = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """What to build. model: a Hugging Face directory, a GGUF file or a hub id. output: the artifact's place.
 
-    quantize: none | int8 | int4. kv_dtype: float32 | bfloat16. max_context: at most what the
-    model was made for (its default). disable_pass: names of graph rewrites to leave out. jobs: compiler processes (default: one per core). store:
-    the cache of compiled segments (default: per user). debug_dump: a directory for graphs and
-    generated code. force: replace an artifact at `output`.
+    quantize: none | int8 | int4. kv_dtype: float32 | bfloat16 | int8. max_context: at most what the
+    model was made for (its default). disable_pass: names of graph rewrites to leave out. jobs:
+    compiler processes (default: one per core). store: the cache of compiled segments (default:
+    per user). debug_dump: a directory for graphs and generated code. force: replace an artifact
+    at `output`.
     """
 
     model: str

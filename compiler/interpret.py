@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from ..kernels import ops
-from ..kernels.attention.reference import paged_attention
+from ..kernels.attention import reference as attention
 from ..kernels.linear import reference
 from ..kernels.linear.activations import quantize
 from ..kernels.rows import reference as rows
@@ -21,8 +21,9 @@ from .weights_plan import PackedWeight, make
 
 def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
     """The reference of every operator of ours, by its name in a graph."""
-    operators: dict[str, Callable[..., torch.Tensor]] = {"engine.paged_attention.default": paged_attention}
-    operators["engine.quantize.default"] = quantize
+    operators: dict[str, Callable[..., torch.Tensor]] = {"engine.quantize.default": quantize}
+    for name in ops.ATTENTION_OPERATORS:
+        operators[f"engine.{name}.default"] = getattr(attention, name)
     for row_operator in (rows.rms_norm, rows.rms_norm_quantize, rows.silu_mul, rows.silu_mul_quantize):
         operators[f"engine.{row_operator.__name__}.default"] = row_operator
     for kernel in ops.LINEAR_KERNELS:
@@ -64,9 +65,9 @@ def _with_format(operation: Callable[..., torch.Tensor], kernel: str) -> Callabl
 def run_prompt(interpreter: GraphInterpreter, tokens: list[int], cache_shape: tuple[int, int, int], kv_dtype: torch.dtype) -> torch.Tensor:
     """Logits [V] after the last of `tokens`, computed in one prefill over an empty cache.
 
-    cache_shape: KV heads, block size and head size.
+    cache_shape: KV heads, block size and elements of a row of the cache.
     """
-    heads, block_size, head_dim = cache_shape
+    heads, block_size, row_elements = cache_shape
     count, blocks = len(tokens), -(-len(tokens) // block_size)
     positions = torch.arange(count, dtype=torch.int32)
     inputs = {
@@ -79,5 +80,5 @@ def run_prompt(interpreter: GraphInterpreter, tokens: list[int], cache_shape: tu
     }
     for node in interpreter.graph.find_nodes(op="placeholder"):
         if node.meta["ref"].startswith("kv:"):
-            inputs[node.meta["ref"]] = torch.zeros(blocks, heads, block_size, head_dim, dtype=kv_dtype)
+            inputs[node.meta["ref"]] = torch.zeros(blocks, heads, block_size, row_elements, dtype=kv_dtype)
     return interpreter.step(inputs)[0]

@@ -1,6 +1,6 @@
 """Stage 4: cut the graph at attention, and name every distinct piece once.
 
-    embed, norm, qkv, rope | attention | o, mlp, norm, qkv, rope | attention | ... | o, mlp, norm, head
+    embed, norm, qkv | attention | o, mlp, norm, qkv | attention | ... | o, mlp, norm, head
 
 Attention writes the KV cache, so it stays a call of its own: segments are then pure functions,
 which Inductor compiles without copies, and equal layers become calls of one segment.
@@ -14,10 +14,11 @@ from torch import fx
 
 from ..artifacts import Call, Program
 from ..errors import BuildError
+from ..kernels import ops
 from . import segment_graph
 from .segment_graph import Form
 
-CUT_OPERATORS = frozenset({"engine.paged_attention.default"})
+CUT_OPERATORS = frozenset(f"engine.{name}.default" for name in ops.ATTENTION_OPERATORS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ def record_on_target(directory: Path, prompts: list[list[int]]) -> Probe:
 
 def record_from_reference(interpreter: GraphInterpreter, cache: KVCacheSpec, prompts: list[list[int]]) -> Probe:
     """The values that the operators' references give, for a target that this machine cannot run."""
-    shape, dtype = (cache.num_kv_heads, cache.block_size, cache.head_dim), getattr(torch, cache.dtype)
+    shape, dtype = (cache.num_kv_heads, cache.block_size, cache.row_elements), getattr(torch, cache.dtype)
     logits = [run_prompt(interpreter, prompt, shape, dtype)[None] for prompt in prompts]
     recorded = [_record(prompt, rows, digest=False) for prompt, rows in zip(prompts, logits, strict=True)]
     return Probe(recorded_on="reference", prompts=recorded)

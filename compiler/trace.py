@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from ..artifacts.manifest import kv_row_elements
 from ..errors import BuildError
 from ..kernels import ops
 from ..models.config import ModelConfig
@@ -31,7 +32,6 @@ STEP_INPUTS: dict[str, tuple[str, ...]] = {
 The number of cache blocks is not: only attention sees the caches, and attention is not compiled here."""
 
 _EXAMPLE_SIZES = {"T": 13, "S": 3, "S1": 4, "B": 5, "N": 7}
-_KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def trace(config: ModelConfig, *, block_size: int, kv_dtype: str) -> fx.GraphModule:
@@ -50,8 +50,8 @@ def trace(config: ModelConfig, *, block_size: int, kv_dtype: str) -> fx.GraphMod
     with fake_mode, torch.device("cpu"):
         model = Decoder(config).eval().requires_grad_(False)
         inputs = [torch.zeros([_EXAMPLE_SIZES[d] for d in dims], dtype=torch.int32) for dims in STEP_INPUTS.values()]
-        cache_shape = (_EXAMPLE_SIZES["N"], config.num_kv_heads, block_size, config.head_dim)
-        caches = [tuple(torch.zeros(cache_shape, dtype=_KV_DTYPES[kv_dtype]) for _ in "kv") for _ in config.layers]
+        cache_shape = (_EXAMPLE_SIZES["N"], config.num_kv_heads, block_size, kv_row_elements(config.head_dim, kv_dtype))
+        caches = [tuple(torch.zeros(cache_shape, dtype=getattr(torch, kv_dtype)) for _ in "kv") for _ in config.layers]
     refs = _references(model, inputs, caches)
     for tensor in inputs:
         for dim in range(tensor.dim()):

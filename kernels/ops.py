@@ -26,6 +26,10 @@ GROUP = 32
 ACTIVATION_BYTES = 48
 """Bytes of one group of quantized activations (see linear/activations.py)."""
 
+_NORM, _ROPE = " Tensor q_norm, Tensor k_norm,", " Tensor cos, Tensor sin,"
+_ATTENTION_FORMS = (("", "", ""), ("rope_", _ROPE, ""), ("norm_", _NORM, ", float eps"), ("norm_rope_", _NORM + _ROPE, ", float eps"))
+ATTENTION_OPERATORS = tuple(f"{form}paged_attention" for form, _, _ in _ATTENTION_FORMS)
+
 SCHEMAS = (
     # x [T, K] float32, for quantized kernels what `quantize` gives; w packed (see linear/formats.py);
     # bias [N] and residual [T, N] float32, added to the product in this order -> [T, N] float32
@@ -39,10 +43,14 @@ SCHEMAS = (
     "silu_mul_quantize(Tensor gate, Tensor up) -> Tensor",
     # tokens [T] int32, w packed like a linear of [V, dim] -> [T, dim] float32
     *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim) -> Tensor" for kernel in LINEAR_KERNELS),
-    # q [T, QH, D], k and v [T, KH, D] float32; caches [blocks, KH, block_size, D] float32 or
-    # bfloat16; query_start [S+1], seq_lens [S], block_table [S, B], slots [T] int32 -> [T, QH, D]
-    "paged_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor query_start,"
-    " Tensor seq_lens, Tensor block_table, Tensor slots, float scale, int window) -> Tensor",
+    # q [T, QH, D], k and v [T, KH, D] float32; with norm, q_norm and k_norm [D]; with rope, cos and sin [T, D/2];
+    # caches [blocks, KH, block_size, D] float32 or bfloat16, or [blocks, KH, block_size, D + 4] int8;
+    # query_start [S+1], seq_lens [S], block_table [S, B], slots [T] int32 -> [T, QH, D] float32
+    *(
+        f"{form}paged_attention(Tensor q, Tensor k, Tensor v,{tensors} Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor query_start,"
+        f" Tensor seq_lens, Tensor block_table, Tensor slots, float scale, int window{numbers}) -> Tensor"
+        for form, tensors, numbers in _ATTENTION_FORMS
+    ),
 )
 
 _LINEAR = "AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* bias, AtenTensorHandle* residual, int64_t out_features"
@@ -141,7 +149,7 @@ def register_fakes() -> None:
     define()
     if _State.fakes:
         return
-    fakes: dict[str, Callable[..., torch.Tensor]] = {"paged_attention": _paged_attention}
+    fakes: dict[str, Callable[..., torch.Tensor]] = dict.fromkeys(ATTENTION_OPERATORS, _paged_attention)
     fakes |= dict.fromkeys(("rms_norm", "silu_mul"), _row_operator)
     fakes |= dict.fromkeys(("quantize", "rms_norm_quantize", "silu_mul_quantize"), _quantizing_row_operator)
     for kernel in LINEAR_KERNELS:

@@ -16,6 +16,7 @@ from .eliminate_no_ops import eliminate_no_ops
 from .fuse_quantize import fuse_quantize
 from .fuse_residual_add import fuse_residual_add
 from .fuse_rms_norm import fuse_rms_norm
+from .fuse_rope_attention import fuse_rope_attention
 from .fuse_silu_mul import fuse_silu_mul
 from .merge_sibling_linears import merge_sibling_linears
 from .select_rows_early import select_rows_early
@@ -49,6 +50,7 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = ()) -> list
         Pass(name="assign_weight_kernels", rewrite=partial(assign_weight_kernels, formats=formats), required=True),
         Pass(name="merge_sibling_linears", rewrite=merge_sibling_linears),
         Pass(name="fuse_residual_add", rewrite=fuse_residual_add),
+        Pass(name="fuse_rope_attention", rewrite=fuse_rope_attention),
         Pass(name="fuse_rms_norm", rewrite=fuse_rms_norm),
         Pass(name="fuse_silu_mul", rewrite=fuse_silu_mul),
         Pass(name="fuse_quantize", rewrite=fuse_quantize),

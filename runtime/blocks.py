@@ -20,23 +20,30 @@ class BlockManager:
 
     A block is *used* (somebody holds a reference), *idle* (no reference, but published under the
     digest of its content, so a later prompt may want it) or *free* (no reference, no content).
-    Idle blocks are evicted least recently used first, and only when no free block is left.
-    Every operation is O(1) per block.
+    Idle blocks are evicted least recently used first.
+
+    A block takes memory from its first use on. So free blocks that have been used before are taken
+    first. Up to `resident` blocks, others are taken before any idle one is evicted; beyond that
+    the other way round: more memory than that is taken for sequences that run, but not to remember
+    more of those that have ended. Every operation is O(1) per block.
     """
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(self, num_blocks: int, block_size: int, *, resident: int | None = None) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self._resident = num_blocks if resident is None else resident
         self._references = [0] * num_blocks
         self._digests: list[bytes | None] = [None] * num_blocks
         self._published: dict[bytes, int] = {}
-        self._free = list(range(num_blocks - 1, -1, -1))
+        self._free: list[int] = []
         self._idle: OrderedDict[int, None] = OrderedDict()
+        self.num_touched = 0
+        """Blocks that have ever been used: those with a lower index."""
 
     @property
     def num_available(self) -> int:
         """Blocks that `allocate` could hand out now."""
-        return len(self._free) + len(self._idle)
+        return len(self._free) + len(self._idle) + self.num_blocks - self.num_touched
 
     @property
     def num_used(self) -> int:
@@ -70,14 +77,20 @@ class BlockManager:
         assert count <= self.num_available, "allocate() beyond num_available"
         blocks: list[int] = []
         for _ in range(count):
-            if self._free:
-                block = self._free.pop()
-            else:
-                block, _ = self._idle.popitem(last=False)
-                self._unpublish(block)
+            block = self._take()
             self._references[block] = 1
             blocks.append(block)
         return blocks
+
+    def _take(self) -> int:
+        if self._free:
+            return self._free.pop()
+        if self.num_touched < (self.num_blocks if not self._idle else self._resident):
+            self.num_touched += 1
+            return self.num_touched - 1
+        block, _ = self._idle.popitem(last=False)
+        self._unpublish(block)
+        return block
 
     def publish(self, block: int, digest: bytes) -> None:
         """The block now holds the content named `digest`. The first block of that name keeps it."""
@@ -112,8 +125,8 @@ class BlockManager:
         """Assert every invariant, given the blocks that each sequence holds. For tests; O(blocks)."""
         held = Counter(block for blocks in holders for block in blocks)
         assert all(self._references[block] == held[block] for block in range(self.num_blocks)), "references differ from holders"
-        free, idle = set(self._free), set(self._idle)
-        assert len(free) == len(self._free), "a block is free twice"
+        free, idle = {*self._free, *range(self.num_touched, self.num_blocks)}, set(self._idle)
+        assert len(free) == len(self._free) + self.num_blocks - self.num_touched, "a block is free twice"
         assert not free & idle, "a block is free and idle"
         assert not (free | idle) & held.keys(), "a used block is free or idle"
         assert len(free) + len(idle) + len(held) == self.num_blocks, "a block is lost"

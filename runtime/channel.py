@@ -46,25 +46,44 @@ class FrameReader:
 class Channel:
     """Framed messages over a stream socket. What the parent is slow to read waits in memory here.
 
-    Every method raises EOFError once the parent has closed its end.
+    One thread may send while another receives. Every method raises EOFError once the parent has
+    closed its end.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._reader = FrameReader()
-        self._outgoing = bytearray()
-        self._poll = select.poll()
+        self._left = bytearray()
+
+    @property
+    def has_left(self) -> bool:
+        """Whether something waits to be sent by `flush`."""
+        return bool(self._left)
 
     def send(self, message: ToServer) -> None:
         """Send, or keep for later what the socket does not take now."""
-        self._outgoing += encode(message)
-        self._flush()
+        self._left += encode(message)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is left, as far as the socket takes it."""
+        try:
+            while self._left:
+                del self._left[: self._socket.send(self._left)]
+        except BlockingIOError:
+            pass
+        except ConnectionError as error:
+            raise EOFError("the parent is gone") from error
+
+    def finish(self) -> None:
+        """Wait until everything has been sent."""
+        while self._left:
+            _poll((self._socket, select.POLLOUT))
+            self.flush()
 
     def receive(self) -> list[ToWorker | Unreadable]:
         """Everything that has arrived, without waiting. Raises msgspec.DecodeError for what names no request."""
-        if self._outgoing:
-            self._flush()
         messages: list[ToWorker | Unreadable] = []
         while True:
             try:
@@ -76,33 +95,20 @@ class Channel:
             if not data:
                 raise EOFError("the parent is gone")
             messages += [_decode(body) for body in self._reader.feed(data)]
+            if len(data) < _READ_BYTES:
+                return messages
 
-    def wait(self) -> None:
-        """Sleep until something has arrived, sending what is left meanwhile."""
-        while not self._ready(select.POLLIN) & ~select.POLLOUT:
-            self._flush()
+    def wait(self, *, unless: int) -> bool:
+        """Sleep until something has arrived. False if instead the other end of the pipe `unless` was closed."""
+        return unless not in _poll((self._socket, select.POLLIN), (unless, select.POLLIN))
 
-    def finish(self) -> None:
-        """Wait until everything has been sent."""
-        while self._outgoing:
-            self._ready(0)
-            self._flush()
 
-    def _ready(self, events: int) -> int:
-        """Wait for these events, and for room to send if there is something to send."""
-        if self._outgoing:
-            events |= select.POLLOUT
-        self._poll.register(self._socket, events)
-        return self._poll.poll()[0][1]
-
-    def _flush(self) -> None:
-        try:
-            while self._outgoing:
-                del self._outgoing[: self._socket.send(self._outgoing)]
-        except BlockingIOError:
-            pass
-        except ConnectionError as error:
-            raise EOFError("the parent is gone") from error
+def _poll(*wanted: tuple[socket.socket | int, int]) -> list[int]:
+    """Sleep until one of these events, or the end of a stream; the file descriptors that had one."""
+    poll = select.poll()
+    for file, events in wanted:
+        poll.register(file, events)
+    return [descriptor for descriptor, _ in poll.poll()]
 
 
 def _decode(body: bytes) -> ToWorker | Unreadable:

@@ -1,44 +1,30 @@
-"""The synchronous heart of the runtime: requests in, one scheduler step at a time, tokens out."""
+"""The heart of the runtime: requests in, steps to compute out, and what they chose in again."""
 
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from ..artifacts.manifest import Manifest
 from ..errors import RequestError
 from ..protocol import FinishReason, Output, Ready, Stats, StepDone, Submit
 from . import import_guard
-from .batch import BatchBuilder, StepInputs
+from .batch import BatchBuilder
 from .blocks import BlockManager
 from .executor import Executor
+from .kv_memory import default_resident_blocks
 from .options import RuntimeOptions
-from .sampler import Choice, sample
-from .scheduler import Chunk, Scheduler
+from .sampler import Choice
+from .scheduler import Scheduler
 from .sequence import Sequence
+from .step import Computed, Step, StepExecutor, compute
 from .text_settings import read_eos_token_ids
 from .validate import check_request
 
 
-class StepExecutor(Protocol):
-    """What the engine needs of an executor."""
-
-    @property
-    def manifest(self) -> Manifest: ...
-
-    @property
-    def num_blocks(self) -> int: ...
-
-    def step(self, inputs: StepInputs) -> torch.Tensor:
-        """Logits [S, V] float32 of each sequence's last token, valid until the next step."""
-
-
 class EngineCore:
-    """Owns every sequence from submit to its last token. Not thread-safe, and never blocks but in `step`.
+    """Owns every sequence from submit to its last token.
+
+    A step is planned, computed and finished; `step` does all three. While one is being computed,
+    which another thread may do, the next can be planned ahead. All other methods belong to one thread.
 
     eos_token_ids: tokens that end a sequence unless it asks to ignore them.
     """
@@ -50,7 +36,7 @@ class EngineCore:
         self._eos = frozenset(token for token in eos_token_ids if 0 <= token < model.vocab_size)
         self._vocab_size = model.vocab_size
         self._max_context = model.max_context
-        self._blocks = BlockManager(executor.num_blocks, cache.block_size)
+        self._blocks = BlockManager(executor.num_blocks, cache.block_size, resident=_resident_blocks(executor, options))
         self._scheduler = Scheduler(self._blocks, max_num_seqs=options.max_num_seqs, max_batch_tokens=options.max_batch_tokens)
         self._batch = BatchBuilder(
             max_batch_tokens=options.max_batch_tokens,
@@ -88,17 +74,21 @@ class EngineCore:
         )
 
     def has_work(self) -> bool:
-        """Whether `step` would compute something, or tell something that has not been told yet."""
-        return bool(self._early) or self._changed or self._scheduler.has_work
+        """Whether there is something to compute, or to tell that has not been told yet."""
+        return self.has_news() or self._scheduler.has_work
+
+    def has_news(self) -> bool:
+        """Whether there is something to tell that does not come from a step."""
+        return bool(self._early) or self._changed
 
     def submit(self, request: Submit) -> None:
-        """Put a request in line. One that cannot be served is answered with an error by the next step."""
+        """Put a request in line. One that cannot be served is answered with an error by the next report."""
         try:
             sequence = self._accept(request)
         except RequestError as error:
             self._early.append(Output(request.id, [], finish_reason="abort", error=str(error)))
             return
-        reason = self._finish_reason(sequence) if request.generated else None
+        reason = self._finish_reason(sequence, sequence.last_token) if request.generated else None
         if reason is not None:
             self._early.append(Output(request.id, [], finish_reason=reason))
             return
@@ -112,21 +102,51 @@ class EngineCore:
             self._changed = True
 
     def refuse(self, id: str, error: str) -> None:
-        """Answer a request that could not even be read with an error, in the next step."""
+        """Answer a request that could not even be read with an error, in the next report."""
         self._early.append(Output(id, [], finish_reason="abort", error=error))
 
+    def plan(self, *, ahead: bool = False) -> Step | None:
+        """The next step, None if there is nothing to compute.
+
+        ahead: a step is being computed, and assumed to end no sequence but those that reach their
+        length; None also if that is not enough to go by. It must be computed next, or withdrawn.
+        """
+        chunks = self._scheduler.schedule(ahead=ahead)
+        return Step(chunks, self._batch.build(chunks)) if chunks else None
+
+    def withdraw(self, step: Step) -> None:
+        """Take back the step planned last: it will not be computed."""
+        self._scheduler.withdraw(step.chunks)
+        self._batch.recycle(step.batch)
+
+    def compute(self, step: Step) -> Computed:
+        """Run a step and choose its tokens. Takes long; may run in another thread, one step after the other."""
+        return compute(self._executor, step)
+
+    def finish(self, step: Step, computed: Computed) -> StepDone:
+        """Take what a step chose. Returns what every sequence got that has a new token or has ended.
+
+        Sequences that were aborted meanwhile get nothing.
+        """
+        self._batch.recycle(step.batch)
+        sequences = self._sequences
+        for chunk in step.chunks:
+            if sequences.get(chunk.sequence.id) is chunk.sequence:
+                self._scheduler.publish(chunk)
+        chosen = zip(step.sequences, computed.choices, strict=True)
+        outputs = [self._take(sequence, choice) for sequence, choice in chosen if sequences.get(sequence.id) is sequence]
+        self._steps += 1
+        return self.report(outputs, step_tokens=sum(chunk.size for chunk in step.chunks), step_seconds=computed.seconds)
+
+    def report(self, outputs: Iterable[Output] = (), *, step_tokens: int = 0, step_seconds: float = 0.0) -> StepDone:
+        """These outputs and all other news."""
+        early, self._early, self._changed = self._early, [], False
+        return StepDone([*early, *outputs], self._stats(step_tokens, step_seconds))
+
     def step(self) -> StepDone:
-        """Compute one batch. Returns what every sequence got that has a new token or has ended."""
-        started = time.perf_counter()
-        outputs, self._early, self._changed = self._early, [], False
-        chunks = self._scheduler.schedule()
-        if chunks:
-            logits = self._executor.step(self._batch.build(chunks)).numpy()
-            for chunk in chunks:
-                self._scheduler.advance(chunk)
-            outputs += self._choose(chunks, logits)
-            self._steps += 1
-        return StepDone(outputs, self._stats(sum(chunk.size for chunk in chunks), time.perf_counter() - started))
+        """Compute one batch, if there is one."""
+        step = self.plan()
+        return self.report() if step is None else self.finish(step, self.compute(step))
 
     def check(self) -> None:
         """Assert the invariants of the KV cache. For tests."""
@@ -152,12 +172,6 @@ class EngineCore:
             block_size=self._blocks.block_size,
         )
 
-    def _choose(self, chunks: list[Chunk], logits: NDArray[np.float32]) -> list[Output]:
-        rows = [row for row, chunk in enumerate(chunks) if chunk.is_last]
-        sequences = [chunks[row].sequence for row in rows]
-        choices = sample(logits, rows, [sequence.sampling for sequence in sequences])
-        return [self._take(sequence, choice) for sequence, choice in zip(sequences, choices, strict=True)]
-
     def _take(self, sequence: Sequence, choice: Choice) -> Output:
         cached = min(sequence.cached_tokens or 0, sequence.num_prompt)
         if choice.error is not None:
@@ -166,15 +180,15 @@ class EngineCore:
             return Output(sequence.id, [], finish_reason="abort", error=choice.error, cached_tokens=cached)
         sequence.append(choice.token)
         self._generated_tokens += 1
-        reason = self._finish_reason(sequence)
+        reason = self._finish_reason(sequence, choice.token)
         if reason is not None:
             self._drop(sequence.id)
         logprobs = [] if choice.logprob is None else [choice.logprob]
         return Output(sequence.id, [choice.token], logprobs, reason, None, cached)
 
     @staticmethod
-    def _finish_reason(sequence: Sequence) -> FinishReason | None:
-        if sequence.last_token in sequence.sampling.stop_ids:
+    def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:
+        if token in sequence.sampling.stop_ids:
             return "stop"
         return "length" if sequence.length >= sequence.max_length else None
 
@@ -195,3 +209,13 @@ class EngineCore:
             step_tokens=step_tokens,
             step_seconds=step_seconds,
         )
+
+
+def _resident_blocks(executor: StepExecutor, options: RuntimeOptions) -> int:
+    """Who says how much memory the cache gets wants it used."""
+    if options.kv_memory is not None:
+        return executor.num_blocks
+    manifest = executor.manifest
+    return default_resident_blocks(
+        num_blocks=executor.num_blocks, block_size=manifest.kv_cache.block_size, max_context=manifest.model.max_context
+    )

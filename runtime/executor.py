@@ -22,7 +22,7 @@ from .native_program import NativeProgram
 from .probe import replay
 from .weights import open_weights
 
-_KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 class Executor:
@@ -109,7 +109,7 @@ def _num_blocks(manifest: Manifest, kv_memory: int | None, max_num_seqs: int, ma
 def _allocate_kv(manifest: Manifest, num_blocks: int) -> dict[str, torch.Tensor]:
     """Caches by name, zero. A page takes memory only once a block in it is written (calloc)."""
     spec = manifest.kv_cache
-    shape = (num_blocks, spec.num_kv_heads, spec.block_size, spec.head_dim)
+    shape = (num_blocks, spec.num_kv_heads, spec.block_size, spec.row_elements)
     dtype = _KV_DTYPES[spec.dtype]
     size = math.prod(shape) * dtype.itemsize
     try:

@@ -1,9 +1,10 @@
-"""How much memory the KV cache gets when nobody says. No torch."""
+"""How much memory the KV cache gets, and how much of it is for remembering, when nobody says. No torch."""
 
 from ..errors import UsageError
 from .machine import free_memory
 
 FREE_MEMORY_SHARE = 0.5
+REMEMBERED_SHARE = 0.25
 
 
 def default_kv_memory(
@@ -23,3 +24,12 @@ def default_kv_memory(
             hint="free some memory, or set --kv-memory",
         )
     return min(wanted, allowed)
+
+
+def default_resident_blocks(*, num_blocks: int, block_size: int, max_context: int) -> int:
+    """Blocks up to which memory is taken to remember sequences that have ended: one full context, at most a quarter of all.
+
+    The memory of a server is then what its running sequences need, whatever it has served before;
+    yet the longest conversation there can be is still known at its next turn.
+    """
+    return min(-(-max_context // block_size), int(REMEMBERED_SHARE * num_blocks))

@@ -26,7 +26,9 @@ class RuntimeOptions:
     )
     kv_memory: int | None = _option(
         None,
-        "bytes for the KV cache: more holds more and longer sequences, and reuses more prefixes (default: at most half of the free memory)",
+        "bytes for the KV cache: more holds more and longer sequences, and reuses more prefixes. All of it is used in time "
+        "(default: at most half of the free memory, taken as running sequences need it; for prefixes of ended ones no more than "
+        "one full context takes)",
     )
     threads: int | None = _option(
         None, "CPU threads: more than the physical cores gain nothing, fewer leave room for others (default: all physical cores)"

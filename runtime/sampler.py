@@ -34,22 +34,16 @@ def sample(logits: NDArray[np.float32], rows: Sequence[int], states: Sequence[Sa
 
     logits: [S, V]; rows: which row of it belongs to each of `states`. Nothing is modified.
     """
-    if all(state.takes_argmax for state in states):
-        whole = len(rows) == len(logits)
-        picked = (logits if whole else logits[rows]).argmax(axis=1)
-        order = rows if whole else range(len(rows))
-        return [_largest_of(logits[row], int(picked[at])) for row, at in zip(rows, order, strict=True)]
-    return [_choose(logits[row], state) for row, state in zip(rows, states, strict=True)]
+    return [_largest(logits[row]) if state.takes_argmax else _choose(logits[row], state) for row, state in zip(rows, states, strict=True)]
 
 
-def _largest_of(row: NDArray[np.float32], token: int) -> Choice:
+def _largest(row: NDArray[np.float32]) -> Choice:
+    token = int(row.argmax())
     # argmax finds a NaN before anything else, so one value tells about the whole row
     return Choice(token) if math.isfinite(row[token]) else Choice(-1, error=NOT_FINITE)
 
 
 def _choose(row: NDArray[np.float32], state: SamplingState) -> Choice:
-    if state.takes_argmax:
-        return _largest_of(row, int(row.argmax()))
     peak = row.max()
     if not math.isfinite(peak):
         return Choice(-1, error=NOT_FINITE)

@@ -65,6 +65,8 @@ class SamplingState:
         counted = params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
         self.generated = TokenCounts(generated) if counted else None
         self._always_adjusts = self.seen is not None or counted or bool(params.logit_bias)
+        self.takes_argmax = self._is_plain()
+        """Whether the next token is just the index of the largest raw logit."""
 
     @property
     def bans_stop(self) -> bool:
@@ -75,15 +77,15 @@ class SamplingState:
         """Whether the next token's logits are changed before anything else."""
         return self._always_adjusts or self.bans_stop
 
-    @property
-    def takes_argmax(self) -> bool:
-        """Whether the next token is just the index of the largest raw logit."""
-        return self.greedy and self.params.logprobs is None and not self.adjusts
-
     def record(self, token: int) -> None:
         """The token at `index` has been chosen."""
         self.index += 1
+        if self.index == self.params.min_tokens:
+            self.takes_argmax = self._is_plain()
         if self.seen is not None:
             self.seen.add(token)
         if self.generated is not None:
             self.generated.add(token)
+
+    def _is_plain(self) -> bool:
+        return self.greedy and self.params.logprobs is None and not self.adjusts

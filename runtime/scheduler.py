@@ -8,16 +8,15 @@ from .sequence import Sequence
 
 
 class Chunk(NamedTuple):
-    """`size` tokens of a sequence from `start` on, to be computed in one step."""
+    """`size` tokens of a sequence from `start` on, to be computed in one step.
+
+    chooses: whether they reach the sequence's end, so that its next token is chosen.
+    """
 
     sequence: Sequence
     start: int
     size: int
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the chunk reaches the sequence's end, so that its next token can be chosen."""
-        return self.start + self.size == self.sequence.length
+    chooses: bool
 
 
 class Scheduler:
@@ -30,6 +29,9 @@ class Scheduler:
     its known tokens when it is admitted, and one more whenever it outgrows them. If there is none,
     the youngest running sequence gives up all of its blocks and computes its tokens again later:
     so the oldest always advances, and everybody becomes the oldest in time.
+
+    A step may be scheduled ahead, while the one before it is being computed. Blocks that are
+    released meanwhile can go to it at once: steps are computed one after the other.
     """
 
     def __init__(self, blocks: BlockManager, *, max_num_seqs: int, max_batch_tokens: int) -> None:
@@ -69,37 +71,50 @@ class Scheduler:
         else:
             self.waiting.remove(sequence)
 
-    def schedule(self) -> list[Chunk]:
+    def schedule(self, *, ahead: bool = False) -> list[Chunk]:
         """Choose the next step's chunks, at most `max_batch_tokens` tokens and `max_num_seqs` chunks.
 
-        Every chunk's sequence holds the blocks for it. Empty only if there is no work.
+        Every chunk's sequence holds the blocks for it. Empty only if there is no work, or if a step
+        `ahead` would have to preempt: who must give way is decided when it is known who has ended.
         """
         preemptions = self.preemptions
-        chunks = self._decodes()
+        chunks = self._decodes(ahead)
+        if chunks is None:
+            return []
         budget = self.max_batch_tokens - len(chunks)
         for sequence in self.running:
-            remaining = sequence.length - sequence.num_computed
-            if remaining > 1 and budget > 0:
-                chunks.append(Chunk(sequence, sequence.num_computed, min(remaining, budget)))
+            if budget == 0:
+                break
+            if sequence.expected - sequence.num_computed > 1:
+                chunks.append(_chunk(sequence, budget))
                 budget -= chunks[-1].size
         if self.preemptions == preemptions:
             self._admit(chunks, budget)
-        assert chunks or not self.has_work, "there is work, but nothing is scheduled"
+        assert chunks or ahead or not self.has_work, "there is work, but nothing is scheduled"
+        for sequence, start, size, chooses in chunks:
+            sequence.num_computed = start + size
+            sequence.expected += chooses
         return chunks
 
-    def advance(self, chunk: Chunk) -> None:
+    def withdraw(self, chunks: list[Chunk]) -> None:
+        """The step last scheduled is not going to be computed. Who was admitted for it stays so."""
+        for sequence, start, _, chooses in chunks:
+            sequence.num_computed = start
+            sequence.expected -= chooses
+
+    def publish(self, chunk: Chunk) -> None:
         """The chunk's keys and values are in the cache: blocks that are full now can be reused."""
         sequence = chunk.sequence
-        sequence.num_computed = chunk.start + chunk.size
-        full = sequence.num_computed // self.blocks.block_size
+        full = (chunk.start + chunk.size) // self.blocks.block_size
         if full > sequence.num_published:
             digests = sequence.digests(full)
             for i in range(sequence.num_published, full):
-                self.blocks.publish(int(sequence.table[i]), digests[i])
+                self.blocks.publish(sequence.blocks[i], digests[i])
                 self._computing.pop(digests[i], None)
             sequence.num_published = full
 
-    def _decodes(self) -> list[Chunk]:
+    def _decodes(self, ahead: bool) -> list[Chunk] | None:
+        """One token of every decoding sequence; None for a step ahead that would have to preempt."""
         chunks: list[Chunk] = []
         running = self.running
         block_size = self.blocks.block_size
@@ -107,12 +122,15 @@ class Scheduler:
         while at < len(running):
             sequence = running[at]
             at += 1
-            length = sequence.length
-            if length - sequence.num_computed != 1:
-                continue
-            if length > sequence.num_blocks * block_size and not self._grow(sequence):
-                break
-            chunks.append(Chunk(sequence, length - 1, 1))
+            expected = sequence.expected
+            if expected - sequence.num_computed != 1 or expected >= sequence.max_length:
+                continue  # it computes its prompt, or its last token is just being chosen
+            if expected > len(sequence.blocks) * block_size:
+                if ahead and self.blocks.num_available == 0:
+                    return None
+                if not self._grow(sequence):
+                    break
+            chunks.append(Chunk(sequence, expected - 1, 1, True))
         return chunks
 
     def _grow(self, sequence: Sequence) -> bool:
@@ -157,7 +175,7 @@ class Scheduler:
                 self.prompt_tokens += sequence.num_prompt
                 self.prefix_queries += sequence.length
                 self.prefix_hits += sequence.num_computed
-            chunks.append(Chunk(sequence, sequence.num_computed, min(sequence.remaining, budget)))
+            chunks.append(_chunk(sequence, budget))
             budget -= chunks[-1].size
 
     def _release(self, sequence: Sequence) -> None:
@@ -165,3 +183,9 @@ class Scheduler:
         for digest in sequence.known_digests:
             if self._computing.get(digest) is sequence:
                 del self._computing[digest]
+
+
+def _chunk(sequence: Sequence, budget: int) -> Chunk:
+    """As much of what a sequence has to compute as the budget allows."""
+    remaining = sequence.expected - sequence.num_computed
+    return Chunk(sequence, sequence.num_computed, min(remaining, budget), remaining <= budget)

@@ -12,9 +12,13 @@ class Sequence:
     """Tokens of one request, how many of them are in the KV cache, and in which blocks.
 
     tokens: int32 [max_length], the first `length` of them valid: prompt, then what was generated.
-    num_computed: how many tokens' keys and values lie in the cache; they fill `table` in order.
-    table: int32, the first `num_blocks` entries are the blocks held.
     max_length: number of tokens at which the sequence ends with "length".
+    blocks: the blocks held, in the order of the tokens; `table` has them as int32. The list only
+    grows until they are dropped, and then there is a new one.
+
+    Steps are planned before the one at hand is computed, so two counts look ahead to when all that
+    is planned has been computed: `expected` tokens are known then, `length` or one more, and
+    `num_computed` of them have their keys and values in the blocks.
     """
 
     def __init__(
@@ -33,14 +37,16 @@ class Sequence:
         self.sampling = SamplingState(params, prompt, generated, stop_ids)
         self.num_prompt = len(prompt)
         self.length = len(prompt) + len(generated)
+        self.expected = self.length
         self.max_length = max_length
         self.block_size = block_size
         self.tokens: NDArray[np.int32] = np.empty(max(max_length, self.length), np.int32)
         self.tokens[: self.num_prompt] = prompt
         self.tokens[self.num_prompt : self.length] = generated
         self.last_token = int(self.tokens[self.length - 1])
+        """The newest token. Set where it is chosen, possibly before `append`."""
+        self.blocks: list[int] = []
         self.table: NDArray[np.int32] = np.empty(-(-len(self.tokens) // block_size), np.int32)
-        self.num_blocks = 0
         self.num_computed = 0
         self.num_published = 0
         """How many of the blocks have been offered for reuse. Set anew when the sequence is admitted."""
@@ -48,33 +54,20 @@ class Sequence:
         """Prompt tokens found in the cache when the sequence was first admitted, None before that."""
         self._digests: list[bytes] = []
 
-    @property
-    def remaining(self) -> int:
-        """Tokens that must be computed before the next one can be chosen. 1 while decoding."""
-        return self.length - self.num_computed
-
-    @property
-    def blocks(self) -> list[int]:
-        """The blocks held, in the order of the tokens."""
-        held: list[int] = self.table[: self.num_blocks].tolist()
-        return held
-
     def append(self, token: int) -> None:
         """Take the chosen token as the last one."""
         self.tokens[self.length] = token
         self.length += 1
-        self.last_token = token
-        self.sampling.record(token)
 
     def add_blocks(self, blocks: list[int]) -> None:
-        end = self.num_blocks + len(blocks)
-        self.table[self.num_blocks : end] = blocks
-        self.num_blocks = end
+        held = len(self.blocks)
+        self.table[held : held + len(blocks)] = blocks
+        self.blocks += blocks
 
     def drop_blocks(self) -> list[int]:
         """Forget everything computed; returns the blocks, for the caller to release."""
-        blocks = self.blocks
-        self.num_blocks = self.num_computed = 0
+        blocks, self.blocks = self.blocks, []
+        self.num_computed = 0
         return blocks
 
     @property

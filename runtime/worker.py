@@ -21,18 +21,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EngineError, WorkerError
-from ..protocol import Abort, Drain, Failed, Phase, Submit
-from .channel import Channel, Unreadable
+from ..protocol import Failed, Phase
+from .channel import Channel
 from .options import RuntimeOptions
 
 if TYPE_CHECKING:
     from .core import EngineCore
+
+SWITCH_SECONDS = 5e-4
+"""How long the thread that computes may have to wait for the one that talks, between two steps."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker until it is no longer needed; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.setswitchinterval(SWITCH_SECONDS)
     gc.disable()  # collecting while modules are imported costs 0.2 s and finds nothing
     parsed = _parse(arguments)
     parent = socket.socket(fileno=parsed.fd)
@@ -42,34 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(parsed, channel)
     except EOFError:
         return 0
-
-
-def serve(core: "EngineCore", channel: Channel) -> None:
-    """Take requests and compute them until drained. Raises EOFError when the parent is gone."""
-    draining = False
-    first = True
-    while True:
-        if not core.has_work():
-            if draining:
-                channel.finish()
-                return
-            channel.wait()
-        for message in channel.receive():
-            match message:
-                case Submit():
-                    core.submit(message)
-                case Abort():
-                    core.abort(message.id)
-                case Unreadable():
-                    core.refuse(message.id, message.error)
-                case Drain():
-                    draining = True
-        if core.has_work():
-            done = core.step()
-            if first and done.stats.step_tokens:
-                first = False
-                channel.send(Phase("first_step", done.stats.step_seconds))
-            channel.send(done)
 
 
 def _run(parsed: argparse.Namespace, channel: Channel) -> int:
@@ -84,6 +60,8 @@ def _run(parsed: argparse.Namespace, channel: Channel) -> int:
     except Exception as error:
         traceback.print_exc()
         return _fail(channel, WorkerError(f"{type(error).__name__}: {error}", hint="the worker's traceback is on stderr"))
+    from .serving_loop import serve
+
     gc.freeze()  # what is loaded stays: later collections need not look at it
     gc.enable()
     channel.send(core.ready)

@@ -4,8 +4,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .answering import answer
+from .assembler import Delta
 from .body import read_request
-from .generation import Delta
 from .logprobs import chat_logprobs
 from .planning import Ask, Prompt
 from .responses import ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 from ..protocol import TokenLogprob
-from .generation import Assembler, Delta, Finish
+from .assembler import Assembler, Delta, Finish
 
 
 @dataclass(frozen=True, kw_only=True)

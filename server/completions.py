@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .answering import answer
+from .assembler import Delta
 from .body import read_request
-from .generation import Delta
 from .logprobs import completion_logprobs
 from .planning import Ask, Prompt
 from .responses import CompletionChoice, CompletionLogprobs

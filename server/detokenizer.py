@@ -17,15 +17,27 @@ class IncrementalDetokenizer:
 
     def __init__(self, token_bytes: TokenBytes, *, continues: bool = False) -> None:
         self._token_bytes = token_bytes
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._whole = token_bytes.whole
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._in_character = False
         self._strip_space = token_bytes.leading_space and not continues
 
     def push(self, token: int) -> str:
         """The text that this token completes, possibly empty."""
-        if token in self._token_bytes.special:
-            return ""
-        text = self._decode(self._token_bytes[token])
+        text = None if self._in_character else self._whole.get(token)
+        if text is None:
+            text = self._decode(token)
         if self._strip_space and text:
             self._strip_space = False
             return text.removeprefix(" ")
+        return text
+
+    def _decode(self, token: int) -> str:
+        if token in self._token_bytes.special:
+            return ""
+        began_whole = not self._in_character
+        text = self._decoder.decode(self._token_bytes[token])
+        self._in_character = self._decoder.getstate()[0] != b""
+        if began_whole and not self._in_character:
+            self._whole[token] = text  # nothing before or after it mattered
         return text

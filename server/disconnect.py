@@ -1,36 +1,38 @@
 """Work that nobody waits for any more is dropped at once."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from starlette.types import Receive
-
-_T = TypeVar("_T")
+from .connection import Connection
 
 
 class ClientDisconnectedError(Exception):
     """The client closed the connection before its answer was complete."""
 
 
-async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
-    """The result of `work`, cancelled if the client goes away first. The request's body must have been read.
+@contextmanager
+def unless_disconnected(connection: Connection) -> Iterator[None]:
+    """Cancels the block when the client goes away, once the request's body has been read.
 
-    Raises ClientDisconnectedError once the cancelled work has cleaned up.
+    Raises ClientDisconnectedError after the block has cleaned up.
     """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_until_disconnected(receive))
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    def leave() -> None:
+        nonlocal gone
+        gone = True
+        task.cancel()
+
+    connection.watch()
+    connection.on_lost = leave
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnectedError
-        return working.result()
+        yield
+    except asyncio.CancelledError:
+        if gone and task.uncancel() == 0:
+            raise ClientDisconnectedError from None
+        raise
     finally:
-        working.cancel()
-        watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _until_disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        connection.on_lost = None

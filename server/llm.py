@@ -1,6 +1,8 @@
 """The offline API: prompts in, texts out, through the same worker and the same text code as the server."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, TypeAlias, cast
@@ -10,8 +12,9 @@ from msgspec import Meta
 from ..artifacts import load_manifest
 from ..errors import RequestError
 from ..protocol import Ready
+from .assembler import Assembler, Delta
 from .completion import Collector, Completion
-from .generation import Assembler, Observer, generate
+from .generation import Generation, Observer
 from .loop_thread import LoopThread
 from .options import WorkerOptions
 from .params import MAX_LOGPROBS, GenerationParams
@@ -119,7 +122,7 @@ class LLM:
 
     def _plan(self, prompts: Sequence[Prompt], params: Params | None) -> list[Assembler]:
         valid = checked(params or Params(), Params)
-        ask = Ask(prompts=prompts, params=valid, param="prompts", max_tokens=valid.max_tokens, logprobs=valid.logprobs)
+        ask = Ask(prompts=prompts, params=valid, param="prompts", max_tokens=valid.max_tokens, logprobs=valid.logprobs, lists_tokens=True)
         return plan(ask, self.text, self._limits, self._ready)
 
     def _complete(self, assemblers: list[Assembler], on_token: Callable[[int, str], None] | None) -> list[Completion]:
@@ -133,13 +136,17 @@ class LLM:
         if not assemblers:
             return
         try:
-            for index, delta in self._loop.iterate(generate(self._client, assemblers, Observer())):
+            for index, delta in self._loop.iterate(partial(self._run, assemblers)):
                 collectors[index].add(delta)
                 yield index, delta.text
         except RequestError as error:
             if error.code == "worker_failed":
                 self._running.result()
             raise
+
+    async def _run(self, assemblers: list[Assembler], put: Callable[[tuple[int, Delta]], None]) -> None:
+        with closing(Generation(self._client, assemblers, Observer(), lambda index, delta: put((index, delta)))) as generation:
+            await generation.ended()
 
     def _until_ready(self) -> Ready:
         try:

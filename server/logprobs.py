@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .generation import Token
+from .assembler import Token
 from .responses import ChatLogprobs, CompletionLogprobs, ContentLogprob, TopLogprob
 from .token_bytes import TokenBytes
 

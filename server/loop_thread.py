@@ -3,9 +3,8 @@
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import aclosing
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -35,25 +34,17 @@ class LoopThread:
     def call(self, work: Coroutine[Any, Any, _T]) -> _T:
         return self.start(work).result()
 
-    def iterate(self, items: AsyncGenerator[_T]) -> Iterator[_T]:
-        """The items of an async generator, which is closed when the caller stops iterating."""
+    def iterate(self, work: Callable[[Callable[[_T], None]], Coroutine[Any, Any, None]]) -> Iterator[_T]:
+        """What `work` hands to the function it is given, until it ends. It is cancelled when the caller stops iterating."""
         arrived: queue.SimpleQueue[tuple[_T] | None] = queue.SimpleQueue()
-
-        async def pump() -> None:
-            try:
-                async with aclosing(items):
-                    async for item in items:
-                        arrived.put((item,))
-            finally:
-                arrived.put(None)
-
-        pumping = self.start(pump())
+        working = self.start(work(lambda item: arrived.put((item,))))
+        working.add_done_callback(lambda _: arrived.put(None))
         try:
             while (item := arrived.get()) is not None:
                 yield item[0]
-            pumping.result()
+            working.result()
         finally:
-            pumping.cancel()
+            working.cancel()
 
     def close(self) -> None:
         """Cancels what still runs. Safe to call twice."""

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .generation import Observer, Plan
+from .assembler import Plan
+from .generation import Observer
+from .histogram import Histogram
 from .worker_client import WorkerClient
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -27,7 +29,9 @@ class Metrics(Observer):
         self._last_token: dict[str, float] = {}
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"engine_{name}", text, buckets=buckets, registry=self._registry)
+            histogram = Histogram(f"engine_{name}", text, buckets)
+            self._registry.register(histogram)
+            return histogram
 
         self._first_token = histogram("time_to_first_token_seconds", "From arrival to the first token.", _FIRST_TOKEN)
         self._between_tokens = histogram("inter_token_latency_seconds", "Between one token and the next.", _BETWEEN_TOKENS)
@@ -43,11 +47,9 @@ class Metrics(Observer):
         last = self._last_token.get(plan.id)
         if last is None:
             self._first_token.observe(now - plan.arrived)
-            between, per_token = new - 1, 0.0
+            self._between_tokens.observe(0.0, new - 1)
         else:
-            between, per_token = new, (now - last) / new
-        for _ in range(between):
-            self._between_tokens.observe(per_token)
+            self._between_tokens.observe((now - last) / new, new)
         self._last_token[plan.id] = now
 
     def finished(self, plan: Plan, generated: int, reason: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..errors import RequestError
 from ..protocol import Ready
-from .generation import Assembler, Plan
+from .assembler import Assembler, Plan
 from .params import GenerationParams
 from .text import Text
 
@@ -33,6 +33,7 @@ class Ask:
     """Prompts and what to make of each: `choices` answers of up to `max_tokens` (None: what the context leaves).
 
     logprobs: alternatives per token, None for no logprobs. param: the field that errors name.
+    lists_tokens: whether the answer says which tokens it is made of.
     """
 
     prompts: Sequence[Prompt]
@@ -40,6 +41,7 @@ class Ask:
     param: str
     max_tokens: int | None
     logprobs: int | None = None
+    lists_tokens: bool = False
     choices: int = 1
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     arrived: float = field(default_factory=time.monotonic)
@@ -72,6 +74,7 @@ def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assemb
                     stops=ask.params.stops(),
                     include_stop=bool(ask.params.include_stop_str_in_output),
                     continues=prompt.continues and not text.token_bytes.special.issuperset(prompt.tokens),
+                    lists_tokens=ask.lists_tokens or ask.logprobs is not None,
                 )
             )
     return [Assembler(text, made) for made in plans]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from ..errors import RequestError
-from .generation import Assembler
+from .assembler import Assembler
 from .metrics import Metrics
 from .planning import Ask, ModelLimits, check_prompts, plan
 from .schemas import GenerateRequest

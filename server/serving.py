@@ -13,6 +13,7 @@ import uvicorn
 from ..artifacts import load_manifest
 from ..artifacts.verify import check_sizes
 from .app import build_app
+from .connection import Connection
 from .metrics import Metrics
 from .options import ServeOptions
 from .planning import ModelLimits
@@ -110,7 +111,7 @@ class _Serving:
     def _http_server(self, service: Service) -> _HttpServer:
         config = uvicorn.Config(
             build_app(service, self._options.api_key),
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="off",
             log_config=None,

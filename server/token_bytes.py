@@ -29,7 +29,8 @@ class TokenBytes(dict[int, bytes]):
     """Token id -> bytes, filled on first use. Ids outside of the vocabulary stand for no bytes.
 
     `special` are the ids that a reader never sees; `leading_space` is whether the tokenizer
-    writes one space too many at the beginning of a text (sentencepiece does).
+    writes one space too many at the beginning of a text (sentencepiece does). `whole` has the
+    texts of tokens that consist of whole characters, as far as they have been decoded yet.
     Raises UnsupportedModelError for a tokenizer whose decoder is of an unknown kind.
     """
 
@@ -38,6 +39,7 @@ class TokenBytes(dict[int, bytes]):
         self._tokenizer = tokenizer
         self.special = frozenset(id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special)
         self.leading_space = False
+        self.whole: dict[int, str] = {}
         self._replacements: list[tuple[str, str]] = []
         self._byte_level = False
         self._byte_fallback = False

@@ -7,14 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
 from .. import errors
 from ..errors import EngineError, RequestError, WorkerError
 from ..protocol import Abort, Drain, Failed, Output, Phase, Ready, Stats, StepDone, Submit, ToServer
-from .mailbox import Mailbox
 from .options import WorkerOptions
 from .worker_connection import WorkerConnection
 from .worker_process import WorkerHandle, describe_exit, spawn_worker
@@ -25,12 +24,22 @@ DEATH_WINDOW = 60.0
 EXIT_PATIENCE = 5.0
 
 
-@dataclass
+class Receiver(Protocol):
+    """Where the outputs of a request's sequences go, as they arrive. Raises nothing."""
+
+    def put(self, output: Output) -> None:
+        """Called in the midst of all other requests' outputs: it must not take long."""
+
+    def fail(self, error: EngineError) -> None:
+        """There will be no more outputs."""
+
+
+@dataclass(slots=True)
 class _Live:
     """A sequence in flight: enough to start it again where it stopped."""
 
     submit: Submit
-    mailbox: Mailbox
+    receiver: Receiver
     received: list[int] = field(default_factory=list)
 
     def resumed(self) -> Submit:
@@ -76,23 +85,26 @@ class WorkerClient:
 
     # --- requests ---------------------------------------------------------------------------
 
-    def generate(self, submits: Sequence[Submit]) -> Mailbox:
-        """Start these sequences, all or none; iterate over the result for their outputs, then close it.
+    def generate(self, submits: Sequence[Submit], receiver: Receiver) -> None:
+        """Start these sequences, all or none. `receiver` gets their outputs until the last or until they are abandoned.
 
         Raises RequestError if the queue is full or the server is going down.
         """
         self._check_open()
         self._check_size(len(submits))
         self._check_room(len(submits))
-        mailbox = Mailbox([submit.id for submit in submits], self._abandon)
         for submit in submits:
-            self._live[submit.id] = _Live(submit, mailbox)
+            self._live[submit.id] = _Live(submit, receiver)
             if self._probation:
                 self._probation.append(submit.id)
             else:
                 self._send(submit)
         self._idle.clear()
-        return mailbox
+
+    def abandon(self, id: str) -> None:
+        """No more outputs of this sequence; the worker forgets it at once. Unknown ids are ignored."""
+        if self._forget(id):
+            self._send(Abort(id))
 
     async def until_ready(self) -> Ready:
         """Waits while a worker loads. Raises RequestError if the server goes down instead."""
@@ -160,10 +172,6 @@ class WorkerClient:
                 hint="try again after the time given in Retry-After",
             )
 
-    def _abandon(self, id: str) -> None:
-        if self._forget(id):
-            self._send(Abort(id))
-
     def _forget(self, id: str) -> bool:
         known = self._live.pop(id, None) is not None
         self._acquit(id)
@@ -223,8 +231,8 @@ class WorkerClient:
 
     def _fail_all(self, error: EngineError) -> None:
         for id, live in list(self._live.items()):
-            live.mailbox.fail(error)
-            self._abandon(id)
+            live.receiver.fail(error)
+            self.abandon(id)
 
     async def _serve_one_worker(self) -> None:
         self._connection = await WorkerConnection.open(self._handle, self._on_message)
@@ -267,7 +275,7 @@ class WorkerClient:
         if self._probation:
             suspect = self._probation[0]
             error = RequestError("the worker died twice while it had this request", status=500, code="worker_died")
-            self._live[suspect].mailbox.fail(error)
+            self._live[suspect].receiver.fail(error)
             self._forget(suspect)
         self._probation.clear()
 
@@ -321,10 +329,11 @@ class WorkerClient:
         if live is None:
             return
         live.received += output.tokens
-        self._acquit(output.id)
+        if self._probation:
+            self._acquit(output.id)
         if output.finish_reason is not None:
             self._forget(output.id)
-        live.mailbox.put(output)
+        live.receiver.put(output)
 
 
 def _plus(past: Stats, current: Stats) -> Stats:

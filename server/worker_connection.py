@@ -18,7 +18,7 @@ class WorkerConnection(asyncio.Protocol):
 
     def __init__(self, on_message: Callable[[ToServer], None]) -> None:
         self._on_message = on_message
-        self._buffer = bytearray()
+        self._rest = b""
         self._transport: asyncio.Transport | None = None
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -32,21 +32,23 @@ class WorkerConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not derive from asyncio's
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
+        if self._rest:
+            data = self._rest + data
+        frames = memoryview(data)
         start = 0
-        while len(self._buffer) - start >= HEADER_BYTES:
+        while len(data) - start >= HEADER_BYTES:
             body = start + HEADER_BYTES
-            end = body + body_length(bytes(self._buffer[start:body]))
-            if len(self._buffer) < end:
+            end = body + body_length(frames[start:body])
+            if len(data) < end:
                 break
             try:
-                message = decode_to_server(self._buffer[body:end])
+                message = decode_to_server(frames[body:end])
             except msgspec.DecodeError:
                 self.close()
                 return
             start = end
             self._on_message(message)
-        del self._buffer[:start]
+        self._rest = data[start:]
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost.done():

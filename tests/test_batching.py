@@ -1,6 +1,8 @@
 """What a request is batched with changes nothing: tokens and logprobs are the same to the bit."""
 
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,12 @@ import pytest
 from tokenizers import Tokenizer
 
 from engine.artifacts import load_manifest
-from engine.protocol import Output, SamplingParams, Submit
+from engine.protocol import HEADER_BYTES, Drain, Output, SamplingParams, StepDone, Submit, body_length, decode_to_server, encode
+from engine.runtime.channel import Channel
 from engine.runtime.core import EngineCore
 from engine.runtime.executor import Executor
 from engine.runtime.options import RuntimeOptions
+from engine.runtime.serving_loop import serve
 
 Answer = list[tuple[int, float, list[tuple[int, float]]]]
 PROMPTS = (
@@ -91,6 +95,24 @@ def alone(executor: Executor, prompts: list[list[int]]) -> dict[str, Answer]:
 
 def test_in_a_batch_of_eight(executor: Executor, prompts: list[list[int]], alone: dict[str, Answer]) -> None:
     assert run(executor, list(requests(prompts)))[0] == alone
+
+
+def test_in_the_workers_loop(executor: Executor, prompts: list[list[int]], alone: dict[str, Answer]) -> None:
+    """Where each step is planned while the one before it is computed."""
+    ours, theirs = socket.socketpair()
+    answers: dict[str, Answer] = {id: [] for id in alone}
+    with ours, theirs, ThreadPoolExecutor() as pool:
+        core = EngineCore(executor, RuntimeOptions(max_num_seqs=5))
+        serving = pool.submit(serve, core, Channel(theirs))
+        ours.sendall(b"".join(encode(message) for message in (*requests(prompts), Drain())))
+        serving.add_done_callback(lambda _: theirs.shutdown(socket.SHUT_WR))
+        stream = ours.makefile("rb")
+        while header := stream.read(HEADER_BYTES):
+            message = decode_to_server(stream.read(body_length(header)))
+            for output in message.outputs if isinstance(message, StepDone) else ():
+                _collect(answers[output.id], output)
+        serving.result()
+    assert answers == alone
 
 
 @pytest.mark.parametrize("max_batch_tokens", [8, 11, 33])

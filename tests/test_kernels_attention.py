@@ -1,7 +1,11 @@
-"""paged_attention: right against float64, and the same row whatever it is computed together with."""
+"""The attention operators: right against float64, and the same row whatever it is computed together with."""
 
+import ctypes
 import itertools
-from dataclasses import dataclass, field
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,9 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from engine.kernels import ops
 from engine.kernels.attention import paged_attention, reference
 
 pytestmark = pytest.mark.usefixtures("kernel_library")
+
+EPS = 1e-5
+ULP = 2.0**-24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +30,26 @@ class Heads:
     block_size: int = 16
     window: int = 0
     dtype: torch.dtype = torch.float32
+    norm: bool = False
+    rope: bool = False
 
     @property
     def scale(self) -> float:
         return float(self.dim**-0.5)
+
+    @property
+    def operator(self) -> str:
+        return f"{'norm_' * self.norm}{'rope_' * self.rope}paged_attention"
+
+    def weights(self) -> list[Tensor]:
+        """Of the norms of queries and keys."""
+        generator = torch.Generator().manual_seed(self.dim)
+        return [torch.randn(self.dim, generator=generator) for _ in range(2 * self.norm)]
+
+    def angles(self, positions: Tensor) -> list[Tensor]:
+        """cos and sin of tokens at `positions`."""
+        frequencies = 100.0 ** -torch.linspace(0, 1, self.dim // 2)
+        return [(positions[:, None] * frequencies).cos(), (positions[:, None] * frequencies).sin()] * self.rope
 
 
 @dataclass
@@ -45,17 +69,23 @@ class Sequence:
         return cls(q, k, v)
 
 
+Piece = tuple[Sequence, int, int]
+
+
 class Cache:
     """A paged cache full of NaN, whose blocks are handed out in a shuffled order."""
 
     def __init__(self, heads: Heads, blocks: int) -> None:
         self.heads = heads
-        self.k = torch.full((blocks, heads.key, heads.block_size, heads.dim), torch.nan, dtype=heads.dtype)
+        is_int8 = heads.dtype == torch.int8
+        row = heads.dim + reference.SCALE_BYTES * is_int8
+        # Bytes of ones only: as a float32 scale, a NaN.
+        self.k = torch.full((blocks, heads.key, heads.block_size, row), -1 if is_int8 else torch.nan, dtype=heads.dtype)
         self.v = self.k.clone()
         self.free = torch.randperm(blocks, generator=torch.Generator().manual_seed(blocks)).tolist()
 
-    def step(self, *pieces: tuple[Sequence, int, int], oracle: bool = False) -> list[Tensor]:
-        """One call for tokens [begin, end) of each sequence: their outputs."""
+    def arguments(self, *pieces: Piece) -> tuple[list[Tensor], list[float]]:
+        """A call for tokens [begin, end) of each sequence, for which blocks are taken: its tensors, and its numbers."""
         heads, size = self.heads, self.heads.block_size
         starts, slots = [0], []
         for sequence, begin, end in pieces:
@@ -67,69 +97,106 @@ class Cache:
         for row, (sequence, _, _) in enumerate(pieces):
             table[row, : len(sequence.blocks)] = torch.tensor(sequence.blocks)
         q, k, v = (torch.cat([getattr(s, name)[begin:end] for s, begin, end in pieces]) for name in "qkv")
+        angles = heads.angles(torch.cat([torch.arange(begin, end) for _, begin, end in pieces]))
         lengths = torch.tensor([end for _, _, end in pieces], dtype=torch.int32)
         start, slot = torch.tensor(starts, dtype=torch.int32), torch.tensor(slots, dtype=torch.int32)
-        function = reference.paged_attention if oracle else paged_attention
-        out = function(q, k, v, self.k, self.v, start, lengths, table, slot, heads.scale, heads.window)
-        return [out[a:b] for a, b in itertools.pairwise(starts)]
+        tensors = [q, k, v, *heads.weights(), *angles, self.k, self.v, start, lengths, table, slot]
+        return tensors, [heads.scale, heads.window, *[EPS] * heads.norm]
+
+    def step(self, *pieces: Piece, oracle: bool = False) -> list[Tensor]:
+        """One call for tokens [begin, end) of each sequence: their outputs."""
+        tensors, numbers = self.arguments(*pieces)
+        out = getattr(reference if oracle else torch.ops.engine, self.heads.operator)(*tensors, *numbers)
+        return list(out.split([end - begin for _, begin, end in pieces]))
+
+    def exact(self, sequence: Sequence, dtype: torch.dtype) -> Tensor:
+        """What the whole sequence attends to in this cache as it is, computed in `dtype` without the operator."""
+        (q, *others), numbers = self.arguments((sequence, 0, len(sequence.q)))
+        others[-1] = torch.full_like(others[-1], -1)
+        out: Tensor = getattr(reference, self.heads.operator)(q.to(dtype), *others, *numbers)
+        return out
+
+
+def computed(heads: Heads, sequence: Sequence) -> tuple[Tensor, Cache, Sequence]:
+    """The sequence computed alone, in one call: outputs, and where it lies."""
+    fresh = Sequence(sequence.q, sequence.k, sequence.v)
+    cache = Cache(heads, -(-len(fresh.q) // heads.block_size))
+    return cache.step((fresh, 0, len(fresh.q)))[0], cache, fresh
 
 
 def whole(heads: Heads, sequence: Sequence) -> Tensor:
-    """The sequence computed alone, in one call."""
-    fresh = Sequence(sequence.q, sequence.k, sequence.v)
-    length = len(fresh.q)
-    return Cache(heads, -(-length // heads.block_size)).step((fresh, 0, length))[0]
-
-
-def exact(heads: Heads, sequence: Sequence, dtype: torch.dtype) -> Tensor:
-    """The reference on the same rounded keys and values, computed in `dtype`."""
-    fresh = Sequence(sequence.q.to(dtype), sequence.k, sequence.v)
-    length = len(fresh.q)
-    return Cache(heads, -(-length // heads.block_size)).step((fresh, 0, length), oracle=True)[0]
+    return computed(heads, sequence)[0]
 
 
 SHAPES = [
     Heads(),
     Heads(query=1, key=1, dim=16),
-    Heads(query=9, key=3, dim=64),
+    Heads(query=9, key=3, dim=64, rope=True),
     Heads(query=4, key=4, dim=20, block_size=32),
-    Heads(query=8, key=1, dim=40, block_size=64),
-    Heads(query=40, key=1, dim=8),
+    Heads(query=8, key=1, dim=40, block_size=64, norm=True, rope=True),
+    Heads(query=56, key=1, dim=8, norm=True),
     Heads(query=4, key=2, dim=128, block_size=48),
     Heads(query=2, key=1, dim=48, block_size=512),
-    Heads(query=6, key=2, dim=32, window=1),
+    Heads(query=6, key=2, dim=32, window=1, rope=True),
     Heads(query=6, key=2, dim=32, window=17),
     Heads(query=9, key=3, dim=64, window=100, block_size=32),
-    Heads(query=6, key=2, dim=20, window=700),
+    Heads(query=6, key=2, dim=20, window=700, norm=True),
+    Heads(query=14, key=2, dim=14, norm=True, rope=True),
     Heads(dtype=torch.bfloat16),
-    Heads(query=9, key=3, dim=20, dtype=torch.bfloat16, window=70),
+    Heads(query=9, key=3, dim=20, dtype=torch.bfloat16, window=70, rope=True),
+    Heads(query=9, key=3, dim=64, block_size=32, dtype=torch.int8, rope=True),
+    Heads(query=4, key=4, dim=80, dtype=torch.int8, window=140),
+    Heads(query=10, key=2, dim=18, dtype=torch.int8, norm=True, rope=True),
 ]
 
 
 @pytest.mark.parametrize("length", [1, 16, 77, 600])
 @pytest.mark.parametrize("heads", SHAPES, ids=str)
 def test_error_is_that_of_float32(heads: Heads, length: int) -> None:
-    sequence = Sequence.random(heads, length, seed=length)
-    expected = exact(heads, sequence, torch.float64)
-    error = (whole(heads, sequence) - expected).abs().max()
-    independent = (exact(heads, sequence, torch.float32) - expected).abs().max()
-    assert error <= 4 * independent + 4 * 2.0**-24 * expected.abs().max()
+    out, cache, sequence = computed(heads, Sequence.random(heads, length, seed=length))
+    expected = cache.exact(sequence, torch.float64)
+    error = (out - expected).abs().max()
+    independent = (cache.exact(sequence, torch.float32) - expected).abs().max()
+    assert error <= 4 * independent + 4 * ULP * expected.abs().max()
 
 
-@pytest.mark.parametrize("heads", [Heads(), Heads(dim=20, dtype=torch.bfloat16, block_size=32)], ids=str)
-def test_the_cache_holds_what_was_written(heads: Heads) -> None:
-    sequence = Sequence.random(heads, 50, seed=1)
-    cache, expected = Cache(heads, 6), Cache(heads, 6)
-    cache.step((sequence, 0, 50))
+@pytest.mark.parametrize("heads", [heads for heads in SHAPES if not heads.norm], ids=str)
+def test_the_cache_holds_what_the_reference_writes(heads: Heads) -> None:
+    _, cache, sequence = computed(heads, Sequence.random(heads, 50, seed=1))
+    expected = Cache(heads, len(cache.k))
     expected.step((Sequence(sequence.q, sequence.k, sequence.v), 0, 50), oracle=True)
-    assert torch.equal(cache.k.nan_to_num(7), expected.k.nan_to_num(7))
-    assert torch.equal(cache.v.nan_to_num(7), expected.v.nan_to_num(7))
-    keys, values = reference.read_cache(cache.k, cache.v, torch.tensor(sequence.blocks), 50)
-    assert torch.equal(keys, sequence.k.to(heads.dtype))
-    assert torch.equal(values, sequence.v.to(heads.dtype))
+    for ours, theirs in ((cache.k, expected.k), (cache.v, expected.v)):
+        assert torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8))
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("rope", [False, True])
+def test_normalized_keys_differ_by_the_order_of_a_sum(rope: bool) -> None:
+    heads = Heads(dim=64, norm=True, rope=rope)
+    _, cache, sequence = computed(heads, Sequence.random(heads, 50, seed=1))
+    keys, _ = reference.read_cache(cache.k, cache.v, torch.tensor(sequence.blocks), 50, heads.dim)
+    expected = reference.rms_norm(sequence.k.double(), heads.weights()[1], EPS)
+    largest = expected.abs().max()
+    if rope:
+        expected = reference.rotate(expected, *heads.angles(torch.arange(50)))
+    # The sum of squares is off by at most dim roundings, its root by half of them; a rotation adds two such numbers.
+    assert (keys - expected).abs().max() <= 2 * (heads.dim / 2 + 8) * ULP * largest
+
+
+def test_int8_keys_and_values_are_off_by_half_a_step() -> None:
+    heads = Heads(query=3, key=1, dim=64, dtype=torch.int8)
+    given = Sequence.random(heads, 50, seed=1)
+    given.k[7] = 0.0
+    given.v[8] = 1e-40
+    _, cache, sequence = computed(heads, given)
+    keys, values = reference.read_cache(cache.k, cache.v, torch.tensor(sequence.blocks), 50, heads.dim)
+    for ours, exact in ((keys, given.k), (values, given.v)):
+        step = exact.abs().amax(-1, keepdim=True) / 127
+        assert bool(((ours - exact).abs() <= 0.5 * step * (1 + 2.0**-16) + reference.SMALLEST_AMAX).all())
+    assert not keys[7].any()
+    assert not values[8].any()
+
+
+@settings(max_examples=40, deadline=None)
 @given(
     heads=st.sampled_from(SHAPES),
     cuts=st.sets(st.integers(1, 1299), max_size=6),
@@ -158,7 +225,7 @@ def test_neighbours_change_nothing(heads: Heads) -> None:
         assert torch.equal(out, alone[begin:])
 
 
-@pytest.mark.parametrize("heads", [Heads(), Heads(query=9, key=3, dim=64)], ids=str)
+@pytest.mark.parametrize("heads", SHAPES, ids=str)
 def test_decoding_token_by_token_changes_nothing(heads: Heads) -> None:
     sequence = Sequence.random(heads, 140, seed=3)
     cache = Cache(heads, 10)
@@ -166,8 +233,27 @@ def test_decoding_token_by_token_changes_nothing(heads: Heads) -> None:
     assert torch.equal(torch.cat(parts), whole(heads, sequence))
 
 
-@pytest.mark.parametrize("heads", [Heads(query=9, key=3, dim=64), Heads(dim=20, window=600)], ids=str)
-@pytest.mark.parametrize("new", [1, 200])
+@pytest.mark.parametrize("heads", SHAPES, ids=str)
+def test_decoding_together_changes_nothing(heads: Heads) -> None:
+    """A step of single tokens, and a sequence that has none in it."""
+    lengths = [1, 600, 64, 65, 300]
+    sequences = [Sequence.random(heads, length, seed=length) for length in lengths]
+    cache = Cache(heads, sum(-(-length // heads.block_size) for length in lengths))
+    cache.step(*((sequence, 0, length - 1) for sequence, length in zip(sequences, lengths, strict=True)))
+    last = [(sequence, length - (length != 300), length) for sequence, length in zip(sequences, lengths, strict=True)]
+    last[4] = (sequences[4], 299, 299)
+    outs = cache.step(*last)
+    assert [len(out) for out in outs] == [1, 1, 1, 1, 0]
+    for out, sequence in zip(outs[:4], sequences, strict=False):
+        assert torch.equal(out, whole(heads, sequence)[-1:])
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [Heads(query=9, key=3, dim=64, rope=True), Heads(dim=20, window=600), Heads(query=8, key=1, dim=64, dtype=torch.int8)],
+    ids=str,
+)
+@pytest.mark.parametrize("new", [1, 5, 200])
 def test_threads_change_nothing(heads: Heads, new: int) -> None:
     sequence = Sequence.random(heads, 1500, seed=4)
     cache = Cache(heads, 100)
@@ -214,17 +300,60 @@ def test_padding_tokens_are_zero_and_write_nothing() -> None:
     assert cache.v[3].isnan().all()
 
 
-def test_inputs_may_be_slices_of_one_projection() -> None:
-    heads = Heads(query=4, key=2, dim=16)
+@pytest.mark.parametrize("heads", [Heads(query=4, key=2, dim=16), Heads(query=4, key=2, dim=16, norm=True, rope=True)], ids=str)
+def test_inputs_may_be_slices_of_one_projection(heads: Heads) -> None:
     sequence = Sequence.random(heads, 30, seed=8)
-    merged = torch.cat([part.flatten(1) for part in (sequence.q, sequence.k, sequence.v)], dim=1)
-    q, k, v = merged.split((64, 32, 32), dim=1)
-    sliced = Sequence(q.unflatten(1, (4, 16)), k.unflatten(1, (2, 16)), v.unflatten(1, (2, 16)))
-    cache = Cache(heads, 2)
-    table, slots = torch.tensor([[0, 1]], dtype=torch.int32), torch.arange(30, dtype=torch.int32)
-    start, length = torch.tensor([0, 30], dtype=torch.int32), torch.tensor([30], dtype=torch.int32)
-    out = paged_attention(sliced.q, sliced.k, sliced.v, cache.k, cache.v, start, length, table, slots, heads.scale, 0)
+    (q, k, v, *others), numbers = Cache(heads, 2).arguments((sequence, 0, 30))
+    merged = torch.cat([part.flatten(1) for part in (q, k, v)], dim=1)
+    slices = [part.unflatten(1, (-1, 16)) for part in merged.split((64, 32, 32), dim=1)]
+    out = getattr(torch.ops.engine, heads.operator)(*slices, *others, *numbers)
     assert torch.equal(out, whole(heads, sequence))
+
+
+def c_handles(tensors: SequenceOf[Tensor]) -> list[int]:
+    """The tensors as C functions take them; they live on until the process ends."""
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return [pointer(capsule, None) for capsule in torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(list(tensors))]
+
+
+def tensor_of_handle(handle: int) -> Tensor:
+    capsule = ctypes.pythonapi.PyCapsule_New
+    capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    tensor: Tensor = torch._C._aoti.alloc_tensor_by_stealing_from_void_ptr(capsule(handle, None, None))
+    return tensor
+
+
+FORMS = [Heads(norm=norm, rope=rope) for norm in (False, True) for rope in (False, True)]
+
+
+@pytest.mark.parametrize("heads", FORMS, ids=str)
+def test_the_schema_is_true(heads: Heads) -> None:
+    assert heads.operator in ops.ATTENTION_OPERATORS
+    ops.register_fakes()
+    tensors, numbers = Cache(replace(heads, dim=64), 3).arguments((Sequence.random(replace(heads, dim=64), 20, seed=10), 0, 20))
+    operator = getattr(torch.ops.engine, heads.operator)
+    torch.library.opcheck(operator, (*tensors, *numbers), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("heads", FORMS, ids=str)
+def test_a_plain_c_function_does_the_same(heads: Heads, kernel_library: Path) -> None:
+    function = getattr(ctypes.CDLL(str(kernel_library)), f"aoti_torch_cpu_{heads.operator}")
+    tensors, numbers = Cache(heads, 3).arguments((Sequence.random(heads, 20, seed=10), 0, 20))
+    expected = getattr(torch.ops.engine, heads.operator)(*tensors, *numbers)
+    types: list[Any] = [ctypes.c_double, ctypes.c_int64, ctypes.c_double]
+
+    def call(*tensors: Tensor) -> tuple[int, int | None]:
+        handles = [ctypes.c_void_p(handle) for handle in c_handles(tensors)]
+        result = ctypes.c_void_p()
+        scalars = [kind(number) for kind, number in zip(types, numbers, strict=False)]
+        return function(*handles, *scalars, ctypes.byref(result)), result.value
+
+    code, result = call(*tensors)
+    assert code == 0
+    assert result is not None
+    assert torch.equal(tensor_of_handle(result), expected)
+    assert call(tensors[0][:, :, :16], *tensors[1:]) == (1, None)
 
 
 def test_extreme_scores_are_finite() -> None:
@@ -234,23 +363,16 @@ def test_extreme_scores_are_finite() -> None:
     sequence.k[::3] *= 1e3
     out = whole(heads, sequence)
     assert out.isfinite().all()
-    torch.testing.assert_close(out, exact(heads, sequence, torch.float64).float())
+    _, cache, fresh = computed(heads, sequence)
+    torch.testing.assert_close(out, cache.exact(fresh, torch.float64).float())
+
+
+NAMES = ("q", "k", "v", "q_norm", "k_norm", "cos", "sin", "k_cache", "v_cache", "query_start", "seq_lens", "block_table", "slots")
 
 
 def valid_call(heads: Heads) -> dict[str, Tensor]:
-    cache = Cache(heads, 3)
-    sequence = Sequence.random(heads, 20, seed=10)
-    return {
-        "q": sequence.q,
-        "k": sequence.k,
-        "v": sequence.v,
-        "k_cache": cache.k,
-        "v_cache": cache.v,
-        "query_start": torch.tensor([0, 20], dtype=torch.int32),
-        "seq_lens": torch.tensor([20], dtype=torch.int32),
-        "block_table": torch.tensor([[0, 1]], dtype=torch.int32),
-        "slots": torch.arange(20, dtype=torch.int32),
-    }
+    names = [name for name in NAMES if (heads.norm or "norm" not in name) and (heads.rope or name not in ("cos", "sin"))]
+    return dict(zip(names, Cache(heads, 3).arguments((Sequence.random(heads, 20, seed=10), 0, 20))[0], strict=True))
 
 
 @pytest.mark.parametrize(
@@ -280,6 +402,33 @@ def test_wrong_calls_are_errors(name: str, wrong: Tensor, message: str) -> None:
     assert paged_attention(**arguments, scale=1.0, window=0).shape == (20, 6, 32)
     with pytest.raises(RuntimeError, match=message):
         paged_attention(**{**arguments, name: wrong}, scale=1.0, window=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("q_norm", torch.ones(31), "q_norm and k_norm do not fit"),
+        ("k_norm", torch.ones(32).double(), "wrong dtype"),
+        ("cos", torch.ones(20, 32), "cos and sin do not fit"),
+        ("sin", torch.ones(19, 16), "cos and sin do not fit"),
+        ("sin", torch.ones(16, 20).T, "contiguous"),
+        ("k_cache", torch.zeros(3, 2, 16, 32, dtype=torch.int8), "rows of 32"),
+        ("k_cache", torch.zeros(3, 2, 16, 32).half(), "float32, bfloat16 or int8"),
+    ],
+)
+def test_wrong_calls_of_fused_forms_are_errors(name: str, wrong: Tensor, message: str) -> None:
+    heads = Heads(norm=True, rope=True)
+    arguments = valid_call(heads)
+    if name == "k_cache":
+        arguments["v_cache"] = wrong
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.engine.norm_rope_paged_attention(*(arguments | {name: wrong}).values(), 1.0, 0, EPS)
+
+
+def test_an_odd_head_size_cannot_be_rotated() -> None:
+    arguments = valid_call(Heads(dim=15)) | {"cos": torch.ones(20, 7), "sin": torch.ones(20, 7)}
+    with pytest.raises(RuntimeError, match="no pairs"):
+        torch.ops.engine.rope_paged_attention(**arguments, scale=1.0, window=0)
 
 
 def test_a_negative_window_is_an_error() -> None:

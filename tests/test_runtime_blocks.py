@@ -81,6 +81,28 @@ def test_free_blocks_are_taken_before_known_ones_are_evicted() -> None:
     assert manager.match(names(1)) == [known]
 
 
+def test_beyond_the_resident_blocks_known_ones_are_evicted_before_others_are_touched() -> None:
+    manager = BlockManager(10, 1, resident=2)
+    for content in range(4):
+        (block,) = manager.allocate(1)
+        manager.publish(block, names(content)[0])
+        manager.release([block])
+    assert manager.num_touched == 2
+    assert [bool(manager.match(names(content))) for content in range(4)] == [False, False, True, True]
+    held = manager.allocate(10)
+    assert sorted(held) == list(range(10)), "those who run get all there is"
+    manager.release(held)
+    assert manager.num_available == 10
+    manager.check([])
+
+
+def test_blocks_used_before_are_used_again_first() -> None:
+    manager = BlockManager(100, 1)
+    for _ in range(5):
+        manager.release(manager.allocate(3))
+    assert manager.num_touched == 3
+
+
 def test_second_block_of_the_same_content_stays_private() -> None:
     manager = BlockManager(2, 1)
     first, second = manager.allocate(2)
@@ -108,9 +130,10 @@ def test_allocating_too_much_is_our_own_mistake() -> None:
         manager.allocate(2)
 
 
-@given(data=st.data(), num_blocks=st.integers(1, 8))
-def test_any_order_of_operations_keeps_the_invariants(data: st.DataObject, num_blocks: int) -> None:
-    manager = BlockManager(num_blocks, 1)
+@given(data=st.data(), num_blocks=st.integers(1, 8), resident=st.integers(0, 8))
+def test_any_order_of_operations_keeps_the_invariants(data: st.DataObject, num_blocks: int, resident: int) -> None:
+    manager = BlockManager(num_blocks, 1, resident=min(resident, num_blocks))
+    most_used = 0
     holders: list[tuple[list[int], list[int]]] = []  # contents, blocks
     truth: dict[int, tuple[int, ...]] = {}  # what the whole prefix up to each block was when it was written
     for _ in range(data.draw(st.integers(0, 30))):
@@ -133,3 +156,5 @@ def test_any_order_of_operations_keeps_the_invariants(data: st.DataObject, num_b
                     manager.publish(block, digest)
                 holders.append((contents, blocks))
         manager.check([blocks for _, blocks in holders])
+        most_used = max(most_used, manager.num_used)
+        assert manager.num_touched <= max(resident, most_used)

@@ -1,8 +1,10 @@
 """Frames over a real socket pair: whole, split, many at once, to a slow reader and after the end."""
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -34,6 +36,15 @@ def pair() -> Iterator[tuple[socket.socket, Channel]]:
         yield ours, Channel(theirs)
 
 
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        with suppress(OSError):
+            os.close(end)
+
+
 SUBMIT = Submit("a", [1, 2, 3], SamplingParams(max_tokens=4, logit_bias={3: 1.5}, stop_token_ids=(7,)), generated=[9])
 
 
@@ -50,11 +61,11 @@ def test_frames_survive_any_cut(sizes: list[int], data: st.DataObject) -> None:
     assert received == bodies
 
 
-def test_messages_arrive_in_order(pair: tuple[socket.socket, Channel]) -> None:
+def test_messages_arrive_in_order(pair: tuple[socket.socket, Channel], pipe: tuple[int, int]) -> None:
     parent, channel = pair
     assert channel.receive() == []
     parent.sendall(encode(SUBMIT) + encode(Abort("b")) + encode(Drain()))
-    channel.wait()
+    assert channel.wait(unless=pipe[0])
     assert channel.receive() == [SUBMIT, Abort("b"), Drain()]
     assert channel.receive() == []
 
@@ -63,7 +74,6 @@ def test_a_malformed_request_is_told_apart_by_its_id(pair: tuple[socket.socket, 
     parent, channel = pair
     body = msgspec.msgpack.encode({"type": "Submit", "id": "a", "prompt": "not tokens", "params": {"max_tokens": 1}})
     parent.sendall(len(body).to_bytes(4, "little") + body + encode(Abort("b")))
-    channel.wait()
     malformed, abort = channel.receive()
     assert isinstance(malformed, Unreadable)
     assert malformed.id == "a"
@@ -75,7 +85,6 @@ def test_nonsense_is_not_survived(pair: tuple[socket.socket, Channel]) -> None:
     parent, channel = pair
     body = msgspec.msgpack.encode([1, 2, 3])
     parent.sendall(len(body).to_bytes(4, "little") + body)
-    channel.wait()
     with pytest.raises(msgspec.DecodeError):
         channel.receive()
 
@@ -100,28 +109,35 @@ def test_a_slow_reader_blocks_nobody_and_misses_nothing(pair: tuple[socket.socke
     assert received == sent
 
 
-def test_waiting_goes_on_sending(pair: tuple[socket.socket, Channel]) -> None:
+def test_what_is_left_goes_when_there_is_room(pair: tuple[socket.socket, Channel]) -> None:
     parent, channel = pair
     message = Phase("x" * 3_000_000, 1.0)
     channel.send(message)
-
-    def read_then_answer() -> None:
-        stream = parent.makefile("rb")
-        assert decode_to_server(stream.read(body_length(stream.read(HEADER_BYTES)))) == message
-        stream.close()
-        parent.sendall(encode(Drain()))
-
-    reader = threading.Thread(target=read_then_answer)
-    reader.start()
-    channel.wait()
-    assert channel.receive() == [Drain()]
-    reader.join()
+    received = bytearray()
+    while channel.has_left:
+        received += parent.recv(1 << 20)
+        channel.flush()
+    assert received, "the socket does not take all of it at once"
+    parent.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            received += parent.recv(1 << 20)
+    assert bytes(received) == encode(message)
 
 
-def test_the_end_of_the_parent_is_noticed_everywhere(pair: tuple[socket.socket, Channel]) -> None:
+def test_waiting_ends_when_nobody_waits_any_more(pair: tuple[socket.socket, Channel], pipe: tuple[int, int]) -> None:
+    _, channel = pair
+    reading, writing = pipe
+    closer = threading.Thread(target=os.close, args=(writing,))
+    closer.start()
+    assert not channel.wait(unless=reading)
+    closer.join()
+
+
+def test_the_end_of_the_parent_is_noticed_everywhere(pair: tuple[socket.socket, Channel], pipe: tuple[int, int]) -> None:
     parent, channel = pair
     parent.close()
-    channel.wait()
+    assert channel.wait(unless=pipe[0])
     with pytest.raises(EOFError):
         channel.receive()
     with pytest.raises(EOFError):

@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import ArtifactError, UsageError
 from engine.runtime import machine
-from engine.runtime.kv_memory import default_kv_memory
+from engine.runtime.kv_memory import default_kv_memory, default_resident_blocks
 from engine.runtime.options import RuntimeOptions
 from engine.runtime.text_settings import read_eos_token_ids
 
@@ -54,6 +54,12 @@ def test_kv_memory_is_what_is_needed_within_half_of_what_is_free() -> None:
         kv(150)
     with pytest.raises(UsageError, match="less than one block"):
         kv(1_000, reserved=2_000)
+
+
+def test_memory_for_remembering_is_one_context_or_a_quarter_of_all() -> None:
+    assert default_resident_blocks(num_blocks=1000, block_size=16, max_context=40) == 3
+    assert default_resident_blocks(num_blocks=10, block_size=16, max_context=4000) == 2
+    assert default_resident_blocks(num_blocks=1, block_size=16, max_context=4000) == 0
 
 
 def test_options_that_cannot_work() -> None:

@@ -30,7 +30,7 @@ from engine.protocol import (
 from engine.runtime.channel import Channel
 from engine.runtime.core import EngineCore
 from engine.runtime.options import RuntimeOptions
-from engine.runtime.worker import serve
+from engine.runtime.serving_loop import serve
 
 PROMPT = [1, 2, 3]
 GREEDY = SamplingParams(max_tokens=10, temperature=0.0)
@@ -84,6 +84,8 @@ class Loop:
                 self.ended = "drained"
             except EOFError:
                 self.ended = "parent gone"
+            except RuntimeError as error:
+                self.ended = f"RuntimeError: {error}"
 
     def join(self) -> str | None:
         self.thread.join()
@@ -127,6 +129,48 @@ def test_a_request_arrives_while_another_is_computed(loop: Loop) -> None:
     ended = [output.id for output in loop.parent.outputs() if output.finish_reason]
     assert sorted(ended) == ["long", "short"]
     assert loop.join() == "drained"
+
+
+def test_many_that_come_and_go_get_what_they_get_alone(loop: Loop) -> None:
+    asked = {f"r{number}": Submit(f"r{number}", [number % 7 + 1] * (number % 11 + 1), sampled(number)) for number in range(40)}
+    tokens: dict[str, list[int]] = {id: [] for id in asked}
+    reasons: dict[str, str] = {}
+    outputs = loop.parent.outputs()
+    for number, submit in enumerate(asked.values()):
+        loop.parent.send(submit)
+        if number % 5 == 4:
+            loop.parent.send(Abort(f"r{number - 2}"))
+        if number % 8 == 7:
+            collect(next(outputs), tokens, reasons)
+    loop.parent.send(Drain())
+    for output in outputs:
+        collect(output, tokens, reasons)
+    assert loop.join() == "drained"
+    for id, submit in asked.items():
+        alone = solo(submit.prompt, submit.params)
+        assert tokens[id] == (alone if id in reasons else alone[: len(tokens[id])])
+    assert len(reasons) >= 32, "all that were not aborted have ended"
+    loop.core.check()
+
+
+def sampled(number: int) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=number % 13 + 1, temperature=(0.0, 0.8)[number % 2], seed=number, frequency_penalty=(0.0, 0.5)[number % 3 > 1]
+    )
+
+
+def collect(output: Output, tokens: dict[str, list[int]], reasons: dict[str, str]) -> None:
+    assert output.id not in reasons, "output after the end"
+    tokens[output.id] += output.tokens
+    if output.finish_reason is not None:
+        reasons[output.id] = output.finish_reason
+
+
+def test_a_step_that_fails_ends_the_loop(loop: Loop) -> None:
+    loop.core._executor.step = lambda inputs: (_ for _ in ()).throw(RuntimeError("broken"))  # type: ignore[method-assign]
+    loop.parent.send(Submit("a", PROMPT, GREEDY))
+    assert loop.parent.read() is None
+    assert loop.join() == "RuntimeError: broken"
 
 
 def test_an_idle_worker_tells_that_an_abort_has_freed_its_blocks(loop: Loop) -> None:

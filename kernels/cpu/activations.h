@@ -73,7 +73,7 @@ ENGINE_INLINE void quantize_row(int64_t features, const Values& values, Activati
 }
 
 inline Tensor empty_activations(int64_t rows, int64_t features) {
-  return empty_tensor({rows, groups_of(features), kActivationBytes}, aoti_torch_dtype_uint8());
+  return empty_tensor({rows, groups_of(features), kActivationBytes}, aoti_torch_dtype_uint8(), 1);
 }
 
 // 32 values of a row of `features` from element k on; what lies past the row's end is not read.

@@ -1,18 +1,32 @@
 #include "cut_operators.h"
 
-extern "C" AOTITorchError aoti_torch_cpu_paged_attention(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle,
-                                                         AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, int64_t,
-                                                         AtenTensorHandle*);
+#include <array>
+#include <utility>
+
+#include "attention_operator.h"
 
 namespace engine {
 namespace {
 
-AOTITorchError paged_attention(const AtenTensorHandle* in, const double* scalars, AtenTensorHandle* out) {
-  return aoti_torch_cpu_paged_attention(in[0], in[1], in[2], in[3], in[4], in[5], in[6], in[7], in[8], scalars[0], int64_t(scalars[1]), out);
+// Numbers of an attention operator: scale, window, and eps with a norm.
+template <bool Norm, bool Rope>
+AOTITorchError attention(const AtenTensorHandle* in, const double* scalars, AtenTensorHandle* out) {
+  return return_to_c(out, [&] { return attend({Norm, Rope}, in, scalars[0], int64_t(scalars[1]), Norm ? scalars[2] : 0.0); });
 }
+
+constexpr std::array<std::pair<std::string_view, CutOperator>, 4> kOperators = {{
+    {"engine.paged_attention", &attention<false, false>},
+    {"engine.rope_paged_attention", &attention<false, true>},
+    {"engine.norm_paged_attention", &attention<true, false>},
+    {"engine.norm_rope_paged_attention", &attention<true, true>},
+}};
 
 }  // namespace
 
-CutOperator cut_operator(std::string_view name) { return name == "engine.paged_attention" ? &paged_attention : nullptr; }
+CutOperator cut_operator(std::string_view name) {
+  for (const auto& [known, function] : kOperators)
+    if (known == name) return function;
+  return nullptr;
+}
 
 }  // namespace engine

@@ -154,14 +154,14 @@ struct QuantizedLinear {
     }
   }
 
-  // The same group of the panels after those at hand.
+  // The weights of the panels at hand, kAhead bytes further on.
   template <int Vectors>
   ENGINE_INLINE void prefetch(const uint8_t* block) const {
     constexpr int kPanels = (Vectors + kHalves - 1) / kHalves;
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 16
-      for (int line = 0; line < Format::kBytes; line += 64) __builtin_prefetch(block + (kPanels + p) * groups * Format::kBytes + line, 0, 3);
+      for (int line = 0; line < Format::kBytes; line += 64) __builtin_prefetch(block + p * groups * Format::kBytes + kAhead + line, 0, 3);
   }
 
   template <int Rows, int Vectors>
@@ -178,7 +178,7 @@ struct QuantizedLinear {
   void columns(int64_t row, int64_t last_row, int64_t panel, int half) const {
     bool ahead = rows <= kMemoryBoundRows && half == 0;
     rows_by<kRows, Vectors>(row, last_row, panel, half, ahead);
-    rows_by<4, Vectors>(row, last_row, panel, half, ahead);
+    if constexpr (kRows > 4) rows_by<4, Vectors>(row, last_row, panel, half, ahead);
     rows_by<2, Vectors>(row, last_row, panel, half, ahead);
     rows_by<1, Vectors>(row, last_row, panel, half, ahead);
   }
@@ -188,6 +188,7 @@ struct QuantizedLinear {
 #else
   static constexpr int kRows = 5, kPanelsAtOnce = 1;
 #endif
+  static constexpr int64_t kAhead = 8 << 10;            // of 2 to 16 KiB what measured best
   static constexpr int64_t kMemoryBoundRows = 32;       // up to here a call waits for weights more than for arithmetic
   static constexpr int64_t kReadAhead = 256 << 10;      // bytes: what memory delivers between two calls
 
@@ -210,7 +211,7 @@ struct QuantizedLinear {
     // Rows whose activations stay in the second cache level while panels stream by.
     const int64_t tile_rows = std::clamp<int64_t>((int64_t{256} << 10) / (groups * kActivationBytes) / kRows * kRows, kRows, 64 * kRows);
     const int threads = threads_for(rows * groups * kGroup * out_features);
-    const int64_t run = std::clamp<int64_t>(panels / (8 * threads) / 2 * 2, kPanelsAtOnce, 8);  // panels per task: long streams, even shares
+    const int64_t run = std::clamp<int64_t>(panels / (8 * threads) / kPanelsAtOnce, 1, 8 / kPanelsAtOnce) * kPanelsAtOnce;  // panels per task: long streams, even shares
     const int64_t runs = (panels + run - 1) / run;
     const int64_t tasks = runs * ((rows + tile_rows - 1) / tile_rows);
     if (rows <= kMemoryBoundRows) Team::instance().read_ahead(w + panels * groups * Format::kBytes, kReadAhead);  // weights lie in the order of their use

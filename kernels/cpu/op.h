@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <new>
 
+#include "pool.h"
 #include "team.h"
 
 namespace engine {
@@ -46,15 +47,22 @@ const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.data_ptr());
 }
 
-inline Tensor empty_tensor(std::initializer_list<int64_t> sizes, int32_t dtype) {
+// Contents are undefined.
+inline Tensor empty_tensor(std::initializer_list<int64_t> sizes, int32_t dtype, int64_t element_bytes) {
   int64_t strides[4];
   int64_t packed = 1;
   for (int64_t i = int64_t(sizes.size()) - 1; i >= 0; packed *= sizes.begin()[i], --i) strides[i] = packed;
+  const Pool::Buffer buffer = Pool::instance().take(size_t(packed * element_bytes));
+  const auto give_back = [](void* memory, void* bytes) { Pool::instance().give({memory, reinterpret_cast<size_t>(bytes)}); };
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.begin(), strides, dtype, aoti_torch_device_type_cpu(), 0, &handle));
+  if (torch_from_blob(buffer.memory, int64_t(sizes.size()), sizes.begin(), strides, 0, dtype, aoti_torch_device_type_cpu(), -1, &handle,
+                      aoti_torch_layout_strided(), nullptr, 0, give_back, reinterpret_cast<void*>(buffer.bytes)) != 0) {
+    Pool::instance().give(buffer);
+    STD_TORCH_CHECK(false, "no tensor for the result");
+  }
   return Tensor(handle);
 }
-inline Tensor empty_floats(std::initializer_list<int64_t> sizes) { return empty_tensor(sizes, aoti_torch_dtype_float32()); }
+inline Tensor empty_floats(std::initializer_list<int64_t> sizes) { return empty_tensor(sizes, aoti_torch_dtype_float32(), 4); }
 
 // Memory that outlives the call, so that a step allocates nothing once it has seen its largest
 // shape. One per thread and purpose; contents are undefined.

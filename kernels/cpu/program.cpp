@@ -5,7 +5,6 @@
 // message that is valid until the thread's next call here.
 
 #include <dlfcn.h>
-#include <malloc.h>
 #include <torch/csrc/inductor/aoti_runtime/interface.h>
 
 #include <array>
@@ -110,13 +109,7 @@ using engine::Program;
 
 #define ENGINE_C extern "C" __attribute__((visibility("default")))
 
-ENGINE_C Program* engine_program_new(int64_t slots) {
-  // Activations come and go with every call: memory that is given back to the system each time
-  // costs a page fault per 4 KB when it is taken again, more than many a kernel.
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that it takes
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  return new Program(slots);
-}
+ENGINE_C Program* engine_program_new(int64_t slots) { return new Program(slots); }
 
 ENGINE_C void engine_program_delete(Program* program) { delete program; }
 

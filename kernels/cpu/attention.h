@@ -1,0 +1,242 @@
+// Paged attention over a cache of one element type: the write of the step's keys and values, and
+// the items of the plan.
+#pragma once
+
+#include <atomic>
+
+#include "attention_plan.h"
+#include "attention_rows.h"
+#include "op.h"
+
+namespace engine {
+
+struct AttentionInputs {
+  AttentionShape shape;
+  const float *q, *k, *v;
+  int64_t q_stride, k_stride, v_stride;
+  const float *q_norm, *k_norm;  // [head_dim], or both null
+  const float *cos, *sin;        // [tokens, head_dim / 2], or both null
+  float eps, scale;
+  void *k_cache, *v_cache;
+  const int32_t *query_start, *seq_lens, *block_table, *slots;
+  float* out;
+};
+
+template <class Element>
+class PagedAttention {
+ public:
+  explicit PagedAttention(const AttentionInputs& in) : in_(in) {}
+
+  void run() const {
+    const int64_t covered = shape_.sequences > 0 ? in_.query_start[shape_.sequences] : 0, row = shape_.query_heads * shape_.head_dim;
+    std::fill(in_.out + covered * row, in_.out + shape_.tokens * row, 0.0f);
+    const bool decode = is_decode(covered);
+    if (!decode) write_all();
+    if (covered > 0) attend_all(decode);
+  }
+
+ private:
+  // A thread's own memory.
+  struct Workspace {
+    float *queries, *scores, *values, *states, *row;
+    Element* encoded;
+
+    Workspace(const PagedAttention& op, int64_t row_blocks) {
+      static thread_local Scratch scratch;
+      const AttentionShape& shape = op.shape_;
+      const int64_t query_floats = ceil_div(row_blocks * kRowBlock * shape.head_dim, 16) * 16, score_floats = kRowBlock * shape.tile;
+      const int64_t value_floats = shape.head_dim == shape.padded_dim ? 0 : shape.tile * shape.padded_dim;
+      const int64_t state_floats = (row_blocks + 1) * op.state_floats_;
+      queries = scratch.take<float>(query_floats + score_floats + value_floats + state_floats + 2 * shape.padded_dim);
+      scores = queries + query_floats;
+      values = scores + score_floats;
+      states = values + value_floats;
+      row = states + state_floats;
+      encoded = reinterpret_cast<Element*>(row + shape.padded_dim);
+    }
+  };
+
+  const AttentionInputs& in_;
+  const AttentionShape& shape_ = in_.shape;
+  Element* const k_cache_ = static_cast<Element*>(in_.k_cache);
+  Element* const v_cache_ = static_cast<Element*>(in_.v_cache);
+  const BlockLayout<Element> layout_{shape_.block_size, shape_.head_dim};
+  const TileAttention<Element> compute_{layout_, shape_.tile, shape_.padded_dim};
+  const int64_t state_floats_ = Softmax::floats(shape_.padded_dim);
+  const RowTransform query_rows_{in_.q_norm, in_.eps, in_.cos, in_.sin, in_.scale * 1.44269504f, shape_.head_dim};  // scores are powers of 2
+  const RowTransform key_rows_{in_.k_norm, in_.eps, in_.cos, in_.sin, 1.0f, shape_.head_dim};
+
+  int64_t block_offset(int64_t block, int64_t head) const { return (block * shape_.key_heads + head) * layout_.stride(); }
+  Softmax state(float* states, int64_t row_block) const { return Softmax::in(states + row_block * state_floats_); }
+
+  // Whether every sequence has at most one new token, at the place that its block table says. Then
+  // who computes a head can write its key and value: nobody else reads them.
+  bool is_decode(int64_t covered) const {
+    for (int64_t s = 0; s < shape_.sequences; ++s) {
+      const int64_t token = in_.query_start[s], count = in_.query_start[s + 1] - token, size = shape_.block_size;
+      if (count == 0) continue;
+      const int64_t position = in_.seq_lens[s] - 1;
+      if (count > 1 || in_.slots[token] != in_.block_table[s * shape_.table_width + position / size] * size + position % size) return false;
+    }
+    return std::all_of(in_.slots + covered, in_.slots + shape_.tokens, [](int32_t slot) { return slot < 0; });
+  }
+
+  void write(int64_t token, int64_t head, const Workspace& space) const {
+    const int64_t slot = in_.slots[token], offset = slot % shape_.block_size, at = block_offset(slot / shape_.block_size, head);
+    key_rows_.apply(in_.k + token * in_.k_stride + head * shape_.head_dim, token, space.row);
+    layout_.write_key(k_cache_ + at, offset, space.row, space.encoded);
+    layout_.write_value(v_cache_ + at, offset, in_.v + token * in_.v_stride + head * shape_.head_dim);
+  }
+
+  void write_all() const {
+    const int64_t work = shape_.tokens * shape_.key_heads * shape_.head_dim * 8;
+    parallel_for(shape_.tokens, 16, threads_for(work), [&](int64_t begin, int64_t end) {
+      const Workspace space(*this, 0);
+      for (int64_t token = begin; token < end; ++token)
+        for (int64_t head = 0; head < shape_.key_heads && in_.slots[token] >= 0; ++head) write(token, head, space);
+    });
+  }
+
+  void attend_all(bool decode) const {
+    const AttentionPlan plan(shape_, in_.query_start, in_.seq_lens, omp_get_max_threads());
+    static thread_local Scratch item_scratch, state_scratch, left_scratch;
+    AttentionItem* const items = item_scratch.take<AttentionItem>(plan.items());
+    plan.fill(items, state_scratch.take<float>(plan.states() * state_floats_), state_floats_, left_scratch.take<int32_t>(plan.shared()));
+    const int threads = threads_for(plan.multiply_adds());
+    parallel_for(plan.items(), plan.grain(threads), threads, [&](int64_t begin, int64_t end) {
+      const Workspace space(*this, plan.most_row_blocks());
+      for (int64_t i = begin; i < end; ++i) attend(items[i], i + 1 < end ? items[i + 1] : items[i], decode, space);
+    });
+  }
+
+  // Calls body(row block, its first row, its rows).
+  template <class Body>
+  void each_row_block(const AttentionItem& item, const Body& body) const {
+    const int64_t rows = item.count * shape_.sharing;
+    for (int64_t first = 0, index = 0; first < rows; first += kRowBlock, ++index) body(index, first, std::min<int64_t>(kRowBlock, rows - first));
+  }
+  void clear(float* states, const AttentionItem& item) const {
+    each_row_block(item, [&](int64_t block, int64_t, int64_t) { state(states, block).clear(shape_.padded_dim); });
+  }
+
+  // following: the item whose first tile to fetch meanwhile.
+  void attend(const AttentionItem& item, const AttentionItem& following, bool writes, const Workspace& space) const {
+    const Range all = shape_.tiles(item.position, item.count);
+    const int64_t per_tile = shape_.row_blocks(item.count) * state_floats_;
+    gather_queries(item, space.queries);
+    for (int64_t t = 0; t < item.count; ++t) fetch<1>(out_at(item.token + t, item.head));
+    for (int64_t t = 0; t < following.count; ++t) fetch<0>(query_at(following.token + t, following.head));
+    clear(space.states, item);
+    Tile<Element> tiles[2];
+    find_tile(item, item.tiles.begin, tiles[item.tiles.begin % 2]);
+    for (int64_t index = item.tiles.begin; index < item.tiles.end; ++index) {
+      Tile<Element>& next = tiles[(index + 1) % 2];
+      if (index + 1 < item.tiles.end) find_tile(item, index + 1, next);
+      else find_tile(following, following.tiles.begin, next);
+      float* const states = item.states == nullptr ? space.states : item.states + (index - all.begin) * per_tile;
+      if (item.states != nullptr) clear(states, item);
+      if (writes && index + 1 == all.end) write(item.token, item.head, space);
+      attend_tile(item, index, tiles[index % 2], next, states, space);
+    }
+    if (item.states != nullptr) {
+      if (std::atomic_ref(*item.left).fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+      for (int64_t index = 0; index < all.end - all.begin; ++index)
+        each_row_block(item, [&](int64_t block, int64_t, int64_t rows) {
+          state(space.states, block).merge(state(item.states + index * per_tile, block), rows, shape_.padded_dim);
+        });
+    }
+    finish(item, space);
+  }
+
+  // Of the query heads that share a key head: [sharing, head_dim].
+  const float* query_at(int64_t token, int64_t head) const { return in_.q + token * in_.q_stride + head * shape_.sharing * shape_.head_dim; }
+  float* out_at(int64_t token, int64_t head) const {
+    return in_.out + (token * shape_.query_heads + head * shape_.sharing) * shape_.head_dim;
+  }
+  template <int ForWriting>
+  void fetch(const float* rows) const {
+    for (int64_t i = 0; i < shape_.sharing * shape_.head_dim; i += 16) __builtin_prefetch(rows + i, ForWriting);
+  }
+
+  // Rows of an item, by token, then head, ready to be multiplied with keys. [rows, head_dim]
+  void gather_queries(const AttentionItem& item, float* to) const {
+    const int64_t dim = shape_.head_dim;
+    for (int64_t t = item.token; t < item.token + item.count; ++t)
+      for (int64_t h = 0; h < shape_.sharing; ++h, to += dim) query_rows_.apply(query_at(t, item.head) + h * dim, t, to);
+  }
+
+  void find_tile(const AttentionItem& item, int64_t index, Tile<Element>& tile) const {
+    const int64_t size = shape_.block_size, first = index * shape_.tile / size, last = (item.position + item.count - 1) / size;
+    const int32_t* table = in_.block_table + item.sequence * shape_.table_width;
+    for (int64_t b = 0, panel = 0; b * size < shape_.tile; ++b) {
+      const int64_t at = block_offset(table[std::min(first + b, last)], item.head);
+      tile.blocks[b] = v_cache_ + at;
+      for (int64_t p = 0; p < size; p += kPanel, ++panel) {
+        tile.keys[panel] = k_cache_ + at + p;
+        tile.key_scales[panel] = layout_.scales(k_cache_ + at) + p * int64_t(sizeof(float));
+        tile.value_scales[panel] = layout_.scales(v_cache_ + at) + p * int64_t(sizeof(float));
+      }
+    }
+  }
+
+  // Joins one tile to the states of the item's row blocks.
+  void attend_tile(const AttentionItem& item, int64_t index, const Tile<Element>& tile, const Tile<Element>& next, float* states,
+                   const Workspace& space) const {
+    if (shape_.head_dim == shape_.padded_dim) {
+      each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
+        const Tile<Element>& fetched = block == 0 ? next : tile;
+        const Values<Element> values{tile.blocks, fetched.blocks, shape_.head_dim};
+        attend_rows(item, index, tile, fetched, values, first, rows, state(states, block), space);
+      });
+    } else {
+      const float* padded[kPanelsPerTile];
+      pad_values(tile, std::min(shape_.tile, item.position + item.count - index * shape_.tile), space.values);
+      for (int64_t b = 0; b * shape_.block_size < shape_.tile; ++b) padded[b] = space.values + b * shape_.block_size * shape_.padded_dim;
+      each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
+        attend_rows(item, index, tile, tile, Values<float>{padded, padded, shape_.padded_dim}, first, rows, state(states, block), space);
+      });
+    }
+  }
+
+  // Values of the tile's first `count` positions as floats, rows padded to whole panels.
+  void pad_values(const Tile<Element>& tile, int64_t count, float* to) const {
+    const int64_t dim = shape_.head_dim, padded = shape_.padded_dim;
+    for (int64_t j = 0; j < count; ++j) {
+      const Element* from = tile.blocks[j / shape_.block_size] + j % shape_.block_size * dim;
+      for (int64_t d = 0; d < padded; ++d) to[j * padded + d] = d < dim ? to_float(from[d]) : 0.0f;
+    }
+  }
+
+  template <class Value>
+  void attend_rows(const AttentionItem& item, int64_t index, const Tile<Element>& tile, const Tile<Element>& next, const Values<Value>& values,
+                   int64_t first, int64_t rows, const Softmax& total, const Workspace& space) const {
+    const float* queries = space.queries + first * shape_.head_dim;
+    const Range whole{index * shape_.tile, (index + 1) * shape_.tile};
+    int64_t position = item.position + first / shape_.sharing, head = first % shape_.sharing;
+    const int64_t last = item.position + (first + rows - 1) / shape_.sharing;
+    if (shape_.visible(last).begin <= whole.begin && shape_.visible(position).end >= whole.end)
+      return compute_.attend_whole(tile, next, values, queries, rows, space.scores, total);
+    Range seen[kRowBlock];
+    for (int64_t r = 0; r < rows; ++r) {
+      const Range own = intersect(shape_.visible(position), whole);
+      seen[r] = {own.begin - whole.begin, own.end - whole.begin};
+      if (++head == shape_.sharing) head = 0, ++position;
+    }
+    const Softmax scratch = state(space.states, shape_.row_blocks(item.count));
+    compute_.attend_seen(tile, next, values, queries, rows, seen, space.scores, scratch, total);
+  }
+
+  void finish(const AttentionItem& item, const Workspace& space) const {
+    const int64_t dim = shape_.head_dim;
+    each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
+      const float* from = state(space.states, block).rows;
+      for (int64_t row = first; row < first + rows; ++row, from += Softmax::width(shape_.padded_dim)) {
+        float* __restrict to = out_at(item.token + row / shape_.sharing, item.head) + row % shape_.sharing * dim;
+        const float inverse = 1.0f / reduce_add(load(from + shape_.padded_dim));
+        for (int64_t d = 0; d < dim; ++d) to[d] = from[d] * inverse;
+      }
+    });
+  }
+};
+
+}  // namespace engine

@@ -1,0 +1,65 @@
+"""One step: what is to be computed, and what came out."""
+
+import time
+from typing import NamedTuple, Protocol
+
+import torch
+
+from ..artifacts.manifest import Manifest
+from .batch import Batch, StepInputs
+from .sampler import Choice, sample
+from .scheduler import Chunk
+
+
+class StepExecutor(Protocol):
+    """What the engine needs of an executor."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    def step(self, inputs: StepInputs) -> torch.Tensor:
+        """Logits [S, V] float32 of each sequence's last token, valid until the next step."""
+
+
+class Step:
+    """Chunks that are computed together. Some reach the end of their sequence, whose next token is chosen then."""
+
+    def __init__(self, chunks: list[Chunk], batch: Batch) -> None:
+        self.chunks = chunks
+        self.batch = batch
+        self.rows = [row for row, chunk in enumerate(chunks) if chunk.chooses]
+        self.sequences = [chunks[row].sequence for row in self.rows]
+        self.states = [sequence.sampling for sequence in self.sequences]
+
+
+class Computed(NamedTuple):
+    """choices: for each of the step's `sequences`. seconds: how long it took.
+
+    ends_any: whether a sequence ends that nobody could know of before: a step planned ahead of
+    this one counts on it in vain.
+    """
+
+    choices: list[Choice]
+    seconds: float
+    ends_any: bool
+
+
+def compute(executor: StepExecutor, step: Step) -> Computed:
+    """Run a step and choose its tokens. Touches nothing of a sequence but `last_token` and `sampling`.
+
+    The next step waits for this one, and the machine with it: what can be done before or after is done there.
+    """
+    started = time.perf_counter()
+    logits = executor.step(step.batch.complete()).numpy()
+    choices = sample(logits, step.rows, step.states)
+    ends_any = False
+    for sequence, choice in zip(step.sequences, choices, strict=True):
+        token = choice.token
+        sequence.last_token = token
+        sequence.sampling.record(token)
+        if choice.error is not None or token in sequence.sampling.stop_ids:
+            ends_any = True
+    return Computed(choices, time.perf_counter() - started, ends_any)

@@ -1,0 +1,260 @@
+"""Steps that are planned before the one at hand is computed change nothing: every sequence gets the tokens it gets alone."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from fake_executor import FakeExecutor, solo, tiny_manifest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.protocol import Output, SamplingParams, Submit
+from engine.runtime.core import EngineCore
+from engine.runtime.options import RuntimeOptions
+from engine.runtime.step import Computed, Step
+
+VOCAB = 32
+CONTEXT = 24
+
+
+@dataclass
+class Pipelined:
+    """What the worker's loop does, one thing after the other, with the order of events in the test's hands.
+
+    The fake executor checks each step's inputs, and `check` the cache after each event.
+    """
+
+    core: EngineCore
+    at_hand: Step | None = None
+    result: Computed | None = None
+    planned: Step | None = None
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    ended: dict[str, Output] = field(default_factory=dict)
+
+    def take_back(self) -> None:
+        if self.planned is not None:
+            self.core.withdraw(self.planned)
+            self.planned = None
+
+    def begin(self) -> None:
+        if self.at_hand is None:
+            self.at_hand = self.core.plan()
+
+    def plan_ahead(self) -> None:
+        if self.at_hand is not None and self.planned is None:
+            self.planned = self.core.plan(ahead=True)
+
+    def compute(self) -> None:
+        if self.at_hand is not None and self.result is None:
+            self.result = self.core.compute(self.at_hand)
+
+    def finish(self, *, next_has_begun: bool) -> None:
+        """Take the result. If the next step has begun, it is computed before anybody has looked at this one's tokens."""
+        if self.at_hand is None or self.result is None:
+            return
+        if self.result.ends_any:
+            self.take_back()
+        begun = next_has_begun and self.planned is not None
+        after = self.core.compute(self.planned) if begun and self.planned is not None else None
+        if not begun:
+            self.take_back()
+        self.collect(self.core.finish(self.at_hand, self.result).outputs)
+        self.at_hand, self.planned, self.result = self.planned, None, after
+
+    def collect(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            assert output.id not in self.ended, "output after the end"
+            self.tokens.setdefault(output.id, []).extend(output.tokens)
+            if output.finish_reason is not None:
+                self.ended[output.id] = output
+
+    def run(self) -> None:
+        """To the end, always one step ahead."""
+        while self.core.has_work() or self.at_hand is not None:
+            self.begin()
+            self.plan_ahead()
+            self.compute()
+            self.finish(next_has_begun=True)
+            self.core.check()
+
+
+def make(*, num_blocks: int = 64, block_size: int = 4, eos: tuple[int, ...] = (), poison: int | None = None, **options: int) -> Pipelined:
+    manifest = tiny_manifest(vocab_size=VOCAB, max_context=CONTEXT, block_size=block_size)
+    executor = FakeExecutor(num_blocks=num_blocks, manifest=manifest, poison=poison)
+    return Pipelined(EngineCore(executor, RuntimeOptions(**{"max_num_seqs": 8, "max_batch_tokens": 64, **options}), eos_token_ids=eos))
+
+
+def steps(pipelined: Pipelined) -> list[tuple[int, int]]:
+    executor = pipelined.core._executor
+    assert isinstance(executor, FakeExecutor)
+    return executor.steps
+
+
+requests = st.tuples(
+    st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=14),
+    st.builds(
+        SamplingParams,
+        max_tokens=st.integers(1, 12),
+        temperature=st.sampled_from([0.0, 0.9]),
+        seed=st.integers(0, 5),
+        repetition_penalty=st.sampled_from([1.0, 1.3]),
+        frequency_penalty=st.sampled_from([0.0, 0.5]),
+        min_tokens=st.sampled_from([0, 3]),
+    ),
+)
+EVENTS = ("submit", "abort", "begin", "plan ahead", "compute", "finish", "finish late", "take back")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    load=st.lists(requests, min_size=1, max_size=6),
+    events=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 5)), max_size=60),
+    num_blocks=st.integers(6, 20),
+    block_size=st.integers(1, 4),
+    max_num_seqs=st.integers(1, 4),
+    spare_tokens=st.integers(0, 8),
+    eos=st.sampled_from([(), (3, 9, 17)]),
+)
+def test_whatever_happens_when(
+    load: list[tuple[list[int], SamplingParams]],
+    events: list[tuple[str, int]],
+    num_blocks: int,
+    block_size: int,
+    max_num_seqs: int,
+    spare_tokens: int,
+    eos: tuple[int, ...],
+) -> None:
+    options = {"max_num_seqs": max_num_seqs, "max_batch_tokens": max_num_seqs + spare_tokens}
+    pipelined = make(num_blocks=num_blocks, block_size=block_size, eos=eos, **options)
+    core = pipelined.core
+    to_come = {str(index): Submit(str(index), prompt, params) for index, (prompt, params) in enumerate(load)}
+    aborted: set[str] = set()
+    for event, number in events:
+        match event:
+            case "submit" if to_come:
+                pipelined.take_back()
+                core.submit(to_come.pop(next(iter(to_come))))
+            case "abort":
+                pipelined.take_back()
+                core.abort(str(number))
+                aborted.add(str(number))
+            case "begin":
+                pipelined.begin()
+            case "plan ahead":
+                pipelined.plan_ahead()
+            case "compute":
+                pipelined.compute()
+            case "finish" | "finish late":
+                pipelined.finish(next_has_begun=event == "finish late")
+            case "take back":
+                pipelined.take_back()
+        core.check()
+    for submit in to_come.values():
+        core.submit(submit)
+    pipelined.collect(core.report().outputs)
+    pipelined.run()
+    assert core.report().stats.blocks_used == 0
+    for index, (prompt, params) in enumerate(load):
+        id = str(index)
+        if len(prompt) > num_blocks * block_size:
+            assert pipelined.ended[id].error
+            continue
+        alone = solo(prompt, params, vocab_size=VOCAB, max_context=CONTEXT, capacity=num_blocks * block_size, stop_ids=frozenset(eos))
+        tokens = pipelined.tokens.get(id, [])
+        if id in aborted and id not in pipelined.ended:
+            assert tokens == alone[: len(tokens)]
+        else:
+            assert tokens == alone
+            assert pipelined.ended[id].finish_reason == ("stop" if alone[-1] in eos else "length")
+
+
+def greedy(max_tokens: int) -> SamplingParams:
+    return SamplingParams(max_tokens=max_tokens, temperature=0.0)
+
+
+def test_steps_are_those_that_would_be_made_one_by_one() -> None:
+    load = [Submit(str(index), [index + 1] * (5 * index + 1), greedy(3 + index)) for index in range(4)]
+    one_by_one, ahead = make(max_batch_tokens=10), make(max_batch_tokens=10)
+    for submit in load:
+        one_by_one.core.submit(submit)
+        ahead.core.submit(submit)
+    while one_by_one.core.has_work():
+        one_by_one.collect(one_by_one.core.step().outputs)
+    ahead.run()
+    assert ahead.tokens == one_by_one.tokens
+    assert steps(ahead) == steps(one_by_one)
+
+
+def test_an_end_that_nobody_knew_of_is_computed_no_further() -> None:
+    alone = solo([1, 2], greedy(8), max_context=CONTEXT)
+    end = alone.index(alone[3])
+    pipelined = make(eos=(alone[end],))
+    pipelined.core.submit(Submit("a", [1, 2], greedy(8)))
+    pipelined.run()
+    assert pipelined.tokens["a"] == alone[: end + 1]
+    assert pipelined.ended["a"].finish_reason == "stop"
+    assert len(steps(pipelined)) == end + 1, "no step for a sequence that has ended"
+
+
+def test_a_sequence_that_reaches_its_length_is_not_planned_further() -> None:
+    pipelined = make()
+    pipelined.core.submit(Submit("a", [1, 2], greedy(2)))
+    planned_ahead = []
+    for _ in range(2):
+        pipelined.begin()
+        pipelined.plan_ahead()
+        planned_ahead.append(pipelined.planned is not None)
+        pipelined.compute()
+        pipelined.finish(next_has_begun=True)
+    assert planned_ahead == [True, False]
+    assert not pipelined.core.has_work()
+    assert pipelined.tokens["a"] == solo([1, 2], greedy(2))
+
+
+def test_nobody_is_preempted_for_a_step_ahead() -> None:
+    """Four sequences fill the cache just when one of them ends and makes room for the others' next blocks."""
+    pipelined = make(num_blocks=12, block_size=2, max_num_seqs=4)
+    load = {id: Submit(id, [number, 1, 2], greedy(4 if id == "a" else 6)) for number, id in enumerate("abcd")}
+    for submit in load.values():
+        pipelined.core.submit(submit)
+    planned_ahead = []
+    while pipelined.core.has_work():
+        pipelined.begin()
+        pipelined.plan_ahead()
+        planned_ahead.append(pipelined.planned is not None)
+        pipelined.compute()
+        pipelined.finish(next_has_begun=True)
+    assert planned_ahead == [True, True, True, False, True, False]
+    assert pipelined.core.report().stats.preemptions_total == 0
+    assert pipelined.tokens == {id: solo(submit.prompt, submit.params) for id, submit in load.items()}
+
+
+@pytest.mark.parametrize("next_has_begun", [False, True])
+def test_output_that_is_not_finite_is_found_before_the_next_step(next_has_begun: bool) -> None:
+    pipelined = make(poison=9)
+    pipelined.core.submit(Submit("bad", [1, 9, 2], greedy(8)))
+    pipelined.core.submit(Submit("good", [1, 2], SamplingParams(max_tokens=4, temperature=0.0, logit_bias={9: -100.0})))
+    pipelined.begin()
+    pipelined.plan_ahead()
+    pipelined.compute()
+    pipelined.finish(next_has_begun=next_has_begun)
+    pipelined.run()
+    assert "not finite" in (pipelined.ended["bad"].error or "")
+    assert len(pipelined.tokens["good"]) == 4
+    assert steps(pipelined)[1] == (1, 1), "the bad sequence is in no second step"
+
+
+def test_an_abort_while_its_step_is_computed() -> None:
+    pipelined = make()
+    for id in "ab":
+        pipelined.core.submit(Submit(id, [ord(id) % VOCAB] * 5, greedy(6)))
+    pipelined.begin()
+    pipelined.plan_ahead()
+    pipelined.compute()
+    pipelined.take_back()
+    pipelined.core.abort("a")
+    pipelined.core.check()
+    pipelined.core.submit(Submit("c", [7] * 9, greedy(6)))  # it may get the blocks that a's step still writes to
+    pipelined.finish(next_has_begun=False)
+    pipelined.run()
+    assert "a" not in pipelined.tokens
+    assert pipelined.tokens == {"b": solo([ord("b") % VOCAB] * 5, greedy(6)), "c": solo([7] * 9, greedy(6))}
