@@ -22,7 +22,9 @@ class RuntimeOptions:
         64, "sequences computed together: more raises total throughput and memory, and slows each one down; the others wait in line"
     )
     max_batch_tokens: int = _option(
-        512, "tokens computed per step: more makes long prompts faster, and the pauses they cause in running answers longer"
+        256,
+        "tokens computed per step: more makes the pauses longer that long prompts cause in running answers; "
+        "fewer than about 128 make prompts slower to compute",
     )
     kv_memory: int | None = _option(
         None,

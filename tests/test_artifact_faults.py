@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.artifacts import Target, check_machine, load_manifest
+from engine.artifacts.manifest import SCHEMA_VERSION
 from engine.errors import ArtifactError, MismatchError
 
 ENGINE = Path(sys.executable).with_name("engine")
@@ -84,7 +85,7 @@ def test_another_schema_version(copy: Path) -> None:
     edit_manifest(copy, lambda manifest: manifest.update(schema=99))
     done = serve(copy)
     assert done.returncode == MismatchError.exit_code
-    assert ["schema", "99", "1"] in [line.split() for line in done.stderr.splitlines()]
+    assert ["schema", "99", str(SCHEMA_VERSION)] in [line.split() for line in done.stderr.splitlines()]
 
 
 def test_another_torch(copy: Path) -> None:
