@@ -73,8 +73,9 @@ class NativeProgram:
         )
         if error:
             raise RuntimeError(error.decode(errors="replace"))
-        logits: torch.Tensor = torch._C._aoti.alloc_tensor_by_stealing_from_void_ptr(_capsule_new(self._result, None, None))
-        return logits
+        # the function for a single tensor keeps a reference for ever
+        logits: list[torch.Tensor] = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs([_capsule_new(self._result, None, None)])
+        return logits[0]
 
     def __del__(self) -> None:
         if getattr(self, "_program", None):

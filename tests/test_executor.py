@@ -31,6 +31,13 @@ def test_logits_are_the_callers_to_keep(tiny_artifact: Path) -> None:
     assert torch.equal(first, copy)
 
 
+def test_logits_give_their_memory_back(tiny_artifact: Path) -> None:
+    executor = load(tiny_artifact)
+    inputs = whole_prompt(list(range(20)), executor.manifest.kv_cache.block_size)
+    addresses = [executor.step(inputs).data_ptr() for _ in range(20)]
+    assert len(set(addresses)) < 5
+
+
 def test_nothing_is_left_behind(tiny_artifact: Path) -> None:
     """Activations of 4,000 steps would be gigabytes."""
     executor = load(tiny_artifact)
