@@ -114,9 +114,10 @@ The same build again, or one of the same architecture with other weights, compil
     )
     parser.add_argument(
         "--kv-dtype",
-        choices=["float32", "bfloat16", "int8"],
-        help="bfloat16 fits twice the tokens into the KV cache, int8 almost four times, and long contexts decode as much faster; "
-        "both keep 8 bits of every number, int8 with a scale for each token and head (default: float32)",
+        choices=["auto", "float32", "bfloat16", "int8"],
+        help="against float32, bfloat16 fits twice the tokens into the KV cache, int8 almost four times. bfloat16 multiplies fastest; "
+        "both keep 8 bits of every number, int8 with a scale for each token and head. auto is bfloat16, but float32 if the "
+        "weights are (default: auto)",
     )
     parser.add_argument(
         "--max-context",

@@ -18,7 +18,7 @@ _V4_FLAGS = (*_V3_FLAGS, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512v
 CPU_LEVELS: dict[str, tuple[str, ...]] = {"x86-64-v3": _V3_FLAGS, "x86-64-v4": _V4_FLAGS}
 """Instruction-set levels of the x86-64 psABI, with the /proc/cpuinfo flags that each needs."""
 
-CPU_EXTRAS: dict[str, str] = {"avx_vnni": "avxvnni", "avx512_vnni": "avx512vnni"}
+CPU_EXTRAS: dict[str, str] = {"avx_vnni": "avxvnni", "avx512_vnni": "avx512vnni", "avx512_bf16": "avx512bf16"}
 """Optional features our kernels use: /proc/cpuinfo's spelling -> the compiler's (-m...)."""
 
 

@@ -6,8 +6,8 @@ resolve -> trace -> fuse -> partition -> lower -> pack -> probe -> seal
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -48,14 +48,15 @@ BLOCK_SIZE = 32
 
 
 QUANTIZE = ("none", "int8", "int4")
-KV_DTYPES = ("float32", "bfloat16", "int8")
+KV_DTYPES = ("auto", "float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """What to build. model: a Hugging Face directory, a GGUF file or a hub id. output: the artifact's place.
 
-    quantize: none | int8 | int4. kv_dtype: float32 | bfloat16 | int8. max_context: at most what the
+    quantize: none | int8 | int4. kv_dtype: float32 | bfloat16 | int8, or auto: bfloat16 but for
+    weights in float32, whose keys and values are float32 too. max_context: at most what the
     model was made for (its default). disable_pass: names of graph rewrites to leave out. jobs:
     compiler processes (default: one per core). store: the cache of compiled segments (default:
     per user). debug_dump: a directory for graphs and generated code. force: replace an artifact
@@ -66,7 +67,7 @@ class BuildOptions:
     output: Path
     target: str = "cpu"
     quantize: str = "none"
-    kv_dtype: str = "float32"
+    kv_dtype: str = "auto"
     max_context: int | None = None
     name: str | None = None
     disable_pass: Sequence[str] = ()
@@ -101,6 +102,7 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
     ):
         with reporter.stage("resolve") as stage:
             checkpoint, formats = resolve(options, stage)
+            options = replace(options, kv_dtype=_kv_dtype(options.kv_dtype, checkpoint, formats))
         with reporter.stage("trace"), debug_dump.decompiled_bytecode(options.debug_dump):
             graph_module = trace(checkpoint.config, block_size=BLOCK_SIZE, kv_dtype=options.kv_dtype)
         with reporter.stage("fuse") as stage:
@@ -123,6 +125,17 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
             seal.write_manifest(scratch, manifest)
             seal.seal(scratch, options.output)
     return _summary(reporter, options, manifest, library, segments)
+
+
+def _kv_dtype(wanted: str, checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
+    head_dim = checkpoint.config.head_dim
+    if wanted == "bfloat16" and head_dim % 2:
+        raise UsageError(
+            f"a KV cache in bfloat16 holds pairs, and heads of size {head_dim} are odd", hint="leave --kv-dtype out, or take int8"
+        )
+    if wanted != "auto":
+        return wanted
+    return "float32" if head_dim % 2 or set(formats.values()) == {"f32"} else "bfloat16"
 
 
 def default_store() -> Path:

@@ -1,8 +1,8 @@
-"""Choosing a token at random from one row of scaled logits. All functions look at one row only.
+"""Choosing a token at random from one row of logits. All functions look at one row only.
 
-A row z [V] float32 holds (logit - largest logit) / temperature, so its largest value is 0 and
-exp(z) are probabilities up to a factor. The filters all keep a prefix of the same order, most
-likely first and lower id first among equals, so that the shortest prefix decides.
+z float32 holds (logit - largest logit) / temperature of a whole row or of candidates, so its
+largest value is 0 and exp(z) are probabilities up to a factor. The filters all keep a prefix of
+the same order, most likely first and lower id first among equals, so that the shortest prefix decides.
 """
 
 import math
@@ -14,15 +14,16 @@ _DEPTH = 64
 """Rows are seen as [64, V / 64] for sums and maxima in two levels, which numpy vectorizes best along the short axis."""
 
 
-def draw(z: NDArray[np.float32], u: float, *, top_k: int, top_p: float, min_p: float) -> int:
-    """The token that u in [0, 1) falls on after top-k, then top-p of what is left, then min-p.
+def draw(row: NDArray[np.float32], u: float, *, temperature: float, top_k: int, top_p: float, min_p: float) -> int:
+    """The token of a row of logits [V] that u in [0, 1) falls on after top-k, then top-p of what is left, then min-p.
 
     top_k keeps exactly k tokens; top_p the shortest prefix whose probability reaches top_p (one
     token at least); min_p those at least min_p times as likely as the most likely one.
     """
-    if 0 < top_k < len(z):
-        ids = _largest(z, top_k)
-        return _draw_prefix(z[ids], ids, u, top_p, min_p, None)
+    if 0 < top_k < len(row):
+        ids = _largest(row, top_k)
+        return _draw_prefix(_scaled(row[ids], temperature), ids, u, top_p, min_p, None)
+    z = _scaled(row, temperature)
     if top_p < 1.0:
         total = float(np.exp(z).sum())
         ids = _mass_at_least(z, top_p, total)
@@ -38,6 +39,11 @@ def largest(row: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     if count == 0:
         return np.empty(0, np.intp)
     return _largest(row, min(count, len(row)))
+
+
+def _scaled(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    z: NDArray[np.float32] = (logits - logits.max()) / np.float32(temperature)
+    return z
 
 
 def _largest(row: NDArray[np.float32], count: int) -> NDArray[np.intp]:

@@ -6,11 +6,12 @@ this machine, binds every call of the program to its tensors, and replays the go
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..artifacts import Manifest, check_code, check_machine, load_manifest
 from ..errors import UsageError
@@ -76,6 +77,10 @@ class Executor:
         Returns the logits [S, V] float32 of each sequence's last token, the caller's to keep.
         """
         return self._program.run(inputs)
+
+    def argmax(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
+        """As `StepExecutor.argmax`."""
+        return self._program.argmax(logits, rows)
 
 
 class _Phases:

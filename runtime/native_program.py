@@ -1,11 +1,13 @@
 """A program bound to its tensors, run by the kernel library's own loop: no Python within a step."""
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..artifacts import Call, Manifest
 from ..errors import ArtifactError
@@ -28,6 +30,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         ctypes.c_char_p,
         [_pointer, ctypes.POINTER(_pointer), *(ctypes.c_int64,) * 3, ctypes.c_int32, ctypes.POINTER(_pointer)],
     ),
+    "engine_argmax": (None, [_pointer, ctypes.c_int64, _int32s, ctypes.c_int64, _int32s]),
 }
 
 _capsule_new = ctypes.pythonapi.PyCapsule_New
@@ -76,6 +79,14 @@ class NativeProgram:
         # the function for a single tensor keeps a reference for ever
         logits: list[torch.Tensor] = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs([_capsule_new(self._result, None, None)])
         return logits[0]
+
+    def argmax(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
+        """As `StepExecutor.argmax`."""
+        assert logits.flags.c_contiguous
+        count = len(rows)
+        found = (ctypes.c_int32 * count)()
+        self._c["engine_argmax"](logits.ctypes.data, logits.shape[1], (ctypes.c_int32 * count)(*rows), count, found)
+        return list(found)
 
     def __del__(self) -> None:
         if getattr(self, "_program", None):

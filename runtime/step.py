@@ -1,9 +1,12 @@
 """One step: what is to be computed, and what came out."""
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..artifacts.manifest import Manifest
 from .batch import Batch, StepInputs
@@ -22,6 +25,11 @@ class StepExecutor(Protocol):
 
     def step(self, inputs: StepInputs) -> torch.Tensor:
         """Logits [S, V] float32 of each sequence's last token, valid until the next step."""
+        ...
+
+    def argmax(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
+        """For each of `rows` of the logits [S, V] the index of its largest, the lowest of equals; -1 if that is infinite or one is NaN."""
+        ...
 
 
 class Step:
@@ -54,7 +62,7 @@ def compute(executor: StepExecutor, step: Step) -> Computed:
     """
     started = time.perf_counter()
     logits = executor.step(step.batch.complete()).numpy()
-    choices = sample(logits, step.rows, step.states)
+    choices = sample(logits, step.rows, step.states, executor.argmax)
     ends_any = False
     for sequence, choice in zip(step.sequences, choices, strict=True):
         token = choice.token

@@ -75,7 +75,8 @@ class _Limited:
     """The executor with a smaller cache, so that one load serves every case."""
 
     def __init__(self, executor: Executor, num_blocks: int) -> None:
-        self.manifest, self.num_blocks, self.step = executor.manifest, num_blocks, executor.step
+        self.manifest, self.num_blocks = executor.manifest, num_blocks
+        self.step, self.argmax = executor.step, executor.argmax
 
 
 def _collect(answer: Answer, output: Output) -> None:

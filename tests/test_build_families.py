@@ -95,3 +95,11 @@ def test_the_avx2_target_computes_the_same_function(tiny_checkpoint: Path, tiny_
     for prompt, ours in zip(prompts(), artifact_logits(artifact, prompts(), last_only=False), strict=True):
         expected, rounding = expected_logits(tiny_checkpoint, prompt)
         assert float((ours - expected).abs().max()) <= 4 * max(rounding, 1e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("quantize", "dtype"), [("none", "float32"), ("int8", "bfloat16")])
+def test_the_cache_is_in_float32_only_if_the_weights_are(
+    tiny_checkpoint: Path, store: Path, tmp_path: Path, quantize: str, dtype: str
+) -> None:
+    build(BuildOptions(model=str(tiny_checkpoint), output=tmp_path / "artifact", store=store, quantize=quantize))
+    assert load_manifest(tmp_path / "artifact").kv_cache.dtype == dtype

@@ -4,6 +4,7 @@ import gc
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -74,3 +75,19 @@ def test_a_failing_call_says_why(tiny_artifact: Path) -> None:
         executor.step(inputs)
     inputs.tokens[1] = 2
     assert executor.step(inputs).isfinite().all()
+
+
+@pytest.mark.parametrize("vocab", [1, 7, 64, 1000, 49152])
+def test_argmax_is_the_first_of_the_largest(tiny_artifact: Path, vocab: int) -> None:
+    executor = load(tiny_artifact)
+    generator = np.random.default_rng(vocab)
+    logits = generator.standard_normal((6, vocab)).astype(np.float32)
+    logits[1] = np.round(logits[1])  # many that are equal
+    logits[2] = -np.inf
+    logits[2, vocab // 2] = -3e38
+    logits[3, vocab - 1] = np.nan
+    logits[4, vocab // 3] = np.inf
+    logits[5] = -np.inf
+    found = executor.argmax(logits, [2, 0, 1, 0, 5, 3, 4])
+    assert found == [vocab // 2, *(int(logits[row].argmax()) for row in (0, 1, 0)), -1, -1, -1]
+    assert executor.argmax(logits, []) == []

@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from fake_executor import argmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ def state_of(
 
 
 def choose(row: NDArray[np.float32], state: SamplingState) -> Choice:
-    return sample(row[None], [0], [state])[0]
+    return sample(row[None], [0], [state], argmax)[0]
 
 
 def some_logits(seed: int = 0, size: int = VOCAB, spread: float = 3.0) -> NDArray[np.float32]:
@@ -116,7 +117,7 @@ def test_only_tokens_that_pass_every_filter_are_drawn(
     seed: int, size: int, spread: float, top_k: int, top_p: float, min_p: float, u: float
 ) -> None:
     row = some_logits(seed, size, spread)
-    token = draw(row - row.max(), u, top_k=top_k, top_p=top_p, min_p=min_p)
+    token = draw(row - row.max(), u, temperature=1.0, top_k=top_k, top_p=top_p, min_p=min_p)
     # where float32 rounding may move the boundary by one token, so may we
     slack = 1e-5
     allowed = reference_kept(row, 1.0, top_k, min(1.0, top_p + slack), max(0.0, min_p - slack))
@@ -126,36 +127,36 @@ def test_only_tokens_that_pass_every_filter_are_drawn(
 def test_top_p_keeps_the_shortest_prefix_that_reaches_it() -> None:
     z = scaled([0.5, 0.25, 0.125, 0.125])
     last = 1 - 2**-53
-    assert draw(z, last, top_k=0, top_p=0.49, min_p=0.0) == 0
-    assert draw(z, last, top_k=0, top_p=0.51, min_p=0.0) == 1
-    assert draw(z, last, top_k=0, top_p=0.74, min_p=0.0) == 1
-    assert draw(z, last, top_k=0, top_p=0.9, min_p=0.0) == 3
-    assert draw(z, last, top_k=0, top_p=0.0, min_p=0.0) == 0
+    assert draw(z, last, temperature=1.0, top_k=0, top_p=0.49, min_p=0.0) == 0
+    assert draw(z, last, temperature=1.0, top_k=0, top_p=0.51, min_p=0.0) == 1
+    assert draw(z, last, temperature=1.0, top_k=0, top_p=0.74, min_p=0.0) == 1
+    assert draw(z, last, temperature=1.0, top_k=0, top_p=0.9, min_p=0.0) == 3
+    assert draw(z, last, temperature=1.0, top_k=0, top_p=0.0, min_p=0.0) == 0
 
 
 def test_top_p_refers_to_what_top_k_leaves() -> None:
     z = scaled([0.4, 0.3, 0.2, 0.1])
     last = 1 - 2**-53
-    assert draw(z, last, top_k=2, top_p=0.5, min_p=0.0) == 0, "0.4 of 0.7 is more than half"
-    assert draw(z, last, top_k=0, top_p=0.5, min_p=0.0) == 1, "0.4 of 1 is not"
+    assert draw(z, last, temperature=1.0, top_k=2, top_p=0.5, min_p=0.0) == 0, "0.4 of 0.7 is more than half"
+    assert draw(z, last, temperature=1.0, top_k=0, top_p=0.5, min_p=0.0) == 1, "0.4 of 1 is not"
 
 
 def test_top_k_keeps_exactly_k_lower_ids_first_among_equals() -> None:
     z = np.zeros(10, np.float32)
-    assert {draw(z, u, top_k=3, top_p=1.0, min_p=0.0) for u in np.linspace(0, 0.999, 50)} == {0, 1, 2}
+    assert {draw(z, u, temperature=1.0, top_k=3, top_p=1.0, min_p=0.0) for u in np.linspace(0, 0.999, 50)} == {0, 1, 2}
 
 
 def test_flat_row_needs_all_of_it_for_top_p() -> None:
     size = 5000
     z = np.zeros(size, np.float32)
-    assert draw(z, 1 - 2**-53, top_k=0, top_p=0.9, min_p=0.0) == math.ceil(0.9 * size) - 1
+    assert draw(z, 1 - 2**-53, temperature=1.0, top_k=0, top_p=0.9, min_p=0.0) == math.ceil(0.9 * size) - 1
 
 
 def test_impossible_tokens_are_never_drawn() -> None:
     z = np.full(600, -np.inf, np.float32)
     z[[5, 300]] = 0
     drawn = {
-        draw(z, u, top_k=top_k, top_p=top_p, min_p=0.0)
+        draw(z, u, temperature=1.0, top_k=top_k, top_p=top_p, min_p=0.0)
         for u in (0.0, 0.3, 0.6, 1 - 2**-53)
         for top_k in (0, 10)
         for top_p in (1.0, 0.9999999)
@@ -270,7 +271,7 @@ def test_a_row_does_not_depend_on_its_batch(batch: list[SamplingParams], seed: i
     # an odd vocabulary puts rows at other alignments than they have alone
     rows = np.ascontiguousarray(rows[:, : VOCAB - 1])
     where = [index + offset for index in range(len(batch))]
-    together = sample(rows, where, [state_of(params) for params in batch])
+    together = sample(rows, where, [state_of(params) for params in batch], argmax)
     for index, params in zip(where, batch, strict=True):
         assert together[index - offset] == choose(rows[index].copy(), state_of(params))
 
@@ -299,7 +300,7 @@ def test_only_the_row_that_is_not_finite_fails(bad: float, temperature: float, n
     rows = np.stack([some_logits(7), some_logits(8)])
     rows[0, 123] = bad
     states = [state_of(SamplingParams(max_tokens=1, temperature=t, seed=1)) for t in (temperature, neighbour)]
-    broken, whole = sample(rows, [0, 1], states)
+    broken, whole = sample(rows, [0, 1], states, argmax)
     assert broken == Choice(-1, error=NOT_FINITE)
     assert whole == choose(rows[1], states[1])
 

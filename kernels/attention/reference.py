@@ -24,53 +24,67 @@ def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
     return quants, torch.where(usable, amax / 127, torch.where(amax < SMALLEST_AMAX, 0.0, torch.nan))
 
 
-def _areas(cache: Tensor, *shape: int) -> tuple[Tensor, Tensor]:
-    """Every block's elements, [blocks, KH, *shape], and behind them its scales, [blocks, KH, block_size]; empty but for int8."""
-    flat = cache.view(*cache.shape[:2], -1)
-    count = shape[0] * shape[1]
-    return flat[..., :count].unflatten(2, shape), flat[..., count:].view(torch.float32)
+def _together(dtype: torch.dtype) -> int:
+    """Elements that lie side by side in the cache because they are multiplied by one instruction."""
+    return 2 if dtype == torch.bfloat16 else 1
 
 
-def _key_areas(cache: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Keys as [blocks, KH, D, block_size], which is how they lie, and their scales."""
-    return _areas(cache, head_dim, cache.shape[2])
+def _key_places(head_dim: int, block_size: int, dtype: torch.dtype) -> Tensor:
+    """Where in a block each element of each key lies, [D, block_size]: transposed, [D / 2, block_size, 2] for bfloat16."""
+    n = _together(dtype)
+    places = torch.arange(head_dim * block_size).view(head_dim // n, block_size, n)
+    return places.transpose(1, 2).reshape(head_dim, block_size)
 
 
-def _value_areas(cache: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Values as [blocks, KH, D, block_size], though they lie as [block_size, D], and their scales."""
-    elements, scales = _areas(cache, cache.shape[2], head_dim)
-    return elements.transpose(2, 3), scales
+def _value_places(head_dim: int, block_size: int, dtype: torch.dtype) -> Tensor:
+    """Of values, [D, block_size]: they lie as [block_size, D], or [block_size / 2, D, 2] for bfloat16."""
+    n = _together(dtype)
+    places = torch.arange(head_dim * block_size).view(block_size // n, head_dim, n)
+    return places.permute(1, 0, 2).reshape(head_dim, block_size)
+
+
+def _scales(blocks: Tensor, count: int) -> Tensor:
+    """The scales [..., block_size] that follow `count` elements in blocks [..., count + scales] of int8."""
+    return blocks[..., count:].view(torch.float32)
 
 
 def write_cache(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
     """Put k and v [T, KH, D] into the caches at `slots` [T]; a negative slot writes nothing.
 
-    Inside a block of k_cache, keys lie transposed: [D, block_size]; of v_cache, values [block_size, D].
-    In int8 caches [blocks, KH, block_size, D + 4], the block's float32 scales [block_size] follow.
+    In int8 caches [blocks, KH, block_size, D + 4], the block's float32 scales [block_size] follow its quants.
     """
     head_dim, block_size = k.shape[2], k_cache.shape[2]
-    for x, cache, (elements, scales) in ((k, k_cache, _key_areas(k_cache, head_dim)), (v, v_cache, _value_areas(v_cache, head_dim))):
+    for x, cache, places in ((k, k_cache, _key_places), (v, v_cache, _value_places)):
+        at = places(head_dim, block_size, cache.dtype)
+        flat = cache.view(*cache.shape[:2], -1)
         rows, row_scales = quantize(x.float()) if cache.dtype == torch.int8 else (x.to(cache.dtype), None)
         for token, slot in enumerate(slots.tolist()):
             if slot >= 0:
                 block, offset = divmod(slot, block_size)
-                elements[block, ..., offset] = rows[token]
+                flat[block, :, at[:, offset]] = rows[token]
                 if row_scales is not None:
-                    scales[block, :, offset] = row_scales[token]
+                    _scales(flat, at.numel())[block, :, offset] = row_scales[token]
 
 
 def read_cache(k_cache: Tensor, v_cache: Tensor, blocks: Tensor, length: int, head_dim: int) -> tuple[Tensor, Tensor]:
     """Keys and values [length, KH, D] of the sequence that lies in `blocks`; int8 ones as the float32 they stand for."""
     keys, values = (
-        _read(areas, blocks.long()).permute(0, 3, 1, 2).flatten(0, 1)[:length]
-        for areas in (_key_areas(k_cache, head_dim), _value_areas(v_cache, head_dim))
+        _read(cache, blocks.long(), places(head_dim, cache.shape[2], cache.dtype)).permute(0, 3, 1, 2).flatten(0, 1)[:length]
+        for cache, places in ((k_cache, _key_places), (v_cache, _value_places))
     )
     return keys, values
 
 
-def _read(areas: tuple[Tensor, Tensor], blocks: Tensor) -> Tensor:
-    elements, scales = (area[blocks] for area in areas)
-    return elements * scales[:, :, None] if elements.dtype == torch.int8 else elements
+def _read(cache: Tensor, blocks: Tensor, places: Tensor) -> Tensor:
+    """[blocks, KH, D, block_size]"""
+    found = cache[blocks].flatten(2)
+    elements = found[..., places]
+    return elements * _scales(found, places.numel())[:, :, None] if cache.dtype == torch.int8 else elements
+
+
+def _as_multiplied(x: Tensor, cache: Tensor) -> Tensor:
+    """Queries or weights as the kernels multiply them with this cache: bfloat16 with bfloat16."""
+    return x.bfloat16().to(x.dtype) if x.dtype == torch.float32 and cache.dtype == torch.bfloat16 else x
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -110,9 +124,9 @@ def paged_attention(
         values = values.to(q.dtype).repeat_interleave(sharing, dim=1)
         distance = torch.arange(length - (last - first), length)[:, None] - torch.arange(length)
         hidden = (distance < 0) | ((distance >= window) if window > 0 else False)
-        scores = torch.einsum("thd,lhd->htl", q[first:last], keys) * scale
+        scores = torch.einsum("thd,lhd->htl", _as_multiplied(q[first:last] * scale, k_cache), keys)
         weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=2)
-        out[first:last] = torch.einsum("htl,lhd->thd", weights, values)
+        out[first:last] = torch.einsum("htl,lhd->thd", _as_multiplied(weights, v_cache), values)
     return out
 
 

@@ -60,6 +60,7 @@ void check_shapes(const AttentionShape& shape, const Argument& k, const Argument
   STD_TORCH_CHECK(shape.block_size > 0 && shape.block_size % kPanel == 0 && shape.block_size <= kLargestBlock, "block size ", shape.block_size,
                   " is not a multiple of ", kPanel, " up to ", kLargestBlock);
   const int64_t row = shape.head_dim + (k_cache.type == aoti_torch_dtype_int8() ? int64_t(sizeof(float)) : 0);
+  STD_TORCH_CHECK(k_cache.type != aoti_torch_dtype_bfloat16() || shape.head_dim % 2 == 0, "head size ", shape.head_dim, " has no pairs of bfloat16");
   STD_TORCH_CHECK(k_cache.sizes[3] == row, "head size ", shape.head_dim, " does not fit the cache's rows of ", k_cache.sizes[3]);
   for (int64_t i = 0; i < 3; ++i) {
     const int64_t expected = i == 0 ? shape.tokens : i == 1 ? shape.key_heads : shape.head_dim;

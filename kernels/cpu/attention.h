@@ -36,9 +36,14 @@ class PagedAttention {
   }
 
  private:
+  using Factor = Multiplier<Element>;
+
   // A thread's own memory.
   struct Workspace {
-    float *queries, *scores, *values, *states, *row;
+    Factor* queries;
+    float* scores;
+    Factor* values;
+    float *states, *row;
     Element* encoded;
 
     Workspace(const PagedAttention& op, int64_t row_blocks) {
@@ -47,10 +52,11 @@ class PagedAttention {
       const int64_t query_floats = ceil_div(row_blocks * kRowBlock * shape.head_dim, 16) * 16, score_floats = kRowBlock * shape.tile;
       const int64_t value_floats = shape.head_dim == shape.padded_dim ? 0 : shape.tile * shape.padded_dim;
       const int64_t state_floats = (row_blocks + 1) * op.state_floats_;
-      queries = scratch.take<float>(query_floats + score_floats + value_floats + state_floats + 2 * shape.padded_dim);
-      scores = queries + query_floats;
-      values = scores + score_floats;
-      states = values + value_floats;
+      float* const memory = scratch.take<float>(query_floats + score_floats + value_floats + state_floats + 2 * shape.padded_dim);
+      queries = reinterpret_cast<Factor*>(memory);
+      scores = memory + query_floats;
+      values = reinterpret_cast<Factor*>(scores + score_floats);
+      states = scores + score_floats + value_floats;
       row = states + state_floats;
       encoded = reinterpret_cast<Element*>(row + shape.padded_dim);
     }
@@ -85,7 +91,7 @@ class PagedAttention {
     const int64_t slot = in_.slots[token], offset = slot % shape_.block_size, at = block_offset(slot / shape_.block_size, head);
     key_rows_.apply(in_.k + token * in_.k_stride + head * shape_.head_dim, token, space.row);
     layout_.write_key(k_cache_ + at, offset, space.row, space.encoded);
-    layout_.write_value(v_cache_ + at, offset, in_.v + token * in_.v_stride + head * shape_.head_dim);
+    layout_.write_value(v_cache_ + at, offset, in_.v + token * in_.v_stride + head * shape_.head_dim, space.encoded);
   }
 
   void write_all() const {
@@ -123,7 +129,7 @@ class PagedAttention {
   void attend(const AttentionItem& item, const AttentionItem& following, bool writes, const Workspace& space) const {
     const Range all = shape_.tiles(item.position, item.count);
     const int64_t per_tile = shape_.row_blocks(item.count) * state_floats_;
-    gather_queries(item, space.queries);
+    gather_queries(item, space);
     for (int64_t t = 0; t < item.count; ++t) fetch<1>(out_at(item.token + t, item.head));
     for (int64_t t = 0; t < following.count; ++t) fetch<0>(query_at(following.token + t, following.head));
     clear(space.states, item);
@@ -159,10 +165,19 @@ class PagedAttention {
   }
 
   // Rows of an item, by token, then head, ready to be multiplied with keys. [rows, head_dim]
-  void gather_queries(const AttentionItem& item, float* to) const {
+  void gather_queries(const AttentionItem& item, const Workspace& space) const {
     const int64_t dim = shape_.head_dim;
+    Factor* to = space.queries;
     for (int64_t t = item.token; t < item.token + item.count; ++t)
-      for (int64_t h = 0; h < shape_.sharing; ++h, to += dim) query_rows_.apply(query_at(t, item.head) + h * dim, t, to);
+      for (int64_t h = 0; h < shape_.sharing; ++h, to += dim) {
+        const float* from = query_at(t, item.head) + h * dim;
+        if constexpr (std::is_same_v<Factor, float>) {
+          query_rows_.apply(from, t, to);
+        } else {
+          query_rows_.apply(from, t, space.row);
+          encode(space.row, dim, to);
+        }
+      }
   }
 
   void find_tile(const AttentionItem& item, int64_t index, Tile<Element>& tile) const {
@@ -172,7 +187,7 @@ class PagedAttention {
       const int64_t at = block_offset(table[std::min(first + b, last)], item.head);
       tile.blocks[b] = v_cache_ + at;
       for (int64_t p = 0; p < size; p += kPanel, ++panel) {
-        tile.keys[panel] = k_cache_ + at + p;
+        tile.keys[panel] = k_cache_ + at + p * kTogether<Element>;
         tile.key_scales[panel] = layout_.scales(k_cache_ + at) + p * int64_t(sizeof(float));
         tile.value_scales[panel] = layout_.scales(v_cache_ + at) + p * int64_t(sizeof(float));
       }
@@ -185,32 +200,34 @@ class PagedAttention {
     if (shape_.head_dim == shape_.padded_dim) {
       each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
         const Tile<Element>& fetched = block == 0 ? next : tile;
-        const Values<Element> values{tile.blocks, fetched.blocks, shape_.head_dim};
+        const Values<Element> values{tile.blocks, fetched.blocks, shape_.head_dim * kTogether<Element>};
         attend_rows(item, index, tile, fetched, values, first, rows, state(states, block), space);
       });
     } else {
-      const float* padded[kPanelsPerTile];
+      const Factor* padded[kPanelsPerTile];
       pad_values(tile, std::min(shape_.tile, item.position + item.count - index * shape_.tile), space.values);
       for (int64_t b = 0; b * shape_.block_size < shape_.tile; ++b) padded[b] = space.values + b * shape_.block_size * shape_.padded_dim;
       each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
-        attend_rows(item, index, tile, tile, Values<float>{padded, padded, shape_.padded_dim}, first, rows, state(states, block), space);
+        attend_rows(item, index, tile, tile, Values<Factor>{padded, padded, shape_.padded_dim * kTogether<Element>}, first, rows, state(states, block), space);
       });
     }
   }
 
-  // Values of the tile's first `count` positions as floats, rows padded to whole panels.
-  void pad_values(const Tile<Element>& tile, int64_t count, float* to) const {
-    const int64_t dim = shape_.head_dim, padded = shape_.padded_dim;
-    for (int64_t j = 0; j < count; ++j) {
-      const Element* from = tile.blocks[j / shape_.block_size] + j % shape_.block_size * dim;
-      for (int64_t d = 0; d < padded; ++d) to[j * padded + d] = d < dim ? to_float(from[d]) : 0.0f;
+  // Values of the tile's first `count` positions, rows padded to whole panels.
+  void pad_values(const Tile<Element>& tile, int64_t count, Factor* to) const {
+    constexpr int kPart = kTogether<Element>;
+    const int64_t dim = shape_.head_dim * kPart, padded = shape_.padded_dim * kPart;
+    for (int64_t j = 0; j < count; j += kPart, to += padded) {
+      const Element* from = tile.blocks[j / shape_.block_size] + j % shape_.block_size / kPart * dim;
+      std::copy_n(from, dim, to);
+      std::fill(to + dim, to + padded, Factor{});
     }
   }
 
   template <class Value>
   void attend_rows(const AttentionItem& item, int64_t index, const Tile<Element>& tile, const Tile<Element>& next, const Values<Value>& values,
                    int64_t first, int64_t rows, const Softmax& total, const Workspace& space) const {
-    const float* queries = space.queries + first * shape_.head_dim;
+    const Factor* queries = space.queries + first * shape_.head_dim;
     const Range whole{index * shape_.tile, (index + 1) * shape_.tile};
     int64_t position = item.position + first / shape_.sharing, head = first % shape_.sharing;
     const int64_t last = item.position + (first + rows - 1) / shape_.sharing;

@@ -1,10 +1,13 @@
 // How keys and values lie in the cache: element types, and the layout of one block of one head.
 //
 // A block of a head is one run of memory. Keys lie transposed in it, [head_dim, block_size], and
-// values plainly, [block_size, head_dim]. int8 elements are quants, value = scale * quant, one
-// scale for each key and for each value; the block's float32 scales, [block_size], follow its quants.
+// values plainly, [block_size, head_dim]. bfloat16 ones lie in the pairs that one instruction
+// multiplies and adds: keys [head_dim / 2, block_size, 2], values [block_size / 2, head_dim, 2].
+// int8 elements are quants, value = scale * quant, one scale for each key and for each value; the
+// block's float32 scales, [block_size], follow its quants.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -15,18 +18,14 @@ namespace engine {
 template <class Element>
 constexpr bool kScaled = std::is_same_v<Element, int8_t>;
 
-// A vector of elements as floats.
-ENGINE_INLINE Vf widen(const float* from) { return load(from); }
-ENGINE_INLINE Vf widen(const BFloat16* from) {
-#if defined(ENGINE_AVX512)
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_vector<__m256i>(from)), 16));
-#elif defined(ENGINE_AVX2)
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_vector<__m128i>(from)), 16));
-#else
-  return load(from);
-#endif
-}
-ENGINE_INLINE Vf widen(const int8_t* from) {
+// Elements that are multiplied and added together: of a key's along its length, of values one position after another.
+template <class Element>
+constexpr int kTogether = std::is_same_v<Element, BFloat16> ? 2 : 1;
+
+// A vector of elements as they are multiplied: floats, or pairs of bfloat16.
+ENGINE_INLINE Vf multiplicands(const float* from) { return load(from); }
+ENGINE_INLINE Vi multiplicands(const BFloat16* from) { return load_vector<Vi>(from); }
+ENGINE_INLINE Vf multiplicands(const int8_t* from) {
 #if defined(ENGINE_AVX512)
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_vector<__m128i>(from)));
 #elif defined(ENGINE_AVX2)
@@ -36,7 +35,37 @@ ENGINE_INLINE Vf widen(const int8_t* from) {
   return to_float(__builtin_convertvector(load_vector<Raw>(from), Vi));
 #endif
 }
-ENGINE_INLINE float to_float(int8_t value) { return float(value); }
+
+// What multiplies them, the same for every lane: a query's element or a weight, or two of either.
+ENGINE_INLINE Vf multiplier(const float* from) { return splat(*from); }
+ENGINE_INLINE Vi multiplier(const BFloat16* from) {
+  int32_t pair;
+  std::memcpy(&pair, from, sizeof(pair));
+  return splat(pair);
+}
+
+// sum + a * b, rounded once.
+ENGINE_INLINE Vf add_product(Vf sum, Vf a, Vf b) { return fma(a, b, sum); }
+// Of pairs, low first in memory: the product of the high ones is added first, then that of the low ones, each rounded.
+ENGINE_INLINE Vf add_product(Vf sum, Vi a, Vi b) {
+#if defined(ENGINE_BF16)
+  return _mm512_dpbf16_ps(sum, bit_cast<__m512bh>(a), bit_cast<__m512bh>(b));
+#else
+  const Vi high = splat(int32_t(0xffff0000));
+  sum = fma(bit_cast<Vf>(a & high), bit_cast<Vf>(b & high), sum);
+  return fma(bit_cast<Vf>(a << 16), bit_cast<Vf>(b << 16), sum);
+#endif
+}
+
+// Writes a vector of multipliers.
+ENGINE_INLINE void store_multipliers(float* to, Vf values) { store(to, values); }
+ENGINE_INLINE void store_multipliers(BFloat16* to, Vf values) {
+#if defined(ENGINE_BF16)
+  store(to, _mm512_cvtneps_pbh(values));
+#else
+  for (int lane = 0; lane < kLanes; ++lane) to[lane] = to_bfloat16(values[lane]);
+#endif
+}
 
 // Elements of one key or value [count], and its scale where the type has one.
 inline float encode(const float* __restrict from, int64_t count, float* __restrict to) {
@@ -76,12 +105,18 @@ struct BlockLayout {
   void write_scale(Element* block, int64_t offset, float scale) const {
     if constexpr (kScaled<Element>) std::memcpy(scales(block) + offset * int64_t(sizeof(float)), &scale, sizeof(float));
   }
+  // scratch: [head_dim]
   void write_key(Element* block, int64_t offset, const float* key, Element* scratch) const {
+    constexpr int kPart = kTogether<Element>;
     write_scale(block, offset, encode(key, head_dim, scratch));
-    for (int64_t d = 0; d < head_dim; ++d) block[d * block_size + offset] = scratch[d];
+    for (int64_t d = 0; d < head_dim; d += kPart) std::copy_n(scratch + d, kPart, block + d * block_size + offset * kPart);
   }
-  void write_value(Element* block, int64_t offset, const float* value) const {
-    write_scale(block, offset, encode(value, head_dim, block + offset * head_dim));
+  void write_value(Element* block, int64_t offset, const float* value, Element* scratch) const {
+    constexpr int kPart = kTogether<Element>;
+    Element* const row = block + offset / kPart * kPart * head_dim + offset % kPart;
+    write_scale(block, offset, encode(value, head_dim, kPart == 1 ? row : scratch));
+    if constexpr (kPart > 1)
+      for (int64_t d = 0; d < head_dim; ++d) row[d * kPart] = scratch[d];
   }
 };
 

@@ -40,7 +40,8 @@ constexpr int panels_for(int rows) {
 }
 
 // One load for all the multiplications with it, where the compiler would rather load it for each.
-ENGINE_INLINE Vf in_register(Vf value) {
+template <class Vector>
+ENGINE_INLINE Vector in_register(Vector value) {
 #if defined(ENGINE_AVX512)
   asm("" : "+v"(value));
 #elif defined(ENGINE_AVX2)
@@ -49,27 +50,28 @@ ENGINE_INLINE Vf in_register(Vf value) {
   return value;
 }
 
-// sum[r][v] += left(r) * right(v). The fewer are held in registers, the others pass by.
+// sum[r][v] += left(r) * right(v), of floats or of pairs. The fewer are held in registers, the others pass by.
 template <int Rows, int Vectors, class Left, class Right>
 ENGINE_INLINE void multiply_add(const Left& left, const Right& right, Vf (&sum)[Rows][Vectors]) {
-  Vf held[std::min(Rows, Vectors)];
+  using Operand = decltype(left(0));
+  Operand held[std::min(Rows, Vectors)];
   if constexpr (Rows < Vectors) {
 #pragma GCC unroll 6
     for (int r = 0; r < Rows; ++r) held[r] = in_register(left(r));
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
-      const Vf passing = in_register(right(v));
+      const Operand passing = in_register(right(v));
 #pragma GCC unroll 6
-      for (int r = 0; r < Rows; ++r) sum[r][v] = fma(held[r], passing, sum[r][v]);
+      for (int r = 0; r < Rows; ++r) sum[r][v] = add_product(sum[r][v], held[r], passing);
     }
   } else {
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) held[v] = in_register(right(v));
 #pragma GCC unroll 6
     for (int r = 0; r < Rows; ++r) {
-      const Vf passing = in_register(left(r));
+      const Operand passing = in_register(left(r));
 #pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) sum[r][v] = fma(passing, held[v], sum[r][v]);
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = add_product(sum[r][v], passing, held[v]);
     }
   }
 }
@@ -153,18 +155,22 @@ struct Softmax {
 // Where a tile's keys and values are.
 template <class Element>
 struct Tile {
-  const Element* keys[kPanelsPerTile];        // of every 16 positions, [head_dim, block_size]
+  const Element* keys[kPanelsPerTile];        // of every 16 positions, [head_dim, block_size] or pairs
   const Element* key_scales[kPanelsPerTile];  // of every 16 positions, float32
   const Element* value_scales[kPanelsPerTile];
   const Element* blocks[kPanelsPerTile];  // values of every block
 };
 
-// Values as they are multiplied: the cache's elements, or floats that were padded to whole panels.
+// What multiplies keys and values, and values that were padded to whole panels.
+template <class Element>
+using Multiplier = std::conditional_t<kTogether<Element> == 2, BFloat16, float>;
+
+// Values as they are multiplied: the cache's elements, or padded ones.
 template <class Value>
 struct Values {
   const Value* const* blocks;
   const Value* const* next;  // blocks to fetch meanwhile
-  int64_t stride;
+  int64_t stride;  // from one position, or pair of positions, to the next
 };
 
 template <class Element>
@@ -173,23 +179,29 @@ struct TileAttention {
   int64_t tile;        // positions in a tile
   int64_t padded_dim;  // floats of a row of values: whole panels
 
+  using Factor = Multiplier<Element>;
+  static constexpr int kStep = kTogether<Element>;
+  // Weights replace the scores they are made of, and may take less memory than those.
+  static constexpr int64_t kWeightsPerScore = int64_t(sizeof(float) / sizeof(Factor));
+  static Factor* weights_of(float* scores) { return reinterpret_cast<Factor*>(scores); }
+
   // Panels whose elements of one row share a line of the memory caches.
   template <class T>
-  static constexpr int kPanelsPerLine = sizeof(T) < 4 ? 2 : 1;
+  static constexpr int kPanelsPerLine = sizeof(T) * kTogether<T> < 4 ? 2 : 1;
 
   template <int Rows, int Panels>
-  ENGINE_INLINE void score_panels(const Tile<Element>& from, const Tile<Element>& next, int64_t panel, const float* queries, float* scores) const {
+  ENGINE_INLINE void score_panels(const Tile<Element>& from, const Tile<Element>& next, int64_t panel, const Factor* queries, float* scores) const {
     constexpr int kVectors = Panels * kHalves;
     const int64_t dim = layout.head_dim, stride = layout.block_size;
     const Element *keys[Panels], *next_keys[Panels];
 #pragma GCC unroll 4
     for (int p = 0; p < Panels; ++p) keys[p] = from.keys[panel + p], next_keys[p] = next.keys[panel + p];
     Vf sum[Rows][kVectors] = {};
-    for (int64_t d = 0; d < dim; ++d) {
+    for (int64_t d = 0; d < dim; d += kStep) {
 #pragma GCC unroll 4
       for (int p = 0; p < Panels; p += kPanelsPerLine<Element>) __builtin_prefetch(next_keys[p] + d * stride);
-      multiply_add<Rows, kVectors>([&](int r) { return splat(queries[r * dim + d]); },
-                                   [&](int v) { return widen(keys[v / kHalves] + d * stride + v % kHalves * kLanes); }, sum);
+      multiply_add<Rows, kVectors>([&](int r) { return multiplier(queries + r * dim + d); },
+                                   [&](int v) { return multiplicands(keys[v / kHalves] + d * stride + v % kHalves * kLanes * kStep); }, sum);
     }
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
@@ -202,7 +214,7 @@ struct TileAttention {
 
   // Scores of the rows for all panels that reach into `seen`.
   template <int Rows>
-  __attribute__((noinline)) void score(const Tile<Element>& from, const Tile<Element>& next, Range seen, const float* queries, float* scores) const {
+  __attribute__((noinline)) void score(const Tile<Element>& from, const Tile<Element>& next, Range seen, const Factor* queries, float* scores) const {
     constexpr int kPanels = panels_for(Rows);
     const int64_t end = ceil_div(seen.end, kPanel);
     int64_t panel = seen.begin / kPanel;
@@ -216,15 +228,16 @@ struct TileAttention {
   // Turns the scores in the vectors from begin to end of one row into weights; returns their sum
   // in lanes. What multiplies the quants of a value is the weight times the value's scale.
   ENGINE_INLINE Vf weigh(const Tile<Element>& from, int64_t begin, int64_t end, float maximum, float* scores) const {
+    Factor* const weights = weights_of(scores);
     Vf sum{};
 #pragma GCC unroll 4
     for (int64_t i = begin; i < end; i += kLanes) {
       const Vf weight = exp2_nonpositive(load(scores + i) - splat(maximum));
       sum += weight;
       if constexpr (kScaled<Element>)
-        store(scores + i, weight * load_vector<Vf>(from.value_scales[i / kPanel] + i % kPanel * int64_t(sizeof(float))));
+        store(weights + i, weight * load_vector<Vf>(from.value_scales[i / kPanel] + i % kPanel * int64_t(sizeof(float))));
       else
-        store(scores + i, weight);
+        store_multipliers(weights + i, weight);
     }
     return sum;
   }
@@ -263,7 +276,7 @@ struct TileAttention {
 
   // to = to + weights x values; or, with factors, their merge with what the rows have.
   template <int Rows, int Panels, class Value>
-  ENGINE_INLINE void weighted_panels(const Values<Value>& values, Range seen, int64_t panel, const float* weights, const Softmax::Factors* factors, float* to) const {
+  ENGINE_INLINE void weighted_panels(const Values<Value>& values, Range seen, int64_t panel, const Factor* weights, const Softmax::Factors* factors, float* to) const {
     constexpr int kVectors = Panels * kHalves;
     const int64_t width = Softmax::width(padded_dim), size = layout.block_size;
     Vf sum[Rows][kVectors] = {};
@@ -274,14 +287,15 @@ struct TileAttention {
         for (int v = 0; v < kVectors; ++v) sum[r][v] = load(to + r * width + v * kLanes);
     for (int64_t block = seen.begin / size; block * size < seen.end; ++block) {
       const int64_t begin = std::max(seen.begin - block * size, int64_t{0}), end = std::min(seen.end - block * size, size);
-      const Value *rows = values.blocks[block] + panel * kPanel, *next = values.next[block] + panel * kPanel;
-      const float* weight_at = weights + block * size;
-      for (int64_t j = begin; j < end; ++j) {
+      const Value *rows = values.blocks[block] + panel * kPanel * kStep, *next = values.next[block] + panel * kPanel * kStep;
+      const Factor* weight_at = weights + block * size;
+      auto add = [&](int64_t j, auto seen_of) {
 #pragma GCC unroll 4
-        for (int p = 0; p < Panels; p += kPanelsPerLine<Value>) __builtin_prefetch(next + j * values.stride + p * kPanel);
-        multiply_add<Rows, kVectors>([&](int r) { return splat(weight_at[r * tile + j]); },
-                                     [&](int v) { return widen(rows + j * values.stride + v * kLanes); }, sum);
-      }
+        for (int p = 0; p < Panels; p += kPanelsPerLine<Value>) __builtin_prefetch(next + j / kStep * values.stride + p * kPanel * kStep);
+        multiply_add<Rows, kVectors>([&](int r) { return multiplier(weight_at + r * tile * kWeightsPerScore + j); },
+                                     [&](int v) { return seen_of(multiplicands(rows + j / kStep * values.stride + v * kLanes * kStep)); }, sum);
+      };
+      each_step(begin, end, add);
     }
 #pragma GCC unroll 6
     for (int r = 0; r < Rows; ++r)
@@ -292,9 +306,23 @@ struct TileAttention {
       }
   }
 
+  // Calls add(position, what of its values is seen) for the positions from begin to end, or for the
+  // pairs in which they lie. The other one of a pair has a weight of zero, but its value may be NaN.
+  template <class Add>
+  ENGINE_INLINE static void each_step(int64_t begin, int64_t end, const Add& add) {
+    auto all = [](auto values) { return values; };
+    if constexpr (kStep == 2) {
+      if (begin % 2 != 0) add(begin - 1, [](Vi pairs) { return pairs & splat(int32_t(0xffff0000)); }), ++begin;
+      for (; begin + 2 <= end; begin += 2) add(begin, all);
+      if (begin < end) add(begin, [](Vi pairs) { return pairs & splat(0xffff); });
+    } else {
+      for (; begin < end; ++begin) add(begin, all);
+    }
+  }
+
   // weights x values of positions that all of the rows see.
   template <int Rows, class Value>
-  __attribute__((noinline)) void add_weighted(const Values<Value>& values, Range seen, const float* weights, const Softmax::Factors* factors, float* to) const {
+  __attribute__((noinline)) void add_weighted(const Values<Value>& values, Range seen, const Factor* weights, const Softmax::Factors* factors, float* to) const {
     constexpr int kPanels = panels_for(Rows);
     const int64_t panels = padded_dim / kPanel;
     int64_t panel = 0;
@@ -323,13 +351,14 @@ struct TileAttention {
   // still see, then what all see, then what only the later rows see yet. In order for each row,
   // and nobody multiplies a value that it does not see, which may be NaN.
   template <class Value>
-  void add_seen(const Values<Value>& values, const Range* seen, int64_t rows, const float* weights, float* to) const {
+  void add_seen(const Values<Value>& values, const Range* seen, int64_t rows, const Factor* weights, float* to) const {
     Range common = seen[0];
     for (int64_t r = 1; r < rows; ++r) common = intersect(common, seen[r]);
+    common = {ceil_div(common.begin, kStep) * kStep, common.end / kStep * kStep};  // pairs stay whole, whoever is beside
     auto add = [&](int64_t row, int64_t count, Range positions) {
       if (positions.empty()) return;
       with_rows(count, [&]<int Rows>() {
-        add_weighted<Rows>(values, positions, weights + row * tile, nullptr, to + row * Softmax::width(padded_dim));
+        add_weighted<Rows>(values, positions, weights + row * tile * kWeightsPerScore, nullptr, to + row * Softmax::width(padded_dim));
       });
     };
     auto each_group = [&](auto positions_of) {
@@ -346,18 +375,18 @@ struct TileAttention {
 
   // Joins a tile that all rows see whole to `total`. scores: [kRowBlock, tile] of scratch.
   template <class Value>
-  void attend_whole(const Tile<Element>& from, const Tile<Element>& next, const Values<Value>& values, const float* queries, int64_t rows,
+  void attend_whole(const Tile<Element>& from, const Tile<Element>& next, const Values<Value>& values, const Factor* queries, int64_t rows,
                     float* scores, const Softmax& total) const {
     with_rows(rows, [&]<int Rows>() {
       score<Rows>(from, next, {0, tile}, queries, scores);
       const Softmax::Factors factors = weigh_all<Rows>(from, scores, total);
-      add_weighted<Rows>(values, {0, tile}, scores, &factors, total.rows);
+      add_weighted<Rows>(values, {0, tile}, weights_of(scores), &factors, total.rows);
     });
   }
 
   // Joins what each row sees of a tile, counted from the tile's begin, to `total`.
   template <class Value>
-  void attend_seen(const Tile<Element>& from, const Tile<Element>& next, const Values<Value>& values, const float* queries, int64_t rows,
+  void attend_seen(const Tile<Element>& from, const Tile<Element>& next, const Values<Value>& values, const Factor* queries, int64_t rows,
                    const Range* seen, float* scores, const Softmax& scratch, const Softmax& total) const {
     Range any = seen[0];
     for (int64_t r = 1; r < rows; ++r) any = {std::min(any.begin, seen[r].begin), std::max(any.end, seen[r].end)};
@@ -366,7 +395,7 @@ struct TileAttention {
     with_rows(rows, [&]<int Rows>() { score<Rows>(from, next, any, queries, scores); });
     for (int64_t row = 0; row < rows; ++row)
       if (!seen[row].empty()) weigh_seen(from, seen[row], row, scores + row * tile, scratch);
-    add_seen(values, seen, rows, scores, scratch.rows);
+    add_seen(values, seen, rows, weights_of(scores), scratch.rows);
     total.merge(scratch, rows, padded_dim);
   }
 };

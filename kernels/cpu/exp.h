@@ -1,31 +1,31 @@
-// e^x and 2^x for x <= 0, written out so that every part of an operator uses the same one.
+// e^x, and 2^x for x <= 0, written out so that every part of an operator uses the same one.
 #pragma once
 
 #include "simd.h"
 
 namespace engine {
 
-// Within 2 units in the last place; 0 below -87.3 and for -infinity; NaN stays NaN.
-// x = n * ln 2 + r with |r| <= ln 2 / 2, and e^r by its Taylor polynomial of degree 7, whose
-// remainder there is below 2^-27.
-ENGINE_INLINE Vf exp_nonpositive(Vf x) {
-  constexpr float kLowest = -87.3f;
-  const Vf clamped = x < kLowest ? splat(kLowest) : x;
-  const Vi n = round_to_int(clamped * 1.44269504f);
-  const Vf r = fma(to_float(n), splat(2.12194440e-4f), fma(to_float(n), splat(-0.693359375f), clamped));
-  Vf sum = splat(1.0f / 5040);
-  sum = fma(sum, r, splat(1.0f / 720));
-  sum = fma(sum, r, splat(1.0f / 120));
-  sum = fma(sum, r, splat(1.0f / 24));
-  sum = fma(sum, r, splat(1.0f / 6));
-  sum = fma(sum, r, splat(0.5f));
-  sum = fma(sum, r, splat(1.0f));
-  sum = fma(sum, r, splat(1.0f));
-  const Vf result = sum * bit_cast<Vf>((n + 127) << 23);
-  return x < kLowest ? Vf{} : result;
+// Within 3 units in the last place from -87.3 to 88.3; below as at -87.3, above infinite; NaN stays NaN.
+// x = (n + r) * ln 2 with |r| <= 1/2, and 2^r by the polynomial of degree 5 whose largest relative
+// error there is smallest (7.5e-8 with exact coefficients).
+ENGINE_INLINE Vf exp_clamped(Vf x) {
+#if defined(ENGINE_AVX512)
+  x = _mm512_min_ps(splat(89.0f), _mm512_max_ps(splat(-87.3f), x));
+#elif defined(ENGINE_AVX2)
+  x = _mm256_min_ps(splat(89.0f), _mm256_max_ps(splat(-87.3f), x));
+#else
+  x = x < -87.3f ? splat(-87.3f) : x > 89.0f ? splat(89.0f) : x;
+#endif
+  const Vi n = round_to_int(x * 0x1.715476p+0f);
+  const Vf r = fma(x, splat(0x1.4ae0cp-26f), fma(x, splat(0x1.715476p+0f), -to_float(n)));
+  Vf power = splat(0x1.5c08e6p-10f);
+  power = fma(power, r, splat(0x1.3d0c52p-7f));
+  power = fma(power, r, splat(0x1.c6b6e4p-5f));
+  power = fma(power, r, splat(0x1.ebf918p-3f));
+  power = fma(power, r, splat(0x1.62e428p-1f));
+  power = fma(power, r, splat(1.0f));
+  return power * bit_cast<Vf>((n + 127) << 23);
 }
-
-ENGINE_INLINE float exp_nonpositive(float x) { return exp_nonpositive(splat(x))[0]; }
 
 // Relative error below 1.5e-7 down to 2^-126, then an absolute one below 2^-126; exactly 1 at 0,
 // exactly 0 from -127 (AVX-512: -150) on, -infinity included; NaN stays NaN.

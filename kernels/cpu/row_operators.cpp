@@ -101,11 +101,8 @@ Tensor rms_norm(Tensor x, Tensor weight, double eps) {
   });
 }
 
-// x * sigmoid(x), arXiv 1606.08415; e^-|x| never overflows
-ENGINE_INLINE Vf silu(Vf x) {
-  const Vf e = exp_nonpositive(x < 0.0f ? x : -x);
-  return x * ((x < 0.0f ? e : splat(1.0f)) / (e + 1.0f));
-}
+// x * sigmoid(x), arXiv 1606.08415
+ENGINE_INLINE Vf silu(Vf x) { return x / (1.0f + exp_clamped(-x)); }
 
 template <class Sink>
 Tensor silu_mul(Tensor gate, Tensor up) {

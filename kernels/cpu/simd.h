@@ -19,6 +19,10 @@
 #define ENGINE_AVX2
 #endif
 
+#if defined(ENGINE_AVX512) && defined(__AVX512BF16__)
+#define ENGINE_BF16
+#endif
+
 #define ENGINE_INLINE inline __attribute__((always_inline))
 
 namespace engine {

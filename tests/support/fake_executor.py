@@ -73,12 +73,18 @@ def solo(
     state = SamplingState(params, list(prompt), [], stop_ids)
     tokens = list(prompt)
     for _ in range(min(params.max_tokens, max_context - len(prompt), capacity + 1 - len(prompt))):
-        (choice,) = sample(logits_of(tokens, vocab_size)[None], [0], [state])
+        (choice,) = sample(logits_of(tokens, vocab_size)[None], [0], [state], argmax)
         tokens.append(choice.token)
         state.record(choice.token)
         if choice.token in stop_ids:
             break
     return tokens[len(prompt) :]
+
+
+def argmax(logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
+    """As `StepExecutor.argmax`: numpy finds a NaN before anything else."""
+    found = [int(logits[row].argmax()) for row in rows]
+    return [token if np.isfinite(logits[row, token]) else -1 for row, token in zip(rows, found, strict=True)]
 
 
 class FakeExecutor:
@@ -114,3 +120,5 @@ class FakeExecutor:
             assert UNWRITTEN not in history
             rows.append(logits_of(history, self.manifest.model.vocab_size, self.poison))
         return torch.from_numpy(np.stack(rows))
+
+    argmax = staticmethod(argmax)
