@@ -37,16 +37,16 @@ def peers() -> Iterator[Any]:
         yield Peers()
 
 
-def run_of(peers: Any, tokens: int, seconds: float, others: float = 0.0) -> Any:
+def run_of(peers: Any, tokens: int, seconds: float, others: float = 0.0, speed: float = 1.0) -> Any:
     """A run of one request whose tokens came evenly, the first at once."""
     times = [seconds * (number + 1) / tokens for number in range(tokens)]
     result = Result(8, tokens, 0.0, times, seconds, wanted_tokens=tokens)
-    return peers.measure.Run(summary=summarize([result], seconds), others=others)
+    return peers.measure.Run(summary=summarize([result], seconds), others=others, speed=speed)
 
 
 def measured(peers: Any, peer: str, weights: str, *, rates: list[float], start_s: float, **more: Any) -> Any:
     runs = [run_of(peers, 100, 100 / rate) for rate in rates]
-    starts = [peers.measure.Start(first_token_s=start_s, others=0.0)]
+    starts = [peers.measure.Start(first_token_s=start_s, others=0.0, speed=1.0)]
     kind = {"four_bits": False, "same_file": False, "setting": "", "over_http": True}
     return peers.measure.Measured(peer=peer, weights=weights, starts=starts, throughput={8: runs}, **{**kind, **more})
 
@@ -86,10 +86,11 @@ def test_decode_counts_tokens_after_the_first(peers: Any) -> None:
 
 def test_warnings_name_failures_and_disturbed_runs(peers: Any) -> None:
     calm = measured(peers, "a", "x", rates=[1.0], start_s=1.0)
-    disturbed = measured(peers, "b", "y", rates=[1.0], start_s=1.0, ttft=run_of(peers, 2, 1.0, others=0.2), error="fell over")
+    disturbed = measured(peers, "b", "y", rates=[1.0], start_s=1.0, ttft=run_of(peers, 2, 1.0, others=0.2, speed=0.5), error="fell over")
     found = peers.table.warnings([calm, disturbed], {"c": "no wheel"})
-    assert [line.split(":")[0] for line in found] == ["c is missing", "b y is incomplete", "b y"]
+    assert [line.split(":")[0] for line in found] == ["c is missing", "b y is incomplete", "b y", "b y"]
     assert "20%" in found[2]
+    assert "50%" in found[3]
 
 
 def test_quietest_stops_at_the_first_run_left_alone(peers: Any) -> None:
@@ -107,6 +108,17 @@ def test_quietest_stops_at_the_first_run_left_alone(peers: Any) -> None:
 def test_quietest_takes_the_least_disturbed_if_none_was_left_alone(peers: Any) -> None:
     shares = [0.5, 0.1, 0.3]
     assert peers.measure.quietest(lambda attempt: run_of(peers, 2, 1.0, others=shares[attempt]), 3).others == 0.1
+
+
+def test_quietest_waits_for_the_whole_machine(peers: Any) -> None:
+    speeds = [0.5, 1.0]
+    assert peers.measure.quietest(lambda attempt: run_of(peers, 2, 1.0, speed=speeds[attempt]), 2).speed == 1.0
+
+
+def test_pace_is_relative_to_the_best_it_has_seen(peers: Any) -> None:
+    rates = iter([90.0, 100.0, 80.0, 95.0, 70.0, 50.0, 200.0, 100.0])
+    pace = peers.pace.Pace(lambda: next(rates))
+    assert [pace() for _ in range(3)] == [0.5, 1.0, 0.5]
 
 
 def test_others_share_leaves_out_our_own_time(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +273,7 @@ def measure(peers: Any, tmp_path: Path, peer: Scripted) -> Any:
     load = peers.load.Load.tiny()
     prompts = peers.load.Prompts(tokenizer, SimpleNamespace(render_chat=lambda messages: "a chat"), load)
     subject = peers.subject.Subject(peer="p", weights="w", open=lambda room: peer)
-    return peers.measure.measure(subject, prompts, load, peers.load.PHASES, tmp_path)
+    return peers.measure.measure(subject, prompts, load, peers.load.PHASES, tmp_path, lambda: 1.0)
 
 
 def test_a_peer_goes_through_every_phase(peers: Any, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from . import engine_serve, llama_cpp, modular_max, onnxruntime_genai, openvino_
 from .environment import PeerError
 from .load import PHASES, Load, open_prompts
 from .measure import Measured, measure, say
+from .pace import machine_pace
 from .plot import plot
 from .subject import Peer, Place
 from .table import tables, warnings
@@ -36,7 +37,8 @@ _DESCRIPTION = """Measures Engine and its peers, one after another, with the sam
 
 Peers come from the package index that pip is set to, each into a virtual environment of its own
 under --work; what is there already stays. The first time takes an hour and 15 GB. Leave the machine alone while it
-measures: runs during which others used more than 3 % of it are repeated, and marked if that did not help.
+measures: runs during which others used more than 3 % of it, or its host gave it less than 85 % of its best speed, are
+repeated, and marked if that did not help.
 """
 
 
@@ -88,13 +90,14 @@ def _measure(options: argparse.Namespace, place: Place, versions: dict[str, Mapp
     """Measure what was asked for. The JSON file is written after each subject: an hour's work is not lost with the last one."""
     load = Load.tiny() if options.tiny else Load()
     prompts = open_prompts(place.artifacts, load)
+    pace = machine_pace(place.artifacts, place.threads)
     results = _Results(versions=versions, measured=[])
     settings = {"load": load, "threads": place.threads, "gguf": place.gguf.name, "phases": options.phases}
     report = Report(benchmark="peers", tables=(), settings=settings, results=results, provenance=provenance(place.artifacts))
     for subject in [subject for name in versions for subject in _PEERS[name].subjects(place)]:
         if not options.weights or subject.weights in options.weights:
             say(subject.name)
-            results.measured.append(measure(subject, prompts, load, options.phases, place.work / "logs"))
+            results.measured.append(measure(subject, prompts, load, options.phases, place.work / "logs", pace))
             report = replace(report, tables=tables(results.measured, versions), warnings=warnings(results.measured, failures))
             if options.json:
                 write_json(report, options.json)

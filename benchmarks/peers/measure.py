@@ -21,23 +21,27 @@ from .session import Room, Server, Session
 from .subject import Subject
 
 QUIET_SHARE = 0.03
+FULL_SPEED = 0.85
 _STARTS_LIMIT_S = 180.0
 _ALONE = Room(sequences=1, tokens=2048)
 _TOKENS_EACH = 512
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a phase. others: the share of the machine that others used meanwhile, 0 to 1."""
+    """One run of a phase. others: the share of the machine that others used meanwhile, 0 to 1. speed: the
+    machine's right before or after, whichever was less, as a share of the best seen (`pace.py`)."""
 
     summary: Summary
     others: float
+    speed: float
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds from exec to the first token."""
+    """Seconds from exec to the first token; others and speed as in `Run`."""
 
     first_token_s: float
     others: float
+    speed: float
 
 
 class Measured(msgspec.Struct, kw_only=True):
@@ -63,10 +67,17 @@ class Measured(msgspec.Struct, kw_only=True):
 
 
 class Watched(Protocol):
-    """Something measured while others may have used the machine."""
+    """Something measured while others may have used the machine, or its host."""
 
     @property
     def others(self) -> float: ...
+
+    @property
+    def speed(self) -> float: ...
+
+
+def is_calm(taken: Watched) -> bool:
+    return taken.others <= QUIET_SHARE and taken.speed >= FULL_SPEED
 
 
 _Taken = TypeVar("_Taken", bound=Watched)
@@ -77,13 +88,16 @@ def quietest(take: Callable[[int], _Taken], attempts: int) -> _Taken:
     taken: list[_Taken] = []
     for attempt in range(attempts):
         taken.append(take(attempt))
-        if taken[-1].others <= QUIET_SHARE:
+        if is_calm(taken[-1]):
             break
-    return min(taken, key=lambda one: one.others)
+    return min(taken, key=lambda one: one.others - one.speed)
 
 
-def measure(subject: Subject, prompts: Prompts, load: Load, phases: Collection[str], logs: Path) -> Measured:
-    """All `phases` of a subject. A failure ends up in `error`, beside what was measured before it."""
+def measure(subject: Subject, prompts: Prompts, load: Load, phases: Collection[str], logs: Path, pace: Callable[[], float]) -> Measured:
+    """All `phases` of a subject. A failure ends up in `error`, beside what was measured before it.
+
+    pace: the machine's speed at the moment, as a share of its best.
+    """
     found = Measured(
         peer=subject.peer,
         weights=subject.weights,
@@ -93,7 +107,7 @@ def measure(subject: Subject, prompts: Prompts, load: Load, phases: Collection[s
         over_http=isinstance(subject.open(_ALONE), Server),
     )
     try:
-        _Measurement(subject, prompts, load, logs, found).take(phases)
+        _Measurement(subject, prompts, load, logs, found, pace).take(phases)
     except PeerError as error:
         found.error = str(error)
         say(f"  failed: {error}")
@@ -101,12 +115,13 @@ def measure(subject: Subject, prompts: Prompts, load: Load, phases: Collection[s
 
 
 class _Measurement:
-    def __init__(self, subject: Subject, prompts: Prompts, load: Load, logs: Path, found: Measured) -> None:
+    def __init__(self, subject: Subject, prompts: Prompts, load: Load, logs: Path, found: Measured, pace: Callable[[], float]) -> None:
         self._subject = subject
         self._prompts = prompts
         self._load = load
         self._log = logs / f"{subject.name.replace(' ', '-')}.log"
         self._found = found
+        self._pace = pace
 
     def take(self, phases: Collection[str]) -> None:
         self._alone(phases)
@@ -140,10 +155,12 @@ class _Measurement:
             self._found.starts.append(quietest(lambda _: self._start(), self._load.attempts))
 
     def _start(self) -> Start:
-        before = CpuTime.now()
+        speed, before = self._pace(), CpuTime.now()
         with self._session(_ALONE) as session:
-            start = Start(first_token_s=session.first_token_s, others=others_share(before, CpuTime.now()))
-        say(f"  first token after {start.first_token_s:.2f} s, others {start.others:.1%}")
+            others = others_share(before, CpuTime.now())
+            first_token_s = session.first_token_s
+        start = Start(first_token_s=first_token_s, others=others, speed=min(speed, self._pace()))
+        say(f"  first token after {start.first_token_s:.2f} s, {_conditions(start)}")
         return start
 
     def _throughput(self, concurrency: int) -> None:
@@ -156,13 +173,14 @@ class _Measurement:
         return quietest(lambda attempt: self._run(session, self._prompts.many(first + attempt), concurrency), self._load.attempts)
 
     def _run(self, session: Session, requests: Sequence[Request], concurrency: int) -> Run:
-        before = CpuTime.now()
+        speed, before = self._pace(), CpuTime.now()
         results = session.run(requests, concurrency=concurrency, time_limit_s=self._load.time_limit_s)
         others = others_share(before, CpuTime.now())
         _check(results)
         summary = summarize(results, span(results))
-        say(f"  {concurrency:2} at once: {_line(summary)}, others {others:.1%}")
-        return Run(summary=summary, others=others)
+        run = Run(summary=summary, others=others, speed=min(speed, self._pace()))
+        say(f"  {concurrency:2} at once: {_line(summary)}, {_conditions(run)}")
+        return run
 
     @contextmanager
     def _session(self, room: Room) -> Iterator[Session]:
@@ -188,6 +206,10 @@ def _line(summary: Summary) -> str:
     tpot = f", TPOT {summary.tpot.p50 * 1000:.2f} ms" if summary.tpot else ""
     cut = f", {summary.cut} cut" if summary.cut else ""
     return f"{summary.output_tokens_per_s:.1f} tokens/s, {ttft}{tpot}{cut}"
+
+
+def _conditions(taken: Watched) -> str:
+    return f"others {taken.others:.1%}, machine at {taken.speed:.0%}"
 
 
 def say(text: str) -> None:

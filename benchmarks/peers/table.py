@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from engine.bench.report import Table
 
 from . import engine_serve
-from .measure import QUIET_SHARE, Measured, Watched
+from .measure import FULL_SPEED, QUIET_SHARE, Measured, Watched
 from .measures import MEASURES, Measure, runs
 
 
@@ -27,6 +27,8 @@ def warnings(measured: Sequence[Measured], failures: Mapping[str, str]) -> list[
         watched: list[Watched] = [*runs(one), *one.starts]
         if disturbed := [taken.others for taken in watched if taken.others > QUIET_SHARE]:
             found.append(f"{one.name}: others used up to {max(disturbed):.0%} of the machine in {len(disturbed)} runs")
+        if slow := [taken.speed for taken in watched if taken.speed < FULL_SPEED]:
+            found.append(f"{one.name}: the machine was down to {min(slow):.0%} of its best speed in {len(slow)} runs")
     return found
 
 
