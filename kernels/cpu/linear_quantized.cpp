@@ -164,23 +164,24 @@ struct QuantizedLinear {
       for (int line = 0; line < Format::kBytes; line += 64) __builtin_prefetch(block + p * groups * Format::kBytes + kAhead + line, 0, 3);
   }
 
-  template <int Rows, int Vectors>
-  ENGINE_INLINE void rows_by(int64_t& row, int64_t last_row, int64_t panel, int half, bool& ahead) const {
-    for (; row + Rows <= last_row; row += Rows) {
-      if (ahead) block<Rows, Vectors, true>(row, panel, half);
-      else block<Rows, Vectors, false>(row, panel, half);
+  // All rows of a tile with the same few vectors of weights. Blocks of few rows wait for their own
+  // sums, so the last rows are shared out evenly: 8 are 4 and 4, not 6 and 2.
+  template <int Vectors>
+  void columns(int64_t row, int64_t last_row, int64_t panel, int half) const {
+    bool ahead = half == 0;
+    while (row < last_row) {
+      const int64_t left = last_row - row;
+      const int64_t next = left <= kRows ? left : left >= 2 * kRows ? kRows : (left + 1) / 2;
+      rows_at_once<kRows, Vectors>(next, row, panel, half, ahead);
+      row += next;
       ahead = false;
     }
   }
-
-  // All rows of a tile with the same few vectors of weights.
-  template <int Vectors>
-  void columns(int64_t row, int64_t last_row, int64_t panel, int half) const {
-    bool ahead = rows <= kMemoryBoundRows && half == 0;
-    rows_by<kRows, Vectors>(row, last_row, panel, half, ahead);
-    if constexpr (kRows > 4) rows_by<4, Vectors>(row, last_row, panel, half, ahead);
-    rows_by<2, Vectors>(row, last_row, panel, half, ahead);
-    rows_by<1, Vectors>(row, last_row, panel, half, ahead);
+  template <int Most, int Vectors>
+  ENGINE_INLINE void rows_at_once(int64_t count, int64_t row, int64_t panel, int half, bool ahead) const {
+    if constexpr (Most > 1)
+      if (count < Most) return rows_at_once<Most - 1, Vectors>(count, row, panel, half, ahead);
+    ahead ? block<Most, Vectors, true>(row, panel, half) : block<Most, Vectors, false>(row, panel, half);
   }
 
 #if defined(ENGINE_AVX512)
@@ -189,7 +190,6 @@ struct QuantizedLinear {
   static constexpr int kRows = 5, kPanelsAtOnce = 1;
 #endif
   static constexpr int64_t kAhead = 8 << 10;            // of 2 to 16 KiB what measured best
-  static constexpr int64_t kMemoryBoundRows = 32;       // up to here a call waits for weights more than for arithmetic
   static constexpr int64_t kReadAhead = 256 << 10;      // bytes: what memory delivers between two calls
 
   void tile(int64_t row, int64_t last_row, int64_t panel, int64_t last_panel) const {
@@ -214,7 +214,7 @@ struct QuantizedLinear {
     const int64_t run = std::clamp<int64_t>(panels / (8 * threads) / kPanelsAtOnce, 1, 8 / kPanelsAtOnce) * kPanelsAtOnce;  // panels per task: long streams, even shares
     const int64_t runs = (panels + run - 1) / run;
     const int64_t tasks = runs * ((rows + tile_rows - 1) / tile_rows);
-    if (rows <= kMemoryBoundRows) Team::instance().read_ahead(w + panels * groups * Format::kBytes, kReadAhead);  // weights lie in the order of their use
+    Team::instance().read_ahead(w + panels * groups * Format::kBytes, kReadAhead);  // weights lie in the order of their use
     parallel_for(tasks, 1, threads, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t row = i / runs * tile_rows, panel = i % runs * run;
