@@ -8,6 +8,7 @@ import numpy as np
 
 from ..artifacts import Manifest
 from ..errors import ArtifactError
+from ..kernels.native import load_code
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 1 << 10, "M": 1 << 20}
@@ -26,6 +27,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 def measure_limits(directory: Path, manifest: Manifest, threads: int) -> Limits:
     """Takes about a second on an idle machine. Raises ArtifactError for a kernel library that cannot measure."""
+    load_code(directory / manifest.kernel_library)
     library = ctypes.CDLL(str(directory / manifest.kernel_library))
     try:
         read, int8, float32 = (getattr(library, f"engine_limit_{name}") for name in ("read", "int8", "float32"))

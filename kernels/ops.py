@@ -2,21 +2,19 @@
 
 Nothing happens at import. `define()` makes the schemas known and `register_fakes()` adds shape
 functions for tracing (build), `load(path)` adds the native CPU implementations from a kernel
-library (tests, benchmarks). Serving knows no schemas: it loads the library's code, and segments
-call it by symbol.
+library (tests, benchmarks). Serving knows no schemas: it loads the library's code (native.py), and
+segments call it by symbol.
 
 Legend: T tokens of a step, S sequences of a step, B blocks per sequence, N out features,
 K in features, QH / KH query and key-value heads, D head size, V vocabulary.
 """
 
-import ctypes
-import filecmp
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from ..errors import ArtifactError
+from .native import load_code
 
 NAMESPACE = "engine"
 QUANTIZED_FORMATS = ("q8_0", "q4_0", "q4_1")
@@ -69,7 +67,6 @@ class _State:
     """What this process has registered. Torch forgets an operator when its Library is collected."""
 
     schemas: torch.library.Library | None = None
-    kernels: Path | None = None
     fakes: bool = False
 
 
@@ -92,33 +89,10 @@ def define() -> None:
 def load(path: Path) -> None:
     """Define the operators and register the CPU implementations in the kernel library at `path`.
 
-    Raises as `load_code` does.
+    Raises as `native.load_code` does.
     """
     define()
     load_code(path)
-
-
-def load_code(path: Path) -> None:
-    """Load a kernel library for compiled code to call; torch learns nothing of it.
-
-    A process holds one kernel library. Loading it again, from any path, does nothing.
-    Raises ArtifactError if the file cannot be loaded or differs from the one already loaded.
-    """
-    try:
-        if _State.kernels is not None:
-            if filecmp.cmp(_State.kernels, path, shallow=False):
-                return
-            raise ArtifactError(
-                f"{path} cannot be loaded: this process already runs the kernels of {_State.kernels}",
-                hint="use one process per artifact",
-            )
-        # Globally: compiled segments find the operators' C functions by symbol.
-        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        raise ArtifactError(
-            f"the kernel library {path} cannot be loaded: {error}", hint="build the artifact again on this machine"
-        ) from error
-    _State.kernels = path
 
 
 def _linear(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None, out_features: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from .scheduler import Chunk
 from .sequence import Sequence
@@ -19,12 +19,12 @@ class StepInputs:
     slots [T], block * block_size + offset where each new token's keys and values go.
     """
 
-    tokens: torch.Tensor
-    positions: torch.Tensor
-    query_start: torch.Tensor
-    seq_lens: torch.Tensor
-    block_table: torch.Tensor
-    slots: torch.Tensor
+    tokens: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    query_start: NDArray[np.int32]
+    seq_lens: NDArray[np.int32]
+    block_table: NDArray[np.int32]
+    slots: NDArray[np.int32]
 
 
 class Batch:
@@ -122,11 +122,11 @@ class _Buffers:
         if self._inputs is None or self._shape != (tokens, sequences, width):
             self._shape = (tokens, sequences, width)
             self._inputs = StepInputs(
-                tokens=torch.from_numpy(self.tokens[:tokens]),
-                positions=torch.from_numpy(self._positions[:tokens]),
-                query_start=torch.from_numpy(self._query_start[: sequences + 1]),
-                seq_lens=torch.from_numpy(self._seq_lens[:sequences]),
-                block_table=torch.from_numpy(self._table[: sequences * width].reshape(sequences, width)),
-                slots=torch.from_numpy(self._slots[:tokens]),
+                tokens=self.tokens[:tokens],
+                positions=self._positions[:tokens],
+                query_start=self._query_start[: sequences + 1],
+                seq_lens=self._seq_lens[:sequences],
+                block_table=self._table[: sequences * width].reshape(sequences, width),
+                slots=self._slots[:tokens],
             )
         return self._inputs

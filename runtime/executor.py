@@ -10,20 +10,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..artifacts import Manifest, check_code, check_machine, load_manifest
+from ..artifacts.manifest import DTYPE_BYTES
 from ..errors import UsageError
-from ..kernels import ops
+from ..kernels.native import load_code
 from .batch import StepInputs
 from .kv_memory import default_kv_memory
 from .machine import default_threads
+from .memory import Memory
 from .native_program import NativeProgram
 from .probe import replay
 from .weights import open_weights
-
-_KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 class Executor:
@@ -54,24 +53,23 @@ class Executor:
         """
         clock = _Phases(on_phase)
         manifest = load_manifest(directory)
-        check_machine(manifest, torch_version=torch.__version__)
+        check_machine(manifest)
         check_code(directory, manifest)
         clock.ended("check")
-        torch.set_num_threads(threads or default_threads())
-        ops.load_code(directory / manifest.kernel_library)
+        load_code(directory / manifest.kernel_library)
         clock.ended("load_code")
-        constants = {f"weight:{name}": tensor for name, tensor in open_weights(directory, manifest).items()}
+        constants = {f"weight:{name}": memory for name, memory in open_weights(directory, manifest).items()}
         clock.ended("map_weights")
         num_blocks = _num_blocks(manifest, kv_memory, max_num_seqs, max_batch_tokens)
         constants |= _allocate_kv(manifest, num_blocks)
         clock.ended("allocate_kv")
-        executor = cls(manifest, num_blocks, NativeProgram(directory / manifest.kernel_library, directory, manifest, constants))
+        executor = cls(manifest, num_blocks, NativeProgram(directory, manifest, constants, threads=threads or default_threads()))
         clock.ended("bind")
         replay(manifest, executor.step)
         clock.ended("probe")
         return executor
 
-    def step(self, inputs: StepInputs) -> torch.Tensor:
+    def step(self, inputs: StepInputs) -> NDArray[np.float32]:
         """Run one forward. Writes the new tokens' keys and values into the cache; releases the GIL meanwhile.
 
         Returns the logits [S, V] float32 of each sequence's last token, the caller's to keep.
@@ -111,17 +109,14 @@ def _num_blocks(manifest: Manifest, kv_memory: int | None, max_num_seqs: int, ma
     return kv_memory // spec.bytes_per_block
 
 
-def _allocate_kv(manifest: Manifest, num_blocks: int) -> dict[str, torch.Tensor]:
+def _allocate_kv(manifest: Manifest, num_blocks: int) -> dict[str, Memory]:
     """Caches by name, zero. A page takes memory only once a block in it is written (calloc)."""
     spec = manifest.kv_cache
     shape = (num_blocks, spec.num_kv_heads, spec.block_size, spec.row_elements)
-    dtype = _KV_DTYPES[spec.dtype]
-    size = math.prod(shape) * dtype.itemsize
+    size = math.prod(shape) * DTYPE_BYTES[spec.dtype]
     try:
         return {
-            f"kv:{layer}.{part}": torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).view(shape)
-            for layer in range(spec.num_layers)
-            for part in "kv"
+            f"kv:{layer}.{part}": Memory(np.zeros(size, np.uint8), spec.dtype, shape) for layer in range(spec.num_layers) for part in "kv"
         }
     except MemoryError as error:
         total = num_blocks * spec.bytes_per_block

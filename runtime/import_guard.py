@@ -1,4 +1,4 @@
-"""Nothing that traces, compiles or belongs to a build is imported while serving."""
+"""Nothing that traces, compiles or belongs to a build is imported while serving, nor torch, which brings much of that along."""
 
 import sys
 from collections.abc import Sequence
@@ -8,8 +8,7 @@ from types import ModuleType
 
 _PACKAGE = __name__.rpartition(".runtime.")[0]
 FORBIDDEN = (
-    "torch._dynamo",
-    "torch._inductor",
+    "torch",
     "triton",
     "transformers",
     f"{_PACKAGE}.compiler",
@@ -39,7 +38,7 @@ def is_forbidden(module: str) -> bool:
 
 
 def install() -> None:
-    """From now on importing a forbidden module raises ImportError. Call it after `import torch`.
+    """From now on importing a forbidden module raises ImportError.
 
     Raises ImportError if one has been imported already.
     """

@@ -13,8 +13,9 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from ..errors import EngineError
 from .batch import StepInputs
@@ -46,13 +47,13 @@ def _kv_memory(artifacts: Path, longest: int) -> int:
     return (-(-longest // spec.block_size) + 2) * spec.bytes_per_block
 
 
-def _last(executor: Executor, prompt: list[int]) -> torch.Tensor:
-    return executor.step(whole_prompt(prompt, executor.manifest.kv_cache.block_size)).clone()
+def _last(executor: Executor, prompt: list[int]) -> NDArray[np.float32]:
+    return executor.step(whole_prompt(prompt, executor.manifest.kv_cache.block_size))
 
 
-def _every_position(executor: Executor, prompt: list[int]) -> torch.Tensor:
+def _every_position(executor: Executor, prompt: list[int]) -> NDArray[np.float32]:
     whole = whole_prompt(prompt, executor.manifest.kv_cache.block_size)
-    return torch.cat([executor.step(_one_token(whole, index)) for index in range(len(prompt))])
+    return np.concatenate([executor.step(_one_token(whole, index)) for index in range(len(prompt))])
 
 
 def _one_token(whole: StepInputs, index: int) -> StepInputs:
@@ -60,8 +61,8 @@ def _one_token(whole: StepInputs, index: int) -> StepInputs:
     return StepInputs(
         tokens=whole.tokens[here],
         positions=whole.positions[here],
-        query_start=torch.tensor([0, 1], dtype=torch.int32),
-        seq_lens=torch.tensor([index + 1], dtype=torch.int32),
+        query_start=np.array([0, 1], np.int32),
+        seq_lens=np.array([index + 1], np.int32),
         block_table=whole.block_table,
         slots=whole.slots[here],
     )

@@ -1,26 +1,31 @@
 """A program bound to its tensors, run by the kernel library's own loop: no Python within a step."""
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..artifacts import Call, Manifest
 from ..errors import ArtifactError
 from .batch import StepInputs
+from .memory import Memory
 
 STEP_INPUTS = ("tokens", "positions", "query_start", "seq_lens", "block_table", "slots")
 
 _pointer = ctypes.c_void_p
+_pointers = ctypes.POINTER(_pointer)
 _int32s = ctypes.POINTER(ctypes.c_int32)
+_int64s = ctypes.POINTER(ctypes.c_int64)
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "engine_program_new": (_pointer, [ctypes.c_int64]),
+    "engine_program_new": (_pointer, [ctypes.c_int64, ctypes.c_int32]),
     "engine_program_delete": (None, [_pointer]),
-    "engine_program_set": (None, [_pointer, ctypes.c_int32, _pointer]),
+    "engine_program_set": (
+        ctypes.c_char_p,
+        [_pointer, ctypes.c_int32, _pointer, ctypes.c_char_p, ctypes.c_int64, _int64s],
+    ),
     "engine_program_open": (ctypes.c_char_p, [_pointer, ctypes.c_char_p]),
     "engine_program_add": (
         ctypes.c_char_p,
@@ -28,34 +33,42 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "engine_program_run": (
         ctypes.c_char_p,
-        [_pointer, ctypes.POINTER(_pointer), *(ctypes.c_int64,) * 3, ctypes.c_int32, ctypes.POINTER(_pointer)],
+        [_pointer, _pointers, *(ctypes.c_int64,) * 3, ctypes.c_int32, _pointers, _pointers, _int64s],
     ),
+    "engine_tensor_delete": (None, [_pointer]),
     "engine_argmax": (None, [_pointer, ctypes.c_int64, _int32s, ctypes.c_int64, _int32s]),
 }
 
-_capsule_new = ctypes.pythonapi.PyCapsule_New
-_capsule_new.restype, _capsule_new.argtypes = ctypes.py_object, [_pointer, ctypes.c_char_p, _pointer]
-_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_capsule_pointer.restype, _capsule_pointer.argtypes = _pointer, [ctypes.py_object, ctypes.c_char_p]
+
+class _Owned:
+    """A native tensor [rows, columns] float32 as numpy sees it; deleted with the last array over it."""
+
+    def __init__(self, delete: Callable[[int], None], tensor: int, data: int, shape: tuple[int, int]) -> None:
+        self._delete, self._tensor = delete, tensor
+        self.__array_interface__ = {"version": 3, "typestr": "<f4", "shape": shape, "data": (data, False)}
+
+    def __del__(self) -> None:
+        self._delete(self._tensor)
 
 
 class NativeProgram:
     """A manifest's program over numbered slots: the step's inputs first, then constants and values.
 
-    constants: every `weight:` and `kv:` tensor, by name; they are kept alive. Raises ArtifactError
-    for a program that uses what the artifact does not hold. Not thread-safe; `run` releases the GIL.
+    constants: every `weight:` and `kv:` tensor, by name; they are kept alive. threads: how many
+    compute a step. Raises ArtifactError for a program that uses what the artifact does not hold.
+    Not thread-safe; `run` releases the GIL.
     """
 
-    def __init__(self, library: Path, directory: Path, manifest: Manifest, constants: Mapping[str, torch.Tensor]) -> None:
-        self._c = _functions(library)
+    def __init__(self, directory: Path, manifest: Manifest, constants: Mapping[str, Memory], *, threads: int) -> None:
+        self._c = _functions(directory / manifest.kernel_library)
         calls = manifest.program.calls
         names = [f"input:{name}" for name in STEP_INPUTS]
         names += dict.fromkeys(name for call in calls for name in (*call.inputs, *call.outputs) if not name.startswith("input:"))
         self._slots = {name: slot for slot, name in enumerate(names)}
-        self._program = self._c["engine_program_new"](len(names))
+        self._program = self._c["engine_program_new"](len(names), threads)
         self._wanted = self._slots[manifest.program.result]
         self._data = (_pointer * len(STEP_INPUTS))()
-        self._result = _pointer()
+        self._constants: list[Memory] = []
         for name, slot in self._slots.items():
             if name.startswith(("weight:", "kv:")):
                 self._set(slot, name, constants)
@@ -65,20 +78,20 @@ class NativeProgram:
         for call in calls:
             self._add(call, segments)
 
-    def run(self, inputs: StepInputs) -> torch.Tensor:
-        """One step: logits [S, V] float32, the caller's to keep. Raises RuntimeError if a call fails."""
+    def run(self, inputs: StepInputs) -> NDArray[np.float32]:
+        """One step: logits [S, V], the caller's to keep. Raises RuntimeError if a call fails."""
         data = self._data
         for index, name in enumerate(STEP_INPUTS):
-            data[index] = getattr(inputs, name).data_ptr()
+            data[index] = getattr(inputs, name).ctypes.data
         sequences, width = inputs.block_table.shape
-        error = self._c["engine_program_run"](
-            self._program, data, inputs.tokens.shape[0], sequences, width, self._wanted, ctypes.byref(self._result)
-        )
+        result, values, columns = _pointer(), _pointer(), ctypes.c_int64()
+        results = (ctypes.byref(result), ctypes.byref(values), ctypes.byref(columns))
+        error = self._c["engine_program_run"](self._program, data, inputs.tokens.shape[0], sequences, width, self._wanted, *results)
         if error:
             raise RuntimeError(error.decode(errors="replace"))
-        # the function for a single tensor keeps a reference for ever
-        logits: list[torch.Tensor] = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs([_capsule_new(self._result, None, None)])
-        return logits[0]
+        assert result.value is not None
+        assert values.value is not None
+        return np.asarray(_Owned(self._c["engine_tensor_delete"], result.value, values.value, (sequences, columns.value)))
 
     def argmax(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
         """As `StepExecutor.argmax`."""
@@ -92,11 +105,14 @@ class NativeProgram:
         if getattr(self, "_program", None):
             self._c["engine_program_delete"](self._program)
 
-    def _set(self, slot: int, name: str, constants: Mapping[str, torch.Tensor]) -> None:
+    def _set(self, slot: int, name: str, constants: Mapping[str, Memory]) -> None:
         if name not in constants:
             raise ArtifactError(f"the program uses {name}, which the artifact does not hold")
-        capsule = torch._C._aoti.unsafe_alloc_void_ptr_from_tensor(constants[name])
-        self._c["engine_program_set"](self._program, slot, _capsule_pointer(capsule, None))
+        memory = constants[name]
+        self._constants.append(memory)
+        sizes = (ctypes.c_int64 * len(memory.shape))(*memory.shape)
+        address = memory.data.ctypes.data
+        _check(self._c["engine_program_set"](self._program, slot, address, memory.dtype.encode(), len(memory.shape), sizes))
 
     def _add(self, call: Call, segments: Mapping[str, int]) -> None:
         if call.kind == "segment" and call.target not in segments:

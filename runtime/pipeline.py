@@ -7,8 +7,6 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
-import torch
-
 from .step import Computed, Step
 
 
@@ -57,7 +55,6 @@ class Pipeline:
         self._may_go_on.release()
 
     def _run(self) -> None:
-        torch.get_num_threads()  # OpenMP asks every thread anew; this takes over the process's setting
         while self._tickets.get():
             result = self._result_of(self._steps.popleft())
             self._deliver(result)

@@ -5,7 +5,8 @@ Replaying one catches wrong hardware, a damaged file or a miscompile in millisec
 
 from collections.abc import Callable
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from ..artifacts import Manifest
 from ..errors import ArtifactError
@@ -17,21 +18,21 @@ target's own code computes the same everywhere. References round floats differen
 tips the rounding of a quantized activation, the difference is a step of 1/127 of it. Both are far
 below what a wrong weight would cause."""
 
-Step = Callable[[StepInputs], torch.Tensor]
+Step = Callable[[StepInputs], NDArray[np.float32]]
 
 
 def whole_prompt(tokens: list[int], block_size: int) -> StepInputs:
     """Inputs of one step that runs a whole prompt in blocks 0, 1, 2, ... of an empty cache."""
     count = len(tokens)
     blocks = -(-count // block_size)
-    positions = torch.arange(count, dtype=torch.int32)
+    positions = np.arange(count, dtype=np.int32)
     return StepInputs(
-        tokens=torch.tensor(tokens, dtype=torch.int32),
+        tokens=np.array(tokens, np.int32),
         positions=positions,
-        query_start=torch.tensor([0, count], dtype=torch.int32),
-        seq_lens=torch.tensor([count], dtype=torch.int32),
-        block_table=torch.arange(blocks, dtype=torch.int32)[None],
-        slots=positions.clone(),
+        query_start=np.array([0, count], np.int32),
+        seq_lens=np.array([count], np.int32),
+        block_table=np.arange(blocks, dtype=np.int32)[None],
+        slots=positions.copy(),
     )
 
 
@@ -41,7 +42,7 @@ def replay(manifest: Manifest, step: Step) -> None:
         return
     golden = min(manifest.probe.prompts, key=lambda prompt: len(prompt.tokens))
     logits = step(whole_prompt(golden.tokens, manifest.kv_cache.block_size))[0]
-    difference = (logits[golden.top_tokens] - torch.tensor(golden.top_logits)).abs().max().item()
+    difference = float(np.abs(logits[golden.top_tokens] - np.array(golden.top_logits)).max())
     allowed = TOLERANCE[manifest.probe.recorded_on] * max(abs(value) for value in golden.top_logits)
     if not difference <= allowed:  # also true for NaN
         raise ArtifactError(

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..artifacts.manifest import Manifest
@@ -23,7 +22,7 @@ class StepExecutor(Protocol):
     @property
     def num_blocks(self) -> int: ...
 
-    def step(self, inputs: StepInputs) -> torch.Tensor:
+    def step(self, inputs: StepInputs) -> NDArray[np.float32]:
         """Logits [S, V] float32 of each sequence's last token, valid until the next step."""
         ...
 
@@ -61,7 +60,7 @@ def compute(executor: StepExecutor, step: Step) -> Computed:
     The next step waits for this one, and the machine with it: what can be done before or after is done there.
     """
     started = time.perf_counter()
-    logits = executor.step(step.batch.complete()).numpy()
+    logits = executor.step(step.batch.complete())
     choices = sample(logits, step.rows, step.states, executor.argmax)
     ends_any = False
     for sequence, choice in zip(step.sequences, choices, strict=True):

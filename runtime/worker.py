@@ -78,7 +78,6 @@ def _run(parsed: argparse.Namespace, channel: Channel) -> int:
 def _load(parsed: argparse.Namespace, channel: Channel) -> "EngineCore":
     options = RuntimeOptions(**{option.name: getattr(parsed, option.name) for option in fields(RuntimeOptions)})
     started = time.perf_counter()
-    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"  # plug-ins of other devices have no business here
     from . import import_guard
     from .core import EngineCore
 
@@ -124,4 +123,4 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # taking torch apart module by module takes longer than all the rest of the way out
+    os._exit(code)  # taking the process apart module by module takes longer than all the rest of the way out

@@ -31,11 +31,19 @@ PROMPTS = (
 
 
 @pytest.fixture(scope="module", params=["quantized", "float32"])
-def executor(request: pytest.FixtureRequest) -> Executor:
+def artifact(request: pytest.FixtureRequest) -> Path:
     """The demo model with its 4-bit weights, and a random one in float32 whose sizes fill no vector."""
-    artifact: Path = request.getfixturevalue("smollm2" if request.param == "quantized" else "tiny_artifact")
-    spec = load_manifest(artifact).kv_cache
-    return Executor.load(artifact, kv_memory=64 * spec.bytes_per_block)
+    path: Path = request.getfixturevalue("smollm2" if request.param == "quantized" else "tiny_artifact")
+    return path
+
+
+def load(artifact: Path, threads: int | None = None) -> Executor:
+    return Executor.load(artifact, kv_memory=64 * load_manifest(artifact).kv_cache.bytes_per_block, threads=threads)
+
+
+@pytest.fixture(scope="module")
+def executor(artifact: Path) -> Executor:
+    return load(artifact)
 
 
 @pytest.fixture(scope="module")
@@ -128,15 +136,8 @@ def test_after_preemption(executor: Executor, prompts: list[list[int]], alone: d
     assert answers == alone
 
 
-def test_with_one_thread(executor: Executor, prompts: list[list[int]], alone: dict[str, Answer]) -> None:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        assert run(executor, list(requests(prompts)))[0] == alone
-    finally:
-        torch.set_num_threads(threads)
+def test_with_one_thread(artifact: Path, prompts: list[list[int]], alone: dict[str, Answer]) -> None:
+    assert run(load(artifact, threads=1), list(requests(prompts)))[0] == alone
 
 
 def test_resumed_by_another_worker(executor: Executor, prompts: list[list[int]], alone: dict[str, Answer]) -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 ENGINE = Path(sys.executable).with_name("engine")
-FORBIDDEN = ("torch._dynamo", "torch._inductor", "triton", "transformers", "engine.compiler", "engine.passes", "engine.models", "sympy")
+FORBIDDEN = ("torch", "triton", "transformers", "engine.compiler", "engine.passes", "engine.models", "sympy")
 MESSAGES = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 
 
@@ -182,10 +182,10 @@ def test_kill_9_of_the_worker_is_a_pause_for_the_client(server: Server) -> None:
     assert server.metric("engine_worker_restarts_total") == 1
 
 
-def test_neither_process_ever_imported_a_compiler(server: Server) -> None:
+def test_neither_process_ever_imported_torch_or_a_compiler(server: Server) -> None:
     """Last but one: after everything above, over both processes and the restarted worker."""
     imported = server.imported()
-    assert {"torch", "engine.runtime.executor", "engine.server.app"} <= imported
+    assert {"numpy", "engine.runtime.executor", "engine.server.app"} <= imported
     bad = sorted(name for name in imported if any(name == root or name.startswith(f"{root}.") for root in FORBIDDEN))
     assert bad == []
     assert server.metric("engine_jit_compilations_total") == 0

@@ -1,5 +1,6 @@
 """Compiling the kernels: reproducible, for every instruction set, with errors that say what to do."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.artifacts.target import this_machine_flags
-from engine.errors import ArtifactError, BuildError
-from engine.kernels import library, ops
+from engine.errors import ArtifactError, BuildError, EngineError
+from engine.kernels import library, native, ops
 
 TESTS = Path(__file__).parent
 # Compiler flags -> the /proc/cpuinfo flags needed to run the result. Each is another path through cpu/simd.h and cpu/dot.h.
@@ -77,7 +78,7 @@ def test_a_failing_compile_shows_the_compilers_words(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"not a shared object"])
 def test_a_broken_library_is_an_artifact_error(content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops._State, "kernels", None)
+    monkeypatch.setattr(native._State, "kernels", None)
     path = tmp_path / "kernels.so"
     if content is not None:
         path.write_bytes(content)
@@ -104,3 +105,14 @@ assert not found, found
 def test_the_package_registers_nothing_at_import() -> None:
     code = "import engine.kernels, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
+
+
+def test_torch_that_is_not_there_or_damaged_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(EngineError, match="torch is not installed"):
+        native.load_libtorch()
+    (tmp_path / "torch" / "lib").mkdir(parents=True)
+    (tmp_path / "torch" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    with pytest.raises(EngineError, match="torch's library cannot be loaded: .*libtorch_cpu.so"):
+        native.load_libtorch()

@@ -4,9 +4,8 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
-import torch  # noqa: F401, whose libraries the kernels need
-
 from engine.artifacts import load_manifest
+from engine.kernels.native import load_code
 
 _PASSES = 30
 """Of a few milliseconds each; the quickest counts."""
@@ -28,6 +27,8 @@ class Pace:
 
 def machine_pace(artifacts: Path, threads: int) -> Pace:
     """By multiply-adds per second of all threads, with the kernels in an artifact for this machine."""
-    limit = ctypes.CDLL(str(artifacts / load_manifest(artifacts).kernel_library)).engine_limit_int8
+    library = artifacts / load_manifest(artifacts).kernel_library
+    load_code(library)
+    limit = ctypes.CDLL(str(library)).engine_limit_int8
     limit.restype = ctypes.c_double
     return Pace(lambda: float(limit(threads, _PASSES)))

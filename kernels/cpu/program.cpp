@@ -7,9 +7,11 @@
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_runtime/interface.h>
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -62,8 +64,9 @@ struct Program {
   std::vector<std::unique_ptr<Segment>> segments;
   std::vector<Call> calls;
   std::vector<AtenTensorHandle> arguments;  // of the call at hand
+  int threads;
 
-  explicit Program(int64_t count) : slots(size_t(count), nullptr) {}
+  Program(int64_t count, int32_t threads) : slots(size_t(count), nullptr), threads(threads) {}
   ~Program() {
     for (size_t slot = 0; slot < slots.size(); ++slot) clear(int32_t(slot));
     for (const auto& segment : segments) segment->destroy(segment->container);
@@ -100,6 +103,25 @@ struct Program {
   static constexpr size_t kMostOutputs = 64;
 };
 
+struct DataType {
+  std::string_view name;
+  int32_t (*code)();
+};
+constexpr DataType kDataTypes[] = {{"float32", aoti_torch_dtype_float32}, {"float16", aoti_torch_dtype_float16}, {"bfloat16", aoti_torch_dtype_bfloat16},
+                                   {"uint8", aoti_torch_dtype_uint8},     {"int8", aoti_torch_dtype_int8},       {"int32", aoti_torch_dtype_int32}};
+
+// A contiguous tensor over the caller's memory; null if there is no such type.
+AtenTensorHandle tensor_over(void* data, std::string_view type, int64_t dims, const int64_t* sizes) {
+  const auto found = std::find_if(std::begin(kDataTypes), std::end(kDataTypes), [&](const DataType& known) { return known.name == type; });
+  std::vector<int64_t> strides(size_t(dims), 1);
+  for (int64_t i = dims - 2; i >= 0; --i) strides[size_t(i)] = strides[size_t(i + 1)] * sizes[i + 1];
+  AtenTensorHandle handle = nullptr;
+  if (found == std::end(kDataTypes) ||
+      aoti_torch_create_tensor_from_blob(data, dims, sizes, strides.data(), 0, found->code(), aoti_torch_device_type_cpu(), 0, &handle) != 0)
+    return nullptr;
+  return handle;
+}
+
 std::vector<int32_t> numbers(const int32_t* from, int64_t count) { return {from, from + count}; }
 
 }  // namespace
@@ -109,14 +131,18 @@ using engine::Program;
 
 #define ENGINE_C extern "C" __attribute__((visibility("default")))
 
-ENGINE_C Program* engine_program_new(int64_t slots) { return new Program(slots); }
+// threads: how many compute a step.
+ENGINE_C Program* engine_program_new(int64_t slots, int32_t threads) { return new Program(slots, threads); }
 
 ENGINE_C void engine_program_delete(Program* program) { delete program; }
 
-// The slot owns `tensor` from now on.
-ENGINE_C void engine_program_set(Program* program, int32_t slot, AtenTensorHandle tensor) {
+// Puts a contiguous tensor over the caller's memory into a slot. type: `float32`, `uint8`, ...
+ENGINE_C const char* engine_program_set(Program* program, int32_t slot, void* data, const char* type, int64_t dims, const int64_t* sizes) {
+  AtenTensorHandle tensor = engine::tensor_over(data, type, dims, sizes);
+  if (tensor == nullptr) return engine::fail(std::string("no tensor can be made of memory of type ") + type);
   program->clear(slot);
   program->slots[size_t(slot)] = tensor;
+  return nullptr;
 }
 
 // Segments are numbered in the order of these calls.
@@ -142,27 +168,24 @@ ENGINE_C const char* engine_program_add(Program* program, int32_t segment, const
   return nullptr;
 }
 
-// Puts an int32 tensor over the caller's memory, [rows] or [rows, columns], into a slot.
-static bool engine_program_input(Program* program, int32_t slot, void* data, int64_t rows, int64_t columns) {
-  const bool is_matrix = columns >= 0;
-  const int64_t sizes[] = {rows, columns}, strides[] = {is_matrix ? columns : 1, 1};
-  AtenTensorHandle handle;
-  if (aoti_torch_create_tensor_from_blob(data, is_matrix ? 2 : 1, sizes, strides, 0, aoti_torch_dtype_int32(), aoti_torch_device_type_cpu(), 0,
-                                         &handle) != 0)
-    return false;
-  engine_program_set(program, slot, handle);
-  return true;
-}
-
-// One step. data: the six inputs of a step in the order of runtime/batch.py, which go into slots
-// 0 to 5. *result is what the slot `wanted` holds at the end, and the caller's.
+// One step. data: the six inputs of a step in the order of runtime/batch.py, all int32, which go into
+// slots 0 to 5. What the slot `wanted` holds at the end, [sequences, columns] float32, becomes the
+// caller's, until engine_tensor_delete(*result).
 ENGINE_C const char* engine_program_run(Program* program, void* const* data, int64_t tokens, int64_t sequences, int64_t table_width, int32_t wanted,
-                                        AtenTensorHandle* result) {
+                                        AtenTensorHandle* result, void** result_data, int64_t* columns) {
+  omp_set_num_threads(program->threads);  // OpenMP keeps a number for every thread that calls
+  const int64_t table[] = {sequences, table_width};
   const int64_t rows[] = {tokens, tokens, sequences + 1, sequences, sequences, tokens};
   for (int32_t slot = 0; slot < 6; ++slot)
-    if (!engine_program_input(program, slot, data[slot], rows[slot], slot == 4 ? table_width : -1)) return engine::fail("a step's input is no tensor");
+    if (const char* error = engine_program_set(program, slot, data[slot], "int32", slot == 4 ? 2 : 1, slot == 4 ? table : rows + slot)) return error;
   for (size_t i = 0; i < program->calls.size(); ++i)
     if (!program->run_call(program->calls[i])) return engine::fail("call " + std::to_string(i) + " failed: " + engine::last_error());
+  int64_t* sizes;
+  if (aoti_torch_get_data_ptr(program->slots[size_t(wanted)], result_data) != 0 || aoti_torch_get_sizes(program->slots[size_t(wanted)], &sizes) != 0)
+    return engine::fail("there is no result");
+  *columns = sizes[1];
   *result = std::exchange(program->slots[size_t(wanted)], nullptr);
   return nullptr;
 }
+
+ENGINE_C void engine_tensor_delete(AtenTensorHandle tensor) { aoti_torch_delete_tensor_object(tensor); }

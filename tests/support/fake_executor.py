@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from engine.artifacts import KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
@@ -97,12 +96,12 @@ class FakeExecutor:
         self.steps: list[tuple[int, int]] = []
         self.memory = np.full(num_blocks * self.manifest.kv_cache.block_size, UNWRITTEN, np.int64)
 
-    def step(self, inputs: StepInputs) -> torch.Tensor:
-        for tensor in vars(inputs).values():
-            assert tensor.dtype == torch.int32
-            assert tensor.is_contiguous()
-        tokens, positions, slots = inputs.tokens.numpy(), inputs.positions.numpy(), inputs.slots.numpy()
-        starts, lengths, table = inputs.query_start.tolist(), inputs.seq_lens.tolist(), inputs.block_table.numpy()
+    def step(self, inputs: StepInputs) -> NDArray[np.float32]:
+        for array in vars(inputs).values():
+            assert array.dtype == np.int32
+            assert array.flags.c_contiguous
+        tokens, positions, slots = inputs.tokens, inputs.positions, inputs.slots
+        starts, lengths, table = inputs.query_start.tolist(), inputs.seq_lens.tolist(), inputs.block_table
         self.steps.append((len(tokens), len(lengths)))
         assert starts[0] == 0
         assert starts[-1] == len(tokens) == len(positions) == len(slots)
@@ -119,6 +118,6 @@ class FakeExecutor:
             history = self.memory[table[row, places // block_size] * block_size + places % block_size].tolist()
             assert UNWRITTEN not in history
             rows.append(logits_of(history, self.manifest.model.vocab_size, self.poison))
-        return torch.from_numpy(np.stack(rows))
+        return np.stack(rows)
 
     argmax = staticmethod(argmax)

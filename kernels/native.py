@@ -1,0 +1,61 @@
+"""Native code in this process: torch's C++ library, and a kernel library over it.
+
+Imports no torch. The C++ library is all that an artifact needs, and is there in a sixth of the
+time and with 90 MB less memory than the Python package.
+"""
+
+import ctypes
+import filecmp
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from ..errors import ArtifactError, EngineError
+
+_LIBTORCH = Path("lib") / "libtorch_cpu.so"
+
+
+class _State:
+    """The kernel library that this process runs."""
+
+    kernels: Path | None = None
+
+
+def torch_directory() -> Path:
+    """Where the torch of this environment is installed. Raises EngineError if there is none."""
+    spec = PathFinder.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        raise EngineError("torch is not installed", hint="install Engine again: torch is one of its requirements")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def load_libtorch() -> None:
+    """Load torch's C++ library for other native code to use. Raises EngineError if that fails."""
+    file = torch_directory() / _LIBTORCH
+    try:
+        ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise EngineError(f"torch's library cannot be loaded: {error}", hint="install torch again") from error
+
+
+def load_code(path: Path) -> None:
+    """Load a kernel library for compiled code to call; torch learns nothing of it.
+
+    A process holds one kernel library. Loading it again, from any path, does nothing.
+    Raises ArtifactError if the file cannot be loaded or differs from the one already loaded.
+    """
+    load_libtorch()
+    try:
+        if _State.kernels is not None:
+            if filecmp.cmp(_State.kernels, path, shallow=False):
+                return
+            raise ArtifactError(
+                f"{path} cannot be loaded: this process already runs the kernels of {_State.kernels}",
+                hint="use one process per artifact",
+            )
+        # Globally: compiled segments find the operators' C functions by symbol.
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise ArtifactError(
+            f"the kernel library {path} cannot be loaded: {error}", hint="build the artifact again on this machine"
+        ) from error
+    _State.kernels = path
