@@ -114,5 +114,5 @@ def test_torch_that_is_not_there_or_damaged_is_an_error(tmp_path: Path, monkeypa
     (tmp_path / "torch" / "lib").mkdir(parents=True)
     (tmp_path / "torch" / "__init__.py").touch()
     importlib.invalidate_caches()
-    with pytest.raises(EngineError, match="torch's library cannot be loaded: .*libtorch_cpu.so"):
+    with pytest.raises(EngineError, match=r"torch's library cannot be loaded: .*libtorch_cpu\.so"):
         native.load_libtorch()
