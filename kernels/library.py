@@ -1,12 +1,12 @@
 """Compiling the kernel library: every C++ source of this package into one shared object."""
 
 import hashlib
-import importlib.util
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BuildError
+from .native import torch_directory
 
 _SOURCES = Path(__file__).parent / "cpu"
 _FLAGS = (
@@ -40,16 +40,9 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def _torch_directory() -> Path:
-    spec = importlib.util.find_spec("torch")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent
-
-
 def compile_command(march_flags: Sequence[str], output: Path, *, compiler: str = "g++") -> list[str]:
     """The compiler's command line. Its result holds no path of this machine and no debug information."""
-    torch = _torch_directory()
+    torch = torch_directory()
     return [
         compiler,
         *_FLAGS,

@@ -42,7 +42,7 @@ class PagedAttention {
   struct Workspace {
     Factor* queries;
     float* scores;
-    Factor* values;
+    Padded<Element>* values;
     float *states, *row;
     Element* encoded;
 
@@ -55,7 +55,7 @@ class PagedAttention {
       float* const memory = scratch.take<float>(query_floats + score_floats + value_floats + state_floats + 2 * shape.padded_dim);
       queries = reinterpret_cast<Factor*>(memory);
       scores = memory + query_floats;
-      values = reinterpret_cast<Factor*>(scores + score_floats);
+      values = reinterpret_cast<Padded<Element>*>(scores + score_floats);
       states = scores + score_floats + value_floats;
       row = states + state_floats;
       encoded = reinterpret_cast<Element*>(row + shape.padded_dim);
@@ -171,11 +171,11 @@ class PagedAttention {
     for (int64_t t = item.token; t < item.token + item.count; ++t)
       for (int64_t h = 0; h < shape_.sharing; ++h, to += dim) {
         const float* from = query_at(t, item.head) + h * dim;
-        if constexpr (std::is_same_v<Factor, float>) {
+        if constexpr (kTogether<Element> == 1) {
           query_rows_.apply(from, t, to);
         } else {
           query_rows_.apply(from, t, space.row);
-          encode(space.row, dim, to);
+          encode_multipliers(space.row, dim, to);
         }
       }
   }
@@ -204,23 +204,23 @@ class PagedAttention {
         attend_rows(item, index, tile, fetched, values, first, rows, state(states, block), space);
       });
     } else {
-      const Factor* padded[kPanelsPerTile];
+      const Padded<Element>* padded[kPanelsPerTile];
       pad_values(tile, std::min(shape_.tile, item.position + item.count - index * shape_.tile), space.values);
       for (int64_t b = 0; b * shape_.block_size < shape_.tile; ++b) padded[b] = space.values + b * shape_.block_size * shape_.padded_dim;
       each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
-        attend_rows(item, index, tile, tile, Values<Factor>{padded, padded, shape_.padded_dim * kTogether<Element>}, first, rows, state(states, block), space);
+        attend_rows(item, index, tile, tile, Values<Padded<Element>>{padded, padded, shape_.padded_dim * kTogether<Element>}, first, rows, state(states, block), space);
       });
     }
   }
 
   // Values of the tile's first `count` positions, rows padded to whole panels.
-  void pad_values(const Tile<Element>& tile, int64_t count, Factor* to) const {
+  void pad_values(const Tile<Element>& tile, int64_t count, Padded<Element>* to) const {
     constexpr int kPart = kTogether<Element>;
     const int64_t dim = shape_.head_dim * kPart, padded = shape_.padded_dim * kPart;
     for (int64_t j = 0; j < count; j += kPart, to += padded) {
       const Element* from = tile.blocks[j / shape_.block_size] + j % shape_.block_size / kPart * dim;
       std::copy_n(from, dim, to);
-      std::fill(to + dim, to + padded, Factor{});
+      std::fill(to + dim, to + padded, Padded<Element>{});
     }
   }
 

@@ -36,7 +36,17 @@ ENGINE_INLINE Vf multiplicands(const int8_t* from) {
 #endif
 }
 
-// What multiplies them, the same for every lane: a query's element or a weight, or two of either.
+// What multiplies them: elements of a query, or weights, rounded to the cache's type where that has
+// products of its own. Without an instruction for those, they are widened once and not at every product.
+#if defined(ENGINE_BF16)
+using PairFactor = BFloat16;
+#else
+using PairFactor = float;
+#endif
+constexpr bool kMultipliesPairs = std::is_same_v<PairFactor, BFloat16>;
+template <class Element>
+using Multiplier = std::conditional_t<kTogether<Element> == 2, PairFactor, float>;
+
 ENGINE_INLINE Vf multiplier(const float* from) { return splat(*from); }
 ENGINE_INLINE Vi multiplier(const BFloat16* from) {
   int32_t pair;
@@ -44,27 +54,27 @@ ENGINE_INLINE Vi multiplier(const BFloat16* from) {
   return splat(pair);
 }
 
-// sum + a * b, rounded once.
+// sum + a * b. Of pairs the product of the high ones is added first, then that of the low ones, each sum rounded.
 ENGINE_INLINE Vf add_product(Vf sum, Vf a, Vf b) { return fma(a, b, sum); }
-// Of pairs, low first in memory: the product of the high ones is added first, then that of the low ones, each rounded.
-ENGINE_INLINE Vf add_product(Vf sum, Vi a, Vi b) {
 #if defined(ENGINE_BF16)
-  return _mm512_dpbf16_ps(sum, bit_cast<__m512bh>(a), bit_cast<__m512bh>(b));
-#else
-  const Vi high = splat(int32_t(0xffff0000));
-  sum = fma(bit_cast<Vf>(a & high), bit_cast<Vf>(b & high), sum);
-  return fma(bit_cast<Vf>(a << 16), bit_cast<Vf>(b << 16), sum);
+ENGINE_INLINE Vf add_product(Vf sum, Vi a, Vi b) { return _mm512_dpbf16_ps(sum, bit_cast<__m512bh>(a), bit_cast<__m512bh>(b)); }
 #endif
-}
+ENGINE_INLINE Vf high_of_pairs(Vi pairs) { return bit_cast<Vf>(pairs & splat(int32_t(0xffff0000))); }
+ENGINE_INLINE Vf low_of_pairs(Vi pairs) { return bit_cast<Vf>(pairs << 16); }
 
-// Writes a vector of multipliers.
-ENGINE_INLINE void store_multipliers(float* to, Vf values) { store(to, values); }
-ENGINE_INLINE void store_multipliers(BFloat16* to, Vf values) {
+// Writes a vector of multipliers for a cache of `Element`. They are finite, or the NaN of an operation.
+template <class Element>
+ENGINE_INLINE void store_multipliers(Multiplier<Element>* to, Vf values) {
+  if constexpr (kTogether<Element> == 1) {
+    store(to, values);
+  } else {
 #if defined(ENGINE_BF16)
-  store(to, _mm512_cvtneps_pbh(values));
+    store(to, _mm512_cvtneps_pbh(values));
 #else
-  for (int lane = 0; lane < kLanes; ++lane) to[lane] = to_bfloat16(values[lane]);
+    const Vi bits = bit_cast<Vi>(values);
+    store(to, (bits + 0x7fff + (bits >> 16 & 1)) & int32_t(0xffff0000));  // as to_bfloat16
 #endif
+  }
 }
 
 // Elements of one key or value [count], and its scale where the type has one.
@@ -75,6 +85,13 @@ inline float encode(const float* __restrict from, int64_t count, float* __restri
 inline float encode(const float* __restrict from, int64_t count, BFloat16* __restrict to) {
   for (int64_t d = 0; d < count; ++d) to[d] = to_bfloat16(from[d]);
   return 1.0f;
+}
+// A query that is to be multiplied with keys in bfloat16: as multipliers of a type, BFloat16 itself or floats.
+template <class Factor>
+void encode_multipliers(const float* __restrict from, int64_t count, Factor* __restrict to) {
+  if constexpr (std::is_same_v<Factor, BFloat16>) encode(from, count, to);
+  else
+    for (int64_t d = 0; d < count; ++d) to[d] = to_float(to_bfloat16(from[d]));
 }
 // scale = largest magnitude / 127, quant = value * (127 / largest) to the nearest, ties to even.
 // A vector that is all but zero is zero, and one that is not finite gets the scale NaN.

@@ -76,6 +76,17 @@ ENGINE_INLINE void multiply_add(const Left& left, const Right& right, Vf (&sum)[
   }
 }
 
+// One step of dot products: left(r) points to what multiplies right(v), elements of a type or pairs of them.
+template <int Rows, int Vectors, class Left, class Right>
+ENGINE_INLINE void add_products(const Left& left, const Right& right, Vf (&sum)[Rows][Vectors]) {
+  if constexpr (std::is_same_v<decltype(right(0)), Vi> && !kMultipliesPairs) {
+    multiply_add<Rows, Vectors>([&](int r) { return splat(left(r)[1]); }, [&](int v) { return high_of_pairs(right(v)); }, sum);
+    multiply_add<Rows, Vectors>([&](int r) { return splat(left(r)[0]); }, [&](int v) { return low_of_pairs(right(v)); }, sum);
+  } else {
+    multiply_add<Rows, Vectors>([&](int r) { return multiplier(left(r)); }, right, sum);
+  }
+}
+
 ENGINE_INLINE Vf largest_of(Vf a, Vf b) {
 #if defined(ENGINE_AVX512)
   return _mm512_max_ps(a, b);
@@ -161,11 +172,9 @@ struct Tile {
   const Element* blocks[kPanelsPerTile];  // values of every block
 };
 
-// What multiplies keys and values, and values that were padded to whole panels.
+// Values as they are multiplied: the cache's elements, or ones padded to whole panels.
 template <class Element>
-using Multiplier = std::conditional_t<kTogether<Element> == 2, BFloat16, float>;
-
-// Values as they are multiplied: the cache's elements, or padded ones.
+using Padded = std::conditional_t<kTogether<Element> == 2, Element, float>;
 template <class Value>
 struct Values {
   const Value* const* blocks;
@@ -200,7 +209,7 @@ struct TileAttention {
     for (int64_t d = 0; d < dim; d += kStep) {
 #pragma GCC unroll 4
       for (int p = 0; p < Panels; p += kPanelsPerLine<Element>) __builtin_prefetch(next_keys[p] + d * stride);
-      multiply_add<Rows, kVectors>([&](int r) { return multiplier(queries + r * dim + d); },
+      add_products<Rows, kVectors>([&](int r) { return queries + r * dim + d; },
                                    [&](int v) { return multiplicands(keys[v / kHalves] + d * stride + v % kHalves * kLanes * kStep); }, sum);
     }
 #pragma GCC unroll 8
@@ -237,7 +246,7 @@ struct TileAttention {
       if constexpr (kScaled<Element>)
         store(weights + i, weight * load_vector<Vf>(from.value_scales[i / kPanel] + i % kPanel * int64_t(sizeof(float))));
       else
-        store_multipliers(weights + i, weight);
+        store_multipliers<Element>(weights + i, weight);
     }
     return sum;
   }
@@ -292,7 +301,7 @@ struct TileAttention {
       auto add = [&](int64_t j, auto seen_of) {
 #pragma GCC unroll 4
         for (int p = 0; p < Panels; p += kPanelsPerLine<Value>) __builtin_prefetch(next + j / kStep * values.stride + p * kPanel * kStep);
-        multiply_add<Rows, kVectors>([&](int r) { return multiplier(weight_at + r * tile * kWeightsPerScore + j); },
+        add_products<Rows, kVectors>([&](int r) { return weight_at + r * tile * kWeightsPerScore + j; },
                                      [&](int v) { return seen_of(multiplicands(rows + j / kStep * values.stride + v * kLanes * kStep)); }, sum);
       };
       each_step(begin, end, add);
