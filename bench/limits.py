@@ -27,8 +27,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 def measure_limits(directory: Path, manifest: Manifest, threads: int) -> Limits:
     """Takes about a second on an idle machine. Raises ArtifactError for a kernel library that cannot measure."""
-    load_code(directory / manifest.kernel_library)
-    library = ctypes.CDLL(str(directory / manifest.kernel_library))
+    library = load_code(directory / manifest.kernel_library)
     try:
         read, int8, float32 = (getattr(library, f"engine_limit_{name}") for name in ("read", "int8", "float32"))
     except AttributeError as error:

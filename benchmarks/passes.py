@@ -1,29 +1,40 @@
-"""What each graph rewrite gives alone: the same model built without it, measured in turns with the whole.
+"""What each graph rewrite gives alone: the same model built without it, measured step by step in turns with the whole.
 
     python benchmarks/passes.py MODEL --work DIR [--rounds N] [--json FILE]
 
-Every variant is one artifact in DIR (kept, and used again). A round measures all of them one after
-another with `engine bench latency`, so that a slow minute of the machine slows all; the figures are
-medians over rounds, the ratio is time without the pass over time with all. Reports, judges nothing.
+Every variant is one artifact in DIR (kept, and used again). All are loaded into this process, and
+a round computes one step with each of them, in an order of its own, so that whatever slows the
+machine slows all alike. Shown are medians, and the median over rounds of a step without the pass
+over the same round's step with all. Reports, judges nothing.
 """
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
-import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import msgspec
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from engine.bench.provenance import provenance
 from engine.passes.pipeline import pipeline
+from engine.runtime.batch import StepInputs
+from engine.runtime.executor import Executor
+from engine.runtime.probe import whole_prompt
 
 ENGINE = Path(sys.executable).with_name("engine")
 WHOLE = "all passes"
-MEASURES = {"decode 1": ("decode", "step_s", 1), "decode 8": ("decode", "step_s", 8), "prefill 512": ("prefill", "first_token_s", 512)}
+KV_MEMORY = 128 << 20
+CONTEXT = 128
+Times = dict[str, list[float]]
+"""Seconds of a step in each round, by variant."""
 
 
 def build(model: str, work: Path, disabled: str | None) -> Path:
@@ -35,49 +46,63 @@ def build(model: str, work: Path, disabled: str | None) -> Path:
     return artifact
 
 
-def measure(artifact: Path) -> dict[str, Any]:
-    """The report of one `engine bench latency`."""
-    with tempfile.TemporaryDirectory() as directory:
-        report = Path(directory) / "report.json"
-        flags = ["--batch", "1,8", "--context", "128", "--prefill", "512", "--json", str(report)]
-        command = [str(ENGINE), "bench", "latency", "--artifacts", str(artifact), *flags]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        loaded: dict[str, Any] = json.loads(report.read_bytes())
-        return loaded
+def decode(sequences: int, block_size: int) -> StepInputs:
+    """A step of one token for each of some sequences of CONTEXT tokens, whose blocks lie one after another."""
+    blocks = -(-CONTEXT // block_size)
+    last = np.full(sequences, CONTEXT - 1, np.int32)
+    return StepInputs(
+        tokens=np.arange(sequences, dtype=np.int32),
+        positions=last,
+        query_start=np.arange(sequences + 1, dtype=np.int32),
+        seq_lens=last + 1,
+        block_table=np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks),
+        slots=np.arange(sequences, dtype=np.int32) * (blocks * block_size) + last,
+    )
 
 
-def median(reports: list[dict[str, Any]], name: str) -> float:
-    """Median seconds of a measure over rounds."""
-    section, seconds, size = MEASURES[name]
-    key = "batch" if section == "decode" else "tokens"
-    rows = [row for report in reports for row in report["results"][section] if row[key] == size]
-    return float(statistics.median(statistics.median(row[seconds]) for row in rows))
+def measure(executors: Mapping[str, Executor], inputs: StepInputs, rounds: int) -> Times:
+    """One step with each executor per round, after two that nobody times."""
+    times: Times = {name: [] for name in executors}
+    for number in range(rounds + 2):
+        for name in random.sample(list(executors), len(executors)):
+            begin = time.perf_counter()
+            executors[name].step(inputs)
+            if number >= 2:
+                times[name].append(time.perf_counter() - begin)
+    return times
+
+
+def ratio(times: Times, name: str) -> float:
+    """How long a step takes without a pass, as a multiple of the same round's with all."""
+    return statistics.median(without / whole for without, whole in zip(times[name], times[WHOLE], strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=200, help="steps of each variant; a tenth as many prefills (default: 200)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     optional = [item.name for item in pipeline({}) if not item.required]
     artifacts = {name or WHOLE: build(options.model, options.work, name) for name in (None, *optional)}
-    reports: dict[str, list[dict[str, Any]]] = {name: [] for name in artifacts}
-    for _ in range(options.rounds):
-        for name, artifact in artifacts.items():
-            reports[name].append(measure(artifact))
-    rows = {name: {label: median(found, label) for label in MEASURES} for name, found in reports.items()}
-    table = Table("without", *(f"{label}, ms" for label in MEASURES), *(f"{label}, ratio" for label in MEASURES))
-    for name, row in rows.items():
-        table.add_row(
-            name, *(f"{value * 1e3:.2f}" for value in row.values()), *(f"{row[label] / rows[WHOLE][label]:.3f}" for label in MEASURES)
-        )
-    Console().print(table)
+    executors = {name: Executor.load(artifact, kv_memory=KV_MEMORY) for name, artifact in artifacts.items()}
+    block_size = executors[WHOLE].manifest.kv_cache.block_size
+    measured = {f"decode {count}": measure(executors, decode(count, block_size), options.rounds) for count in (1, 8, 32)}
+    measured["prefill 512"] = measure(executors, whole_prompt(list(range(512)), block_size), max(1, options.rounds // 10))
+    table = Table("without", *(column for label in measured for column in (f"{label}, ms", "ratio")))
+    for name in executors:
+        figures = [(f"{statistics.median(times[name]) * 1e3:.2f}", f"{ratio(times, name):.3f}") for times in measured.values()]
+        table.add_row(name, *(text for pair in figures for text in pair))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
     if options.json:
-        provenance = reports[WHOLE][0]["provenance"]
-        options.json.write_text(json.dumps({"provenance": provenance, "rounds": options.rounds, "median_s": rows}, indent=1) + "\n")
+        rows = {
+            name: {label: {"median_s": statistics.median(t[name]), "ratio": ratio(t, name)} for label, t in measured.items()}
+            for name in executors
+        }
+        facts = {"provenance": msgspec.to_builtins(provenance(artifacts[WHOLE])), "rounds": options.rounds, "without": rows}
+        options.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ _LIBTORCH = Path("lib") / "libtorch_cpu.so"
 
 
 class _State:
-    """The kernel library that this process runs."""
+    """The kernel library that this process runs, and where it was loaded from."""
 
     kernels: Path | None = None
+    library: ctypes.CDLL | None = None
 
 
 def torch_directory() -> Path:
@@ -37,25 +38,26 @@ def load_libtorch() -> None:
         raise EngineError(f"torch's library cannot be loaded: {error}", hint="install torch again") from error
 
 
-def load_code(path: Path) -> None:
-    """Load a kernel library for compiled code to call; torch learns nothing of it.
+def load_code(path: Path) -> ctypes.CDLL:
+    """The kernel library at `path`, loaded for compiled code to call; torch learns nothing of it.
 
-    A process holds one kernel library. Loading it again, from any path, does nothing.
+    A process holds one kernel library. Loading it again, from any path, gives what is there.
     Raises ArtifactError if the file cannot be loaded or differs from the one already loaded.
     """
     load_libtorch()
     try:
-        if _State.kernels is not None:
+        if _State.kernels is not None and _State.library is not None:
             if filecmp.cmp(_State.kernels, path, shallow=False):
-                return
+                return _State.library
             raise ArtifactError(
                 f"{path} cannot be loaded: this process already runs the kernels of {_State.kernels}",
                 hint="use one process per artifact",
             )
         # Globally: compiled segments find the operators' C functions by symbol.
-        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
         raise ArtifactError(
             f"the kernel library {path} cannot be loaded: {error}", hint="build the artifact again on this machine"
         ) from error
-    _State.kernels = path
+    _State.kernels, _State.library = path, library
+    return library

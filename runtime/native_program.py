@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..artifacts import Call, Manifest
 from ..errors import ArtifactError
+from ..kernels.native import load_code
 from .batch import StepInputs
 from .memory import Memory
 
@@ -126,7 +127,7 @@ class NativeProgram:
 
 
 def _functions(library: Path) -> dict[str, Any]:
-    loaded = ctypes.CDLL(str(library))
+    loaded = load_code(library)
     functions = {}
     for name, (result, arguments) in _SIGNATURES.items():
         if not hasattr(loaded, name):

@@ -27,8 +27,6 @@ class Pace:
 
 def machine_pace(artifacts: Path, threads: int) -> Pace:
     """By multiply-adds per second of all threads, with the kernels in an artifact for this machine."""
-    library = artifacts / load_manifest(artifacts).kernel_library
-    load_code(library)
-    limit = ctypes.CDLL(str(library)).engine_limit_int8
+    limit = load_code(artifacts / load_manifest(artifacts).kernel_library).engine_limit_int8
     limit.restype = ctypes.c_double
     return Pace(lambda: float(limit(threads, _PASSES)))
