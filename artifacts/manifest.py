@@ -11,8 +11,9 @@ from typing import Any, Literal
 import msgspec
 
 from ..errors import ArtifactError, Misfit, MismatchError
+from .graph import GraphInfo, KernelInfo
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 
 KVDType = Literal["float32", "bfloat16", "int8"]
@@ -41,11 +42,12 @@ class ModelInfo(_Struct, frozen=True, kw_only=True):
 
 
 class Toolchain(_Struct, frozen=True, kw_only=True):
-    """Versions that made the code. The runtime must have the same torch."""
+    """Versions that made the code. On CPU the runtime must have the same torch. `triton` is empty where it made nothing."""
 
     engine: str
     torch: str
     compiler: str
+    triton: str = ""
 
 
 def kv_row_elements(head_dim: int, dtype: str) -> int:
@@ -163,13 +165,17 @@ class FileInfo(_Struct, frozen=True, kw_only=True):
 
 
 class Manifest(_Struct, frozen=True, kw_only=True):
+    """kernel_library: on CPU, the shared object with our operators. kernels and graphs: on NVIDIA, what the templates launch."""
+
     schema: int
     created: int
     target: str
     toolchain: Toolchain
     model: ModelInfo
     kv_cache: KVCacheSpec
-    kernel_library: str
+    kernel_library: str = ""
+    kernels: list[KernelInfo] = []
+    graphs: list[GraphInfo] = []
     segments: list[SegmentInfo]
     program: Program
     weights: dict[str, WeightInfo]
@@ -177,6 +183,13 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     fusion: list[PassReport]
     probe: Probe
     files: dict[str, FileInfo]
+
+    @property
+    def code_files(self) -> list[str]:
+        """Every file that is executed or says what is."""
+        library = [self.kernel_library] if self.kernel_library else []
+        parts = (*self.segments, *self.kernels, *self.graphs)
+        return list(dict.fromkeys([*library, *(part.file for part in parts)]))
 
     def encode(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
@@ -230,8 +243,7 @@ def _check_schema(raw: bytes, path: Path) -> None:
 
 
 def _check_paths(manifest: Manifest, path: Path) -> None:
-    named = [*manifest.files, manifest.kernel_library, *(s.file for s in manifest.segments), *(w.file for w in manifest.weights.values())]
-    for name in named:
+    for name in [*manifest.files, *manifest.code_files, *(weight.file for weight in manifest.weights.values())]:
         pure = PurePosixPath(name)
         if not name or pure.is_absolute() or ".." in pure.parts or "\0" in name or "\\" in name:
             raise ArtifactError(

@@ -18,8 +18,29 @@ _V4_FLAGS = (*_V3_FLAGS, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512v
 CPU_LEVELS: dict[str, tuple[str, ...]] = {"x86-64-v3": _V3_FLAGS, "x86-64-v4": _V4_FLAGS}
 """Instruction-set levels of the x86-64 psABI, with the /proc/cpuinfo flags that each needs."""
 
-CPU_EXTRAS: dict[str, str] = {"avx_vnni": "avxvnni", "avx512_vnni": "avx512vnni", "avx512_bf16": "avx512bf16"}
-"""Optional features our kernels use: /proc/cpuinfo's spelling -> the compiler's (-m...)."""
+
+@dataclass(frozen=True, kw_only=True)
+class CpuExtra:
+    """An optional feature that our kernels use.
+
+    machine: its /proc/cpuinfo flags. compiler: g++'s flags for it. only_with: the level and the
+    extras beside which alone it is of use.
+    """
+
+    machine: tuple[str, ...]
+    compiler: tuple[str, ...]
+    only_with: tuple[str, ...] = ()
+
+
+CPU_EXTRAS: dict[str, CpuExtra] = {
+    "avx_vnni": CpuExtra(machine=("avx_vnni",), compiler=("-mavxvnni",)),
+    "avx512_vnni": CpuExtra(machine=("avx512_vnni",), compiler=("-mavx512vnni",)),
+    "avx512_bf16": CpuExtra(machine=("avx512_bf16",), compiler=("-mavx512bf16",)),
+    "amx_int8": CpuExtra(
+        machine=("amx_tile", "amx_int8"), compiler=("-mamx-tile", "-mamx-int8"), only_with=("x86-64-v4", "avx512_vnni")
+    ),
+}
+"""What may follow a level in a target's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +65,14 @@ class Target:
         if name == level or level not in CPU_LEVELS or unknown:
             known = ", ".join(["cpu", *(f"cpu-{known_level}" for known_level in CPU_LEVELS)])
             raise UsageError(f"unknown target {text!r}", hint=f"known targets: {known}, optionally with +{' +'.join(CPU_EXTRAS)}")
-        return cls(level=level, extras=tuple(sorted(set(extras))))
+        target = cls(level=level, extras=tuple(sorted(set(extras))))
+        for extra in target.extras:
+            if lacking := target._lacks_for(extra):
+                raise UsageError(
+                    f"target {text!r} makes no sense: {extra} is of use only with {' and '.join(lacking)}",
+                    hint=f"leave +{extra} out, or name cpu-{'+'.join((*CPU_EXTRAS[extra].only_with, extra))}",
+                )
+        return target
 
     @classmethod
     def _of_machine(cls, flags: frozenset[str]) -> "Target":
@@ -55,7 +83,11 @@ class Target:
                 f"this processor is below x86-64-v3 ({missing})",
                 hint="name the target to build for another machine: --target cpu-x86-64-v3",
             )
-        return cls(level=levels[-1], extras=tuple(sorted(extra for extra in CPU_EXTRAS if extra in flags)))
+        there = cls(level=levels[-1], extras=tuple(sorted(name for name, extra in CPU_EXTRAS.items() if flags.issuperset(extra.machine))))
+        return cls(level=there.level, extras=tuple(extra for extra in there.extras if not there._lacks_for(extra)))
+
+    def _lacks_for(self, extra: str) -> list[str]:
+        return [part for part in CPU_EXTRAS[extra].only_with if part not in (self.level, *self.extras)]
 
     def __str__(self) -> str:
         return "+".join([f"cpu-{self.level}", *self.extras])
@@ -63,7 +95,7 @@ class Target:
     @property
     def required_flags(self) -> tuple[str, ...]:
         """/proc/cpuinfo flags that a machine must have to run this target's code."""
-        return (*CPU_LEVELS[self.level], *self.extras)
+        return (*CPU_LEVELS[self.level], *(flag for extra in self.extras for flag in CPU_EXTRAS[extra].machine))
 
     @property
     def vector_bits(self) -> int:
@@ -72,7 +104,7 @@ class Target:
     @property
     def compiler_flags(self) -> tuple[str, ...]:
         """g++ flags for this target; never -march=native, so that keys travel between machines."""
-        return (f"-march={self.level}", *(f"-m{CPU_EXTRAS[extra]}" for extra in self.extras))
+        return (f"-march={self.level}", *(flag for extra in self.extras for flag in CPU_EXTRAS[extra].compiler))
 
     def misfits(self, machine_flags: Iterable[str]) -> list[Misfit]:
         """Why code for this target cannot run on a machine with these flags (empty: it can)."""

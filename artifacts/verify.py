@@ -65,8 +65,7 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
 def check_code(directory: Path, manifest: Manifest) -> None:
     """Sizes of all files, and digests of everything that will be executed."""
     check_sizes(directory, manifest)
-    code = {manifest.kernel_library, *(segment.file for segment in manifest.segments)}
-    _check_digests(directory, {name: manifest.files[name] for name in sorted(code)})
+    _check_digests(directory, {name: manifest.files[name] for name in sorted(manifest.code_files)})
 
 
 def verify(directory: Path, manifest: Manifest, on_file: Callable[[str, int], None] | None = None) -> None:
