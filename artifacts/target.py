@@ -36,9 +36,7 @@ CPU_EXTRAS: dict[str, CpuExtra] = {
     "avx_vnni": CpuExtra(machine=("avx_vnni",), compiler=("-mavxvnni",)),
     "avx512_vnni": CpuExtra(machine=("avx512_vnni",), compiler=("-mavx512vnni",)),
     "avx512_bf16": CpuExtra(machine=("avx512_bf16",), compiler=("-mavx512bf16",)),
-    "amx_int8": CpuExtra(
-        machine=("amx_tile", "amx_int8"), compiler=("-mamx-tile", "-mamx-int8"), only_with=("x86-64-v4", "avx512_vnni")
-    ),
+    "amx_int8": CpuExtra(machine=("amx_tile", "amx_int8"), compiler=("-mamx-tile", "-mamx-int8"), only_with=("x86-64-v4", "avx512_vnni")),
 }
 """What may follow a level in a target's name."""
 

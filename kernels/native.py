@@ -9,7 +9,7 @@ import filecmp
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from ..errors import ArtifactError, EngineError
+from ..errors import ArtifactError, EngineError, Misfit, MismatchError
 
 _LIBTORCH = Path("lib") / "libtorch_cpu.so"
 
@@ -42,7 +42,8 @@ def load_code(path: Path) -> ctypes.CDLL:
     """The kernel library at `path`, loaded for compiled code to call; torch learns nothing of it.
 
     A process holds one kernel library. Loading it again, from any path, gives what is there.
-    Raises ArtifactError if the file cannot be loaded or differs from the one already loaded.
+    Raises ArtifactError if the file cannot be loaded or differs from the one already loaded,
+    MismatchError if the system does not let this process run it.
     """
     load_libtorch()
     try:
@@ -59,5 +60,19 @@ def load_code(path: Path) -> ctypes.CDLL:
         raise ArtifactError(
             f"the kernel library {path} cannot be loaded: {error}", hint="build the artifact again on this machine"
         ) from error
+    _prepare(library, path)
     _State.kernels, _State.library = path, library
     return library
+
+
+def _prepare(library: ctypes.CDLL, path: Path) -> None:
+    if not hasattr(library, "engine_prepare"):  # it needs nothing of the system
+        return
+    library.engine_prepare.restype = ctypes.c_char_p
+    if refusal := library.engine_prepare():
+        what, _, why = refusal.decode(errors="replace").partition(": ")
+        raise MismatchError(
+            f"this system does not let a process run the kernels {path}",
+            [Misfit(field=what, artifact="needed", machine=f"refused: {why}")],
+            hint="build the artifact for the same target without +amx_int8, or run it on Linux 5.16 or newer, outside of what hides AMX",
+        )

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import amx
 import pytest
 
 from engine.artifacts.target import this_machine_flags
@@ -19,19 +20,27 @@ VARIANTS = {
     "-march=x86-64-v3 -mavxvnni": {"avx2", "fma", "f16c", "avx_vnni"},
     "-march=x86-64-v4": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
     "-march=x86-64-v4 -mavx512vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+    "-march=x86-64-v4 -mavx512vnni -mamx-tile -mamx-int8": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},  # see amx.py
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", VARIANTS)
-def test_every_instruction_set_passes_the_kernel_tests(flags: str) -> None:
+def test_every_instruction_set_passes_the_kernel_tests(flags: str, tmp_path: Path) -> None:
     """In a process of its own, since a process holds one kernel library."""
     missing = VARIANTS[flags] - this_machine_flags()
     if missing:
         pytest.skip(f"this machine lacks {', '.join(sorted(missing))}")
+    environment = None
+    if "amx" in flags:
+        if reason := amx.unusable():
+            pytest.skip(reason)
+        environment = amx.environment(amx.compile_emulator(tmp_path))
     files = [str(TESTS / f"test_kernels_{family}.py") for family in ("linear", "attention")]
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--kernel-flags={flags}", *files]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS.parent)
+    # pytest's own handler of SIGILL would stand before the emulator's.
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:faulthandler", f"--kernel-flags={flags}"]
+    command = [sys.executable, "-P", "-m", "pytest", *options, *files]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS.parent, env=environment)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
 
 

@@ -12,6 +12,7 @@
 #include "activations.h"
 #include "c_linear.h"
 #include "dot.h"
+#include "linear_tiles.h"
 
 namespace engine {
 namespace {
@@ -32,6 +33,9 @@ struct Q8_0 {
   static ENGINE_INLINE void add(Dot& sum, Weight weight, const int8_t* x) { sum.add(weight, splat_quad(x)); }
   static ENGINE_INLINE Vi total(const Dot& sum, int32_t x_sum) { return sum.total(x_sum); }
   static int quant(const uint8_t* block, int k, int n) { return int8_t(block[k / 4 * kQuadBytes + n * 4 + k % 4]); }
+
+  // The quants of a group as int8, with 16 * 4 bytes for every four k: here, where they lie.
+  static ENGINE_INLINE const uint8_t* signed_bytes(const uint8_t* block, uint8_t*) { return block; }
 };
 
 // The low nibbles hold k 0..15, the high ones k 16..31.
@@ -57,6 +61,16 @@ struct Nibbles {
   static ENGINE_INLINE Vi total(const Dot& sum, int32_t x_sum) { return Zero == 0 ? sum.total() : sum.total() - splat(x_sum) * Zero; }
   static int quant(const uint8_t* block, int k, int n) {
     return (block[k % 16 / 4 * kQuadBytes + n * 4 + k % 4] >> (k < 16 ? 0 : 4) & 0x0f) - Zero;
+  }
+
+  static ENGINE_INLINE const uint8_t* signed_bytes(const uint8_t* block, uint8_t* to) {
+#pragma GCC unroll 8
+    for (int at = 0; at < kQuantBytes; at += int(sizeof(Vb))) {
+      const Weight weight = load(block + at);
+      store(to + at, weight.low - uint8_t(Zero));
+      store(to + kQuantBytes + at, weight.high - uint8_t(Zero));
+    }
+    return to;
   }
 };
 using Q4_0 = Nibbles<false, 8>;
@@ -189,10 +203,18 @@ struct QuantizedLinear {
 #else
   static constexpr int kRows = 5, kPanelsAtOnce = 1;
 #endif
+#if defined(ENGINE_AMX)
+  static constexpr int64_t kRowStep = kBlockRows, kRowCache = 1 << 20;  // of the 2 MiB that every processor with AMX has per core
+#else
+  static constexpr int64_t kRowStep = kRows, kRowCache = 256 << 10;
+#endif
   static constexpr int64_t kAhead = 8 << 10;            // of 2 to 16 KiB what measured best
   static constexpr int64_t kReadAhead = 256 << 10;      // bytes: what memory delivers between two calls
 
   void tile(int64_t row, int64_t last_row, int64_t panel, int64_t last_panel) const {
+#if defined(ENGINE_AMX)
+    if (last_row - row >= kTileRows) return tile_blocks(row, last_row, panel, last_panel);
+#endif
     if (last_row - row == 1) {  // a single row reads the weights once, in order
       for (; panel < last_panel; ++panel) block<1, kHalves, true>(row, panel, 0);
       return;
@@ -207,9 +229,22 @@ struct QuantizedLinear {
       for (int half = 0; half < kHalves; ++half) columns<1>(row, last_row, panel, half);
   }
 
+#if defined(ENGINE_AMX)
+  // For fewer rows than a tile has, unpacking and waiting for the tiles would cost what they save.
+  void tile_blocks(int64_t first_row, int64_t last_row, int64_t panel, int64_t last_panel) const {
+    BlockTiles tiles;
+    for (; panel < last_panel; panel += kBlockPanels)
+      for (int64_t row = first_row; row < last_row; row += kBlockRows) {
+        const int rows = int(std::min<int64_t>(last_row - row, kBlockRows));
+        tiles.fit(rows);
+        TileBlock<Format, QuantizedLinear>(*this, row, rows, panel, int(std::min<int64_t>(last_panel - panel, kBlockPanels))).run();
+      }
+  }
+#endif
+
   void run() const {
     // Rows whose activations stay in the second cache level while panels stream by.
-    const int64_t tile_rows = std::clamp<int64_t>((int64_t{256} << 10) / (groups * kActivationBytes) / kRows * kRows, kRows, 64 * kRows);
+    const int64_t tile_rows = std::clamp<int64_t>(kRowCache / (groups * kActivationBytes) / kRowStep * kRowStep, kRowStep, 64 * kRows);
     const int threads = threads_for(rows * groups * kGroup * out_features);
     const int64_t run = std::clamp<int64_t>(panels / (8 * threads) / kPanelsAtOnce, 1, 8 / kPanelsAtOnce) * kPanelsAtOnce;  // panels per task: long streams, even shares
     const int64_t runs = (panels + run - 1) / run;

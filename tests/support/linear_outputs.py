@@ -1,0 +1,94 @@
+"""Runs quantized linears of many shapes on a kernel library, in a process of its own.
+
+    python linear_outputs.py LIBRARY OUTPUT
+
+Writes [{case: output}, {case: AMX tile products}] for every case of `cases()`; the products are None
+where nobody counts them. Activations and weights end where a page ends that nobody may read beyond.
+"""
+
+import ctypes
+import itertools
+import mmap
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from amx import counted_products
+from torch import Tensor
+
+from engine.kernels import ops
+from engine.kernels.linear import activations
+from engine.kernels.linear.blocks import FORMATS
+from engine.kernels.linear.formats import pack_blocks
+from engine.kernels.linear.quantize import quantize
+
+ROWS = (1, 3, 15, 16, 17, 31, 32, 33, 64, 100)
+OUT_FEATURES = (1, 40, 64, 113)
+IN_FEATURES = (31, 160, 600)
+WIDE = (49, 17, 24000)
+"""So wide that the rows are several tasks."""
+THREADS = (1, 4)
+
+
+class Case(NamedTuple):
+    format: str
+    rows: int
+    out_features: int
+    in_features: int
+    threads: int
+
+
+def cases() -> list[Case]:
+    shapes = [*itertools.product(ROWS, OUT_FEATURES, IN_FEATURES), WIDE]
+    return [Case(format, *shape, threads) for format, shape, threads in itertools.product(sorted(FORMATS), shapes, THREADS)]
+
+
+def operands(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x quantized, w packed, bias and residual: the same in every process, and for every number of rows."""
+    generator = torch.Generator().manual_seed(case.out_features * 31 + case.in_features)
+    weight = torch.randn(case.out_features, case.in_features, generator=generator)
+    bias = torch.randn(case.out_features, generator=generator)
+    x = torch.randn(max(ROWS), case.in_features, generator=generator)[: case.rows]
+    residual = torch.randn(max(ROWS), case.out_features, generator=generator)[: case.rows]
+    return activations.quantize(x), pack_blocks(case.format, quantize(case.format, weight)), bias, residual
+
+
+def products(case: Case) -> int:
+    """Tile products that a case takes: one per 16 rows or part of them, panel and group, from 16 rows on."""
+    panels, groups, row_tiles = (-(-size // per) for size, per in ((case.out_features, 16), (case.in_features, 32), (case.rows, 16)))
+    return row_tiles * panels * groups if case.rows >= 16 else 0
+
+
+def run(case: Case) -> Tensor:
+    x, w, bias, residual = operands(case)
+    torch.set_num_threads(case.threads)
+    with_guards = [guarded(x), guarded(w)]
+    out: Tensor = getattr(torch.ops.engine, f"linear_{case.format}")(*with_guards, bias, residual, case.out_features)
+    return out
+
+
+def guarded(tensor: Tensor) -> Tensor:
+    """A copy that ends where the last page begins that may be read."""
+    size = -(-tensor.numel() // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, size + mmap.PAGESIZE)
+    bytes_of = torch.frombuffer(memory, dtype=torch.uint8)
+    if ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(bytes_of.data_ptr() + size), mmap.PAGESIZE, 0) != 0:
+        raise OSError(ctypes.get_errno(), "mprotect")
+    copy = bytes_of[size - tensor.numel() : size].view(tensor.shape)
+    copy.copy_(tensor)
+    return copy
+
+
+def main() -> None:
+    ops.load(Path(sys.argv[1]))
+    counter = counted_products()
+    outputs, counts = {}, {}
+    for case in cases():
+        outputs[case] = run(case)
+        counts[case] = next(counter)
+    torch.save([{tuple(case): out for case, out in outputs.items()}, {tuple(case): count for case, count in counts.items()}], sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()
