@@ -71,7 +71,8 @@ examples:
 
 `engine COMMAND --help` explains a command. Results go to stdout, everything else to stderr.
 exit codes: 0 done, 2 usage, 3 damaged checkpoint, 4 unsupported model, 5 build failed,
-6 damaged artifact, 7 artifact for another machine, 8 worker failed, 9 request refused, 130 Ctrl-C""",
+6 damaged artifact, 7 artifact for another machine, 8 worker failed, 9 request refused, 10 GPU or its driver failed,
+130 Ctrl-C""",
     )
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

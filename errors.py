@@ -9,6 +9,7 @@ EngineError
 |   +-- MismatchError       a whole artifact that does not fit this machine    exit 7
 +-- WorkerError             the worker process failed                          exit 8
 +-- RequestError            one request that cannot be served (HTTP 4xx/5xx)   exit 9
++-- DeviceError             the GPU or its driver refused or failed            exit 10
 """
 
 from collections.abc import Sequence
@@ -94,4 +95,15 @@ class RequestError(EngineError):
         super().__init__(message, hint=hint)
         self.status = status
         self.param = param
+        self.code = code
+
+
+class DeviceError(EngineError):
+    """The NVIDIA driver is missing, or one of its functions failed. code: its CUresult, None where no function was called."""
+
+    exit_code = 10
+    code: int | None = None
+
+    def __init__(self, message: str, *, code: int | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.code = code

@@ -16,16 +16,20 @@ from .manifest import (
     WeightInfo,
     load_manifest,
 )
+from .nvidia_target import NvidiaTarget
 from .target import Target, this_machine_flags
+from .targets import AnyTarget, parse_target
 from .verify import check_code, check_machine, verify
 
 __all__ = [
+    "AnyTarget",
     "Call",
     "FileInfo",
     "KVCacheSpec",
     "Manifest",
     "MemoryPlan",
     "ModelInfo",
+    "NvidiaTarget",
     "PassReport",
     "Probe",
     "ProbePrompt",
@@ -37,6 +41,7 @@ __all__ = [
     "check_code",
     "check_machine",
     "load_manifest",
+    "parse_target",
     "this_machine_flags",
     "verify",
 ]

@@ -8,7 +8,7 @@ from math import prod
 from rich.console import Group
 from rich.table import Table
 
-from .manifest import DTYPE_BYTES, Manifest, WeightInfo
+from .manifest import DTYPE_BYTES, Manifest, Toolchain, WeightInfo
 
 
 def describe(manifest: Manifest) -> Group:
@@ -16,6 +16,7 @@ def describe(manifest: Manifest) -> Group:
     return Group(
         _summary(manifest),
         _segments(manifest),
+        *([_kernels(manifest), _graphs(manifest)] if manifest.graphs else []),
         _weights(manifest.weights.values()),
         _fusions(manifest),
         _probe(manifest),
@@ -50,7 +51,7 @@ def _summary(manifest: Manifest) -> Table:
         ("context", f"{model.max_context:,} tokens, vocabulary {model.vocab_size:,}"),
         ("weights from", f"{model.source_format}, quantize {model.quantize}"),
         ("target", manifest.target),
-        ("made by", f"engine {tools.engine}, torch {tools.torch}, {tools.compiler}"),
+        ("made by", ", ".join([f"engine {tools.engine}", f"torch {tools.torch}", *_compilers(tools)])),
         ("made at", datetime.fromtimestamp(manifest.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")),
         ("kv cache", f"{kv.dtype}, blocks of {kv.block_size} tokens, {human_bytes(per_token)} per token"),
         (
@@ -63,9 +64,25 @@ def _summary(manifest: Manifest) -> Table:
     return _table(model.name, ("", " "), rows)
 
 
+def _compilers(tools: Toolchain) -> list[str]:
+    return [*([tools.compiler] if tools.compiler else []), *([f"triton {tools.triton}"] if tools.triton else [])]
+
+
 def _segments(manifest: Manifest) -> Table:
     rows = [(segment.key[:16], segment.nodes, segment.calls, manifest.files[segment.file].bytes) for segment in manifest.segments]
     return _table("\nSegments", ("key", "graph nodes", "calls a step", "bytes"), rows, ("graph nodes", "calls a step", "bytes"))
+
+
+def _kernels(manifest: Manifest) -> Table:
+    columns = ("function", "cubin", "threads", "registers", "stack", "shared memory")
+    rows = [(k.function, k.file.rpartition("/")[2][:16], k.threads, k.registers, k.stack_bytes, k.shared_bytes) for k in manifest.kernels]
+    return _table("\nKernels", columns, rows, columns[2:])
+
+
+def _graphs(manifest: Manifest) -> Table:
+    rows = [(graph.kind, graph.tokens, graph.sequences, graph.nodes, human_bytes(graph.workspace_bytes)) for graph in manifest.graphs]
+    title = f"\nCUDA graphs of {len(manifest.kernels)} kernels"
+    return _table(title, ("kind", "tokens", "sequences", "launches", "workspace"), rows, ("tokens", "sequences", "launches", "workspace"))
 
 
 def _weights(weights: Iterable[WeightInfo]) -> Table:

@@ -188,8 +188,8 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     def code_files(self) -> list[str]:
         """Every file that is executed or says what is."""
         library = [self.kernel_library] if self.kernel_library else []
-        parts = (*self.segments, *self.kernels, *self.graphs)
-        return list(dict.fromkeys([*library, *(part.file for part in parts)]))
+        segments, kernels, graphs = (s.file for s in self.segments), (k.file for k in self.kernels), (g.file for g in self.graphs)
+        return list(dict.fromkeys([*library, *segments, *kernels, *graphs]))
 
     def encode(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"

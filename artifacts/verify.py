@@ -8,7 +8,9 @@ from pathlib import Path
 
 from ..errors import ArtifactError, Misfit, MismatchError
 from .manifest import FileInfo, Manifest
-from .target import Target, this_machine_flags
+from .nvidia_target import NvidiaTarget
+from .target import this_machine_flags
+from .targets import parse_target
 
 
 def file_digest(path: Path) -> str:
@@ -28,7 +30,10 @@ def check_machine(manifest: Manifest, *, flags: Iterable[str] | None = None, tor
     flags, torch_version: the machine's, detected when not given. Raises MismatchError with
     one row per field that differs.
     """
-    misfits = Target.parse(manifest.target).misfits(this_machine_flags() if flags is None else flags)
+    target = parse_target(manifest.target)
+    if isinstance(target, NvidiaTarget):
+        return  # its runtime asks the driver what GPU there is, and needs no torch
+    misfits = target.misfits(this_machine_flags() if flags is None else flags)
     have = torch_release(torch_version or _installed_torch())
     if have != torch_release(manifest.toolchain.torch):
         misfits.append(Misfit(field="torch", artifact=torch_release(manifest.toolchain.torch), machine=have))

@@ -8,6 +8,8 @@ import msgspec
 import torch
 
 from ..artifacts import Manifest, check_code, check_machine, load_manifest
+from ..artifacts.nvidia_target import CAPABILITIES
+from ..errors import UsageError
 from ..kernels import ops
 from ..runtime.machine import default_threads
 from .kernel_cases import FORMATS_COMPARED, Case, LinearShape, attention_cases, linear_cases, linear_shapes
@@ -43,9 +45,11 @@ class KernelResults(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(options: Kernels) -> Report:
-    """Raises ArtifactError for an artifact whose kernels cannot run here."""
+    """Raises ArtifactError for an artifact whose kernels cannot run here, UsageError for one for a GPU."""
     facts = provenance(options.artifacts)
     manifest = load_manifest(options.artifacts)
+    if manifest.target in CAPABILITIES:
+        raise UsageError(f"this artifact is for {manifest.target}, and the benchmark measures kernels for CPUs", hint="use `bench latency`")
     check_machine(manifest, torch_version=torch.__version__)
     check_code(options.artifacts, manifest)
     ops.load(options.artifacts / manifest.kernel_library)

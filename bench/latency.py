@@ -7,12 +7,13 @@ import msgspec
 
 from ..artifacts import Manifest, load_manifest
 from ..artifacts.manifest import DTYPE_BYTES
+from ..artifacts.nvidia_target import CAPABILITIES
 from ..runtime.core import EngineCore
 from ..runtime.machine import default_threads
 from ..runtime.options import RuntimeOptions
 from .engine_steps import EngineSteps
 from .latency_tables import tables
-from .limits import Limits, measure_limits
+from .limits import GpuLimits, Limits, measure_gpu_limits, measure_limits
 from .options import Latency, settings
 from .provenance import provenance
 from .report import Report
@@ -40,7 +41,7 @@ class Prefill(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LatencyResults(msgspec.Struct, frozen=True, kw_only=True):
-    limits: Limits
+    limits: Limits | GpuLimits
     decode: list[Decode]
     prefill: list[Prefill]
 
@@ -54,7 +55,10 @@ def measure(options: Latency) -> Report:
         steps.check_prefill(tokens)
     for context, batch in product(options.context, options.batch):
         steps.check_decode(batch, context, options.steps)
-    limits = measure_limits(options.artifacts, manifest, options.threads or default_threads())
+    if manifest.target in CAPABILITIES:
+        limits: Limits | GpuLimits = measure_gpu_limits()
+    else:
+        limits = measure_limits(options.artifacts, manifest, options.threads or default_threads())
     steps.prefill(min(options.prefill))
     prefill = [Prefill(tokens=tokens, first_token_s=[steps.prefill(tokens) for _ in range(options.runs)]) for tokens in options.prefill]
     decode = [_decode(steps, manifest, batch, context, options.steps) for context, batch in product(options.context, options.batch)]

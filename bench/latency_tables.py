@@ -8,15 +8,19 @@ from .report import Spread, Table
 
 if TYPE_CHECKING:
     from .latency import LatencyResults
-    from .limits import Limits
+    from .limits import GpuLimits, Limits
 
 
 def tables(results: "LatencyResults") -> list[Table]:
     return [_decode(results), _prefill(results)]
 
 
-def describe_limits(limits: "Limits") -> str:
+def describe_limits(limits: "Limits | GpuLimits") -> str:
     """One line for below a table."""
+    from .limits import GpuLimits
+
+    if isinstance(limits, GpuLimits):
+        return f"limits, {limits.gpu}: copies read and write {limits.read_bytes / 1e9:,.1f} GB/s"
     read, int8, float32 = limits.read_bytes / 1e9, limits.int8_macs / 1e9, limits.float32_macs / 1e9
     return f"limits, {limits.threads} threads: read {read:.1f} GB/s, int8 {int8:,.0f} GMAC/s, float32 {float32:,.0f} GMAC/s"
 

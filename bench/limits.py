@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured by the artifact's own kernel library (kernels/cpu/limits.cpp)."""
+"""What this machine can do at most: a CPU by the artifact's own kernel library (kernels/cpu/limits.cpp), a GPU by its driver."""
 
 import ctypes
 from pathlib import Path
@@ -23,6 +23,23 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     read_bytes: float
     int8_macs: float
     float32_macs: float
+
+
+class GpuLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that copies within the GPU's memory read and write per second."""
+
+    gpu: str
+    read_bytes: float
+
+
+def measure_gpu_limits() -> GpuLimits:
+    """Takes a few milliseconds. Raises DeviceError."""
+    from ..runtime.cuda.bandwidth import memory_bandwidth
+    from ..runtime.cuda.device import Device
+    from ..runtime.cuda.driver import Driver
+
+    with Device(Driver()) as device:
+        return GpuLimits(gpu=device.name, read_bytes=memory_bandwidth(device))
 
 
 def measure_limits(directory: Path, manifest: Manifest, threads: int) -> Limits:

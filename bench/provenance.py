@@ -16,6 +16,8 @@ import msgspec
 
 from ..artifacts import load_manifest, this_machine_flags
 from ..artifacts.manifest import MANIFEST_NAME
+from ..artifacts.nvidia_target import CAPABILITIES
+from ..errors import DeviceError
 from ..runtime.machine import usable_cpus
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +38,10 @@ class ArtifactFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """cores: logical CPUs that this process may use. load_average: of the last minute, before the benchmark began."""
+    """cores: logical CPUs that this process may use. load_average: of the last minute, before the benchmark began.
+
+    gpu: the GPU and its driver, if the artifact is for one and there is one.
+    """
 
     date: str
     command: str
@@ -50,10 +55,12 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     commit: str | None
     artifact: ArtifactFacts | None
+    gpu: str | None = None
 
 
 def provenance(artifacts: Path | None = None, packages: Iterable[str] = PACKAGES) -> Provenance:
     """The facts of now. packages: names whose versions matter; those that are not installed are left out."""
+    artifact = _artifact(artifacts) if artifacts else None
     return Provenance(
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         command=shlex.join(["engine", *map(_without_place, sys.argv[1:])]),
@@ -66,7 +73,8 @@ def provenance(artifacts: Path | None = None, packages: Iterable[str] = PACKAGES
         python=platform.python_version(),
         versions=_versions(packages),
         commit=_commit(_ROOT),
-        artifact=_artifact(artifacts) if artifacts else None,
+        artifact=artifact,
+        gpu=_gpu() if artifact and artifact.target in CAPABILITIES else None,
     )
 
 
@@ -82,6 +90,17 @@ def _cpu() -> str:
     except OSError:
         found = None
     return found[1] if found else platform.machine()
+
+
+def _gpu() -> str | None:
+    from ..runtime.cuda.device import Device
+    from ..runtime.cuda.driver import Driver, version_text
+
+    try:
+        device = Device(Driver())
+    except DeviceError:
+        return None
+    return f"{device.name}, driver for CUDA {version_text(device.driver.version)}"
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:

@@ -57,6 +57,8 @@ def show(report: Report, console: Console) -> None:
     """Print the tables, below one line about the machine."""
     facts = report.provenance
     about = [f"{facts.cpu}, {facts.cores} cores", f"engine {facts.versions.get('engine-llm', '?')} {facts.commit or ''}".strip()]
+    if facts.gpu is not None:
+        about.insert(0, facts.gpu)
     if facts.artifact is not None:
         about.append(f"{facts.artifact.model} ({facts.artifact.weights}) for {facts.artifact.target}")
     console.print("; ".join(about), highlight=False, style="dim")

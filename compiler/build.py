@@ -6,7 +6,7 @@ resolve -> trace -> fuse -> partition -> lower -> pack -> probe -> seal
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -15,16 +15,19 @@ import msgspec
 from torch import fx
 
 from ..artifacts import (
+    AnyTarget,
     FileInfo,
     KVCacheSpec,
     Manifest,
     MemoryPlan,
     ModelInfo,
+    NvidiaTarget,
     PassReport,
     Probe,
     SegmentInfo,
     Target,
     WeightInfo,
+    parse_target,
     this_machine_flags,
 )
 from ..artifacts.manifest import SCHEMA_VERSION
@@ -36,10 +39,12 @@ from . import debug_dump, probe, seal
 from .interpret import GraphInterpreter
 from .lower import Lowered, Lowering
 from .memory_plan import ActivationBytes, plan_activations
+from .nvidia.write_graphs import NO_GRAPHS, Graphs, with_argmax, write_graphs
 from .pack import pack, packed_bytes
 from .partition import Partition, partition
 from .progress import BuildSummary, Reporter, Stage
-from .toolchain import Versions, versions
+from .target_kind import TargetKind, kind_of
+from .toolchain import Versions
 from .trace import trace
 from .weights_plan import PackedWeight, choose_formats, plan_weights
 
@@ -47,6 +52,7 @@ BLOCK_SIZE = 32
 """Tokens per KV block: the tile of the attention kernel, and the granularity of prefix reuse."""
 
 
+KERNELS = "kernels"
 QUANTIZE = ("none", "int8", "int4")
 KV_DTYPES = ("auto", "float32", "bfloat16", "int8")
 
@@ -91,51 +97,45 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
     for the model, BuildError for everything that fails on the way; nothing is left at `output`.
     """
     reporter = reporter or Reporter(quiet=True)
-    target = Target.parse(options.target, machine_flags=this_machine_flags())
-    toolchain = versions()
+    target = parse_target(options.target, machine_flags=this_machine_flags())
+    kind = kind_of(target)
     store = Store(options.store or default_store())
     jobs = options.jobs or len(os.sched_getaffinity(0))
     with (
         seal.building(options.output, force=options.force) as scratch,
-        Lowering(target=target, versions=toolchain, store=store, jobs=jobs, work=scratch, debug_dump=options.debug_dump) as lowering,
+        Lowering(backend=kind.backend, store=store, jobs=jobs, work=scratch, debug_dump=options.debug_dump) as lowering,
         reporter.running(),
     ):
         with reporter.stage("resolve") as stage:
-            checkpoint, formats = resolve(options, stage)
-            options = replace(options, kv_dtype=_kv_dtype(options.kv_dtype, checkpoint, formats))
+            checkpoint, formats = resolve(options, kind, stage)
+            options = replace(options, kv_dtype=kind.kv_dtype(options.kv_dtype, checkpoint, formats))
         with reporter.stage("trace"), debug_dump.decompiled_bytecode(options.debug_dump):
             graph_module = trace(checkpoint.config, block_size=BLOCK_SIZE, kv_dtype=options.kv_dtype)
         with reporter.stage("fuse") as stage:
-            reports = fuse(graph_module.graph, formats, options, stage)
+            reports = fuse(graph_module.graph, formats, options, kind, stage)
         with reporter.stage("partition") as stage:
-            parts = partition(graph_module.graph)
+            parts = partition(graph_module.graph, cuts_are_segments=kind.cuts_are_segments)
+            if isinstance(target, NvidiaTarget):
+                parts = with_argmax(parts, checkpoint.config.vocab_size)
             weights = plan_weights(graph_module.graph, formats, checkpoint)
             activations = plan_activations(graph_module.graph)
             stage.note(f"{len(parts.forms)} distinct segments, {len(parts.calls)} calls")
         with reporter.stage("lower") as stage:
             library, segments = lower(lowering, parts, scratch, stage)
+            context = options.max_context or checkpoint.config.max_context
+            graphs = write_graphs(scratch, parts, segments, context, BLOCK_SIZE) if isinstance(target, NvidiaTarget) else NO_GRAPHS
         with reporter.stage("pack") as stage:
             packed, weight_files = pack_weights(weights, checkpoint, scratch, stage)
         with reporter.stage("probe") as stage:
             manifest = _manifest(
-                options, target, toolchain, checkpoint, parts, library, segments, reports, packed, weight_files, activations
+                options, target, kind.toolchain, checkpoint, parts, library, segments, graphs, reports, packed, weight_files, activations
             )
-            manifest = finish_with_probe(manifest, scratch, weight_files, GraphInterpreter(graph_module, weights, checkpoint), stage)
+            reference = GraphInterpreter(graph_module, weights, checkpoint, kind.references())
+            manifest = finish_with_probe(manifest, scratch, weight_files, reference, stage)
         with reporter.stage("seal"):
             seal.write_manifest(scratch, manifest)
             seal.seal(scratch, options.output)
-    return _summary(reporter, options, manifest, library, segments)
-
-
-def _kv_dtype(wanted: str, checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
-    head_dim = checkpoint.config.head_dim
-    if wanted == "bfloat16" and head_dim % 2:
-        raise UsageError(
-            f"a KV cache in bfloat16 holds pairs, and heads of size {head_dim} are odd", hint="leave --kv-dtype out, or take int8"
-        )
-    if wanted != "auto":
-        return wanted
-    return "float32" if head_dim % 2 or set(formats.values()) == {"f32"} else "bfloat16"
+    return _summary(reporter, options, manifest, segments)
 
 
 def default_store() -> Path:
@@ -143,12 +143,12 @@ def default_store() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "engine" / "store"
 
 
-def can_run(target: Target) -> bool:
-    """Whether this machine runs the target's code."""
-    return not target.misfits(this_machine_flags())
+def can_run(target: AnyTarget) -> bool:
+    """Whether this machine runs the target's code. Of NVIDIA's it is never asked: a build is the same with a GPU and without."""
+    return isinstance(target, Target) and not target.misfits(this_machine_flags())
 
 
-def resolve(options: BuildOptions, stage: Stage) -> tuple[Checkpoint, dict[str, str]]:
+def resolve(options: BuildOptions, kind: TargetKind, stage: Stage) -> tuple[Checkpoint, dict[str, str]]:
     """Open and check the checkpoint; decide the storage format of every parameter."""
     checkpoint = open_checkpoint(options.model)
     trained = checkpoint.config.max_context
@@ -157,14 +157,14 @@ def resolve(options: BuildOptions, stage: Stage) -> tuple[Checkpoint, dict[str, 
             f"--max-context {options.max_context} is outside 1..{trained}", hint=f"{checkpoint.name} was made for {trained} tokens"
         )
     stage.note(f"{checkpoint.name}: {checkpoint.config.architecture}, {len(checkpoint.config.layers)} layers")
-    return checkpoint, choose_formats(checkpoint, options.quantize)
+    return checkpoint, choose_formats(checkpoint, options.quantize, kind.layout)
 
 
-def fuse(graph: fx.Graph, formats: dict[str, str], options: BuildOptions, stage: Stage) -> list[PassReport]:
+def fuse(graph: fx.Graph, formats: dict[str, str], options: BuildOptions, kind: TargetKind, stage: Stage) -> list[PassReport]:
     """Run the pass pipeline on the graph, in place."""
     dump = options.debug_dump
     debug_dump.write_graph(dump, "00-traced", graph)
-    passes = pipeline.pipeline(formats, options.disable_pass)
+    passes = pipeline.pipeline(formats, options.disable_pass, kind.layout)
     stage.total(len(passes))
 
     def after_each(result: pipeline.PassResult) -> None:
@@ -175,13 +175,16 @@ def fuse(graph: fx.Graph, formats: dict[str, str], options: BuildOptions, stage:
     return [PassReport(name=r.name, matches=r.matches, nodes_before=r.nodes_before, nodes_after=r.nodes_after) for r in results]
 
 
-def lower(lowering: Lowering, parts: Partition, scratch: Path, stage: Stage) -> tuple[Lowered, dict[str, Lowered]]:
-    """Compile or find the kernel library and every segment, and copy them into the artifact."""
-    stage.total(1 + len(parts.forms))
+def lower(lowering: Lowering, parts: Partition, scratch: Path, stage: Stage) -> tuple[Lowered | None, dict[str, Lowered]]:
+    """Compile or find every segment, and the library if the target has one, and copy them into the artifact."""
+    stage.total(lowering.count(parts.forms))
     library, segments = lowering.run(parts.forms, lambda done: stage.advance(note=done.key[:12] + (" (reused)" if done.reused else "")))
-    _copy(library.file, scratch / _library_name(library))
+    if library is not None:
+        _copy(library.file, scratch / _library_name(library))
     for segment in segments.values():
         _copy(segment.file, scratch / _segment_name(segment))
+        for name, part in segment.parts.items():
+            _copy(part, scratch / KERNELS / name)
     return library, segments
 
 
@@ -211,7 +214,7 @@ def finish_with_probe(
     others = {name: info for name, info in seal.file_infos(scratch).items() if name not in weight_files}
     manifest = msgspec.structs.replace(manifest, files=dict(sorted((others | weight_files).items())))
     prompts = probe.probe_prompts(manifest.model.vocab_size, manifest.model.max_context)
-    if can_run(Target.parse(manifest.target)):
+    if can_run(parse_target(manifest.target)):
         seal.write_manifest(scratch, manifest)
         golden = probe.record_on_target(scratch, prompts)
     else:
@@ -222,12 +225,13 @@ def finish_with_probe(
 
 def _manifest(
     options: BuildOptions,
-    target: Target,
+    target: AnyTarget,
     toolchain: Versions,
     checkpoint: Checkpoint,
     parts: Partition,
-    library: Lowered,
+    library: Lowered | None,
     segments: dict[str, Lowered],
+    graphs: Graphs,
     reports: list[PassReport],
     packed: dict[str, WeightInfo],
     weight_files: dict[str, FileInfo],
@@ -259,7 +263,9 @@ def _manifest(
             block_size=BLOCK_SIZE,
             dtype=options.kv_dtype,  # type: ignore[arg-type]
         ),
-        kernel_library=_library_name(library),
+        kernel_library=_library_name(library) if library is not None else "",
+        kernels=graphs.kernels,
+        graphs=graphs.graphs,
         segments=[
             SegmentInfo(key=segment.key, file=_segment_name(segment), calls=calls.count(form), nodes=len(parts.forms[form]["nodes"]))
             for form, segment in segments.items()
@@ -282,11 +288,11 @@ def _count_parameters(checkpoint: Checkpoint) -> int:
 
 
 def _library_name(library: Lowered) -> str:
-    return f"kernels/{library.key}.so"
+    return f"{KERNELS}/{library.file.name}"
 
 
 def _segment_name(segment: Lowered) -> str:
-    return f"segments/{segment.key}.so"
+    return f"segments/{segment.file.name}"
 
 
 def _copy(source: Path, destination: Path) -> None:
@@ -294,14 +300,14 @@ def _copy(source: Path, destination: Path) -> None:
     shutil.copyfile(source, destination)
 
 
-def _summary(reporter: Reporter, options: BuildOptions, manifest: Manifest, library: Lowered, segments: dict[str, Lowered]) -> BuildSummary:
+def _summary(reporter: Reporter, options: BuildOptions, manifest: Manifest, segments: dict[str, Lowered]) -> BuildSummary:
     summary = reporter.summary
     summary.output, summary.target = str(options.output), manifest.target
     summary.segments_reused = sum(segment.reused for segment in segments.values())
     summary.segments_compiled = len(segments) - summary.segments_reused
     summary.segment_calls = sum(segment.calls for segment in manifest.segments)
     summary.fusions = {report.name: report.matches for report in manifest.fusion}
-    summary.code_bytes = sum(manifest.files[s.file].bytes for s in manifest.segments) + manifest.files[manifest.kernel_library].bytes
+    summary.code_bytes = sum(manifest.files[name].bytes for name in manifest.code_files)
     summary.weight_bytes = sum(info.bytes for name, info in manifest.files.items() if name.startswith("weights/"))
     summary.probe = f"recorded on the {manifest.probe.recorded_on}"
     reporter.print_summary()

@@ -20,26 +20,35 @@ from .weights_plan import PackedWeight, make
 
 
 def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
-    """The reference of every operator of ours, by its name in a graph."""
+    """The reference of every operator of CPU targets, by its name in a graph."""
     operators: dict[str, Callable[..., torch.Tensor]] = {"engine.quantize.default": quantize}
     for name in ops.ATTENTION_OPERATORS:
         operators[f"engine.{name}.default"] = getattr(attention, name)
     for row_operator in (rows.rms_norm, rows.rms_norm_quantize, rows.silu_mul, rows.silu_mul_quantize):
         operators[f"engine.{row_operator.__name__}.default"] = row_operator
-    for kernel in ops.LINEAR_KERNELS:
+    for kernel in ops.PANEL_KERNELS:
         operators[f"engine.linear_{kernel}.default"] = _with_format(reference.linear, kernel)
         operators[f"engine.embedding_{kernel}.default"] = _with_format(reference.embedding, kernel)
     return operators
 
 
 class GraphInterpreter(fx.Interpreter):
-    """Interprets a traced and fused step. Weights are packed when first used and freed after their last use."""
+    """Interprets a traced and fused step. Weights are packed when first used and freed after their last use.
 
-    def __init__(self, module: fx.GraphModule, weights: list[PackedWeight], checkpoint: Checkpoint) -> None:
+    operators: the reference of every operator of ours, by its name in the graph.
+    """
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        weights: list[PackedWeight],
+        checkpoint: Checkpoint,
+        operators: Mapping[str, Callable[..., torch.Tensor]],
+    ) -> None:
         super().__init__(module)
         self._weights = {f"weight:{weight.name}": weight for weight in weights}
         self._checkpoint = checkpoint
-        self._operators = reference_operators()
+        self._operators = operators
 
     @torch.no_grad()
     def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -1,47 +1,33 @@
-"""Stage 5: every distinct segment, and the kernel library, to native code.
+"""Stage 5: every distinct segment, and the library that they share, to native code.
 
 Each is looked up in the store by key first. What is missing is compiled in parallel processes
 and added to the store, so that the next build of the same architecture compiles nothing.
 """
 
-import inspect
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..artifacts import Target
-from ..artifacts.store import Store, key_of
+from ..artifacts.store import Store
 from ..errors import BuildError, EngineError
-from ..kernels import library, ops
-from . import lower_cpu, segment_graph
+from .backend import Backend
 from .debug_dump import segment_sources
-from .toolchain import Versions
 
-SUFFIX = ".so"
+LIBRARY_SUFFIX = ".so"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lowered:
-    """A compiled thing: its key, its file in the store, and whether it was there already."""
+    """A compiled thing: its key, its file in the store, and whether it was there already. parts: files that it needs, by name."""
 
     key: str
     file: Path
     reused: bool
-
-
-def segment_key(form_text: str, target: Target, versions: Versions) -> str:
-    """Identity of a compiled segment: the graph, the target, the toolchain, and our own recipe."""
-    recipe = inspect.getsource(lower_cpu) + inspect.getsource(segment_graph)
-    return key_of("segment", form_text, str(target), *versions.ingredients(), recipe, *ops.SCHEMAS, *ops.C_SHIMS.values())
-
-
-def kernel_library_key(target: Target, versions: Versions) -> str:
-    """Identity of a kernel library: its sources, the target, the toolchain, and its compile command."""
-    return key_of("kernels", library.sources_digest(), str(target), *versions.ingredients(), inspect.getsource(library))
+    parts: dict[str, Path] = field(default_factory=dict)
 
 
 class Lowering:
@@ -51,8 +37,8 @@ class Lowering:
     build leaves is removed with it. debug_dump: a directory that also gets the generated code.
     """
 
-    def __init__(self, *, target: Target, versions: Versions, store: Store, jobs: int, work: Path, debug_dump: Path | None) -> None:
-        self._target, self._versions, self._store = target, versions, store
+    def __init__(self, *, backend: Backend, store: Store, jobs: int, work: Path, debug_dump: Path | None) -> None:
+        self._backend, self._store = backend, store
         self._work, self._debug_dump = work.absolute(), debug_dump.absolute() if debug_dump else None  # compilers run elsewhere
         self._pool = ProcessPoolExecutor(max_workers=jobs, mp_context=multiprocessing.get_context("spawn"))
 
@@ -62,38 +48,60 @@ class Lowering:
     def __exit__(self, *exc_info: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def run(self, forms: Iterable[str], on_done: Callable[[Lowered], None]) -> tuple[Lowered, dict[str, Lowered]]:
-        """The kernel library, and every form (canonical text), compiled or found.
+    def count(self, forms: Collection[str]) -> int:
+        """How many things `run` will report."""
+        return len(forms) + (self._backend.library_key() is not None)
+
+    def run(self, forms: Iterable[str], on_done: Callable[[Lowered], None]) -> tuple[Lowered | None, dict[str, Lowered]]:
+        """The library, if the target has one, and every form (canonical text), compiled or found.
 
         on_done is called as each is there. Raises BuildError for the first that fails.
         """
-        library_key = kernel_library_key(self._target, self._versions)
-        keys = {segment_key(form, self._target, self._versions): form for form in forms}
-        done = {key: found for key in (library_key, *keys) if (found := self._found(key))}
+        library_key = self._backend.library_key()
+        wanted: dict[str, str | None] = {} if library_key is None else {library_key: None}
+        wanted |= {self._backend.segment_key(form): form for form in forms}
+        done = {key: found for key, form in wanted.items() if (found := self._found(key, form))}
         for found in done.values():
             on_done(found)
         with tempfile.TemporaryDirectory(dir=self._work, prefix=".lower-", ignore_cleanup_errors=True) as scratch:
             pending: dict[Future[None], tuple[str, Path]] = {}
-            for key in (library_key, *keys):
+            for key, form in wanted.items():
                 if key not in done:
-                    output = Path(scratch) / (key + SUFFIX)
-                    pending[self._submit(output, keys.get(key))] = key, output
+                    directory = Path(scratch) / key
+                    directory.mkdir()
+                    output = directory / (key + self._suffix(form))
+                    pending[self._submit(output, form)] = key, output
             for future in as_completed(pending):
                 key, output = pending[future]
                 _check(future, key)
-                done[key] = Lowered(key=key, file=self._store.add(key, SUFFIX, output), reused=False)
+                done[key] = self._add(key, output, wanted[key])
                 on_done(done[key])
-        return done[library_key], {form: done[key] for key, form in keys.items()}
+        return done[library_key] if library_key else None, {form: done[key] for key, form in wanted.items() if form is not None}
+
+    def _suffix(self, form: str | None) -> str:
+        return LIBRARY_SUFFIX if form is None else self._backend.suffix
 
     def _submit(self, output: Path, form: str | None) -> "Future[None]":
         if form is None:
-            return self._pool.submit(library.compile_library, self._target.compiler_flags, output)
-        sources = segment_sources(self._debug_dump, output.stem)
-        return self._pool.submit(lower_cpu.compile_form, form, str(self._target), output, sources)
+            return self._pool.submit(self._backend.compile_library, output)
+        return self._pool.submit(self._backend.compile, form, output, segment_sources(self._debug_dump, output.stem))
 
-    def _found(self, key: str) -> Lowered | None:
-        file = self._store.find(key, SUFFIX)
-        return Lowered(key=key, file=file, reused=True) if file else None
+    def _add(self, key: str, output: Path, form: str | None) -> Lowered:
+        """What was compiled, into the store: first the parts, so that whoever finds the entry finds them."""
+        parts = {}
+        for name in self._backend.parts(output) if form is not None else ():
+            part = output.with_name(name)
+            parts[name] = self._store.add(part.stem, part.suffix, part)
+        return Lowered(key=key, file=self._store.add(key, self._suffix(form), output), reused=False, parts=parts)
+
+    def _found(self, key: str, form: str | None) -> Lowered | None:
+        file = self._store.find(key, self._suffix(form))
+        if file is None:
+            return None
+        names = self._backend.parts(file) if form is not None else ()
+        parts = {name: self._store.find(Path(name).stem, Path(name).suffix) for name in names}
+        held = {name: part for name, part in parts.items() if part is not None}
+        return Lowered(key=key, file=file, reused=True, parts=held) if len(held) == len(parts) else None
 
 
 def _check(future: "Future[None]", key: str) -> None:

@@ -5,15 +5,22 @@ of a compiler must not take the build with it. Everything that decides the resul
 form, the target and SETTINGS; all three are in the segment's key.
 """
 
+import inspect
 import json
 import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..artifacts import Target
+from ..artifacts.store import key_of
+from ..kernels import library, ops
+from . import segment_graph
+from .toolchain import Versions
 
 EXAMPLE_SIZES = (512, 61, 37, 23)
 """Example values of d0, d1, ...: fixed, because Inductor's heuristics look at them."""
@@ -34,6 +41,33 @@ SETTINGS: dict[str, Any] = {
     "assume_aligned_inputs": False,
     "compile_threads": 1,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuBackend:
+    """Segments as shared objects, over one kernel library."""
+
+    target: Target
+    versions: Versions
+    suffix: str = ".so"
+
+    def segment_key(self, form_text: str) -> str:
+        recipe = inspect.getsource(inspect.getmodule(CpuBackend)) + inspect.getsource(segment_graph)  # type: ignore[arg-type]
+        shims = (*ops.SCHEMAS, *ops.C_SHIMS.values())
+        return key_of("segment", form_text, str(self.target), *self.versions.ingredients(), recipe, *shims)
+
+    def compile(self, form_text: str, output: Path, sources: Path | None) -> None:
+        compile_form(form_text, str(self.target), output, sources)
+
+    def parts(self, compiled: Path) -> Sequence[str]:
+        return ()
+
+    def library_key(self) -> str:
+        recipe = inspect.getsource(library)
+        return key_of("kernels", library.sources_digest(), str(self.target), *self.versions.ingredients(), recipe)
+
+    def compile_library(self, output: Path) -> None:
+        library.compile_library(self.target.compiler_flags, output)
 
 
 def compile_form(form_text: str, target_name: str, output: Path, sources: Path | None = None) -> None:
@@ -63,9 +97,6 @@ def _aot_compile(form_text: str, target: Target, output: Path) -> Path:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental import _config as symbolic_config
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    from ..kernels import ops
-    from . import segment_graph
 
     isa = cpu_vec_isa.VecAVX512() if target.vector_bits == 512 else cpu_vec_isa.VecAVX2()
     isa._arch_flags = type(isa)._arch_flags  # without what its constructor found on this machine

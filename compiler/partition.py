@@ -45,17 +45,22 @@ class Partition:
         return Program(calls=calls, result=self.result)
 
 
-def partition(graph: fx.Graph) -> Partition:
-    """Cut `graph` at CUT_OPERATORS. Raises BuildError for a graph that cannot be cut there."""
+def partition(graph: fx.Graph, *, cuts_are_segments: bool = False) -> Partition:
+    """Cut `graph` at CUT_OPERATORS. Raises BuildError for a graph that cannot be cut there.
+
+    cuts_are_segments: whether the operators at the cuts are compiled like what is between them.
+    """
     (output,) = graph.find_nodes(op="output")
     names: dict[fx.Node, str] = {node: node.meta["ref"] for node in graph.find_nodes(op="placeholder")}
     calls: list[Call] = []
     forms: dict[str, Form] = {}
     for step in _cut(graph):
         if isinstance(step, fx.Node):
-            calls.append(_operator_call(step, names))
-            continue
-        form = segment_graph.encode(step.inputs, step.nodes, step.outputs)
+            if not cuts_are_segments:
+                calls.append(_operator_call(step, names))
+                continue
+            step = Piece(nodes=[step], inputs=list(dict.fromkeys(step.all_input_nodes)), outputs=[step])
+        form = segment_graph.encode(step.inputs, step.nodes, step.outputs, strided=cuts_are_segments)
         text = segment_graph.text(form)
         forms[text] = form
         inputs = [names[node] for node in step.inputs]

@@ -4,7 +4,7 @@ Two pieces with the same form are the same segment. The form's JSON text is what
 hashes, and also what the lowering process receives, so that nothing can influence a compiled
 segment without being in its key.
 
-A form is {"inputs": [[dtype, [dims]]], "nodes": [[operator, args, kwargs]], "outputs": [ids]}.
+A form is {"inputs": [[dtype, [dims]]] (or [dtype, [dims], [strides]] for a view), "nodes": [[operator, args, kwargs]], "outputs": [ids]}.
 Value ids count the inputs first, then the nodes. A dimension is a number, or "dN" for the N-th
 distinct symbolic size. In arguments {"v": id} is a value and {"dtype": name} a torch dtype.
 """
@@ -21,12 +21,12 @@ from ..errors import BuildError
 Form = dict[str, Any]
 
 
-def encode(inputs: list[fx.Node], nodes: list[fx.Node], outputs: list[fx.Node]) -> Form:
-    """The canonical form of `nodes` as a function of `inputs` (fake tensors in meta["val"])."""
+def encode(inputs: list[fx.Node], nodes: list[fx.Node], outputs: list[fx.Node], *, strided: bool = False) -> Form:
+    """The canonical form of `nodes` as a function of `inputs` (fake tensors in meta["val"]). strided: inputs may be views."""
     ids = {node: index for index, node in enumerate([*inputs, *nodes])}
     dims: dict[Any, str] = {}
     return {
-        "inputs": [_encode_input(node.meta["val"], dims) for node in inputs],
+        "inputs": [_encode_input(node.meta["val"], dims, strided) for node in inputs],
         "nodes": [[_operator_name(node), _encode(node.args, ids), _encode(dict(sorted(node.kwargs.items())), ids)] for node in nodes],
         "outputs": [ids[node] for node in outputs],
     }
@@ -37,24 +37,25 @@ def text(form: Form) -> str:
     return json.dumps(form, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def decode(form: Form) -> fx.GraphModule:
-    """A module that computes the form: takes its inputs in order, returns a tuple of its outputs."""
+def decode(form: Form, device: str = "cpu") -> fx.GraphModule:
+    """A module that computes the form on `device`: takes its inputs in order, returns a tuple of its outputs."""
     graph = fx.Graph()
     values = [graph.placeholder(f"arg{index}") for index in range(len(form["inputs"]))]
     for name, args, kwargs in form["nodes"]:
-        values.append(graph.call_function(_operator(name), tuple(_decode(args, values)), _decode(kwargs, values)))
+        values.append(graph.call_function(_operator(name), tuple(_decode(args, values, device)), _decode(kwargs, values, device)))
     graph.output(tuple(values[index] for index in form["outputs"]))
     return fx.GraphModule(torch.nn.Module(), graph)
 
 
-def _encode_input(value: Any, dims: dict[Any, str]) -> list[Any]:
+def _encode_input(value: Any, dims: dict[Any, str], strided: bool) -> list[Any]:
     if not isinstance(value, torch.Tensor):
         raise BuildError("a segment would take a symbolic size as input; the model must derive sizes from tensors (use -1 in views)")
-    if not value.is_contiguous():
+    if not strided and not value.is_contiguous():
         raise BuildError("a segment would take a tensor that is not contiguous")
     shape: list[Any] = list(value.shape)
     sizes = [size if isinstance(size, int) else dims.setdefault(str(size.node.expr), f"d{len(dims)}") for size in shape]
-    return [str(value.dtype).removeprefix("torch."), sizes]
+    strides = [] if value.is_contiguous() else [[int(stride) for stride in value.stride()]]
+    return [str(value.dtype).removeprefix("torch."), sizes, *strides]
 
 
 def _operator_name(node: fx.Node) -> str:
@@ -89,16 +90,16 @@ def _encode(value: Any, ids: dict[fx.Node, int]) -> Any:
     raise BuildError(f"the graph has an argument that cannot be written down: {value!r}")
 
 
-def _decode(value: Any, values: list[fx.Node]) -> Any:
+def _decode(value: Any, values: list[fx.Node], device: str) -> Any:
     match value:
         case {"v": index}:
             return values[index]
         case {"dtype": name}:
             return getattr(torch, name)
-        case {"device": name}:
-            return torch.device(name)
+        case {"device": _}:
+            return torch.device(device)
         case dict():
-            return {key: _decode(item, values) for key, item in value.items()}
+            return {key: _decode(item, values, device) for key, item in value.items()}
         case list():
-            return [_decode(item, values) for item in value]
+            return [_decode(item, values, device) for item in value]
     return value

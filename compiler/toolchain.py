@@ -17,16 +17,17 @@ COMPILER = "g++"
 
 @dataclass(frozen=True, kw_only=True)
 class Versions:
-    """Versions of everything that shapes the compiled code. Every field is part of every key."""
+    """Versions of everything that shapes the compiled code, empty where it does not. Every field is part of every key."""
 
     torch: str
     compiler: str
+    triton: str = ""
 
     def ingredients(self) -> tuple[str, ...]:
         return astuple(self)
 
     def recorded(self) -> Toolchain:
-        return Toolchain(engine=__version__, torch=self.torch, compiler=self.compiler)
+        return Toolchain(engine=__version__, torch=self.torch, compiler=self.compiler, triton=self.triton)
 
 
 @lru_cache(maxsize=1)
@@ -38,3 +39,11 @@ def versions() -> Versions:
         )
     banner = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
     return Versions(torch=torch_release(torch.__version__), compiler=banner.splitlines()[0])
+
+
+def nvidia_versions() -> Versions:
+    """What makes code for NVIDIA. Raises BuildError where it is not there, or too new."""
+    from .nvidia.device import check_versions, triton_version
+
+    check_versions()
+    return Versions(torch=torch_release(torch.__version__), compiler="", triton=triton_version())

@@ -15,7 +15,9 @@ from ..errors import UsageError
 from ..kernels import ops
 from ..kernels.linear.blocks import FORMATS, GROUP
 from ..kernels.linear.formats import pack_blocks, pack_dense, unpack
+from ..kernels.linear.packed import DENSE_DTYPES, Layout
 from ..kernels.linear.quantize import quantize as quantize_blocks
+from ..kernels.nvidia import formats as rows
 from ..models.checkpoint import Checkpoint
 from ..models.decoder import Decoder
 
@@ -39,12 +41,14 @@ class PackedWeight:
     recipe: tuple[str, ...]
 
 
-def choose_formats(checkpoint: Checkpoint, quantize: str) -> dict[str, str]:
-    """Storage format of every parameter, by name.
+def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "panels") -> dict[str, str]:
+    """Storage format of every parameter, by name. In rows, matrices that are not quantized are bfloat16: what tensor cores multiply.
 
     Raises UsageError if `quantize` asks to quantize a checkpoint that is quantized already.
     """
     stored = {name: info.format for name, info in checkpoint.parameters.items()}
+    if layout == "rows":
+        stored |= {n: "bf16" for n, info in checkpoint.parameters.items() if len(info.shape) == 2 and info.format in DENSE_DTYPES}
     if quantize == "none":
         return dict(stored)
     quantized = sorted(set(stored.values()) & set(ops.QUANTIZED_FORMATS))
@@ -74,7 +78,9 @@ def plan_weights(graph: fx.Graph, formats_by_name: Mapping[str, str], checkpoint
                     shape=tuple(value.shape),
                     format=packed_format or "f32",
                     sources=sources,
-                    recipe=_recipe({_stored(checkpoint, source) for source in sources}, packed_format, len(sources)),
+                    recipe=_recipe(
+                        {_stored(checkpoint, source) for source in sources}, packed_format, len(sources), node.meta.get("layout")
+                    ),
                 )
             )
     return plan
@@ -84,11 +90,13 @@ def _stored(checkpoint: Checkpoint, name: str) -> str:
     return checkpoint.parameters[name].format if name in checkpoint.parameters else "f32"
 
 
-def _recipe(stored: set[str], packed_format: str | None, sources: int) -> tuple[str, ...]:
+def _recipe(stored: set[str], packed_format: str | None, sources: int, layout: Layout | None) -> tuple[str, ...]:
     concat = ("concat",) if sources > 1 else ()
     if packed_format is None:
         return (() if stored == {"f32"} else ("to_float32",)) + concat
-    return (() if stored == {packed_format} else (f"quantize:{packed_format}",)) + ("pack", *concat)
+    convert = () if stored == {packed_format} else (f"quantize:{packed_format}" if packed_format in FORMATS else "to_bfloat16",)
+    pack = ("pack",) if layout == "panels" else ("pack_rows",) if packed_format in FORMATS else ()
+    return (*convert, *pack, *concat)
 
 
 def make(weight: PackedWeight, checkpoint: Checkpoint) -> torch.Tensor:
@@ -108,9 +116,13 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> 
     for operation in recipe:
         match operation.partition(":"):
             case "to_float32", _, _:
-                data = dequantize(held, data)
+                data, held = dequantize(held, data), "f32"
+            case "to_bfloat16", _, _:
+                data, held = dequantize(held, data).bfloat16(), "bf16"
             case "quantize", _, wanted:
                 data, held = quantize_blocks(wanted, data), wanted  # type: ignore[assignment]
+            case "pack_rows", _, _:
+                data = rows.pack_rows(held, data)
             case "pack", _, _:
                 data = pack_blocks(held, data) if held in ops.QUANTIZED_FORMATS else pack_dense(data)
     return data

@@ -18,7 +18,11 @@ from .native import load_code
 
 NAMESPACE = "engine"
 QUANTIZED_FORMATS = ("q8_0", "q4_0", "q4_1")
-LINEAR_KERNELS = ("dense", *QUANTIZED_FORMATS)
+PANEL_KERNELS = ("dense", *QUANTIZED_FORMATS)
+"""Linears and embeddings of CPU targets: weights in panels, float32 results (see linear/formats.py)."""
+ROW_KERNELS = tuple(f"rows_{kernel}" for kernel in PANEL_KERNELS)
+"""Those of NVIDIA targets: weights row by row, bfloat16 results, activations never quantized for them (see nvidia/formats.py)."""
+LINEAR_KERNELS = (*PANEL_KERNELS, *ROW_KERNELS)
 GROUP = 32
 """Consecutive elements that share a scale, in quantized weights and activations."""
 ACTIVATION_BYTES = 48
@@ -31,7 +35,12 @@ ATTENTION_OPERATORS = tuple(f"{form}paged_attention" for form, _, _ in _ATTENTIO
 SCHEMAS = (
     # x [T, K] float32, for quantized kernels what `quantize` gives; w packed (see linear/formats.py);
     # bias [N] and residual [T, N] float32, added to the product in this order -> [T, N] float32
+    # of row kernels, x [T, K], residual and result are bfloat16, bias [N] float32
     *(f"linear_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features) -> Tensor" for kernel in LINEAR_KERNELS),
+    # the same with a result in float32, for the LM head
+    *(f"logits_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features) -> Tensor" for kernel in ROW_KERNELS),
+    # logits [S, V] float32 -> [S] int32: the index of the largest, the lowest of equals; -1 if it is infinite or one is NaN
+    "argmax(Tensor logits) -> Tensor",
     # x [T, K] float32 -> uint8 [T, ceil(K / 32), 48]: int8 quants with scales (see linear/activations.py)
     "quantize(Tensor x) -> Tensor",
     # x [T, K], weight [K], gate and up [T, F] float32 -> as x; with _quantize, what `quantize` would make of it
@@ -39,7 +48,7 @@ SCHEMAS = (
     "rms_norm_quantize(Tensor x, Tensor weight, float eps) -> Tensor",
     "silu_mul(Tensor gate, Tensor up) -> Tensor",
     "silu_mul_quantize(Tensor gate, Tensor up) -> Tensor",
-    # tokens [T] int32, w packed like a linear of [V, dim] -> [T, dim] float32
+    # tokens [T] int32, w packed like a linear of [V, dim] -> [T, dim] float32, or bfloat16 of row kernels
     *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim) -> Tensor" for kernel in LINEAR_KERNELS),
     # q [T, QH, D], k and v [T, KH, D] float32; with norm, q_norm and k_norm [D]; with rope, cos and sin [T, D/2];
     # caches [blocks, KH, block_size, D] float32 or bfloat16, or [blocks, KH, block_size, D + 4] int8;
@@ -53,8 +62,8 @@ SCHEMAS = (
 
 _LINEAR = "AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* bias, AtenTensorHandle* residual, int64_t out_features"
 _C_ARGUMENTS = {
-    **{f"linear_{kernel}": _LINEAR for kernel in LINEAR_KERNELS},
-    **{f"embedding_{kernel}": "AtenTensorHandle tokens, AtenTensorHandle w, int64_t dim" for kernel in LINEAR_KERNELS},
+    **{f"linear_{kernel}": _LINEAR for kernel in PANEL_KERNELS},
+    **{f"embedding_{kernel}": "AtenTensorHandle tokens, AtenTensorHandle w, int64_t dim" for kernel in PANEL_KERNELS},
     "quantize": "AtenTensorHandle x",
     **{f"rms_norm{suffix}": "AtenTensorHandle x, AtenTensorHandle weight, double eps" for suffix in ("", "_quantize")},
     **{f"silu_mul{suffix}": "AtenTensorHandle gate, AtenTensorHandle up" for suffix in ("", "_quantize")},
@@ -99,6 +108,20 @@ def _linear(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, residua
     return x.new_empty((x.shape[0], out_features), dtype=torch.float32)
 
 
+def _row_linear(
+    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None, out_features: int
+) -> torch.Tensor:
+    return x.new_empty((x.shape[0], out_features), dtype=torch.bfloat16)
+
+
+def _row_embedding(tokens: torch.Tensor, w: torch.Tensor, dim: int) -> torch.Tensor:
+    return tokens.new_empty((tokens.shape[0], dim), dtype=torch.bfloat16)
+
+
+def _argmax(logits: torch.Tensor) -> torch.Tensor:
+    return logits.new_empty(logits.shape[:1], dtype=torch.int32)
+
+
 def _row_operator(x: torch.Tensor, *_: object) -> torch.Tensor:
     return x.new_empty(x.shape)
 
@@ -112,7 +135,7 @@ def _embedding(tokens: torch.Tensor, w: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def _paged_attention(q: torch.Tensor, *_: object) -> torch.Tensor:
-    return q.new_empty(q.shape, dtype=torch.float32)
+    return q.new_empty(q.shape)
 
 
 def register_fakes() -> None:
@@ -126,8 +149,11 @@ def register_fakes() -> None:
     fakes: dict[str, Callable[..., torch.Tensor]] = dict.fromkeys(ATTENTION_OPERATORS, _paged_attention)
     fakes |= dict.fromkeys(("rms_norm", "silu_mul"), _row_operator)
     fakes |= dict.fromkeys(("quantize", "rms_norm_quantize", "silu_mul_quantize"), _quantizing_row_operator)
-    for kernel in LINEAR_KERNELS:
+    for kernel in PANEL_KERNELS:
         fakes |= {f"linear_{kernel}": _linear, f"embedding_{kernel}": _embedding}
+    for kernel in ROW_KERNELS:
+        fakes |= {f"linear_{kernel}": _row_linear, f"logits_{kernel}": _linear, f"embedding_{kernel}": _row_embedding}
+    fakes["argmax"] = _argmax
     for name, fake in fakes.items():
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_State.schemas)
     _State.fakes = True

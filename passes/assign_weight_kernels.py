@@ -2,12 +2,13 @@
 
     linear(x, w, bias)      ->  engine.linear_q4_1(engine.quantize(x), w_packed, bias, None, out_features)
                                 engine.linear_dense(x, w_packed, bias, None, out_features)
+                                engine.linear_rows_q4_1(x, w_packed, bias, None, out_features)    (layout "rows")
     embedding(w, tokens)    ->  engine.embedding_q4_1(tokens, w_packed, dim)
 
 Why: library matrix products change their summation order with the number of rows, so that a
 token's logits would depend on what it was batched with; our kernels have one order. They also
 read quantized blocks directly, which is what decode speed is made of. Activations that several
-linears read are quantized once.
+linears read are quantized once. Row kernels, NVIDIA's, take activations as they are.
 
 When not: a weight used by anything but linears and embeddings stays as it is, and a matrix
 that is used both ways with a plain operator in between is an error, never a silent copy.
@@ -21,17 +22,18 @@ import torch
 from torch import fx
 
 from ..errors import BuildError
-from ..kernels.linear.packed import kernel_of, packed_dtype, packed_shape
+from ..kernels.linear.packed import Layout, kernel_of, packed_dtype, packed_shape
+from ..kernels.ops import QUANTIZED_FORMATS
 from .rewrite import call_like
 
 _LINEAR = torch.ops.aten.linear.default
 _EMBEDDING = torch.ops.aten.embedding.default
 
 
-def assign_weight_kernels(graph: fx.Graph, *, formats: Mapping[str, str]) -> int:
+def assign_weight_kernels(graph: fx.Graph, *, formats: Mapping[str, str], layout: Layout = "panels") -> int:
     """Rewrite every linear and embedding whose weight is in `formats` (weight name -> format).
 
-    Packed weights get meta["format"], and meta["val"] becomes a fake tensor of the packed shape.
+    Packed weights get meta["format"] and meta["layout"], and meta["val"] becomes a fake tensor of the packed shape.
     Returns the number of operators rewritten. Raises BuildError for a matrix with mixed uses.
     """
     rewritten = 0
@@ -44,9 +46,9 @@ def assign_weight_kernels(graph: fx.Graph, *, formats: Mapping[str, str]) -> int
         if not all(as_matrix):
             raise BuildError(f"the weight {name} is used both as a matrix of a linear or embedding and in another way")
         for user in users:
-            _rewrite(graph, user, formats[name])
+            _rewrite(graph, user, formats[name], layout)
             rewritten += 1
-        _pack_placeholder(weight, formats[name])
+        _pack_placeholder(weight, formats[name], layout)
     _share_quantized(graph)
     return rewritten
 
@@ -55,12 +57,12 @@ def _reads_as_matrix(user: fx.Node, weight: fx.Node) -> bool:
     return (user.target is _LINEAR and user.args[1] is weight) or (user.target is _EMBEDDING and user.args[0] is weight)
 
 
-def _rewrite(graph: fx.Graph, node: fx.Node, format: str) -> None:
-    kernel = kernel_of(format)
+def _rewrite(graph: fx.Graph, node: fx.Node, format: str, layout: Layout) -> None:
+    kernel = kernel_of(format, layout)
     with graph.inserting_before(node):
         if node.target is _LINEAR:
             x, weight, bias = (*node.args, None)[:3]
-            if kernel != "dense":
+            if kernel in QUANTIZED_FORMATS:
                 x = call_like(graph, torch.ops.engine.quantize.default, (x,))
             target, args = f"linear_{kernel}", (x, weight, bias, None, weight.meta["val"].shape[0])  # type: ignore[union-attr]
         else:
@@ -72,12 +74,12 @@ def _rewrite(graph: fx.Graph, node: fx.Node, format: str) -> None:
     graph.erase_node(node)
 
 
-def _pack_placeholder(weight: fx.Node, format: str) -> None:
+def _pack_placeholder(weight: fx.Node, format: str, layout: Layout) -> None:
     value = weight.meta["val"]
     out_features, in_features = value.shape
     with value.fake_mode:
-        weight.meta["val"] = torch.empty(packed_shape(format, out_features, in_features), dtype=packed_dtype(format))
-    weight.meta["format"] = format
+        weight.meta["val"] = torch.empty(packed_shape(format, out_features, in_features, layout), dtype=packed_dtype(format))
+    weight.meta |= {"format": format, "layout": layout}
 
 
 def _share_quantized(graph: fx.Graph) -> None:

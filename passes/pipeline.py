@@ -11,6 +11,7 @@ from functools import partial
 from torch import fx
 
 from ..errors import BuildError, UsageError
+from ..kernels.linear.packed import Layout
 from .assign_weight_kernels import assign_weight_kernels
 from .eliminate_no_ops import eliminate_no_ops
 from .fuse_quantize import fuse_quantize
@@ -18,6 +19,7 @@ from .fuse_residual_add import fuse_residual_add
 from .fuse_rms_norm import fuse_rms_norm
 from .fuse_rope_attention import fuse_rope_attention
 from .fuse_silu_mul import fuse_silu_mul
+from .lower_precision import lower_precision
 from .merge_sibling_linears import merge_sibling_linears
 from .select_rows_early import select_rows_early
 
@@ -39,22 +41,24 @@ class PassResult:
     nodes_after: int
 
 
-def pipeline(formats: Mapping[str, str], disabled: Collection[str] = ()) -> list[Pass]:
-    """The passes for CPU targets, without those named in `disabled`.
+def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout: Layout = "panels") -> list[Pass]:
+    """The passes for a target whose weights have that layout, without those named in `disabled`.
 
     formats: storage format of every weight, by name. Raises UsageError for an unknown name, and
     for a pass that no artifact can do without.
     """
+    cpu = layout == "panels"
     passes = [
         Pass(name="eliminate_no_ops", rewrite=eliminate_no_ops),
-        Pass(name="assign_weight_kernels", rewrite=partial(assign_weight_kernels, formats=formats), required=True),
+        Pass(name="assign_weight_kernels", rewrite=partial(assign_weight_kernels, formats=formats, layout=layout), required=True),
         Pass(name="merge_sibling_linears", rewrite=merge_sibling_linears),
         Pass(name="fuse_residual_add", rewrite=fuse_residual_add),
         Pass(name="fuse_rope_attention", rewrite=fuse_rope_attention),
         Pass(name="fuse_rms_norm", rewrite=fuse_rms_norm),
         Pass(name="fuse_silu_mul", rewrite=fuse_silu_mul),
-        Pass(name="fuse_quantize", rewrite=fuse_quantize),
+        *([Pass(name="fuse_quantize", rewrite=fuse_quantize)] if cpu else []),
         Pass(name="select_rows_early", rewrite=select_rows_early),
+        *([] if cpu else [Pass(name="lower_precision", rewrite=lower_precision, required=True)]),
     ]
     optional = [item.name for item in passes if not item.required]
     for name in disabled:

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
+from ..artifacts.nvidia_target import CAPABILITIES
 from ..errors import RequestError
 from ..protocol import FinishReason, Output, Ready, Stats, StepDone, Submit
 from . import import_guard
 from .batch import BatchBuilder
 from .blocks import BlockManager
-from .executor import Executor
 from .kv_memory import default_resident_blocks
+from .loading import load_executor
 from .options import RuntimeOptions
 from .sampler import Choice
 from .scheduler import Scheduler
@@ -53,7 +54,7 @@ class EngineCore:
     @classmethod
     def load(cls, directory: Path, options: RuntimeOptions, *, on_phase: Callable[[str, float], None]) -> Self:
         """Load the artifact in `directory`; on_phase(name, seconds) is told of each phase. Raises EngineError."""
-        executor = Executor.load(
+        executor = load_executor(
             directory,
             kv_memory=options.kv_memory,
             threads=options.threads,
@@ -212,10 +213,10 @@ class EngineCore:
 
 
 def _resident_blocks(executor: StepExecutor, options: RuntimeOptions) -> int:
-    """Who says how much memory the cache gets wants it used."""
-    if options.kv_memory is not None:
-        return executor.num_blocks
+    """Who says how much memory the cache gets wants it used; on a GPU it is taken in any case."""
     manifest = executor.manifest
+    if options.kv_memory is not None or manifest.target in CAPABILITIES:
+        return executor.num_blocks
     return default_resident_blocks(
         num_blocks=executor.num_blocks, block_size=manifest.kv_cache.block_size, max_context=manifest.model.max_context
     )

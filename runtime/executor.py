@@ -5,8 +5,7 @@ this machine, binds every call of the program to its tensors, and replays the go
 """
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from .kv_memory import default_kv_memory
 from .machine import default_threads
 from .memory import Memory
 from .native_program import NativeProgram
+from .phases import OnPhase, Phases
 from .probe import replay
 from .weights import open_weights
 
@@ -37,22 +37,24 @@ class Executor:
     def load(
         cls,
         directory: Path,
+        manifest: Manifest | None = None,
         *,
         kv_memory: int | None = None,
         threads: int | None = None,
         max_num_seqs: int = 1,
         max_batch_tokens: int = 1,
-        on_phase: Callable[[str, float], None] = lambda name, seconds: None,
+        on_phase: OnPhase = lambda name, seconds: None,
     ) -> "Executor":
         """Load an artifact and make it ready to run.
 
-        kv_memory: bytes for the KV cache (default: what max_num_seqs sequences of full length
-        need, at most half of the memory that weights and steps of max_batch_tokens leave free).
+        manifest: the artifact's, if it has been read already. kv_memory: bytes for the KV cache
+        (default: what max_num_seqs sequences of full length need, at most half of the memory that
+        weights and steps of max_batch_tokens leave free).
         on_phase(name, seconds) is called as each phase ends. Raises ArtifactError or MismatchError
         for an artifact that is damaged or does not fit, UsageError for a kv_memory below one block.
         """
-        clock = _Phases(on_phase)
-        manifest = load_manifest(directory)
+        clock = Phases(on_phase)
+        manifest = manifest or load_manifest(directory)
         check_machine(manifest)
         check_code(directory, manifest)
         clock.ended("check")
@@ -79,16 +81,6 @@ class Executor:
     def argmax(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
         """As `StepExecutor.argmax`."""
         return self._program.argmax(logits, rows)
-
-
-class _Phases:
-    def __init__(self, on_phase: Callable[[str, float], None]) -> None:
-        self._on_phase, self._start = on_phase, time.perf_counter()
-
-    def ended(self, name: str) -> None:
-        now = time.perf_counter()
-        self._on_phase(name, now - self._start)
-        self._start = now
 
 
 def _num_blocks(manifest: Manifest, kv_memory: int | None, max_num_seqs: int, max_batch_tokens: int) -> int:

@@ -19,8 +19,9 @@ from safetensors.numpy import save_file
 
 from ..errors import EngineError
 from .batch import StepInputs
-from .executor import Executor
+from .loading import load_executor
 from .probe import whole_prompt
+from .step import StepExecutor
 
 
 def main() -> int:
@@ -31,7 +32,8 @@ def main() -> int:
     options = parser.parse_args()
     try:
         prompts: list[list[int]] = json.load(sys.stdin)
-        executor = Executor.load(options.artifacts, kv_memory=_kv_memory(options.artifacts, max(map(len, prompts))))
+        longest = max(map(len, prompts))
+        executor = load_executor(options.artifacts, kv_memory=_kv_memory(options.artifacts, longest), max_batch_tokens=longest)
         compute = _last if options.last else _every_position
         save_file({str(index): compute(executor, prompt) for index, prompt in enumerate(prompts)}, options.output)
     except EngineError as error:
@@ -47,13 +49,13 @@ def _kv_memory(artifacts: Path, longest: int) -> int:
     return (-(-longest // spec.block_size) + 2) * spec.bytes_per_block
 
 
-def _last(executor: Executor, prompt: list[int]) -> NDArray[np.float32]:
-    return executor.step(whole_prompt(prompt, executor.manifest.kv_cache.block_size))
+def _last(executor: StepExecutor, prompt: list[int]) -> NDArray[np.float32]:
+    return executor.step(whole_prompt(prompt, executor.manifest.kv_cache.block_size))[0][None]
 
 
-def _every_position(executor: Executor, prompt: list[int]) -> NDArray[np.float32]:
+def _every_position(executor: StepExecutor, prompt: list[int]) -> NDArray[np.float32]:
     whole = whole_prompt(prompt, executor.manifest.kv_cache.block_size)
-    return np.concatenate([executor.step(_one_token(whole, index)) for index in range(len(prompt))])
+    return np.stack([executor.step(_one_token(whole, index))[0] for index in range(len(prompt))])
 
 
 def _one_token(whole: StepInputs, index: int) -> StepInputs:

@@ -30,10 +30,12 @@ class RuntimeOptions:
         None,
         "bytes for the KV cache: more holds more and longer sequences, and reuses more prefixes. All of it is used in time "
         "(default: at most half of the free memory, taken as running sequences need it; for prefixes of ended ones no more than "
-        "one full context takes)",
+        "one full context takes; on a GPU nine tenths of what weights and steps leave free)",
     )
     threads: int | None = _option(
-        None, "CPU threads: more than the physical cores gain nothing, fewer leave room for others (default: all physical cores)"
+        None,
+        "CPU threads: more than the physical cores gain nothing, fewer leave room for others (default: all physical cores); "
+        "an artifact for a GPU takes none",
     )
 
     def __post_init__(self) -> None:

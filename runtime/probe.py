@@ -6,11 +6,11 @@ Replaying one catches wrong hardware, a damaged file or a miscompile in millisec
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..artifacts import Manifest
+from ..artifacts import Manifest, ProbePrompt
 from ..errors import ArtifactError
 from .batch import StepInputs
+from .sampler import Logits
 
 TOLERANCE = {"target": 1e-3, "reference": 3e-2}
 """Largest accepted difference, relative to the largest recorded logit, by where it was recorded. The
@@ -18,7 +18,7 @@ target's own code computes the same everywhere. References round floats differen
 tips the rounding of a quantized activation, the difference is a step of 1/127 of it. Both are far
 below what a wrong weight would cause."""
 
-Step = Callable[[StepInputs], NDArray[np.float32]]
+Step = Callable[[StepInputs], Logits]
 
 
 def whole_prompt(tokens: list[int], block_size: int) -> StepInputs:
@@ -36,11 +36,16 @@ def whole_prompt(tokens: list[int], block_size: int) -> StepInputs:
     )
 
 
+def shortest_prompt(manifest: Manifest) -> ProbePrompt | None:
+    """The prompt that is replayed, None if none was recorded."""
+    return min(manifest.probe.prompts, key=lambda prompt: len(prompt.tokens), default=None)
+
+
 def replay(manifest: Manifest, step: Step) -> None:
     """Run the shortest probe prompt. Raises ArtifactError if its logits are not the recorded ones."""
-    if not manifest.probe.prompts:
+    golden = shortest_prompt(manifest)
+    if golden is None:
         return
-    golden = min(manifest.probe.prompts, key=lambda prompt: len(prompt.tokens))
     logits = step(whole_prompt(golden.tokens, manifest.kv_cache.block_size))[0]
     difference = float(np.abs(logits[golden.top_tokens] - np.array(golden.top_logits)).max())
     allowed = TOLERANCE[manifest.probe.recorded_on] * max(abs(value) for value in golden.top_logits)

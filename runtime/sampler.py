@@ -6,7 +6,7 @@ fits a core's cache, and torch's parallel loops cost more here than they save.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,16 @@ class Choice(NamedTuple):
     error: str | None = None
 
 
-Argmax = Callable[[NDArray[np.float32], Sequence[int]], list[int]]
+class Logits(Protocol):
+    """A step's logits [S, V] float32, valid until the next step. Where they lie elsewhere, a row is fetched when it is asked for."""
+
+    def __getitem__(self, row: int, /) -> NDArray[np.float32]: ...
 
 
-def sample(logits: NDArray[np.float32], rows: Sequence[int], states: Sequence[SamplingState], argmax: Argmax) -> list[Choice]:
+Argmax = Callable[[Any, Sequence[int]], list[int]]
+
+
+def sample(logits: Logits, rows: Sequence[int], states: Sequence[SamplingState], argmax: Argmax) -> list[Choice]:
     """Choose the next token of each sequence; `record` it in the states afterwards.
 
     logits: [S, V]; rows: which row of it belongs to each of `states`; argmax: as

@@ -2,14 +2,11 @@
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple, Protocol
 
 from ..artifacts.manifest import Manifest
 from .batch import Batch, StepInputs
-from .sampler import Choice, sample
+from .sampler import Choice, Logits, sample
 from .scheduler import Chunk
 
 
@@ -22,12 +19,12 @@ class StepExecutor(Protocol):
     @property
     def num_blocks(self) -> int: ...
 
-    def step(self, inputs: StepInputs) -> NDArray[np.float32]:
-        """Logits [S, V] float32 of each sequence's last token, valid until the next step."""
+    def step(self, inputs: StepInputs) -> Logits:
+        """Logits of each sequence's last token."""
         ...
 
-    def argmax(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
-        """For each of `rows` of the logits [S, V] the index of its largest, the lowest of equals; -1 if that is infinite or one is NaN."""
+    def argmax(self, logits: Any, rows: Sequence[int]) -> list[int]:
+        """For each of `rows` of what `step` gave the index of its largest, the lowest of equals; -1 if that is infinite or one is NaN."""
         ...
 
 

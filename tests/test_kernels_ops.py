@@ -40,7 +40,7 @@ def attention_arguments() -> tuple[Tensor, ...]:
     )
 
 
-@pytest.mark.parametrize("kernel", ops.LINEAR_KERNELS)
+@pytest.mark.parametrize("kernel", ops.PANEL_KERNELS)
 @pytest.mark.parametrize("extras", [True, False])
 def test_linear(kernel: str, extras: bool) -> None:
     x = torch.randn(5, 96) if kernel == "dense" else quantize_activations(torch.randn(5, 96))
@@ -49,7 +49,7 @@ def test_linear(kernel: str, extras: bool) -> None:
     torch.library.opcheck(getattr(torch.ops.engine, f"linear_{kernel}"), arguments, test_utils=CHECKS)
 
 
-@pytest.mark.parametrize("kernel", ops.LINEAR_KERNELS)
+@pytest.mark.parametrize("kernel", ops.PANEL_KERNELS)
 def test_embedding(kernel: str) -> None:
     arguments = (torch.arange(7, dtype=torch.int32), packed_weight(kernel), 96)
     torch.library.opcheck(getattr(torch.ops.engine, f"embedding_{kernel}"), arguments, test_utils=CHECKS)

@@ -1,21 +1,29 @@
-"""Shapes of packed weights and the kernel that reads them, from the storage format's name alone."""
+"""Shapes of packed weights and the kernel that reads them, from the storage format's name and the target's layout."""
+
+from typing import Literal
 
 import torch
 
+from ..nvidia import packed_rows
 from ..ops import QUANTIZED_FORMATS
 from .blocks import FORMATS, GROUP
 from .formats import PANEL
 
 DENSE_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+Layout = Literal["panels", "rows"]
+"""How weights lie: in panels of 16 rows for CPUs (formats.py), row by row for NVIDIA (nvidia/packed_rows.py)."""
 
 
-def kernel_of(format: str) -> str:
-    """The kernel that reads a storage format: "dense" for f32, f16 and bf16, its own for every other."""
-    return format if format in QUANTIZED_FORMATS else "dense"
+def kernel_of(format: str, layout: Layout = "panels") -> str:
+    """The kernel that reads a storage format: "dense" for f32, f16 and bf16, its own for every other; with "rows_" before it for rows."""
+    kernel = format if format in QUANTIZED_FORMATS else "dense"
+    return kernel if layout == "panels" else f"rows_{kernel}"
 
 
-def packed_shape(format: str, out_features: int, in_features: int) -> tuple[int, int, int]:
+def packed_shape(format: str, out_features: int, in_features: int, layout: Layout = "panels") -> tuple[int, ...]:
     """Shape of a packed weight [out_features, in_features]."""
+    if layout == "rows":
+        return packed_rows.packed_shape(format, out_features, in_features)
     panels = -(-out_features // PANEL)
     if format not in QUANTIZED_FORMATS:
         return panels, in_features, PANEL

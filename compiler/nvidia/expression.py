@@ -1,0 +1,47 @@
+"""sympy's expressions to those of a launch plan."""
+
+from functools import reduce
+from typing import Any
+
+import sympy
+
+from ...artifacts.launch_plan import Expression
+from ...errors import BuildError
+
+
+def expression(size: Any) -> Expression:
+    """An integer expression in symbols as plain data. Raises BuildError for what a plan cannot say."""
+    if isinstance(size, int):
+        return size
+    size = sympy.sympify(size)
+    match size:
+        case sympy.Integer():
+            return int(size)
+        case sympy.Symbol():
+            return str(size.name)
+        case sympy.Add() if _is_integer_sum(size):
+            return _chain("+", size.args)
+        case sympy.Mul() if _is_integer_sum(size):
+            return _chain("*", size.args)
+        case sympy.floor():
+            numerator, denominator = sympy.fraction(sympy.together(size.args[0]))
+            return ["//", expression(numerator), expression(denominator)]
+        case sympy.Mod():
+            return ["%", expression(size.args[0]), expression(size.args[1])]
+    name = type(size).__name__
+    if name in ("FloorDiv", "CleanDiv", "IntTrueDiv"):
+        return ["//", expression(size.args[0]), expression(size.args[1])]
+    if name in ("Min", "Max"):
+        return _chain(name.lower(), size.args)
+    if name in ("Mod", "PythonMod"):
+        return ["%", expression(size.args[0]), expression(size.args[1])]
+    raise BuildError(f"a launch plan has no way to say {size}")
+
+
+def _is_integer_sum(size: Any) -> bool:
+    return not any(arg.is_Rational and not arg.is_Integer for arg in size.args)
+
+
+def _chain(operator: str, args: Any) -> Expression:
+    ordered = sorted(args, key=sympy.default_sort_key)
+    return reduce(lambda left, right: [operator, left, right], [expression(arg) for arg in ordered])

@@ -1,0 +1,184 @@
+"""Graph templates: the program and its launch plans, made concrete for each bucket."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ...artifacts import Call
+from ...artifacts.graph import WORKSPACE, GraphTemplate, KernelInfo, Kind, Node, Output, Place
+from ...artifacts.launch_plan import Guard, LaunchPlan, Location, evaluate
+from ...errors import BuildError
+from .cubin import HIDDEN_PARAMETERS
+from .workspace import assign_offsets
+
+DECODE_SEQUENCES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+MIXED_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048)
+_QUERY_LENGTH = "Q"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """A size of step. table_width: blocks of the longest sequence."""
+
+    kind: Kind
+    tokens: int
+    sequences: int
+    table_width: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.sequences if self.kind == 'decode' else self.tokens}"
+
+    def input_shapes(self) -> dict[str, list[int]]:
+        """Shapes of the step's inputs by reference."""
+        per_token = {key: [self.tokens] for key in ("tokens", "positions", "slots")}
+        per_sequence = {
+            "query_start": [self.sequences + 1],
+            "seq_lens": [self.sequences],
+            "block_table": [self.sequences, self.table_width],
+        }
+        return {f"input:{name}": shape for name, shape in (per_token | per_sequence).items()}
+
+
+def buckets(max_context: int, block_size: int) -> list[Bucket]:
+    """Every size for which an artifact has a graph: decode by sequences, mixed by tokens."""
+    width = -(-max_context // block_size)
+    largest = max(DECODE_SEQUENCES)
+    decode = [Bucket(kind="decode", tokens=count, sequences=count, table_width=width) for count in DECODE_SEQUENCES]
+    mixed = [Bucket(kind="mixed", tokens=count, sequences=min(count, largest), table_width=width) for count in MIXED_TOKENS]
+    return decode + mixed
+
+
+class KernelTable:
+    """The artifact's kernels, each once."""
+
+    def __init__(self, plans: Mapping[str, LaunchPlan]) -> None:
+        by_cubin = {kernel.cubin: kernel for plan in plans.values() for kernel in plan.kernels}
+        self.kernels = [
+            KernelInfo(
+                file=f"kernels/{cubin[:32]}.cubin",
+                function=kernel.function,
+                threads=kernel.threads,
+                shared_bytes=kernel.shared_bytes,
+                parameters=kernel.parameters,
+                registers=kernel.registers,
+                stack_bytes=kernel.stack_bytes,
+            )
+            for cubin, kernel in sorted(by_cubin.items())
+        ]
+        self.index = {cubin: index for index, cubin in enumerate(sorted(by_cubin))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Value:
+    """A tensor of the step: in a base by name, or in a buffer by number; `offset` in bytes."""
+
+    base: str | int
+    offset: int
+    shape: list[int] | None
+
+
+@dataclass
+class _Step:
+    """One bucket's launches while they are collected. `sizes`: bytes of every buffer; `touched`: first and last launch."""
+
+    bucket: Bucket
+    table: KernelTable
+    values: dict[str, _Value]
+    sizes: dict[int, int] = field(default_factory=dict)
+    touched: dict[int, tuple[int, int]] = field(default_factory=dict)
+    launches: list[tuple[int, tuple[int, int, int], list[_Value | int]]] = field(default_factory=list)
+
+    def run(self, call: Call, plan: LaunchPlan) -> None:
+        """Add a call's launches, and name its outputs."""
+        inputs = [self._value(name) for name in call.inputs]
+        dimensions = self._bind(call, plan, inputs)
+        for guard in plan.guards:
+            if not holds(guard, dimensions):
+                raise BuildError(f"the bucket {self.bucket.name} is too large for {call.target}: {guard.value} is over {guard.maximum}")
+        places = [*inputs, *(self._new_buffer(evaluate(size, dimensions)) for size in plan.buffers)]
+
+        def locate(location: Location) -> _Value:
+            held = places[location.buffer]
+            return _Value(base=held.base, offset=held.offset + evaluate(location.offset, dimensions), shape=None)
+
+        for launch in plan.launches:
+            if not all(holds(guard, dimensions) for guard in launch.when):
+                continue
+            grid = tuple(evaluate(size, dimensions) for size in launch.grid)
+            arguments = [locate(arg) if isinstance(arg, Location) else evaluate(arg, dimensions) for arg in launch.arguments]
+            self._touch([arg.base for arg in arguments if isinstance(arg, _Value)])
+            self.launches.append((self.table.index[plan.kernels[launch.kernel].cubin], grid, arguments))  # type: ignore[arg-type]
+        for name, location, shape in zip(call.outputs, plan.outputs, plan.output_shapes, strict=True):
+            place = locate(location)
+            self.values[name] = _Value(base=place.base, offset=place.offset, shape=[evaluate(size, dimensions) for size in shape])
+
+    def keep(self, name: str) -> None:
+        """A result must outlive the last launch."""
+        self._touch([self.values[name].base])
+
+    def _value(self, name: str) -> _Value:
+        return self.values.get(name) or _Value(base=name, offset=0, shape=None)
+
+    def _bind(self, call: Call, plan: LaunchPlan, inputs: Sequence[_Value]) -> dict[str, int]:
+        dimensions = {_QUERY_LENGTH: 1 if self.bucket.kind == "decode" else max(2, self.bucket.tokens)}
+        for name, value, shape in zip(call.inputs, inputs, plan.inputs, strict=True):
+            for have, want in zip(value.shape or (), shape, strict=False):
+                if isinstance(want, str) and dimensions.setdefault(want, have) == have:
+                    continue
+                if want != have:
+                    raise BuildError(f"{name} has the shape {value.shape}, but {call.target} takes {shape}")
+        return dimensions
+
+    def _new_buffer(self, size: int) -> _Value:
+        self.sizes[len(self.sizes)] = size
+        return _Value(base=len(self.sizes) - 1, offset=0, shape=None)
+
+    def _touch(self, bases: Sequence[str | int]) -> None:
+        now = len(self.launches)
+        for base in bases:
+            if isinstance(base, int):
+                self.touched[base] = (self.touched.get(base, (now, now))[0], now)
+
+
+def holds(guard: Guard, dimensions: Mapping[str, int]) -> bool:
+    """Whether sizes are within a guard's bounds."""
+    value = evaluate(guard.value, dimensions)
+    return guard.minimum <= value and (guard.maximum is None or value <= guard.maximum)
+
+
+def make_template(
+    calls: Sequence[Call], plans: Mapping[str, LaunchPlan], table: KernelTable, bucket: Bucket, outputs: Mapping[str, tuple[str, str]]
+) -> tuple[GraphTemplate, int]:
+    """A bucket's template, and the bytes of workspace that it wants.
+
+    plans: by segment key. outputs: for each result its value's name and its dtype. Raises
+    BuildError if a plan does not hold for this size.
+    """
+    shapes = bucket.input_shapes()
+    step = _Step(bucket, table, {name: _Value(base=name, offset=0, shape=shape) for name, shape in shapes.items()})
+    for call in calls:
+        step.run(call, plans[call.target])
+    for name, _ in outputs.values():
+        step.keep(name)
+    offsets, workspace = assign_offsets(step.sizes, step.touched)
+    bases = [WORKSPACE]
+    numbers: dict[str, int] = {WORKSPACE: 0}
+
+    def place(value: _Value) -> Place:
+        if isinstance(value.base, int):
+            return Place(base=0, offset=offsets[value.base] + value.offset)
+        if value.base not in numbers:
+            numbers[value.base] = len(bases)
+            bases.append(value.base)
+        return Place(base=numbers[value.base], offset=value.offset)
+
+    hidden = [0] * len(HIDDEN_PARAMETERS)
+    nodes = [
+        Node(kernel=kernel, grid=grid, arguments=[*(place(arg) if isinstance(arg, _Value) else arg for arg in arguments), *hidden])
+        for kernel, grid, arguments in step.launches
+    ]
+    results = {
+        role: Output(place=place(step.values[name]), dtype=dtype, shape=step.values[name].shape or [])
+        for role, (name, dtype) in outputs.items()
+    }
+    return GraphTemplate(bases=bases, table_width=bucket.table_width, nodes=nodes, outputs=results), workspace

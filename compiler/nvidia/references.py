@@ -1,0 +1,47 @@
+"""The reference of every operator as it is computed on NVIDIA: float32 inside, rounded once at the result."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ...kernels import ops
+from ...kernels.nvidia import reference
+from ...kernels.rows import reference as rows
+
+Operator = Callable[..., torch.Tensor]
+
+
+def reference_operators() -> dict[str, Operator]:
+    """The reference of every operator of ours, by its name in a graph."""
+    operators: dict[str, Operator] = {"argmax": reference.argmax}
+    operators |= {name: _in_float32(getattr(rows, name)) for name in ("rms_norm", "silu_mul")}
+    operators |= {name: _in_float32(getattr(reference, name)) for name in ops.ATTENTION_OPERATORS}
+    for kernel in ops.ROW_KERNELS:
+        packed = kernel.removeprefix("rows_")
+        operators |= {f"linear_{kernel}": _with_kernel(reference.linear_rows, packed)}
+        operators |= {f"logits_{kernel}": _with_kernel(reference.logits_rows, packed)}
+        operators |= {f"embedding_{kernel}": _rounded(_with_kernel(reference.embedding_rows, packed))}
+    return {f"engine.{name}.default": operator for name, operator in operators.items()}
+
+
+def _in_float32(operator: Operator) -> Operator:
+    """As `operator`, with activations in float32; caches, of 4 dimensions, are written as they are."""
+
+    def computed(*arguments: Any) -> torch.Tensor:
+        return operator(*(_widened(argument) for argument in arguments)).to(arguments[0].dtype)
+
+    return computed
+
+
+def _widened(argument: Any) -> Any:
+    is_activation = isinstance(argument, torch.Tensor) and argument.is_floating_point() and argument.dim() < 4
+    return argument.float() if is_activation else argument
+
+
+def _with_kernel(operator: Operator, kernel: str) -> Operator:
+    return lambda *arguments: operator(kernel, *arguments)
+
+
+def _rounded(operator: Operator) -> Operator:
+    return lambda *arguments: operator(*arguments).bfloat16()

@@ -1,0 +1,61 @@
+"""The part of an artifact that only NVIDIA has: the graph template of every bucket."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...artifacts import Call
+from ...artifacts.graph import GraphInfo, KernelInfo
+from ...artifacts.launch_plan import load_plan
+from .. import segment_graph
+from ..lower import Lowered
+from ..partition import Partition
+from .graphs import KernelTable, buckets, make_template
+
+_ARGMAX = "value:argmax"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graphs:
+    """What the manifest lists: kernels by number, and templates."""
+
+    kernels: list[KernelInfo]
+    graphs: list[GraphInfo]
+
+
+NO_GRAPHS = Graphs(kernels=[], graphs=[])
+
+
+def with_argmax(parts: Partition, vocab_size: int) -> Partition:
+    """The program with a last call: the likeliest token of every sequence, so that greedy steps bring back 4 bytes each."""
+    form = {"inputs": [["float32", ["d0", vocab_size]]], "nodes": [["engine.argmax.default", [{"v": 0}], {}]], "outputs": [1]}
+    text = segment_graph.text(form)
+    call = Call(kind="segment", target=text, inputs=[parts.result], outputs=[_ARGMAX])
+    return replace(parts, calls=[*parts.calls, call], forms={**parts.forms, text: form})
+
+
+def write_graphs(directory: Path, parts: Partition, segments: Mapping[str, Lowered], max_context: int, block_size: int) -> Graphs:
+    """Write graphs/NAME.json for every bucket into the artifact at `directory`.
+
+    segments: by canonical text. Raises BuildError for a bucket that the plans do not hold for.
+    """
+    plans = {form: load_plan(segment.file) for form, segment in segments.items()}
+    table = KernelTable(plans)
+    (directory / "graphs").mkdir()
+    graphs = []
+    for bucket in buckets(max_context, block_size):
+        outputs = {"logits": (parts.result, "float32"), "argmax": (_ARGMAX, "int32")}
+        template, workspace = make_template(parts.calls, plans, table, bucket, outputs)
+        file = f"graphs/{bucket.name}.json"
+        (directory / file).write_bytes(template.encode())
+        graphs.append(
+            GraphInfo(
+                file=file,
+                kind=bucket.kind,
+                tokens=bucket.tokens,
+                sequences=bucket.sequences,
+                nodes=len(template.nodes),
+                workspace_bytes=workspace,
+            )
+        )
+    return Graphs(kernels=table.kernels, graphs=graphs)

@@ -1,0 +1,69 @@
+"""What a build does differently for one kind of target than for another, decided once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..artifacts import AnyTarget, NvidiaTarget
+from ..errors import UsageError
+from ..kernels.linear.packed import Layout
+from ..models.checkpoint import Checkpoint
+from .backend import Backend
+from .interpret import reference_operators
+from .lower_cpu import CpuBackend
+from .nvidia.lower import NvidiaBackend
+from .nvidia.references import reference_operators as nvidia_reference_operators
+from .toolchain import Versions, nvidia_versions, versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetKind:
+    """layout: of weights. cuts_are_segments: whether attention is compiled like the rest. kv_dtypes: what the cache may be.
+    references: what each operator computes, in plain PyTorch.
+    """
+
+    backend: Backend
+    toolchain: Versions
+    layout: Layout
+    cuts_are_segments: bool
+    kv_dtypes: tuple[str, ...]
+    references: Callable[[], Mapping[str, Callable[..., Tensor]]]
+
+    def kv_dtype(self, wanted: str, checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
+        """The dtype of keys and values for `--kv-dtype wanted`. Raises UsageError for one that this kind does not have."""
+        if wanted != "auto" and wanted not in self.kv_dtypes:
+            raise UsageError(f"--kv-dtype {wanted} does not exist for this target", hint=f"it has {', '.join(self.kv_dtypes)}")
+        if len(self.kv_dtypes) == 1:
+            return self.kv_dtypes[0]
+        head_dim = checkpoint.config.head_dim
+        if wanted == "bfloat16" and head_dim % 2:
+            raise UsageError(
+                f"a KV cache in bfloat16 holds pairs, and heads of size {head_dim} are odd", hint="leave --kv-dtype out, or take int8"
+            )
+        if wanted != "auto":
+            return wanted
+        return "float32" if head_dim % 2 or set(formats.values()) == {"f32"} else "bfloat16"
+
+
+def kind_of(target: AnyTarget) -> TargetKind:
+    """The kind of a target, with this machine's toolchain. Raises BuildError where that is not there."""
+    if isinstance(target, NvidiaTarget):
+        found = nvidia_versions()
+        return TargetKind(
+            backend=NvidiaBackend(target=target, versions=found),
+            toolchain=found,
+            layout="rows",
+            cuts_are_segments=True,
+            kv_dtypes=("bfloat16",),
+            references=nvidia_reference_operators,
+        )
+    found = versions()
+    return TargetKind(
+        backend=CpuBackend(target=target, versions=found),
+        toolchain=found,
+        layout="panels",
+        cuts_are_segments=False,
+        kv_dtypes=("float32", "bfloat16", "int8"),
+        references=reference_operators,
+    )

@@ -1,0 +1,183 @@
+"""Paged attention where every sequence has one new token.
+
+The limit is reading the keys and values once. Sequences and key-value heads alone are too few
+programs, so each sequence's tiles are dealt to `splits` programs (the fewer the more sequences),
+about two for each multiprocessor; a second launch brings their results together in order. The
+query heads that share a key-value head are the rows of one tl.dot, padded to 16.
+
+With one split the result is final and the second launch is left out.
+"""
+
+import math
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from .attention_tiles import cache_rows, softmax_step
+from .launch import QUERY_LENGTH, Condition, Context, Launch, Size, Tensor, cdiv
+
+_MOST_SPLITS = 64
+_TOGETHER = 16
+"""Splits that the second launch reads at once."""
+ROWS = 16
+_STAGES = 5
+"""The block table is read two stages ahead of keys and values, of which two tiles are then on their way."""
+
+
+@triton.jit
+def share(length, split, splits, window: tl.constexpr, TILE: tl.constexpr):
+    """The positions [first, last) of a sequence that a split sees, and how many splits see any. Both ends are tiles', but for the last."""
+    begin = 0
+    if window > 0:
+        begin = tl.maximum(length - window, 0) // TILE
+    tiles = tl.cdiv(length, TILE) - begin
+    per_split = tl.cdiv(tiles, splits)
+    first = (begin + split * per_split) * TILE
+    used = tl.cdiv(tiles, tl.maximum(per_split, 1))
+    return first, tl.minimum(first + per_split * TILE, length), used
+
+
+@triton.jit
+def attention_decode_kernel(
+    q, k_cache, v_cache, seq_lens, block_table, out, partial_sums, partial_most, partial_total,
+    q_token, q_head, k_block, k_cache_head, v_block, v_cache_head, table_stride, splits, kv_heads,
+    SCALE: tl.constexpr, WINDOW: tl.constexpr, SPLIT: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """One split of one sequence and key-value head.
+
+    out [S, QH, D], or with SPLIT the parts: sums [S, KH, splits, GROUP, D], most and total [S, KH, splits, GROUP]
+    float32. A split that sees nothing writes nothing there.
+    """
+    sequence = tl.program_id(0).to(tl.int64)
+    kv_head = tl.program_id(1)
+    split = tl.program_id(2)
+    length = tl.load(seq_lens + sequence)
+    first, last, _ = share(length, split, splits, WINDOW, TILE)
+    row = tl.arange(0, ROWS)
+    d = tl.arange(0, DIM_PADDED)
+    heads = kv_head * GROUP + row
+    q_inside = (row < GROUP)[:, None] & (d < HEAD_DIM)[None, :]
+    queries = tl.load(q + sequence * q_token + heads[:, None] * q_head + d[None, :], mask=q_inside, other=0.0)
+    most = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    sums = tl.zeros((ROWS, DIM_PADDED), tl.float32)
+    table = block_table + sequence * table_stride
+    for start in range(first, last, TILE):
+        t = start + tl.arange(0, TILE)
+        k_at = cache_rows(table, t, length, k_block, kv_head * k_cache_head, BLOCK_SIZE, HEAD_DIM)
+        v_at = cache_rows(table, t, length, v_block, kv_head * v_cache_head, BLOCK_SIZE, HEAD_DIM)
+        if HEAD_DIM == DIM_PADDED:
+            keys = tl.load(k_cache + k_at[None, :] + d[:, None])
+            values = tl.load(v_cache + v_at[:, None] + d[None, :])
+        else:
+            keys = tl.load(k_cache + k_at[None, :] + d[:, None], mask=(d < HEAD_DIM)[:, None], other=0.0)
+            values = tl.load(v_cache + v_at[:, None] + d[None, :], mask=(d < HEAD_DIM)[None, :], other=0.0)
+        seen = t < length
+        if WINDOW > 0:
+            seen &= t >= length - WINDOW
+        scores = tl.where(seen[None, :], tl.dot(queries.to(keys.dtype), keys) * SCALE, float("-inf"))
+        most, total, sums = softmax_step(scores, most, total, sums, values)
+    if SPLIT:
+        if first < last:
+            part = ((sequence * kv_heads + kv_head) * splits + split) * GROUP + row
+            tl.store(partial_most + part, most, mask=row < GROUP)
+            tl.store(partial_total + part, total, mask=row < GROUP)
+            tl.store(partial_sums + part[:, None] * HEAD_DIM + d[None, :], sums, mask=q_inside)
+    else:
+        result = sums / tl.where(total == 0, 1.0, total)[:, None]
+        to = (sequence * kv_heads * GROUP + heads)[:, None] * HEAD_DIM + d[None, :]
+        tl.store(out + to, result.to(out.dtype.element_ty), mask=q_inside)
+
+
+@triton.jit
+def attention_combine_kernel(
+    seq_lens, out, partial_sums, partial_most, partial_total, splits, kv_heads,
+    WINDOW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr, TILE: tl.constexpr, TOGETHER: tl.constexpr,
+):  # fmt: skip
+    """What the splits of one sequence and query head found, TOGETHER of them at a time; zero for a sequence of no tokens."""
+    sequence = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    _, _, used = share(tl.load(seq_lens + sequence), 0, splits, WINDOW, TILE)
+    d = tl.arange(0, DIM_PADDED)
+    most = float("-inf")
+    total = 0.0
+    sums = tl.zeros((DIM_PADDED,), tl.float32)
+    for begin in range(0, used, TOGETHER):
+        split = begin + tl.arange(0, TOGETHER)
+        inside = split < used
+        part = ((sequence * kv_heads + head // GROUP) * splits + split) * GROUP + head % GROUP
+        part_most = tl.load(partial_most + part, mask=inside, other=float("-inf"))
+        part_total = tl.load(partial_total + part, mask=inside, other=0.0)
+        at = part[:, None] * HEAD_DIM + d[None, :]
+        part_sums = tl.load(partial_sums + at, mask=inside[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
+        new_most = tl.maximum(most, tl.max(part_most, 0))
+        weights = tl.exp2(part_most - new_most)
+        old = tl.exp2(most - new_most)
+        total = total * old + tl.sum(part_total * weights, 0)
+        sums = sums * old + tl.sum(part_sums * weights[:, None], 0)
+        most = new_most
+    result = sums / tl.where(total == 0, 1.0, total)
+    to = (sequence * kv_heads * GROUP + head) * HEAD_DIM + d
+    tl.store(out + to, result.to(out.dtype.element_ty), mask=d < HEAD_DIM)
+
+
+def attention_decode(
+    q: Tensor,
+    caches: tuple[Tensor, Tensor],
+    seq_lens: Tensor,
+    block_table: Tensor,
+    out: Tensor,
+    scale: float,
+    window: int,
+    context: Context,
+) -> list[Launch]:
+    """q [S, QH, D] (heads may lie apart) over the caches -> out [S, QH, D], in steps whose sequences have one new token each."""
+    sequences, kv_heads, head_dim = seq_lens.shape[0], caches[0].shape[1], q.shape[2]
+    group = q.shape[1] // kv_heads
+    assert group <= ROWS, f"{group} query heads share a key-value head; up to {ROWS} may"
+    programs = min(2 * context.device.multiprocessors, _MOST_SPLITS * kv_heads)
+    one_token = Condition(value=QUERY_LENGTH, minimum=1, maximum=1)
+    split_steps = Condition(value=sequences * kv_heads, maximum=programs - 1)
+    whole_steps = Condition(value=sequences * kv_heads, minimum=programs)
+    splits: Size = cdiv(programs, sequences * kv_heads)
+    part = (sequences, kv_heads, splits, group)
+    partials = {
+        "partial_sums": context.allocate("float32", (*part, head_dim)),
+        "partial_most": context.allocate("float32", part),
+        "partial_total": context.allocate("float32", part),
+    }
+    arguments: dict[str, Any] = {"q": q, "k_cache": caches[0], "v_cache": caches[1], "seq_lens": seq_lens, "block_table": block_table}
+    arguments |= {"q_token": q.strides[0], "q_head": q.strides[1], "table_stride": block_table.strides[0], "kv_heads": kv_heads}
+    for name, cache in zip("kv", caches, strict=True):
+        arguments |= {f"{name}_block": cache.strides[0], f"{name}_cache_head": cache.strides[1]}
+    padded = max(16, triton.next_power_of_2(head_dim))
+    dims = {"WINDOW": window, "GROUP": group, "HEAD_DIM": head_dim, "DIM_PADDED": padded, "TILE": max(32, 8192 // padded)}
+    constants = {**dims, "SCALE": scale * math.log2(math.e), "BLOCK_SIZE": caches[0].shape[2], "ROWS": ROWS}
+    return [
+        Launch(
+            function=attention_decode_kernel,
+            grid=(sequences, kv_heads, splits),
+            arguments={**arguments, **partials, "splits": splits},
+            constants={**constants, "SPLIT": True, "out": None},
+            num_stages=_STAGES,
+            when=(one_token, split_steps),
+        ),
+        Launch(
+            function=attention_combine_kernel,
+            grid=(sequences, q.shape[1], 1),
+            arguments={"seq_lens": seq_lens, "out": out, **partials, "splits": splits, "kv_heads": kv_heads},
+            constants={**dims, "TOGETHER": _TOGETHER},
+            num_warps=1,
+            when=(one_token, split_steps),
+        ),
+        Launch(
+            function=attention_decode_kernel,
+            grid=(sequences, kv_heads, 1),
+            arguments={**arguments, "out": out, "splits": 1},
+            constants={**constants, "SPLIT": False, **dict.fromkeys(partials)},
+            num_stages=_STAGES,
+            when=(one_token, whole_steps),
+        ),
+    ]

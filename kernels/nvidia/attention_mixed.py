@@ -1,0 +1,145 @@
+"""Paged attention where some sequence has more than one new token.
+
+Bound by the tensor cores for long prompts: 4 D operations per query, head and key. A program takes
+BLOCK_Q new tokens of one sequence with all query heads of one key-value head, 128 rows in all, and
+walks the keys from the first that any row sees to the last. Which sequence and which of its tokens
+a program has is found by bisection: sequence s begins at tile query_start[s] // BLOCK_Q + s, which
+leaves room for every sequence's last, incomplete tile.
+"""
+
+import math
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from .attention_tiles import cache_rows, softmax_step
+from .launch import QUERY_LENGTH, Condition, Launch, Tensor, cdiv
+
+_ROWS = 128
+_STAGES = 5
+"""The block table is read two stages ahead of keys and values, of which two tiles are then on their way."""
+
+
+@triton.jit
+def sequence_of_tile(query_start, sequences, tile, BLOCK_Q: tl.constexpr):
+    """The last sequence whose tiles begin at `tile` or before it."""
+    low = 0
+    high = sequences
+    while high - low > 1:
+        middle = (low + high) // 2
+        if tl.load(query_start + middle) // BLOCK_Q + middle <= tile:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@triton.jit
+def take_in_keys(
+    most, total, sums, queries, position, first, last, k_cache, v_cache, table, length, k_block, k_head, v_block, v_head,
+    MASKED: tl.constexpr, SCALE: tl.constexpr, WINDOW: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Walk the keys first..last - 1. Without MASKED every row of `queries`, at `position` in its sequence, sees all of them."""
+    d = tl.arange(0, DIM_PADDED)
+    for start in range(first, last, TILE):
+        t = start + tl.arange(0, TILE)
+        k_at = cache_rows(table, t, length, k_block, k_head, BLOCK_SIZE, HEAD_DIM)
+        v_at = cache_rows(table, t, length, v_block, v_head, BLOCK_SIZE, HEAD_DIM)
+        if HEAD_DIM == DIM_PADDED:
+            keys = tl.load(k_cache + k_at[None, :] + d[:, None])
+            values = tl.load(v_cache + v_at[:, None] + d[None, :])
+        else:
+            keys = tl.load(k_cache + k_at[None, :] + d[:, None], mask=(d < HEAD_DIM)[:, None], other=0.0)
+            values = tl.load(v_cache + v_at[:, None] + d[None, :], mask=(d < HEAD_DIM)[None, :], other=0.0)
+        scores = tl.dot(queries, keys) * SCALE
+        if MASKED:
+            seen = t[None, :] <= position[:, None]
+            if WINDOW > 0:
+                seen &= t[None, :] > position[:, None] - WINDOW
+            scores = tl.where(seen, scores, float("-inf"))
+        most, total, sums = softmax_step(scores, most, total, sums, values)
+    return most, total, sums
+
+
+@triton.jit
+def attention_mixed_kernel(
+    q, k_cache, v_cache, query_start, seq_lens, block_table, out,
+    q_token, q_head, k_block, k_cache_head, v_block, v_cache_head, table_stride, sequences, kv_heads,
+    SCALE: tl.constexpr, WINDOW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, BLOCK_Q: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Up to BLOCK_Q new tokens of one sequence and one key-value head; row r is token r // GROUP, head r % GROUP of its group."""
+    tile = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    sequence = sequence_of_tile(query_start, sequences, tile, BLOCK_Q)
+    begin = tl.load(query_start + sequence)
+    end = tl.load(query_start + sequence + 1)
+    first_token = begin + (tile - begin // BLOCK_Q - sequence) * BLOCK_Q
+    if first_token < end:
+        length = tl.load(seq_lens + sequence)
+        row = tl.arange(0, ROWS)
+        token = first_token + row // GROUP
+        d = tl.arange(0, DIM_PADDED)
+        head = kv_head * GROUP + row % GROUP
+        inside = ((row < BLOCK_Q * GROUP) & (token < end))[:, None] & (d < HEAD_DIM)[None, :]
+        at = token.to(tl.int64)[:, None] * q_token + head[:, None] * q_head + d[None, :]
+        queries = tl.load(q + at, mask=inside, other=0.0).to(k_cache.dtype.element_ty)
+        to_position = length - end
+        position = token + to_position
+        most = tl.full((ROWS,), float("-inf"), tl.float32)
+        total = tl.zeros((ROWS,), tl.float32)
+        sums = tl.zeros((ROWS, DIM_PADDED), tl.float32)
+        table = block_table + sequence.to(tl.int64) * table_stride
+        last = tl.minimum(first_token + BLOCK_Q, end) + to_position
+        if WINDOW > 0:
+            masked_from = tl.maximum(first_token + to_position - WINDOW + 1, 0) // TILE * TILE
+        else:
+            # Before the first row's own position nothing is hidden from any row.
+            masked_from = (first_token + to_position + 1) // TILE * TILE
+            most, total, sums = take_in_keys(
+                most, total, sums, queries, position, 0, masked_from, k_cache, v_cache, table, length,
+                k_block, kv_head * k_cache_head, v_block, kv_head * v_cache_head,
+                False, SCALE, WINDOW, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
+            )  # fmt: skip
+        most, total, sums = take_in_keys(
+            most, total, sums, queries, position, masked_from, last, k_cache, v_cache, table, length,
+            k_block, kv_head * k_cache_head, v_block, kv_head * v_cache_head,
+            True, SCALE, WINDOW, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
+        )  # fmt: skip
+        to = (token.to(tl.int64) * kv_heads * GROUP + head)[:, None] * HEAD_DIM + d[None, :]
+        result = sums / tl.where(total == 0, 1.0, total)[:, None]
+        tl.store(out + to, result.to(out.dtype.element_ty), mask=inside)
+
+
+def attention_mixed(
+    q: Tensor,
+    caches: tuple[Tensor, Tensor],
+    query_start: Tensor,
+    seq_lens: Tensor,
+    block_table: Tensor,
+    out: Tensor,
+    scale: float,
+    window: int,
+) -> Launch:
+    """q [T, QH, D] (heads may lie apart) over the caches -> out [T, QH, D]. Rows past query_start[S] are left as they are."""
+    sequences, kv_heads, head_dim = seq_lens.shape[0], caches[0].shape[1], q.shape[2]
+    group = q.shape[1] // kv_heads
+    block_q = _ROWS // group
+    padded = max(16, triton.next_power_of_2(head_dim))
+    arguments: dict[str, Any] = {"q": q, "k_cache": caches[0], "v_cache": caches[1], "query_start": query_start, "seq_lens": seq_lens}
+    arguments |= {"block_table": block_table, "out": out, "q_token": q.strides[0], "q_head": q.strides[1]}
+    arguments |= {"table_stride": block_table.strides[0], "sequences": sequences, "kv_heads": kv_heads}
+    for name, cache in zip("kv", caches, strict=True):
+        arguments |= {f"{name}_block": cache.strides[0], f"{name}_cache_head": cache.strides[1]}
+    dims = {"WINDOW": window, "GROUP": group, "HEAD_DIM": head_dim, "DIM_PADDED": padded, "TILE": max(32, 8192 // padded)}
+    return Launch(
+        function=attention_mixed_kernel,
+        grid=(cdiv(q.shape[0], block_q) + sequences, kv_heads, 1),
+        arguments=arguments,
+        constants={**dims, "SCALE": scale * math.log2(math.e), "BLOCK_SIZE": caches[0].shape[2], "BLOCK_Q": block_q, "ROWS": _ROWS},
+        num_warps=8,
+        num_stages=_STAGES,
+        when=(Condition(value=QUERY_LENGTH, minimum=2),),
+    )

@@ -1,0 +1,149 @@
+"""FP8 linear: out [M, N] = x [M, K] w^T + bias + residual, x and w rows of FP8 numbers with their scales (see fp8.py).
+
+Cut as linear.py cuts dense linears; half the bytes to read in decode, and twice the operations per
+second (about 1,580 TFLOP/s) in prefill. Hopper's tensor cores keep only some 14 bits of a sum of
+FP8 products, so every 128 of K are added up in float32 registers. There the scales of fp8_block
+are applied; those of fp8_channel are, once at the end.
+"""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from .launch import Condition, Context, Emit, Launch, Tensor, cdiv
+from .linear import FEW_ROWS, Linear, Tile, block_n_of_few_rows, finish, grouped_tile, many_rows
+
+_SLICES = 4
+_STEP = 128
+"""Of K per slice or tile and step: what shares a scale in fp8_block."""
+SMALL = Tile(m=64, n=64, k=_STEP, warps=4, stages=4)
+LARGE = {
+    "fp8_channel": Tile(m=128, n=128, k=_STEP, warps=8, stages=4),
+    # Products and sums are apart here, which doubles the registers: two of these share a multiprocessor.
+    "fp8_block": Tile(m=64, n=128, k=_STEP, warps=4, stages=3),
+}
+
+
+@triton.jit
+def row_scales(base, row, features, number):
+    """Scale `number` of the rows that begin at `row` bytes from `base`."""
+    return tl.load((base + features).to(tl.pointer_type(tl.float32)) + row // 4 + number)
+
+
+@triton.jit
+def few_rows_fp8_kernel(
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr,
+):  # fmt: skip
+    """As few_rows_kernel of linear.py."""
+    m = tl.arange(0, 16)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    s = tl.arange(0, SLICES)
+    k = s[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
+    x_row = tl.minimum(m, rows - 1) * x_stride
+    w_row = tl.minimum(n, N - 1).to(tl.int64) * w_stride
+    x_tile = x.to(tl.pointer_type(tl.float8e4nv)) + x_row[None, :, None] + k[:, None, :]
+    w_tile = w.to(tl.pointer_type(tl.float8e4nv)) + w_row[None, None, :] + k[:, :, None]
+    exists = (m < rows)[None, :, None]
+    sums = tl.zeros((SLICES, 16, BLOCK_N), tl.float32)
+    # Triton prefetches what goes into a product; scales do not, and are loaded one step ahead here.
+    groups = K // BLOCK_K
+    x_scales = row_scales(x, x_row[None, :, None], K, tl.minimum(s, groups - 1)[:, None, None] if BLOCKWISE else 0)
+    w_scales = row_scales(w, w_row[None, None, :], K, tl.minimum(s, groups - 1)[:, None, None] if BLOCKWISE else 0)
+    for done in range(0, K, SLICES * BLOCK_K):
+        if EVEN_K:
+            a = tl.load(x_tile + done, mask=exists, other=0.0)
+            b = tl.load(w_tile + done)
+        else:
+            a = tl.load(x_tile + done, mask=exists & (k[:, None, :] < K - done), other=0.0)
+            b = tl.load(w_tile + done, mask=k[:, :, None] < K - done, other=0.0)
+        if BLOCKWISE:
+            following = tl.minimum(done // BLOCK_K + SLICES + s, groups - 1)[:, None, None]
+            next_x_scales = row_scales(x, x_row[None, :, None], K, following)
+            next_w_scales = row_scales(w, w_row[None, None, :], K, following)
+            sums += tl.dot(a, b) * x_scales * w_scales
+            x_scales = next_x_scales
+            w_scales = next_w_scales
+        else:
+            sums = tl.dot(a, b, sums)
+    if not BLOCKWISE:
+        sums = sums * x_scales * w_scales
+    finish(tl.sum(sums, 0), out, bias, residual, out_stride, residual_stride, m, n, rows, N)
+
+
+@triton.jit
+def tile_fp8_kernel(
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, BLOCKWISE: tl.constexpr,
+    SPLIT_K: tl.constexpr, PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """As tile_kernel of linear.py."""
+    tile_m, tile_n = grouped_tile(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
+    m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    x_row = tl.minimum(m, rows - 1).to(tl.int64) * x_stride
+    w_row = tl.minimum(n, N - 1).to(tl.int64) * w_stride
+    x_tile = x.to(tl.pointer_type(tl.float8e4nv)) + x_row[:, None] + k[None, :]
+    w_tile = w.to(tl.pointer_type(tl.float8e4nv)) + w_row[None, :] + k[:, None]
+    begin = tl.program_id(1) * SPLIT_K
+    end = tl.minimum(begin + SPLIT_K, K) if PARTIAL else K
+    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    x_scales = row_scales(x, x_row, K, begin // BLOCK_K if BLOCKWISE else 0)
+    w_scales = row_scales(w, w_row, K, begin // BLOCK_K if BLOCKWISE else 0)
+    for done in range(begin, end, BLOCK_K):
+        if EVEN_K:
+            a = tl.load(x_tile + done)
+            b = tl.load(w_tile + done)
+        else:
+            a = tl.load(x_tile + done, mask=k[None, :] < K - done, other=0.0)
+            b = tl.load(w_tile + done, mask=k[:, None] < K - done, other=0.0)
+        if BLOCKWISE:
+            following = tl.minimum(done + BLOCK_K, K - BLOCK_K) // BLOCK_K
+            next_x_scales = row_scales(x, x_row, K, following)
+            next_w_scales = row_scales(w, w_row, K, following)
+            sums += tl.dot(a, b) * (x_scales[:, None] * w_scales[None, :])
+            x_scales = next_x_scales
+            w_scales = next_w_scales
+        else:
+            sums = tl.dot(a, b, sums, max_num_imprecise_acc=BLOCK_K)
+    if not BLOCKWISE:
+        sums = sums * (x_scales[:, None] * w_scales[None, :])
+    if PARTIAL:
+        out += tl.program_id(1).to(tl.int64) * rows * N
+    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N)
+
+
+def in_features_of(format: str, row_bytes: int) -> int:
+    """K, from the bytes of a row of K numbers and their scales."""
+    if format == "fp8_channel":
+        return row_bytes - 16
+    # Every 512 numbers, or a beginning of so many, have 16 bytes of scales.
+    return row_bytes - 16 * -(-row_bytes // 528)
+
+
+def few_rows_fp8(linear: Linear, constants: dict[str, Any], multiprocessors: int) -> Launch:
+    """For M <= 16."""
+    block_n = block_n_of_few_rows(linear.out_features, multiprocessors)
+    even = linear.in_features % (_SLICES * _STEP) == 0
+    return linear.launch(
+        few_rows_fp8_kernel,
+        (cdiv(linear.out_features, block_n), 1, 1),
+        {**constants, "EVEN_K": even, "BLOCK_N": block_n, "BLOCK_K": _STEP, "SLICES": _SLICES},
+        num_stages=4,
+        when=(Condition(value=linear.rows, maximum=FEW_ROWS),),
+    )
+
+
+def linear_fp8(format: str) -> Emit:
+    """The emitter of x uint8 [T, row_bytes], w uint8 [N, row_bytes], bias [N]?, residual [T, N]?, out_features -> [T, N]."""
+
+    def emit(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
+        x, w, bias, residual, _ = arguments
+        in_features = in_features_of(format, w.shape[1])
+        linear = Linear(x=x, w=w, bias=bias, residual=residual, out=out, in_features=in_features)
+        constants = {"BLOCKWISE": format == "fp8_block"}
+        many = many_rows(tile_fp8_kernel, linear, context, tiles=(SMALL, LARGE[format]), constants=constants)
+        return [few_rows_fp8(linear, constants, context.device.multiprocessors), *many]
+
+    return emit

@@ -1,0 +1,143 @@
+"""What the operators compute, in plain PyTorch and the dtype of `x` or `q`.
+
+Called with float64 this is the exact answer. What the kernels do is this in float32 on bfloat16
+inputs, rounded once at the result; linears round quantized weights to bfloat16, and attention what
+it writes to the cache, normalized and rotated queries, and the weights of the values.
+"""
+
+import torch
+from torch import Tensor
+
+from ..attention.reference import rms_norm, rotate
+from ..rows.reference import rms_norm as rms_norm_rows
+from ..rows.reference import silu_mul
+from .formats import unpack_rows
+
+__all__ = [
+    "argmax",
+    "embedding_rows",
+    "linear",
+    "linear_rows",
+    "logits_rows",
+    "norm_paged_attention",
+    "norm_rope_paged_attention",
+    "paged_attention",
+    "rms_norm_rows",
+    "rope_paged_attention",
+    "silu_mul",
+]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    """x [T, K] times weight [N, K], plus bias [N], plus residual [T, N] -> [T, N], all in the dtype of x."""
+    out = x @ weight.to(x.dtype).T
+    for added in (bias, residual):
+        out = out if added is None else out + added.to(x.dtype)
+    return out
+
+
+def linear_rows(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int) -> Tensor:
+    """The operators linear_rows_*: w packed for `kernel`, "dense" or a format of formats.py -> [T, out_features] in the dtype of x.
+
+    Of bfloat16 x, the product is one in float32, rounded once.
+    """
+    return logits_rows(kernel, x, w, bias, residual, out_features).to(x.dtype)
+
+
+def logits_rows(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int) -> Tensor:
+    """The operators logits_rows_*: as linear_rows, but of bfloat16 x the result is float32."""
+    wide = x.float() if x.dtype == torch.bfloat16 else x
+    weight = unpack_rows(kernel, w, x.shape[1])
+    if x.dtype == torch.bfloat16:
+        weight = weight.bfloat16()
+    return linear(wide, weight[:out_features], bias, residual)
+
+
+def embedding_rows(kernel: str, tokens: Tensor, w: Tensor, dim: int) -> Tensor:
+    """tokens [T] int32, w as of linear_rows -> rows [T, dim] float32; ids outside the vocabulary mean its first or last row."""
+    return unpack_rows(kernel, w[tokens.long().clamp(0, len(w) - 1)], dim)
+
+
+def argmax(logits: Tensor) -> Tensor:
+    """logits [S, V] -> [S] int32: the lowest index of the largest, -1 where that is infinite or any logit is NaN."""
+    most = logits.amax(1)
+    return torch.where(most.isfinite(), (logits == most[:, None]).int().argmax(1), -1).int()
+
+
+def write_cache(x: Tensor, cache: Tensor, slots: Tensor) -> None:
+    """x [T, KH, D] into cache [blocks, KH, block_size, D] at slots [T]; a negative slot writes nothing."""
+    written = slots >= 0
+    at = slots[written].long()
+    cache[at // cache.shape[2], :, at % cache.shape[2]] = x[written].to(cache.dtype)
+
+
+def paged_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    query_start: Tensor,
+    seq_lens: Tensor,
+    block_table: Tensor,
+    slots: Tensor,
+    scale: float,
+    window: int,
+) -> Tensor:
+    """As attention.attention_emitter: writes the caches, returns [T, QH, D]. Tokens of no sequence get zeros."""
+    write_cache(k, k_cache, slots)
+    write_cache(v, v_cache, slots)
+    out = torch.zeros_like(q, memory_format=torch.contiguous_format)
+    starts = query_start.tolist()
+    for sequence, length in enumerate(seq_lens.tolist()):
+        first, last = starts[sequence], starts[sequence + 1]
+        if length:
+            keys, values = (_of_sequence(cache, block_table[sequence], length).to(q.dtype) for cache in (k_cache, v_cache))
+            out[first:last] = _attend(q[first:last], keys, values, scale, window)
+    return out
+
+
+def rope_paged_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, *rest: object) -> Tensor:
+    """`paged_attention` of the rotated q and k. cos, sin: [T, D / 2]; rest: the caches and what follows."""
+    turned = (rotate(x.to(_wide(x)), cos, sin).to(x.dtype) for x in (q, k))
+    return paged_attention(*turned, v, *rest)  # type: ignore[arg-type, call-arg]
+
+
+def norm_paged_attention(q: Tensor, k: Tensor, v: Tensor, q_norm: Tensor, k_norm: Tensor, *rest: object) -> Tensor:
+    """`paged_attention` of the normalized q and k. q_norm, k_norm: weights [D]; rest: the caches and what follows, then eps."""
+    *others, eps = rest
+    normed = (rms_norm(x.to(_wide(x)), weight, eps).to(x.dtype) for x, weight in ((q, q_norm), (k, k_norm)))  # type: ignore[arg-type]
+    return paged_attention(*normed, v, *others)  # type: ignore[arg-type, call-arg]
+
+
+def norm_rope_paged_attention(
+    q: Tensor, k: Tensor, v: Tensor, q_norm: Tensor, k_norm: Tensor, cos: Tensor, sin: Tensor, *rest: object
+) -> Tensor:
+    """`paged_attention` of q and k, first normalized, then rotated. rest: the caches and what follows, then eps."""
+    *others, eps = rest
+    turned = (
+        rotate(rms_norm(x.to(_wide(x)), weight, eps), cos, sin).to(x.dtype)  # type: ignore[arg-type]
+        for x, weight in ((q, q_norm), (k, k_norm))
+    )
+    return paged_attention(*turned, v, *others)  # type: ignore[arg-type, call-arg]
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """In what kernels compute: float32 of bfloat16."""
+    return torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+
+
+def _of_sequence(cache: Tensor, blocks: Tensor, length: int) -> Tensor:
+    """[length, KH, D]"""
+    used = blocks[: -(-length // cache.shape[2])].long()
+    return cache[used].transpose(1, 2).flatten(0, 1)[:length]
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int) -> Tensor:
+    """q [Q, QH, D], the last Q of a sequence whose keys and values are [L, KH, D]."""
+    length, sharing = keys.shape[0], q.shape[1] // keys.shape[1]
+    keys, values = (x.repeat_interleave(sharing, dim=1) for x in (keys, values))
+    distance = torch.arange(length - q.shape[0], length)[:, None] - torch.arange(length)
+    hidden = (distance < 0) | ((distance >= window) if window > 0 else False)
+    scores = torch.einsum("thd,lhd->htl", q, keys) * scale
+    return torch.einsum("htl,lhd->thd", scores.masked_fill(hidden, -torch.inf).softmax(dim=2), values)

@@ -1,0 +1,185 @@
+"""Runs an artifact on an NVIDIA GPU: one CUDA graph per step, made of the artifact's templates.
+
+Nothing here compiles, captures, profiles or warms up. Loading checks that the artifact is whole
+and fits this GPU, copies the weights, resolves every address and replays the golden probe.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from ...artifacts import Manifest, check_code
+from ...artifacts.graph import WORKSPACE
+from ...artifacts.nvidia_target import NvidiaTarget
+from ...errors import ArtifactError, DeviceError, Misfit, MismatchError
+from ..batch import StepInputs
+from ..phases import OnPhase, Phases
+from ..probe import replay, shortest_prompt
+from ..weights import locate_weights
+from .buckets import Buckets
+from .device import Device, Resource
+from .driver import Driver
+from .inputs import InputArea
+from .kv_cache import cache_bytes, cache_regions, count_blocks
+from .outputs import DeviceLogits, OutputArea
+from .step_graphs import StepGraphs
+from .weights import Layout, Region, upload
+
+
+class CudaExecutor:
+    """A loaded artifact. `manifest` and `num_blocks` (blocks of the KV cache) are read by the scheduler.
+
+    `close` frees what it holds of the GPU; a process that ends need not.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        num_blocks: int,
+        device: Device,
+        stream: Resource,
+        inputs: InputArea,
+        outputs: OutputArea,
+        graphs: StepGraphs,
+    ) -> None:
+        self.manifest = manifest
+        self.num_blocks = num_blocks
+        self.device = device
+        self.graphs = graphs
+        self._buckets = Buckets(manifest.graphs)
+        self._stream = stream
+        self._inputs = inputs
+        self._outputs = outputs
+        self._held = ExitStack()
+
+    @classmethod
+    def load(
+        cls,
+        directory: Path,
+        manifest: Manifest,
+        *,
+        kv_memory: int | None = None,
+        max_num_seqs: int = 1,
+        max_batch_tokens: int = 1,
+        on_phase: OnPhase = lambda name, seconds: None,
+    ) -> "CudaExecutor":
+        """Load an artifact and make it ready to run.
+
+        kv_memory: bytes for the KV cache (default: nine tenths of what weights and the largest
+        step leave free). max_num_seqs, max_batch_tokens: of a step. on_phase(name, seconds) is
+        called as each phase ends. Raises ArtifactError or MismatchError for an artifact that is
+        damaged or does not fit, UsageError for limits that it has no graphs for, DeviceError for
+        what the driver refuses.
+        """
+        with ExitStack() as held:
+            loader = _Loader(directory, manifest, Phases(on_phase), held)
+            executor = loader.load(kv_memory, max_num_seqs, max_batch_tokens)
+            executor._held = held.pop_all()
+        return executor
+
+    def step(self, inputs: StepInputs) -> DeviceLogits:
+        """Run one forward. Writes the new tokens' keys and values into the cache; releases the GIL meanwhile.
+
+        Returns the logits [S, V] of each sequence's last token, valid until the next step. Raises DeviceError.
+        """
+        self.device.make_current()
+        sequences = len(inputs.seq_lens)
+        graph = self.graphs[self._buckets.choose(len(inputs.tokens), sequences)]
+        self._inputs.send(graph.padded, inputs)
+        self.device.driver.call("cuGraphLaunch", graph.handle, self._stream.handle)
+        return self._outputs.collect(graph.results, sequences)
+
+    def argmax(self, logits: DeviceLogits, rows: Sequence[int]) -> list[int]:
+        """As `StepExecutor.argmax`: the graph has found them."""
+        return logits.argmax(rows)
+
+    def close(self) -> None:
+        self.device.make_current()
+        self._held.close()
+
+
+class _Loader:
+    """The stages of loading, over resources that are freed if one of them fails."""
+
+    def __init__(self, directory: Path, manifest: Manifest, clock: Phases, held: ExitStack) -> None:
+        self._directory = directory
+        self._manifest = manifest
+        self._clock = clock
+        self._held = held
+
+    def load(self, kv_memory: int | None, max_num_seqs: int, max_batch_tokens: int) -> CudaExecutor:
+        manifest, clock = self._manifest, self._clock
+        device = self._held.enter_context(_find_device(manifest))
+        stream = self._held.enter_context(device.stream())
+        clock.ended("open_device")
+        check_code(self._directory, manifest)
+        golden = shortest_prompt(manifest)
+        wanted = self._wanted(max_num_seqs, max(max_batch_tokens, len(golden.tokens) if golden else 1))
+        clock.ended("check")
+        regions = self._load_weights(device)
+        clock.ended("load_weights")
+        infos = [manifest.graphs[number] for number in wanted]
+        width = -(-manifest.model.max_context // manifest.kv_cache.block_size)
+        inputs = InputArea(device, infos, width, stream, self._held)
+        outputs = OutputArea(device, max(info.sequences for info in infos), manifest.model.vocab_size, stream, self._held)
+        least = -(-len(golden.tokens) // manifest.kv_cache.block_size) if golden else 1
+        regions |= self._allocate_workspace(device, max(info.workspace_bytes for info in infos))
+        num_blocks = count_blocks(manifest, kv_memory, device.memory()[0], least=least)
+        regions |= self._allocate_cache(device, num_blocks, stream)
+        clock.ended("allocate_kv")
+        graphs = self._held.enter_context(StepGraphs(device, self._directory, manifest, inputs, regions))
+        self._held.callback(device.driver.function("cuStreamSynchronize"), stream.handle)  # before what a step uses is freed
+        first, rest = self._split(wanted)
+        for number in first:
+            graphs[number]
+        clock.ended("load_code")
+        executor = CudaExecutor(manifest, num_blocks, device, stream, inputs, outputs, graphs)
+        replay(manifest, executor.step)
+        clock.ended("probe")
+        graphs.make_behind(rest)
+        return executor
+
+    def _wanted(self, max_num_seqs: int, max_batch_tokens: int) -> list[int]:
+        if not self._manifest.graphs:
+            raise ArtifactError(f"{self._directory} has no graphs", hint="build the artifact again")
+        return Buckets(self._manifest.graphs).within(max_num_seqs, max_batch_tokens)
+
+    def _split(self, wanted: list[int]) -> tuple[list[int], list[int]]:
+        """Up to the first mixed graph, and the rest."""
+        kinds = [self._manifest.graphs[number].kind for number in wanted]
+        count = kinds.index("mixed") + 1
+        return wanted[:count], wanted[count:]
+
+    def _load_weights(self, device: Device) -> dict[str, Region]:
+        layout = Layout(locate_weights(self._directory, self._manifest))
+        hint = "free memory of the GPU, or build the artifact with smaller weights (--quantize)"
+        memory = self._held.enter_context(device.allocate(layout.nbytes, "the weights", hint=hint))
+        upload(device, layout, memory.handle)
+        return {f"weight:{name}": region for name, region in layout.regions(memory.handle).items()}
+
+    def _allocate_workspace(self, device: Device, nbytes: int) -> dict[str, Region]:
+        hint = "lower --max-batch-tokens, or free memory of the GPU"
+        memory = self._held.enter_context(device.allocate(nbytes, "the activations of a step", hint=hint))
+        return {WORKSPACE: Region(memory.handle, nbytes)}
+
+    def _allocate_cache(self, device: Device, num_blocks: int, stream: Resource) -> dict[str, Region]:
+        nbytes = cache_bytes(self._manifest, num_blocks)
+        memory = self._held.enter_context(device.allocate(nbytes, "the KV cache's blocks", hint="give less with --kv-memory"))
+        device.driver.call("cuMemsetD8Async", memory.handle, 0, nbytes, stream.handle)
+        return cache_regions(self._manifest, num_blocks, memory.handle)
+
+
+def _find_device(manifest: Manifest) -> Device:
+    """The GPU, if it is the artifact's kind; its context is not taken yet. Raises MismatchError."""
+    target = NvidiaTarget.parse(manifest.target)
+    device, reason, hint = None, "", "build the artifact with the --target of this machine, or serve it on one with such a GPU"
+    try:
+        device = Device(Driver())
+    except DeviceError as error:
+        reason, hint = error.message, error.hint or hint
+    misfits = target.misfits(device.capability if device else None)
+    if device is None or misfits:
+        if reason:
+            misfits.append(Misfit(field="driver", artifact="needed", machine=reason))
+        raise MismatchError("this artifact was built for another machine", misfits, hint=hint)
+    return device

@@ -1,0 +1,124 @@
+"""Runs an artifact for NVIDIA without a GPU: the real runtime over the stand-in driver, every kernel by Triton's interpreter.
+
+For a process of its own, started with TRITON_INTERPRET=1 (see `logits`): whether Triton compiles or
+interprets is decided where a function is decorated. What runs is what a GPU would run, but for the
+machine code: the artifact's graph templates, their addresses, grids, constants and order of arguments.
+"""
+
+import ctypes
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+REPLAY = "replay.json"
+
+
+def logits(artifact: Path, dump: Path, steps: list[dict[str, Any]], output: Path) -> list[NDArray[np.float32]]:
+    """Logits [S, V] and argmax [S] of every step, computed in a child process.
+
+    dump: the build's --debug-dump. steps: the arguments of StepInputs as lists, run one after another over one KV cache.
+    """
+    command = [sys.executable, "-P", str(Path(__file__)), str(artifact), str(dump), str(output)]
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
+    done = subprocess.run(command, input=json.dumps(steps), capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    with np.load(output) as saved:
+        return [saved[f"logits{index}"] for index in range(len(steps))]
+
+
+def interpreted_kernels(artifact: Path, dump: Path) -> dict[str, Callable[[tuple[int, int, int], list[Any]], None]]:
+    """For every kernel, by the SHA-256 of its cubin, what runs it: (grid, arguments) with addresses for memory."""
+    from engine.artifacts import load_manifest
+    from engine.artifacts.launch_plan import load_plan
+
+    kernels = {}
+    for segment in load_manifest(artifact).segments:
+        sources = dump / "segments" / segment.key
+        records = json.loads((sources / REPLAY).read_text())
+        for kernel, record in zip(load_plan(artifact / segment.file).kernels, records, strict=True):
+            kernels[kernel.cubin] = _interpreted(record, sources)
+    return kernels
+
+
+def _interpreted(record: dict[str, Any], sources: Path) -> Callable[[tuple[int, int, int], list[Any]], None]:
+    function = getattr(_module(record, sources), record["function"])
+    dtypes = [_DTYPES.get(dtype) for dtype in record["dtypes"]]
+
+    def run(grid: tuple[int, int, int], arguments: list[Any]) -> None:
+        values = [_at(value, dtype) if dtype else value for value, dtype in zip(arguments, dtypes, strict=False)]
+        function[grid](**dict(zip(record["parameters"], values, strict=True)), **record["constants"])
+
+    return run
+
+
+_DTYPES = {"*bf16": "bfloat16", "*fp32": "float32", "*fp16": "float16", "*i32": "int32", "*i64": "int64", "*u8": "uint8", "*i8": "int8"}
+
+
+def _module(record: dict[str, Any], sources: Path) -> Any:
+    if record["module"] is not None:
+        return importlib.import_module(record["module"])
+    path = sources / f"{record['function']}.py"
+    spec = importlib.util.spec_from_file_location(f"{sources.name}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _at(address: int, dtype: str) -> Any:
+    """A tensor of one element at an address: the interpreter only asks where it is and of what type."""
+    import torch
+
+    return torch.frombuffer((ctypes.c_char * 8).from_address(address), dtype=getattr(torch, dtype), count=1)
+
+
+def main() -> None:
+    artifact, dump, output = (Path(argument) for argument in sys.argv[1:])
+    from fake_cuda import Launched, fake_cuda_installed
+    from triton_launches import teach_bfloat16
+
+    from engine.artifacts import load_manifest
+    from engine.runtime.batch import StepInputs
+    from engine.runtime.cuda.executor import CudaExecutor
+
+    teach_bfloat16()
+    manifest = load_manifest(artifact)
+    kernels = interpreted_kernels(artifact, dump)
+    kinds = {hashlib.sha256((artifact / kernel.file).read_bytes()).hexdigest(): kernel.parameters for kernel in manifest.kernels}
+
+    def run(launched: Launched) -> None:
+        digest = hashlib.sha256(launched.image).hexdigest()
+        kernels[digest](launched.grid, launched.values(kinds[digest]))
+
+    steps = [StepInputs(**{name: np.array(value, np.int32) for name, value in step.items()}) for step in json.load(sys.stdin)]
+    results: dict[str, NDArray[Any]] = {}
+    with fake_cuda_installed() as fake:
+        fake.declare(artifact, manifest)
+        fake.on_launch(run)
+        largest = max(len(step.tokens) for step in steps)
+        executor = CudaExecutor.load(
+            artifact, manifest, kv_memory=64 << 20, max_num_seqs=max(len(step.seq_lens) for step in steps), max_batch_tokens=largest
+        )
+        for index, step in enumerate(steps):
+            computed = executor.step(step)
+            rows = [np.array(computed[row]) for row in range(len(step.seq_lens))]
+            results[f"logits{index}"] = np.stack(rows)
+            assert executor.argmax(computed, range(len(rows))) == [int(row.argmax()) for row in rows]
+        executor.close()
+    np.savez(output, **results)
+
+
+if __name__ == "__main__":
+    main()

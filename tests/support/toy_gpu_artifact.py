@@ -1,0 +1,195 @@
+"""An artifact for sm90 whose kernels are numpy: a model whose logits are a hash of the tokens in its KV cache.
+
+As `fake_executor`: one wrong slot, table entry, length or weight anywhere gives other tokens.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from fake_cuda import FakeCuda, Launched, fake_cubin, memory
+from fake_executor import logits_of, tiny_manifest
+from safetensors.numpy import save_file
+
+from engine.artifacts import FileInfo, KVCacheSpec, Manifest, MemoryPlan, Probe, ProbePrompt, WeightInfo
+from engine.artifacts.graph import GraphInfo, GraphTemplate, KernelInfo, Kind, Node, Output, Parameter, Place
+
+VOCAB = 32
+MAX_CONTEXT = 64
+BLOCK_SIZE = 4
+DECODE = (1, 2, 4, 8)
+MIXED = ((16, 4), (32, 8), (64, 8))
+SCALE = 1.0
+LOGITS_SHARED = 100_000
+BASES = [
+    "workspace",
+    *(f"input:{name}" for name in ("tokens", "positions", "slots", "query_start", "seq_lens", "block_table")),
+    "weight:table",
+    "weight:shift",
+    *("kv:0.k", "kv:0.v", "kv:1.k", "kv:1.v"),
+]
+_POINTER: list[Parameter] = ["pointer"]
+KERNELS: dict[str, tuple[int, int, list[Parameter]]] = {
+    "embed": (128, 0, ["pointer", "pointer", "pointer", "pointer", "int32"]),
+    "append": (64, 0, ["pointer", "pointer", "pointer", "pointer", "pointer", "int32", "int64", "pointer"]),
+    "logits": (256, LOGITS_SHARED, [*_POINTER * 6, "int32", "int32", "float32"]),
+    "argmax": (32, 0, ["pointer", "pointer", "int32", "int32"]),
+}
+TOP = 4
+
+
+def write_toy_artifact(directory: Path, *, max_context: int = MAX_CONTEXT, vocab_size: int = VOCAB) -> Manifest:
+    """Write it and give its manifest."""
+    directory.mkdir(parents=True, exist_ok=True)
+    width = -(-max_context // BLOCK_SIZE)
+    content: dict[str, bytes] = {}
+    kernels = []
+    for name, (threads, shared, parameters) in KERNELS.items():
+        file = f"kernels/{name}.cubin"
+        content[file] = fake_cubin(name)
+        kernels.append(
+            KernelInfo(file=file, function=name, threads=threads, shared_bytes=shared, parameters=parameters, registers=32, stack_bytes=0)
+        )
+    graphs = []
+    sizes: list[tuple[Kind, int, int]] = [("decode", count, count) for count in DECODE]
+    sizes += [("mixed", tokens, sequences) for tokens, sequences in MIXED]
+    for kind, tokens, sequences in reversed(sizes):
+        template, workspace = _template(tokens, sequences, width, vocab_size)
+        file = f"graphs/{kind}-{tokens}-{sequences}.json"
+        content[file] = template.encode()
+        graphs.append(
+            GraphInfo(file=file, kind=kind, tokens=tokens, sequences=sequences, nodes=len(template.nodes), workspace_bytes=workspace)
+        )
+    for name, data in content.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_bytes(data)
+    weights = _write_weights(directory, vocab_size)
+    files = [*content, *{weight.file for weight in weights.values()}]
+    manifest = msgspec.structs.replace(
+        tiny_manifest(vocab_size=vocab_size, max_context=max_context, block_size=BLOCK_SIZE),
+        target="sm90",
+        kv_cache=KVCacheSpec(num_layers=2, num_kv_heads=1, head_dim=1, block_size=BLOCK_SIZE, dtype="float32"),
+        kernels=kernels,
+        graphs=graphs,
+        weights=weights,
+        memory=MemoryPlan(weight_bytes=4 * vocab_size + 1, bytes_per_token=4, bytes_per_sequence=4 * vocab_size + 4),
+        probe=Probe(recorded_on="target", prompts=[_golden([5, 6, 7, 8, 9], vocab_size), _golden([1, 2, 3], vocab_size)]),
+        files={name: file_info(directory / name) for name in files},
+    )
+    (directory / "manifest.json").write_bytes(manifest.encode())
+    return manifest
+
+
+def file_info(path: Path) -> FileInfo:
+    data = path.read_bytes()
+    return FileInfo(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _write_weights(directory: Path, vocab_size: int) -> dict[str, WeightInfo]:
+    """A token's value is `3 * token + 1`, and a shift of one byte: sizes that leave gaps, in two files."""
+    (directory / "weights").mkdir(exist_ok=True)
+    table = 3 * np.arange(vocab_size, dtype=np.float32) + 1
+    save_file({"shift": np.array([7], np.uint8)}, directory / "weights" / "a.safetensors")
+    save_file({"table": table}, directory / "weights" / "b.safetensors")
+    shift = WeightInfo(file="weights/a.safetensors", dtype="uint8", shape=[1], format="raw", sources=[], recipe=[])
+    return {
+        "shift": shift,
+        "table": msgspec.structs.replace(shift, file="weights/b.safetensors", dtype="float32", shape=[vocab_size]),
+    }
+
+
+def _golden(tokens: list[int], vocab_size: int) -> ProbePrompt:
+    logits = logits_of(tokens, vocab_size)
+    top = np.argsort(-logits)[:TOP].tolist()
+    return ProbePrompt(tokens=tokens, top_tokens=top, top_logits=logits[top].tolist(), logits_sha256="")
+
+
+def _template(tokens: int, sequences: int, width: int, vocab_size: int) -> tuple[GraphTemplate, int]:
+    """The graph of a step, and the bytes of its workspace."""
+    logits = -(-4 * tokens // 256) * 256
+    argmax = logits + -(-4 * sequences * vocab_size // 256) * 256
+    at = {name: Place(base=index, offset=0) for index, name in enumerate(BASES)}
+    x, out, best = at["workspace"], Place(base=0, offset=logits), Place(base=0, offset=argmax)
+    cache = (at["kv:0.k"], at["kv:1.v"])
+    inputs = [at[f"input:{name}"] for name in ("query_start", "seq_lens", "block_table")]
+    launches: list[tuple[int, list[Any]]] = [
+        (0, [at["input:tokens"], at["weight:table"], at["weight:shift"], x, tokens]),
+        (1, [x, at["input:positions"], at["input:slots"], *cache, tokens, -(2**40), 0]),
+        (2, [*cache, *inputs, out, sequences, width, SCALE]),
+        (3, [out, best, sequences, vocab_size]),
+    ]
+    nodes = [Node(kernel=kernel, grid=(tokens, sequences, 1), arguments=arguments) for kernel, arguments in launches]
+    outputs = {
+        "logits": Output(place=out, dtype="float32", shape=[sequences, vocab_size]),
+        "argmax": Output(place=best, dtype="int32", shape=[sequences]),
+    }
+    return GraphTemplate(bases=BASES, table_width=width, nodes=nodes, outputs=outputs), argmax + 4 * sequences
+
+
+class ToyKernels:
+    """Runs the toy's launches, and holds each step to the rules of padding.
+
+    steps: (kind, T, S) of every step so far. poison: a token after which the logits are NaN.
+    """
+
+    def __init__(self, fake: FakeCuda, directory: Path, manifest: Manifest, *, num_blocks: int, poison: int | None = None) -> None:
+        self.poison = poison
+        self.steps: list[tuple[str, int, int]] = []
+        self.max_slot = num_blocks * BLOCK_SIZE
+        self._vocab = manifest.model.vocab_size
+        self._slots: Any = None
+        fake.declare(directory, manifest)
+        fake.on_launch(self)
+
+    def __call__(self, launched: Launched) -> None:
+        threads, shared, parameters = KERNELS[launched.function]
+        assert launched.image == fake_cubin(launched.function)
+        assert (launched.block, launched.shared_bytes) == ((threads, 1, 1), shared)
+        getattr(self, launched.function)(*launched.values(parameters))
+
+    def embed(self, tokens: int, table: int, shift: int, x: int, count: int) -> None:
+        assert [address % 256 for address in (tokens, table, shift, x)] == [0] * 4
+        assert memory(shift, "u1", 1).tolist() == [7]
+        memory(x, "f4", count)[:] = memory(table, "f4", self._vocab)[memory(tokens, "i4", count)]
+
+    def append(self, x: int, positions: int, slots: int, keys: int, values: int, count: int, large: int, nothing: int) -> None:
+        assert (large, nothing) == (-(2**40), 0)
+        self._slots = memory(slots, "i4", count)
+        real = self._slots[self._slots >= 0]
+        assert (self._slots[len(real) :] == -1).all()
+        assert real.size == 0 or real.max() < self.max_slot
+        memory(keys, "f4", self.max_slot)[real] = memory(x, "f4", count)[: len(real)]
+        memory(values, "f4", self.max_slot)[real] = memory(positions, "i4", count)[: len(real)]
+
+    def logits(self, keys: int, values: int, starts: int, lengths: int, table: int, out: int, count: int, width: int, scale: float) -> None:
+        assert scale == SCALE
+        start, length = memory(starts, "i4", count + 1), memory(lengths, "i4", count)
+        blocks, rows = memory(table, "i4", count, width), memory(out, "f4", count, self._vocab)
+        self._check_padding(start, length, count)
+        for row in range(count):
+            places = np.arange(length[row])
+            slots = blocks[row, places // BLOCK_SIZE] * BLOCK_SIZE + places % BLOCK_SIZE
+            tokens = (memory(keys, "f4", self.max_slot)[slots] - 1) / 3
+            assert memory(values, "f4", self.max_slot)[slots].tolist() == places.tolist()
+            rows[row] = logits_of(tokens.astype(int).tolist(), self._vocab, self.poison) if length[row] else np.nan
+
+    def _check_padding(self, start: Any, length: Any, count: int) -> None:
+        total = len(self._slots)
+        real, new = int((length > 0).sum()), int((self._slots >= 0).sum())
+        assert (length[real:] == 0).all()
+        if total == count:
+            self.steps.append(("decode", total, count))
+            assert start.tolist() == list(range(count + 1))
+            assert new == real
+        else:
+            self.steps.append(("mixed", total, count))
+            assert start[0] == 0
+            assert (start[real:] == new).all()
+            assert (np.diff(start[: real + 1]) > 0).all()
+
+    def argmax(self, logits: int, out: int, count: int, vocab: int) -> None:
+        rows = memory(logits, "f4", count, vocab)
+        found = rows.argmax(axis=1)
+        memory(out, "i4", count)[:] = np.where(np.isfinite(rows[np.arange(count), found]), found, -1)

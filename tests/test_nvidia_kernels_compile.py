@@ -1,0 +1,112 @@
+"""Every kernel that a Llama of 1B needs compiles for sm_90 without a GPU, keeps its numbers in registers and fits."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+import sympy
+from triton_launches import H200, Allocator, compile_launch, contiguous_strides, variant
+
+from engine.kernels.linear.blocks import FORMATS
+from engine.kernels.nvidia.emitters import EMITTERS
+from engine.kernels.nvidia.launch import Context, Launch, Size, Tensor
+from engine.kernels.nvidia.packed_rows import FP8_FORMATS, fp8_row_bytes, packed_shape
+
+HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FEATURES, VOCABULARY = 2048, 32, 8, 64, 8192, 128_256
+QKV = (HEADS + 2 * KV_HEADS) * HEAD_DIM
+T, S, B = sympy.symbols("T S B", integer=True, positive=True)
+Operation = tuple[str, tuple[Any, ...], Tensor]
+
+
+def tensor(*shape: Size, dtype: str = "bfloat16", strides: tuple[Size, ...] | None = None, offset: int = 0) -> Tensor:
+    return Tensor(buffer="memory", dtype=dtype, shape=shape, strides=strides or contiguous_strides(shape), offset=offset)
+
+
+def linear(kernel: str, features: int, inputs: int, *, residual: bool = False, rows: Size = T, operator: str = "linear") -> Operation:
+    added = tensor(rows, features) if residual else None
+    w = tensor(*packed_shape(kernel, features, inputs), dtype="bfloat16" if kernel == "dense" else "uint8")
+    x = fp8_rows(kernel, rows, inputs) if kernel in FP8_FORMATS else tensor(rows, inputs)
+    out = tensor(rows, features, dtype="float32" if operator == "logits" else "bfloat16")
+    return f"{operator}_rows_{kernel}", (x, w, None, added, features), out
+
+
+def fp8_rows(kernel: str, rows: Size, inputs: int) -> Tensor:
+    return tensor(rows, fp8_row_bytes(kernel, inputs), dtype="uint8")
+
+
+def attention() -> Operation:
+    q, k, v = (
+        tensor(T, heads, HEAD_DIM, strides=(QKV, HEAD_DIM, 1), offset=first * HEAD_DIM)
+        for first, heads in ((0, HEADS), (HEADS, KV_HEADS), (HEADS + KV_HEADS, KV_HEADS))
+    )
+    angles = [tensor(T, HEAD_DIM // 2, dtype="float32")] * 2
+    caches = [tensor(1000, KV_HEADS, 32, HEAD_DIM)] * 2
+    lists = [
+        tensor(S + 1, dtype="int32"),
+        tensor(S, dtype="int32"),
+        tensor(S, B, dtype="int32", strides=(512, 1)),
+        tensor(T, dtype="int32"),
+    ]
+    return "rope_paged_attention", (q, k, v, *angles, *caches, *lists, HEAD_DIM**-0.5, 0), tensor(T, HEADS, HEAD_DIM)
+
+
+def linears(kernel: str) -> Iterator[Operation]:
+    yield linear(kernel, QKV, HIDDEN)
+    yield linear(kernel, HIDDEN, HEADS * HEAD_DIM, residual=True)
+    yield linear(kernel, 2 * FEATURES, HIDDEN)
+    yield linear(kernel, HIDDEN, FEATURES, residual=True)
+    yield linear(kernel, VOCABULARY, HIDDEN, rows=S, operator="logits")
+
+
+def between() -> Iterator[Operation]:
+    """All but linears and FP8."""
+    halves = [tensor(T, FEATURES, strides=(2 * FEATURES, 1), offset=offset) for offset in (0, FEATURES)]
+    for kernel in ("dense", *FORMATS):
+        w = tensor(*packed_shape(kernel, VOCABULARY, HIDDEN), dtype="bfloat16" if kernel == "dense" else "uint8")
+        yield f"embedding_rows_{kernel}", (tensor(T, dtype="int32"), w, HIDDEN), tensor(T, HIDDEN)
+    yield "rms_norm", (tensor(T, HIDDEN), tensor(HIDDEN, dtype="float32"), 1e-5), tensor(T, HIDDEN)
+    yield attention()
+    yield "silu_mul", tuple(halves), tensor(T, FEATURES)
+    yield "argmax", (tensor(S, VOCABULARY, dtype="float32"),), tensor(S, dtype="int32")
+
+
+def quantizers() -> Iterator[Operation]:
+    for format in FP8_FORMATS:
+        norm = tensor(T, HIDDEN), tensor(HIDDEN, dtype="float32"), 1e-5
+        yield f"quantize_{format}", (tensor(T, HIDDEN),), fp8_rows(format, T, HIDDEN)
+        yield f"rms_norm_quantize_{format}", norm, fp8_rows(format, T, HIDDEN)
+        yield f"silu_mul_quantize_{format}", (tensor(T, FEATURES), tensor(T, FEATURES)), fp8_rows(format, T, FEATURES)
+
+
+def launches_of(operations: Iterable[Operation]) -> list[Launch]:
+    """One launch of every kernel that has to be compiled."""
+    context = Context(device=H200, allocate=Allocator())
+    launches = (launch for name, arguments, out in operations for launch in EMITTERS[name](arguments, out, context))
+    return list({variant(launch): launch for launch in launches}.values())
+
+
+TILED = {"tile_kernel", "tile_quantized_kernel", "tile_fp8_kernel", "attention_mixed_kernel"}
+STREAMING = {"few_rows_kernel", "few_rows_quantized_kernel", "few_rows_fp8_kernel", "attention_decode_kernel"}
+
+
+def check(launches: list[Launch]) -> None:
+    for launch in launches:
+        compiled = compile_launch(launch)
+        assert compiled.stack_bytes == 0, launch
+        assert compiled.shared_bytes <= H200.shared_bytes, launch
+        if compiled.name in TILED:
+            assert "wgmma.mma_async" in compiled.ptx, launch
+        if compiled.name in TILED | STREAMING:
+            assert re.search(r"cp\.async\.cg.* 0x10,", compiled.ptx), "no loads of 16 bytes ahead of their use"
+
+
+def test_kernels_compile_without_spilling() -> None:
+    check(launches_of([*between(), *quantizers()]))
+
+
+@pytest.mark.parametrize("kernel", ["dense", *FORMATS, *FP8_FORMATS])
+def test_linears_compile_without_spilling(kernel: str) -> None:
+    launches = launches_of(linears(kernel))
+    assert len(launches) <= 18  # each takes a build up to a second
+    check(launches)
