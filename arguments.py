@@ -95,6 +95,7 @@ examples:
   engine build ./my-llama -o artifact                      a Hugging Face directory, for this machine
   engine build HuggingFaceTB/SmolLM2-135M-Instruct -o a    a name on the hub (HF_HUB_OFFLINE=1: its cache only)
   engine build model.Q4_1.gguf --target cpu-x86-64-v3 -o a a GGUF file, for every AVX2 machine
+  engine build ./my-llama --target sm90 -o artifact        for NVIDIA Hopper; no GPU, driver or CUDA toolkit is needed here
 
 The same build again, or one of the same architecture with other weights, compiles nothing.""",
     )
@@ -104,21 +105,30 @@ The same build again, or one of the same architecture with other weights, compil
         "--target",
         metavar="T",
         help="cpu: the best for this machine. cpu-x86-64-v3 (AVX2) or cpu-x86-64-v4 (AVX-512): one artifact for a fleet, "
-        "built anywhere, without what only some of its machines have (default: cpu)",
+        "built anywhere, without what only some of its machines have. sm90: NVIDIA H100, H200, GH200, built anywhere with Triton "
+        "(pip install 'engine-llm[nvidia]') (default: cpu)",
     )
     parser.add_argument(
         "--quantize",
-        choices=["none", "int8", "int4"],
+        choices=["none", "int8", "int4", "fp8", "fp8-block"],
         help="int8 halves the memory and time per token of 16-bit weights and costs little accuracy, int4 halves both again and "
-        "costs more (see engine verify --against). none keeps the checkpoint's weights; "
+        "costs more (see engine verify --against). On NVIDIA, fp8 multiplies FP8 weights (a scale per output; fp8-block: per 128 x 128) "
+        "with activations rounded to FP8 as they come: half the memory, twice the arithmetic. none keeps the checkpoint's weights; "
         "a GGUF's quantized blocks are always kept as they are (default: none)",
     )
     parser.add_argument(
         "--kv-dtype",
         choices=["auto", "float32", "bfloat16", "int8"],
-        help="against float32, bfloat16 fits twice the tokens into the KV cache, int8 almost four times. bfloat16 multiplies fastest; "
+        help="on CPU: against float32, bfloat16 fits twice the tokens into the KV cache, int8 almost four times. bfloat16 multiplies "
+        "fastest; "
         "both keep 8 bits of every number, int8 with a scale for each token and head. auto is bfloat16, but float32 if the "
-        "weights are (default: auto)",
+        "weights are; on NVIDIA always bfloat16 (default: auto)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=["all", "none"],
+        help="none leaves the weights out: the code of an architecture alone, for which a directory with a config.json is enough. "
+        "It can be inspected and benchmarked, not served (default: all)",
     )
     parser.add_argument(
         "--max-context",

@@ -165,7 +165,11 @@ class FileInfo(_Struct, frozen=True, kw_only=True):
 
 
 class Manifest(_Struct, frozen=True, kw_only=True):
-    """kernel_library: on CPU, the shared object with our operators. kernels and graphs: on NVIDIA, what the templates launch."""
+    """Everything about an artifact.
+
+    kernel_library: on CPU, the shared object with our operators. kernels and graphs: on NVIDIA,
+    what the templates launch. has_weights: whether the files that `weights` names are there.
+    """
 
     schema: int
     created: int
@@ -178,6 +182,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     graphs: list[GraphInfo] = []
     segments: list[SegmentInfo]
     program: Program
+    has_weights: bool = True
     weights: dict[str, WeightInfo]
     memory: MemoryPlan
     fusion: list[PassReport]
@@ -243,11 +248,12 @@ def _check_schema(raw: bytes, path: Path) -> None:
 
 
 def _check_paths(manifest: Manifest, path: Path) -> None:
-    for name in [*manifest.files, *manifest.code_files, *(weight.file for weight in manifest.weights.values())]:
+    weight_files = {weight.file for weight in manifest.weights.values()}
+    for name in [*manifest.files, *manifest.code_files, *weight_files]:
         pure = PurePosixPath(name)
         if not name or pure.is_absolute() or ".." in pure.parts or "\0" in name or "\\" in name:
             raise ArtifactError(
                 f"{path} names a file outside the artifact: {name!r}", hint="do not use this artifact: it was not written by Engine"
             )
-        if name not in manifest.files:
+        if name not in manifest.files and (manifest.has_weights or name not in weight_files):
             raise ArtifactError(f"{path} uses {name!r} but lists no digest for it", hint="build or copy the artifact again")

@@ -12,6 +12,9 @@ from .nvidia_target import NvidiaTarget
 from .target import this_machine_flags
 from .targets import parse_target
 
+_WORTH_A_THREAD = 256 << 10
+"""Bytes of a file below which handing it to another thread takes longer than reading it: artifacts for GPUs have hundreds of them."""
+
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, read in pieces."""
@@ -84,8 +87,9 @@ def verify(directory: Path, manifest: Manifest, on_file: Callable[[str, int], No
 
 def _check_digests(directory: Path, files: dict[str, FileInfo], on_file: Callable[[str, int], None] | None = None) -> None:
     with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
-        digests = pool.map(lambda name: file_digest(directory / name), files)
-        for (name, info), digest in zip(files.items(), digests, strict=True):
+        large = {name: pool.submit(file_digest, directory / name) for name, info in files.items() if info.bytes >= _WORTH_A_THREAD}
+        for name, info in files.items():
+            digest = large[name].result() if name in large else file_digest(directory / name)
             if digest != info.sha256:
                 raise ArtifactError(
                     f"{directory / name} is damaged: SHA-256 {digest[:16]}…, the manifest says {info.sha256[:16]}…",

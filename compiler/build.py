@@ -6,27 +6,22 @@ resolve -> trace -> fuse -> partition -> lower -> pack -> probe -> seal
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 import msgspec
-from torch import fx
 
 from ..artifacts import (
     AnyTarget,
-    FileInfo,
     KVCacheSpec,
     Manifest,
     MemoryPlan,
     ModelInfo,
-    NvidiaTarget,
-    PassReport,
     Probe,
     SegmentInfo,
     Target,
-    WeightInfo,
     parse_target,
     this_machine_flags,
 )
@@ -34,26 +29,20 @@ from ..artifacts.manifest import SCHEMA_VERSION
 from ..artifacts.store import Store
 from ..errors import UsageError
 from ..models.checkpoint import Checkpoint, open_checkpoint
-from ..passes import pipeline
-from . import debug_dump, probe, seal
+from . import probe, seal
 from .interpret import GraphInterpreter
 from .lower import Lowered, Lowering
-from .memory_plan import ActivationBytes, plan_activations
-from .nvidia.write_graphs import NO_GRAPHS, Graphs, with_argmax, write_graphs
-from .pack import pack, packed_bytes
-from .partition import Partition, partition
+from .nvidia.write_graphs import Graphs
+from .pack import Packed, leave_out, pack, packed_bytes
+from .partition import Partition
 from .progress import BuildSummary, Reporter, Stage
-from .target_kind import TargetKind, kind_of
-from .toolchain import Versions
-from .trace import trace
-from .weights_plan import PackedWeight, choose_formats, plan_weights
-
-BLOCK_SIZE = 32
-"""Tokens per KV block: the tile of the attention kernel, and the granularity of prefix reuse."""
-
+from .step_program import StepProgram, Wanted, step_program
+from .target_kind import BLOCK_SIZE, TargetKind, kind_of
+from .weights_plan import PackedWeight, choose_formats
 
 KERNELS = "kernels"
-QUANTIZE = ("none", "int8", "int4")
+QUANTIZE = ("none", "int8", "int4", "fp8", "fp8-block")
+WEIGHTS = ("all", "none")
 KV_DTYPES = ("auto", "float32", "bfloat16", "int8")
 
 
@@ -61,8 +50,9 @@ KV_DTYPES = ("auto", "float32", "bfloat16", "int8")
 class BuildOptions:
     """What to build. model: a Hugging Face directory, a GGUF file or a hub id. output: the artifact's place.
 
-    quantize: none | int8 | int4. kv_dtype: float32 | bfloat16 | int8, or auto: bfloat16 but for
-    weights in float32, whose keys and values are float32 too. max_context: at most what the
+    quantize: none | int8 | int4, on NVIDIA also fp8 | fp8-block. kv_dtype: float32 | bfloat16 | int8, or auto: bfloat16 but for
+    weights in float32, whose keys and values are float32 too. weights: all, or none to leave them out
+    (then the model may be a directory with a config.json alone). max_context: at most what the
     model was made for (its default). disable_pass: names of graph rewrites to leave out. jobs:
     compiler processes (default: one per core). store: the cache of compiled segments (default:
     per user). debug_dump: a directory for graphs and generated code. force: replace an artifact
@@ -74,6 +64,7 @@ class BuildOptions:
     target: str = "cpu"
     quantize: str = "none"
     kv_dtype: str = "auto"
+    weights: str = "all"
     max_context: int | None = None
     name: str | None = None
     disable_pass: Sequence[str] = ()
@@ -83,7 +74,7 @@ class BuildOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (("quantize", QUANTIZE), ("kv_dtype", KV_DTYPES)):
+        for name, known in (("quantize", QUANTIZE), ("kv_dtype", KV_DTYPES), ("weights", WEIGHTS)):
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} is {getattr(self, name)!r}", hint=f"it is one of {', '.join(known)}")
         if self.jobs is not None and self.jobs < 1:
@@ -109,33 +100,24 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
         with reporter.stage("resolve") as stage:
             checkpoint, formats = resolve(options, kind, stage)
             options = replace(options, kv_dtype=kind.kv_dtype(options.kv_dtype, checkpoint, formats))
-        with reporter.stage("trace"), debug_dump.decompiled_bytecode(options.debug_dump):
-            graph_module = trace(checkpoint.config, block_size=BLOCK_SIZE, kv_dtype=options.kv_dtype)
-        with reporter.stage("fuse") as stage:
-            reports = fuse(graph_module.graph, formats, options, kind, stage)
-        with reporter.stage("partition") as stage:
-            parts = partition(graph_module.graph, cuts_are_segments=kind.cuts_are_segments)
-            if isinstance(target, NvidiaTarget):
-                parts = with_argmax(parts, checkpoint.config.vocab_size)
-            weights = plan_weights(graph_module.graph, formats, checkpoint)
-            activations = plan_activations(graph_module.graph)
-            stage.note(f"{len(parts.forms)} distinct segments, {len(parts.calls)} calls")
+        wanted = Wanted(
+            checkpoint=checkpoint, formats=formats, kv_dtype=options.kv_dtype, kind=kind, disable_pass=tuple(options.disable_pass)
+        )
+        program = step_program(wanted, store, options.debug_dump, reporter)
         with reporter.stage("lower") as stage:
-            library, segments = lower(lowering, parts, scratch, stage)
-            context = options.max_context or checkpoint.config.max_context
-            graphs = write_graphs(scratch, parts, segments, context, BLOCK_SIZE) if isinstance(target, NvidiaTarget) else NO_GRAPHS
+            code = lower(lowering, program.parts, scratch, stage)
+            graphs = kind.write_graphs(scratch, program.parts, code.segments, options.max_context or checkpoint.config.max_context)
         with reporter.stage("pack") as stage:
-            packed, weight_files = pack_weights(weights, checkpoint, scratch, stage)
+            everything = options.weights == "all"
+            weights = pack_weights(program.weights, checkpoint, scratch, stage) if everything else leave_out(program.weights)
+            write_tokenizer(checkpoint, scratch, required=everything)
         with reporter.stage("probe") as stage:
-            manifest = _manifest(
-                options, target, kind.toolchain, checkpoint, parts, library, segments, graphs, reports, packed, weight_files, activations
-            )
-            reference = GraphInterpreter(graph_module, weights, checkpoint, kind.references())
-            manifest = finish_with_probe(manifest, scratch, weight_files, reference, stage)
+            manifest = _manifest(options, target, kind, checkpoint, program, code, graphs, weights)
+            manifest = finish_with_probe(manifest, scratch, weights, lambda: reference(program, checkpoint, kind), stage)
         with reporter.stage("seal"):
             seal.write_manifest(scratch, manifest)
             seal.seal(scratch, options.output)
-    return _summary(reporter, options, manifest, segments)
+    return _summary(reporter, options, manifest, code.segments)
 
 
 def default_store() -> Path:
@@ -150,7 +132,7 @@ def can_run(target: AnyTarget) -> bool:
 
 def resolve(options: BuildOptions, kind: TargetKind, stage: Stage) -> tuple[Checkpoint, dict[str, str]]:
     """Open and check the checkpoint; decide the storage format of every parameter."""
-    checkpoint = open_checkpoint(options.model)
+    checkpoint = open_checkpoint(options.model, weights=options.weights == "all")
     trained = checkpoint.config.max_context
     if options.max_context is not None and not 1 <= options.max_context <= trained:
         raise UsageError(
@@ -160,22 +142,15 @@ def resolve(options: BuildOptions, kind: TargetKind, stage: Stage) -> tuple[Chec
     return checkpoint, choose_formats(checkpoint, options.quantize, kind.layout)
 
 
-def fuse(graph: fx.Graph, formats: dict[str, str], options: BuildOptions, kind: TargetKind, stage: Stage) -> list[PassReport]:
-    """Run the pass pipeline on the graph, in place."""
-    dump = options.debug_dump
-    debug_dump.write_graph(dump, "00-traced", graph)
-    passes = pipeline.pipeline(formats, options.disable_pass, kind.layout)
-    stage.total(len(passes))
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """What was compiled or found: every segment by its canonical text, and the library if the target has one."""
 
-    def after_each(result: pipeline.PassResult) -> None:
-        debug_dump.write_graph(dump, f"after-{result.name}", graph)
-        stage.advance(note=f"{result.name}: {result.matches}")
-
-    results = pipeline.run(graph, passes, after_each)
-    return [PassReport(name=r.name, matches=r.matches, nodes_before=r.nodes_before, nodes_after=r.nodes_after) for r in results]
+    library: Lowered | None
+    segments: dict[str, Lowered]
 
 
-def lower(lowering: Lowering, parts: Partition, scratch: Path, stage: Stage) -> tuple[Lowered | None, dict[str, Lowered]]:
+def lower(lowering: Lowering, parts: Partition, scratch: Path, stage: Stage) -> Code:
     """Compile or find every segment, and the library if the target has one, and copy them into the artifact."""
     stage.total(lowering.count(parts.forms))
     library, segments = lowering.run(parts.forms, lambda done: stage.advance(note=done.key[:12] + (" (reused)" if done.reused else "")))
@@ -185,13 +160,11 @@ def lower(lowering: Lowering, parts: Partition, scratch: Path, stage: Stage) -> 
         _copy(segment.file, scratch / _segment_name(segment))
         for name, part in segment.parts.items():
             _copy(part, scratch / KERNELS / name)
-    return library, segments
+    return Code(library=library, segments=segments)
 
 
-def pack_weights(
-    plan: list[PackedWeight], checkpoint: Checkpoint, scratch: Path, stage: Stage
-) -> tuple[dict[str, WeightInfo], dict[str, FileInfo]]:
-    """Write the weights and the tokenizer."""
+def pack_weights(plan: list[PackedWeight], checkpoint: Checkpoint, scratch: Path, stage: Stage) -> Packed:
+    """Write the weights."""
     stage.total(sum(packed_bytes(weight) for weight in plan) >> 20)
     written = 0
 
@@ -200,25 +173,39 @@ def pack_weights(
         stage.advance(((written + count) >> 20) - (written >> 20), note=name)
         written += count
 
-    result = pack(plan, checkpoint, scratch, on_weight)
-    (scratch / "tokenizer").mkdir()
-    checkpoint.write_tokenizer(scratch / "tokenizer")
+    packed = pack(plan, checkpoint, scratch, on_weight)
     stage.note("MiB")
-    return result
+    return packed
+
+
+def write_tokenizer(checkpoint: Checkpoint, scratch: Path, *, required: bool) -> None:
+    """Write the tokenizer. Raises CheckpointError for one that is required and missing or damaged."""
+    directory = scratch / "tokenizer"
+    directory.mkdir()
+    if required or checkpoint.has_tokenizer:
+        checkpoint.write_tokenizer(directory)
+
+
+def reference(program: StepProgram, checkpoint: Checkpoint, kind: TargetKind) -> GraphInterpreter:
+    """What computes the step in plain PyTorch."""
+    return GraphInterpreter(program.graph(), program.weights, checkpoint, kind.references())
 
 
 def finish_with_probe(
-    manifest: Manifest, scratch: Path, weight_files: dict[str, FileInfo], reference: GraphInterpreter, stage: Stage
+    manifest: Manifest, scratch: Path, weights: Packed, interpreter: Callable[[], GraphInterpreter], stage: Stage
 ) -> Manifest:
-    """The manifest with digests of all files and with golden values."""
-    others = {name: info for name, info in seal.file_infos(scratch).items() if name not in weight_files}
-    manifest = msgspec.structs.replace(manifest, files=dict(sorted((others | weight_files).items())))
+    """The manifest with digests of all files and with golden values; without weights there are none."""
+    others = {name: info for name, info in seal.file_infos(scratch).items() if name not in weights.files}
+    manifest = msgspec.structs.replace(manifest, files=dict(sorted((others | weights.files).items())))
+    if not manifest.has_weights:
+        stage.note("none: no weights")
+        return manifest
     prompts = probe.probe_prompts(manifest.model.vocab_size, manifest.model.max_context)
     if can_run(parse_target(manifest.target)):
         seal.write_manifest(scratch, manifest)
         golden = probe.record_on_target(scratch, prompts)
     else:
-        golden = probe.record_from_reference(reference, manifest.kv_cache, prompts)
+        golden = probe.record_from_reference(interpreter(), manifest.kv_cache, prompts)
     stage.note(f"recorded on the {golden.recorded_on}")
     return msgspec.structs.replace(manifest, probe=golden)
 
@@ -226,25 +213,22 @@ def finish_with_probe(
 def _manifest(
     options: BuildOptions,
     target: AnyTarget,
-    toolchain: Versions,
+    kind: TargetKind,
     checkpoint: Checkpoint,
-    parts: Partition,
-    library: Lowered | None,
-    segments: dict[str, Lowered],
+    program: StepProgram,
+    code: Code,
     graphs: Graphs,
-    reports: list[PassReport],
-    packed: dict[str, WeightInfo],
-    weight_files: dict[str, FileInfo],
-    activations: ActivationBytes,
+    weights: Packed,
 ) -> Manifest:
     """The manifest so far: no digests, no probe."""
+    parts, segments = program.parts, code.segments
     config = checkpoint.config
     calls = [call.target for call in parts.calls]
     return Manifest(
         schema=SCHEMA_VERSION,
         created=int(time.time()),
         target=str(target),
-        toolchain=toolchain.recorded(),
+        toolchain=kind.toolchain.recorded(),
         model=ModelInfo(
             name=options.name or checkpoint.name,
             architecture=config.architecture,
@@ -263,7 +247,7 @@ def _manifest(
             block_size=BLOCK_SIZE,
             dtype=options.kv_dtype,  # type: ignore[arg-type]
         ),
-        kernel_library=_library_name(library) if library is not None else "",
+        kernel_library=_library_name(code.library) if code.library is not None else "",
         kernels=graphs.kernels,
         graphs=graphs.graphs,
         segments=[
@@ -271,13 +255,14 @@ def _manifest(
             for form, segment in segments.items()
         ],
         program=parts.program({form: segment.key for form, segment in segments.items()}),
-        weights=packed,
+        has_weights=options.weights == "all",
+        weights=weights.index,
         memory=MemoryPlan(
-            weight_bytes=sum(info.bytes for info in weight_files.values()),
-            bytes_per_token=activations.per_token,
-            bytes_per_sequence=activations.per_sequence,
+            weight_bytes=sum(packed_bytes(weight) for weight in program.weights),
+            bytes_per_token=program.activations.per_token,
+            bytes_per_sequence=program.activations.per_sequence,
         ),
-        fusion=reports,
+        fusion=program.reports,
         probe=Probe(recorded_on="reference", prompts=[]),
         files={},
     )
@@ -306,9 +291,19 @@ def _summary(reporter: Reporter, options: BuildOptions, manifest: Manifest, segm
     summary.segments_reused = sum(segment.reused for segment in segments.values())
     summary.segments_compiled = len(segments) - summary.segments_reused
     summary.segment_calls = sum(segment.calls for segment in manifest.segments)
+    summary.kernels = _kernels_summary(manifest)
     summary.fusions = {report.name: report.matches for report in manifest.fusion}
     summary.code_bytes = sum(manifest.files[name].bytes for name in manifest.code_files)
     summary.weight_bytes = sum(info.bytes for name, info in manifest.files.items() if name.startswith("weights/"))
-    summary.probe = f"recorded on the {manifest.probe.recorded_on}"
+    summary.probe = f"recorded on the {manifest.probe.recorded_on}" if manifest.probe.prompts else "none, as there are no weights"
     reporter.print_summary()
     return summary
+
+
+def _kernels_summary(manifest: Manifest) -> str:
+    if not manifest.kernels:
+        return ""
+    registers = max(kernel.registers for kernel in manifest.kernels)
+    spilling = sorted({f"{kernel.function} ({kernel.stack_bytes} bytes)" for kernel in manifest.kernels if kernel.stack_bytes})
+    stack = f"stack in {', '.join(spilling)}" if spilling else "no stack"
+    return f"{len(manifest.kernels)} cubins, {len(manifest.graphs)} CUDA graphs; at most {registers} registers, {stack}"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,30 +28,47 @@ def packed_bytes(weight: PackedWeight) -> int:
     return math.prod(weight.shape) * _DTYPE_BYTES[weight.dtype]
 
 
-def pack(
-    plan: list[PackedWeight], checkpoint: Checkpoint, directory: Path, on_weight: Callable[[str, int], None]
-) -> tuple[dict[str, WeightInfo], dict[str, FileInfo]]:
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """What the manifest says of the weights: of each by name, and of each file."""
+
+    index: dict[str, WeightInfo]
+    files: dict[str, FileInfo]
+
+
+def pack(plan: list[PackedWeight], checkpoint: Checkpoint, directory: Path, on_weight: Callable[[str, int], None]) -> Packed:
     """Write weights/NNNNN.safetensors under `directory`.
 
-    on_weight(name, bytes) is called after each. Returns the manifest's entries for the weights
-    and for the files. Raises CheckpointError if a source cannot be read, OSError if the disk is full.
+    on_weight(name, bytes) is called after each. Raises CheckpointError if a source cannot be read,
+    OSError if the disk is full.
     """
     (directory / "weights").mkdir()
-    weights: dict[str, WeightInfo] = {}
-    files: dict[str, FileInfo] = {}
-    for index, shard in enumerate(_shards(plan)):
-        name = f"weights/{index:05}.safetensors"
-        files[name] = _write_shard(directory / name, shard, checkpoint, on_weight)
-        for weight in shard:
-            weights[weight.name] = WeightInfo(
-                file=name,
-                dtype=weight.dtype,
-                shape=list(weight.shape),
-                format=weight.format,
-                sources=list(weight.sources),
-                recipe=list(weight.recipe),
-            )
-    return weights, files
+    files = {name: _write_shard(directory / name, shard, checkpoint, on_weight) for name, shard in _named_shards(plan)}
+    return Packed(index=_index(plan), files=files)
+
+
+def leave_out(plan: list[PackedWeight]) -> Packed:
+    """What `pack` would have written, and no files."""
+    return Packed(index=_index(plan), files={})
+
+
+def _named_shards(plan: list[PackedWeight]) -> list[tuple[str, list[PackedWeight]]]:
+    return [(f"weights/{index:05}.safetensors", shard) for index, shard in enumerate(_shards(plan))]
+
+
+def _index(plan: list[PackedWeight]) -> dict[str, WeightInfo]:
+    return {
+        weight.name: WeightInfo(
+            file=name,
+            dtype=weight.dtype,
+            shape=list(weight.shape),
+            format=weight.format,
+            sources=list(weight.sources),
+            recipe=list(weight.recipe),
+        )
+        for name, shard in _named_shards(plan)
+        for weight in shard
+    }
 
 
 def _shards(plan: list[PackedWeight]) -> list[list[PackedWeight]]:

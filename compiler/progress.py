@@ -21,6 +21,7 @@ class BuildSummary:
     segments_reused: int = 0
     segment_calls: int = 0
     fusions: dict[str, int] = field(default_factory=dict)
+    kernels: str = ""
     code_bytes: int = 0
     weight_bytes: int = 0
     probe: str = ""
@@ -86,6 +87,8 @@ class Reporter:
         compiled, reused = summary.segments_compiled, summary.segments_reused
         distinct = f"{compiled + reused} distinct, {compiled} compiled, {reused} reused"
         table.add_row("segments", f"{distinct}, {summary.segment_calls} calls per step")
+        if summary.kernels:
+            table.add_row("kernels", summary.kernels)
         table.add_row("rewrites", ", ".join(f"{name} {matches}" for name, matches in summary.fusions.items()))
         table.add_row("bytes", f"code {summary.code_bytes / 1e6:.1f} MB, weights {summary.weight_bytes / 1e6:.1f} MB")
         table.add_row("probe", summary.probe)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -9,12 +10,19 @@ from ..artifacts import AnyTarget, NvidiaTarget
 from ..errors import UsageError
 from ..kernels.linear.packed import Layout
 from ..models.checkpoint import Checkpoint
+from ..models.config import ModelConfig
 from .backend import Backend
 from .interpret import reference_operators
+from .lower import Lowered
 from .lower_cpu import CpuBackend
 from .nvidia.lower import NvidiaBackend
 from .nvidia.references import reference_operators as nvidia_reference_operators
+from .nvidia.write_graphs import NO_GRAPHS, Graphs, with_argmax, write_graphs
+from .partition import Partition
 from .toolchain import Versions, nvidia_versions, versions
+
+BLOCK_SIZE = 32
+"""Tokens per KV block: the tile of the attention kernels, and the granularity of prefix reuse."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +37,14 @@ class TargetKind:
     cuts_are_segments: bool
     kv_dtypes: tuple[str, ...]
     references: Callable[[], Mapping[str, Callable[..., Tensor]]]
+
+    def complete(self, parts: Partition, config: ModelConfig) -> Partition:
+        """The program with the calls that only this kind of target has."""
+        return parts
+
+    def write_graphs(self, directory: Path, parts: Partition, segments: Mapping[str, Lowered], max_context: int) -> Graphs:
+        """The part of an artifact that only some targets have; by default none."""
+        return NO_GRAPHS
 
     def kv_dtype(self, wanted: str, checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
         """The dtype of keys and values for `--kv-dtype wanted`. Raises UsageError for one that this kind does not have."""
@@ -46,11 +62,22 @@ class TargetKind:
         return "float32" if head_dim % 2 or set(formats.values()) == {"f32"} else "bfloat16"
 
 
+@dataclass(frozen=True, kw_only=True)
+class NvidiaKind(TargetKind):
+    """NVIDIA: greedy tokens are chosen on the device, and every size of step is a CUDA graph."""
+
+    def complete(self, parts: Partition, config: ModelConfig) -> Partition:
+        return with_argmax(parts, config.vocab_size)
+
+    def write_graphs(self, directory: Path, parts: Partition, segments: Mapping[str, Lowered], max_context: int) -> Graphs:
+        return write_graphs(directory, parts, segments, max_context, BLOCK_SIZE)
+
+
 def kind_of(target: AnyTarget) -> TargetKind:
     """The kind of a target, with this machine's toolchain. Raises BuildError where that is not there."""
     if isinstance(target, NvidiaTarget):
         found = nvidia_versions()
-        return TargetKind(
+        return NvidiaKind(
             backend=NvidiaBackend(target=target, versions=found),
             toolchain=found,
             layout="rows",

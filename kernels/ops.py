@@ -15,14 +15,20 @@ from pathlib import Path
 import torch
 
 from .native import load_code
+from .nvidia.packed_rows import FP8_FORMATS as FP8_FORMATS
+from .nvidia.packed_rows import fp8_row_bytes
 
 NAMESPACE = "engine"
 QUANTIZED_FORMATS = ("q8_0", "q4_0", "q4_1")
 PANEL_KERNELS = ("dense", *QUANTIZED_FORMATS)
 """Linears and embeddings of CPU targets: weights in panels, float32 results (see linear/formats.py)."""
 ROW_KERNELS = tuple(f"rows_{kernel}" for kernel in PANEL_KERNELS)
-"""Those of NVIDIA targets: weights row by row, bfloat16 results, activations never quantized for them (see nvidia/formats.py)."""
-LINEAR_KERNELS = (*PANEL_KERNELS, *ROW_KERNELS)
+"""Those of NVIDIA targets: weights row by row, bfloat16 activations and results (see nvidia/formats.py)."""
+FP8_KERNELS = tuple(f"rows_{format}" for format in FP8_FORMATS)
+"""Linears of NVIDIA targets that multiply FP8 activations with FP8 weights (see nvidia/fp8.py)."""
+LINEAR_KERNELS = (*PANEL_KERNELS, *ROW_KERNELS, *FP8_KERNELS)
+QUANTIZERS = dict.fromkeys(QUANTIZED_FORMATS, "quantize") | {f"rows_{format}": f"quantize_{format}" for format in FP8_FORMATS}
+"""For each linear that takes quantized activations, the operator that makes them."""
 GROUP = 32
 """Consecutive elements that share a scale, in quantized weights and activations."""
 ACTIVATION_BYTES = 48
@@ -38,7 +44,14 @@ SCHEMAS = (
     # of row kernels, x [T, K], residual and result are bfloat16, bias [N] float32
     *(f"linear_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features) -> Tensor" for kernel in LINEAR_KERNELS),
     # the same with a result in float32, for the LM head
-    *(f"logits_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features) -> Tensor" for kernel in ROW_KERNELS),
+    *(
+        f"logits_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features) -> Tensor"
+        for kernel in (*ROW_KERNELS, *FP8_KERNELS)
+    ),
+    # x [T, K] bfloat16 -> uint8 [T, row_bytes]: FP8 numbers with scales (see nvidia/fp8.py); with rms_norm or silu_mul first
+    *(f"quantize_{format}(Tensor x) -> Tensor" for format in FP8_FORMATS),
+    *(f"rms_norm_quantize_{format}(Tensor x, Tensor weight, float eps) -> Tensor" for format in FP8_FORMATS),
+    *(f"silu_mul_quantize_{format}(Tensor gate, Tensor up) -> Tensor" for format in FP8_FORMATS),
     # logits [S, V] float32 -> [S] int32: the index of the largest, the lowest of equals; -1 if it is infinite or one is NaN
     "argmax(Tensor logits) -> Tensor",
     # x [T, K] float32 -> uint8 [T, ceil(K / 32), 48]: int8 quants with scales (see linear/activations.py)
@@ -49,7 +62,7 @@ SCHEMAS = (
     "silu_mul(Tensor gate, Tensor up) -> Tensor",
     "silu_mul_quantize(Tensor gate, Tensor up) -> Tensor",
     # tokens [T] int32, w packed like a linear of [V, dim] -> [T, dim] float32, or bfloat16 of row kernels
-    *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim) -> Tensor" for kernel in LINEAR_KERNELS),
+    *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim) -> Tensor" for kernel in (*PANEL_KERNELS, *ROW_KERNELS)),
     # q [T, QH, D], k and v [T, KH, D] float32; with norm, q_norm and k_norm [D]; with rope, cos and sin [T, D/2];
     # caches [blocks, KH, block_size, D] float32 or bfloat16, or [blocks, KH, block_size, D + 4] int8;
     # query_start [S+1], seq_lens [S], block_table [S, B], slots [T] int32 -> [T, QH, D] float32
@@ -130,6 +143,13 @@ def _quantizing_row_operator(x: torch.Tensor, *_: object) -> torch.Tensor:
     return x.new_empty((x.shape[0], -(-x.shape[1] // GROUP), ACTIVATION_BYTES), dtype=torch.uint8)
 
 
+def _quantizing_fp8(format: str) -> Callable[..., torch.Tensor]:
+    def shape(x: torch.Tensor, *_: object) -> torch.Tensor:
+        return x.new_empty((x.shape[0], fp8_row_bytes(format, x.shape[1])), dtype=torch.uint8)
+
+    return shape
+
+
 def _embedding(tokens: torch.Tensor, w: torch.Tensor, dim: int) -> torch.Tensor:
     return tokens.new_empty((tokens.shape[0], dim), dtype=torch.float32)
 
@@ -151,8 +171,11 @@ def register_fakes() -> None:
     fakes |= dict.fromkeys(("quantize", "rms_norm_quantize", "silu_mul_quantize"), _quantizing_row_operator)
     for kernel in PANEL_KERNELS:
         fakes |= {f"linear_{kernel}": _linear, f"embedding_{kernel}": _embedding}
-    for kernel in ROW_KERNELS:
-        fakes |= {f"linear_{kernel}": _row_linear, f"logits_{kernel}": _linear, f"embedding_{kernel}": _row_embedding}
+    for kernel in (*ROW_KERNELS, *FP8_KERNELS):
+        fakes |= {f"linear_{kernel}": _row_linear, f"logits_{kernel}": _linear}
+    fakes |= {f"embedding_{kernel}": _row_embedding for kernel in ROW_KERNELS}
+    for format in FP8_FORMATS:
+        fakes |= dict.fromkeys((f"{before}quantize_{format}" for before in ("", "rms_norm_", "silu_mul_")), _quantizing_fp8(format))
     fakes["argmax"] = _argmax
     for name, fake in fakes.items():
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_State.schemas)

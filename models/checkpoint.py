@@ -5,9 +5,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ..errors import CheckpointError, UsageError
 from .config import ModelConfig
@@ -48,12 +49,14 @@ class Checkpoint(ABC):
     """A checkpoint whose structure was checked when it was opened; tensors are read one at a time.
 
     name: what to call the model. parameters: everything `Decoder(config)` needs but its constants, by its names.
+    has_tokenizer: whether there is one to write.
     """
 
     name: str
     config: ModelConfig
     generation: Generation
     parameters: Mapping[str, ParameterInfo]
+    has_tokenizer: bool = True
 
     @abstractmethod
     def read(self, parameter: str) -> LoadedTensor:
@@ -67,8 +70,10 @@ class Checkpoint(ABC):
         """
 
 
-def open_checkpoint(model: str) -> Checkpoint:
+def open_checkpoint(model: str, *, weights: bool = True) -> Checkpoint:
     """Opens a Hugging Face directory, a GGUF file or a hub id, and checks all of its structure.
+
+    weights: False where none will be read; then a directory may have neither them nor a tokenizer.
 
     Raises UsageError if `model` is none of them, CheckpointError for files that are missing, damaged or
     contradictory, UnsupportedModelError for a model or a setting that this version does not implement.
@@ -79,7 +84,7 @@ def open_checkpoint(model: str) -> Checkpoint:
 
     path = Path(model).expanduser()
     if path.is_dir():
-        return SafetensorsCheckpoint(path, name=path.resolve().name)
+        return SafetensorsCheckpoint(path, name=path.resolve().name, weights=weights)
     if path.is_file():
         if path.suffix in (".safetensors", ".json"):
             raise UsageError(f"{model} is one file of a checkpoint", hint=f"give its directory: {path.parent}")
@@ -96,9 +101,18 @@ def open_checkpoint(model: str) -> Checkpoint:
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters of `Decoder(config)`, its constants excluded. Allocates nothing."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutInitialization():
         decoder = Decoder(config)
     return {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
+
+
+class _WithoutInitialization(TorchFunctionMode):
+    """Leaves new parameters as they are. On the device "meta", drawing their values would import Dynamo, for nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
 
 
 def check_shape(tensor_name: str, actual: tuple[int, ...], expected: tuple[int, ...], source: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -29,10 +30,13 @@ _FORMATS: dict[str, tuple[Format, torch.dtype]] = {
 class SafetensorsCheckpoint(Checkpoint):
     """Opens and checks a directory; see `Checkpoint`."""
 
-    def __init__(self, directory: Path, *, name: str) -> None:
+    def __init__(self, directory: Path, *, name: str, weights: bool = True) -> None:
         self.name = name
         values = read_json(directory / "config.json", hint=_what_to_give(directory))
         config = config_from_hf(values)
+        if not weights and not _has_weights(directory):
+            self._describe_only(config, values)
+            return
         tensors = _read_headers(directory)
         self.config = _resolve_tying(config, tensors)
         shapes = parameter_shapes(self.config)
@@ -51,6 +55,18 @@ class SafetensorsCheckpoint(Checkpoint):
         self._tokenizer = tokenizer_from_hf(directory, values)
         self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids)
 
+    def _describe_only(self, config: ModelConfig, values: Mapping[str, Any]) -> None:
+        """What the configuration alone says: every parameter in the dtype that it names."""
+        self.config = dataclasses.replace(config, tie_embeddings=bool(values.get("tie_word_embeddings", config.tie_embeddings)))
+        dtype = str(values.get("dtype") or values.get("torch_dtype") or "bfloat16")
+        format = {"float32": "f32", "float16": "f16"}.get(dtype, "bf16")
+        self.parameters = {
+            name: ParameterInfo(shape=shape, format=cast(Format, format)) for name, shape in parameter_shapes(self.config).items()
+        }
+        self._tensors = {}
+        self.has_tokenizer = False
+        self.generation = Generation(bos_id=None, eos_ids=())
+
     def read(self, parameter: str) -> LoadedTensor:
         stored = self._tensors[parameter]
         format, dtype = _FORMATS[stored.dtype]
@@ -58,6 +74,10 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def write_tokenizer(self, directory: Path) -> None:
         self._tokenizer.write(directory)
+
+
+def _has_weights(directory: Path) -> bool:
+    return (directory / WEIGHTS).exists() or (directory / INDEX).exists()
 
 
 def _read_headers(directory: Path) -> dict[str, StoredTensor]:

@@ -8,7 +8,8 @@
 Why: library matrix products change their summation order with the number of rows, so that a
 token's logits would depend on what it was batched with; our kernels have one order. They also
 read quantized blocks directly, which is what decode speed is made of. Activations that several
-linears read are quantized once. Row kernels, NVIDIA's, take activations as they are.
+linears read are quantized once: to int8 on CPUs, to FP8 for NVIDIA's fp8 formats; NVIDIA's other
+kernels take them as they are.
 
 When not: a weight used by anything but linears and embeddings stays as it is, and a matrix
 that is used both ways with a plain operator in between is an error, never a silent copy.
@@ -17,13 +18,14 @@ This pass changes numerics only through the format that it is given: "f32" is ex
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import fx
 
 from ..errors import BuildError
 from ..kernels.linear.packed import Layout, kernel_of, packed_dtype, packed_shape
-from ..kernels.ops import QUANTIZED_FORMATS
+from ..kernels.ops import QUANTIZERS
 from .rewrite import call_like
 
 _LINEAR = torch.ops.aten.linear.default
@@ -62,8 +64,8 @@ def _rewrite(graph: fx.Graph, node: fx.Node, format: str, layout: Layout) -> Non
     with graph.inserting_before(node):
         if node.target is _LINEAR:
             x, weight, bias = (*node.args, None)[:3]
-            if kernel in QUANTIZED_FORMATS:
-                x = call_like(graph, torch.ops.engine.quantize.default, (x,))
+            if kernel in QUANTIZERS:
+                x = call_like(graph, getattr(torch.ops.engine, QUANTIZERS[kernel]).default, (x,))
             target, args = f"linear_{kernel}", (x, weight, bias, None, weight.meta["val"].shape[0])  # type: ignore[union-attr]
         else:
             weight, tokens = node.args[:2]
@@ -83,11 +85,12 @@ def _pack_placeholder(weight: fx.Node, format: str, layout: Layout) -> None:
 
 
 def _share_quantized(graph: fx.Graph) -> None:
-    first: dict[fx.Node, fx.Node] = {}
+    first: dict[Any, fx.Node] = {}
+    quantizers = {getattr(torch.ops.engine, name).default for name in QUANTIZERS.values()}
     for node in graph.nodes:
-        if node.target is not torch.ops.engine.quantize.default:
+        if node.target not in quantizers:
             continue
-        shared = first.setdefault(node.args[0], node)
+        shared = first.setdefault((node.args[0], node.target), node)
         if shared is not node:
             node.replace_all_uses_with(shared)
             graph.erase_node(node)

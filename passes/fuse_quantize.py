@@ -2,6 +2,7 @@
 
     quantize(rms_norm(x, weight, eps))    ->  engine.rms_norm_quantize(x, weight, eps)
     quantize(silu_mul(gate, up))          ->  engine.silu_mul_quantize(gate, up)
+    quantize_fp8_channel(rms_norm(...))   ->  engine.rms_norm_quantize_fp8_channel(...), and so on
 
 Why: the float result is never written and read again; a third of the bytes go to memory.
 
@@ -9,9 +10,12 @@ When not: when the float result has another reader. Numerics do not change: the 
 the same values and the same rounding.
 """
 
+from functools import partial
+
 import torch
 from torch import fx
 
+from ..kernels.ops import QUANTIZERS
 from .rewrite import only_user, replace, rewrite_each
 
 _engine = torch.ops.engine
@@ -19,14 +23,11 @@ _engine = torch.ops.engine
 
 def fuse_quantize(graph: fx.Graph) -> int:
     """Rewrite every quantization of a row operator's result; returns how many."""
-    return rewrite_each(graph, _engine.quantize.default, _fuse)
+    return sum(rewrite_each(graph, getattr(_engine, name).default, partial(_fuse, name=name)) for name in sorted(set(QUANTIZERS.values())))
 
 
-def _fuse(graph: fx.Graph, quantize: fx.Node) -> bool:
-    twins = {
-        _engine.rms_norm.default: _engine.rms_norm_quantize.default,
-        _engine.silu_mul.default: _engine.silu_mul_quantize.default,
-    }
+def _fuse(graph: fx.Graph, quantize: fx.Node, *, name: str) -> bool:
+    twins = {getattr(_engine, row).default: getattr(_engine, f"{row}_{name}").default for row in ("rms_norm", "silu_mul")}
     source = quantize.args[0]
     assert isinstance(source, fx.Node)
     if source.target not in twins or only_user(source) is None:

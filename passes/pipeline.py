@@ -56,7 +56,7 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout:
         Pass(name="fuse_rope_attention", rewrite=fuse_rope_attention),
         Pass(name="fuse_rms_norm", rewrite=fuse_rms_norm),
         Pass(name="fuse_silu_mul", rewrite=fuse_silu_mul),
-        *([Pass(name="fuse_quantize", rewrite=fuse_quantize)] if cpu else []),
+        Pass(name="fuse_quantize", rewrite=fuse_quantize),
         Pass(name="select_rows_early", rewrite=select_rows_early),
         *([] if cpu else [Pass(name="lower_precision", rewrite=lower_precision, required=True)]),
     ]

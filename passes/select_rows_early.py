@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..kernels.ops import LINEAR_KERNELS
+from ..kernels.ops import LINEAR_KERNELS, QUANTIZERS
 from .rewrite import call_like, erase_unused
 
 _SELECT = torch.ops.aten.index_select.default
@@ -35,14 +35,11 @@ def _row_arguments() -> dict[Any, tuple[int, ...]]:
     """Operators that treat rows alone, and which of their arguments have the same rows."""
     engine = torch.ops.engine
     linears = {getattr(engine, f"linear_{kernel}").default: (0, 3) for kernel in LINEAR_KERNELS}
-    return linears | {
-        engine.quantize.default: (0,),
-        engine.rms_norm.default: (0,),
-        engine.rms_norm_quantize.default: (0,),
-        engine.silu_mul.default: (0, 1),
-        engine.silu_mul_quantize.default: (0, 1),
-        torch.ops.aten.slice.Tensor: (0,),
-    }
+    rows: dict[Any, tuple[int, ...]] = {engine.rms_norm.default: (0,), engine.silu_mul.default: (0, 1)}
+    for quantize in set(QUANTIZERS.values()):
+        rows |= {getattr(engine, quantize).default: (0,), getattr(engine, f"rms_norm_{quantize}").default: (0,)}
+        rows |= {getattr(engine, f"silu_mul_{quantize}").default: (0, 1)}
+    return linears | rows | {torch.ops.aten.slice.Tensor: (0,)}
 
 
 def _selected_rows(node: fx.Node) -> fx.Node | None:

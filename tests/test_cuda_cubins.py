@@ -6,13 +6,10 @@ from typing import Any
 
 import msgspec
 import pytest
-import triton
-import triton.language as tl
 from cubin import parameter_sizes, sections
 from fake_cuda import Launched, fake_cuda_installed
 from fake_executor import tiny_manifest
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton_scale_kernel import PARAMETERS, compile_scale_kernel
 
 from engine.artifacts.graph import GraphTemplate, KernelInfo, Node, Parameter, Place
 from engine.errors import DeviceError
@@ -22,22 +19,10 @@ from engine.runtime.cuda.graphs import instantiate
 from engine.runtime.cuda.kernels import Kernels
 from engine.runtime.cuda.weights import Region
 
-PARAMETERS: list[Parameter] = ["pointer", "int32", "int64", "float32", "pointer", "pointer"]
-"""The last two are Triton's own."""
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def scale_kernel(x, count, at, factor, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    offsets = tl.arange(0, BLOCK)
-    tl.store(x + at + offsets, tl.load(x + at + offsets, offsets < count) * factor, offsets < count)
-
 
 @pytest.fixture(scope="module")
 def cubin() -> bytes:
-    signature = {"x": "*fp32", "count": "i32", "at": "i64", "factor": "fp32", "BLOCK": "constexpr"}
-    source = ASTSource(fn=scale_kernel, signature=signature, constexprs={"BLOCK": 128})
-    compiled: bytes = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
-    return compiled
+    return compile_scale_kernel()
 
 
 def write(directory: Path, cubin: bytes, parameters: list[Parameter]) -> list[KernelInfo]:

@@ -53,7 +53,6 @@ def attention() -> Operation:
 
 def linears(kernel: str) -> Iterator[Operation]:
     yield linear(kernel, QKV, HIDDEN)
-    yield linear(kernel, HIDDEN, HEADS * HEAD_DIM, residual=True)
     yield linear(kernel, 2 * FEATURES, HIDDEN)
     yield linear(kernel, HIDDEN, FEATURES, residual=True)
     yield linear(kernel, VOCABULARY, HIDDEN, rows=S, operator="logits")
@@ -68,7 +67,9 @@ def between() -> Iterator[Operation]:
     yield "rms_norm", (tensor(T, HIDDEN), tensor(HIDDEN, dtype="float32"), 1e-5), tensor(T, HIDDEN)
     yield attention()
     yield "silu_mul", tuple(halves), tensor(T, FEATURES)
-    yield "argmax", (tensor(S, VOCABULARY, dtype="float32"),), tensor(S, dtype="int32")
+    logits, numbers, tokens = tensor(S, VOCABULARY, dtype="float32"), tensor(S, dtype="float32"), tensor(S, dtype="int32")
+    yield "argmax", (logits,), tokens
+    yield "sample", (logits, numbers, tokens, numbers, numbers, numbers), tokens
 
 
 def quantizers() -> Iterator[Operation]:

@@ -32,6 +32,8 @@ _PTX_BYTES = {"pointer": 8, "int32": 4, "int64": 8, "float32": 4}
 _ALIGNMENT = 16
 """Pointers that are multiples of this, and integers likewise, let Triton load 16 bytes at once."""
 WARP = 32
+MACHINE = "sm_90a"
+"""With the instructions that only Hopper has: wgmma, and the copy engine's."""
 HIDDEN_PARAMETERS: tuple[Parameter, ...] = ("pointer", "pointer")
 """Triton's own last parameters: global scratch and profile scratch, null where a kernel wants none."""
 
@@ -119,6 +121,8 @@ def _described(wanted: Specialization, metadata: Any, ptx: str, cubin: bytes) ->
         raise BuildError(
             f"the kernel {name} wants {metadata.shared:,} bytes of shared memory, a multiprocessor has {HOPPER.shared_bytes:,}"
         )
+    if f".target {MACHINE}" not in ptx:
+        raise BuildError(f"the kernel {name} was not compiled for {MACHINE}")
     parameters = [*(_parameter(type) for _, type, _ in wanted.parameters), *HIDDEN_PARAMETERS]
     _check_parameters(name, parameters, ptx)
     registers, stack = _resources(cubin)

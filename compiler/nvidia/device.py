@@ -10,6 +10,7 @@ import ctypes
 import re
 import subprocess
 import sysconfig
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,19 +68,18 @@ def install(scratch: Path) -> None:
 def triton_version() -> str:
     """Triton's version. Raises BuildError where it is not installed."""
     try:
-        import triton
-    except ImportError:
+        return version("triton")
+    except PackageNotFoundError:
         raise BuildError("Triton is not installed", hint="building for NVIDIA needs it: pip install 'engine-llm[nvidia]'") from None
-    return str(triton.__version__)
 
 
 def check_versions() -> None:
     """Raises BuildError if torch or Triton is not one that this module holds for."""
-    for name, version in (("torch", torch.__version__), ("triton", triton_version())):
-        release = re.match(r"\d+\.\d+", version)
+    for name, found in (("torch", torch.__version__), ("triton", triton_version())):
+        release = re.match(r"\d+\.\d+", found)
         if release is None or release[0] not in HOLDS_FOR[name]:
             raise BuildError(
-                f"building for NVIDIA was not written for {name} {version}", hint=f"install one of {name} {', '.join(HOLDS_FOR[name])}"
+                f"building for NVIDIA was not written for {name} {found}", hint=f"install one of {name} {', '.join(HOLDS_FOR[name])}"
             )
 
 

@@ -17,11 +17,15 @@ def reference_operators() -> dict[str, Operator]:
     operators: dict[str, Operator] = {"argmax": reference.argmax}
     operators |= {name: _in_float32(getattr(rows, name)) for name in ("rms_norm", "silu_mul")}
     operators |= {name: _in_float32(getattr(reference, name)) for name in ops.ATTENTION_OPERATORS}
-    for kernel in ops.ROW_KERNELS:
+    for kernel in (*ops.ROW_KERNELS, *ops.FP8_KERNELS):
         packed = kernel.removeprefix("rows_")
-        operators |= {f"linear_{kernel}": _with_kernel(reference.linear_rows, packed)}
-        operators |= {f"logits_{kernel}": _with_kernel(reference.logits_rows, packed)}
-        operators |= {f"embedding_{kernel}": _rounded(_with_kernel(reference.embedding_rows, packed))}
+        operators[f"linear_{kernel}"] = _rounded(_with_kernel(reference.logits_rows, packed))
+        operators[f"logits_{kernel}"] = _with_kernel(reference.logits_rows, packed)
+        operators[f"embedding_{kernel}"] = _rounded(_with_kernel(reference.embedding_rows, packed))
+    for format in ops.FP8_FORMATS:
+        operators[f"quantize_{format}"] = _with_kernel(reference.quantize_fp8, format)
+        operators[f"rms_norm_quantize_{format}"] = _with_kernel(reference.rms_norm_quantize_fp8, format)
+        operators[f"silu_mul_quantize_{format}"] = _with_kernel(reference.silu_mul_quantize_fp8, format)
     return {f"engine.{name}.default": operator for name, operator in operators.items()}
 
 

@@ -16,7 +16,7 @@ Layout = Literal["panels", "rows"]
 
 def kernel_of(format: str, layout: Layout = "panels") -> str:
     """The kernel that reads a storage format: "dense" for f32, f16 and bf16, its own for every other; with "rows_" before it for rows."""
-    kernel = format if format in QUANTIZED_FORMATS else "dense"
+    kernel = "dense" if format in DENSE_DTYPES else format
     return kernel if layout == "panels" else f"rows_{kernel}"
 
 

@@ -11,6 +11,7 @@ from .linear_quantized import linear_quantized
 from .packed_rows import FP8_FORMATS
 from .quantize_fp8 import quantize, rms_norm_quantize, silu_mul_quantize
 from .rows import rms_norm, silu_mul
+from .sample import sample
 
 _LINEARS: dict[str, Emit] = {
     "dense": linear_dense,
@@ -30,5 +31,6 @@ EMITTERS: dict[str, Emit] = {
     "silu_mul": silu_mul,
     **ATTENTION,
     "argmax": argmax,
+    "sample": sample,
 }
 """By operator, without the namespace."""

@@ -1,9 +1,9 @@
 """FP8 linear: out [M, N] = x [M, K] w^T + bias + residual, x and w rows of FP8 numbers with their scales (see fp8.py).
 
 Cut as linear.py cuts dense linears; half the bytes to read in decode, and twice the operations per
-second (about 1,580 TFLOP/s) in prefill. Hopper's tensor cores keep only some 14 bits of a sum of
-FP8 products, so every 128 of K are added up in float32 registers. There the scales of fp8_block
-are applied; those of fp8_channel are, once at the end.
+second (about 1,580 TFLOP/s) in prefill. wgmma keeps only some 14 bits of a sum of FP8 products, so
+tiles add up every 128 of K in float32 registers; few rows are multiplied as float16, exactly, with
+float32 sums. The scales of fp8_block are applied to every 128 of K, those of fp8_channel at the end.
 """
 
 from typing import Any
@@ -12,11 +12,14 @@ import triton
 import triton.language as tl
 
 from .launch import Condition, Context, Emit, Launch, Tensor, cdiv
-from .linear import FEW_ROWS, Linear, Tile, block_n_of_few_rows, finish, grouped_tile, many_rows
+from .linear_launches import FEW_ROWS, Linear, Tile, block_n_of_few_rows, finish, grouped_tile, many_rows
+from .packed_rows import fp8_in_features
 
 _SLICES = 4
 _STEP = 128
 """Of K per slice or tile and step: what shares a scale in fp8_block."""
+_FEW_ROWS_STAGES = {16: 6, 32: 5, 64: 3}
+"""For each number of w's rows per program: stages that let two programs share a multiprocessor."""
 SMALL = Tile(m=64, n=64, k=_STEP, warps=4, stages=4)
 LARGE = {
     "fp8_channel": Tile(m=128, n=128, k=_STEP, warps=8, stages=4),
@@ -114,14 +117,6 @@ def tile_fp8_kernel(
     finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N)
 
 
-def in_features_of(format: str, row_bytes: int) -> int:
-    """K, from the bytes of a row of K numbers and their scales."""
-    if format == "fp8_channel":
-        return row_bytes - 16
-    # Every 512 numbers, or a beginning of so many, have 16 bytes of scales.
-    return row_bytes - 16 * -(-row_bytes // 528)
-
-
 def few_rows_fp8(linear: Linear, constants: dict[str, Any], multiprocessors: int) -> Launch:
     """For M <= 16."""
     block_n = block_n_of_few_rows(linear.out_features, multiprocessors)
@@ -130,7 +125,7 @@ def few_rows_fp8(linear: Linear, constants: dict[str, Any], multiprocessors: int
         few_rows_fp8_kernel,
         (cdiv(linear.out_features, block_n), 1, 1),
         {**constants, "EVEN_K": even, "BLOCK_N": block_n, "BLOCK_K": _STEP, "SLICES": _SLICES},
-        num_stages=4,
+        num_stages=_FEW_ROWS_STAGES[block_n],
         when=(Condition(value=linear.rows, maximum=FEW_ROWS),),
     )
 
@@ -140,7 +135,7 @@ def linear_fp8(format: str) -> Emit:
 
     def emit(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
         x, w, bias, residual, _ = arguments
-        in_features = in_features_of(format, w.shape[1])
+        in_features = fp8_in_features(format, w.shape[1])
         linear = Linear(x=x, w=w, bias=bias, residual=residual, out=out, in_features=in_features)
         constants = {"BLOCKWISE": format == "fp8_block"}
         many = many_rows(tile_fp8_kernel, linear, context, tiles=(SMALL, LARGE[format]), constants=constants)

@@ -17,7 +17,8 @@ import triton.language as tl
 from ..linear.blocks import FORMATS, GROUP
 from .formats import scales_offset
 from .launch import Condition, Context, Emit, Launch, Tensor, cdiv
-from .linear import FEW_ROWS, SMALL, SQUARE, Linear, block_n_of_few_rows, finish, grouped_tile, many_rows
+from .linear import SMALL, SQUARE
+from .linear_launches import FEW_ROWS, Linear, block_n_of_few_rows, finish, grouped_tile, many_rows
 
 _STEP_BYTES = 4096
 """Quants that a program of `few_rows_quantized_kernel` takes per step: several steps are on their way, and registers hold them."""

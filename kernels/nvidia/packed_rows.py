@@ -19,6 +19,14 @@ def fp8_row_bytes(format: str, in_features: int) -> int:
     return in_features + -(-4 * scales // ALIGNMENT) * ALIGNMENT
 
 
+def fp8_in_features(format: str, row_bytes: int) -> int:
+    """K, from the bytes of such a row."""
+    if format == "fp8_channel":
+        return row_bytes - ALIGNMENT
+    # 512 numbers, or the last few of a row, have 16 bytes of scales.
+    return row_bytes - ALIGNMENT * -(-row_bytes // (4 * FP8_GROUP + ALIGNMENT))
+
+
 def packed_shape(format: str, out_features: int, in_features: int) -> tuple[int, int]:
     """Shape of a weight [out_features, in_features]: elements of a dense one, bytes of a quantized one."""
     if format in FP8_FORMATS:

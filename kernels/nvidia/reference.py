@@ -12,6 +12,8 @@ from ..attention.reference import rms_norm, rotate
 from ..rows.reference import rms_norm as rms_norm_rows
 from ..rows.reference import silu_mul
 from .formats import unpack_rows
+from .fp8 import quantize_fp8, unpack_fp8
+from .packed_rows import FP8_FORMATS, fp8_in_features
 
 __all__ = [
     "argmax",
@@ -22,9 +24,13 @@ __all__ = [
     "norm_paged_attention",
     "norm_rope_paged_attention",
     "paged_attention",
+    "quantize_fp8",
+    "rms_norm_quantize_fp8",
     "rms_norm_rows",
     "rope_paged_attention",
+    "sample",
     "silu_mul",
+    "silu_mul_quantize_fp8",
 ]
 
 
@@ -39,13 +45,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
 def linear_rows(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int) -> Tensor:
     """The operators linear_rows_*: w packed for `kernel`, "dense" or a format of formats.py -> [T, out_features] in the dtype of x.
 
-    Of bfloat16 x, the product is one in float32, rounded once.
+    Of bfloat16 x, the product is one in float32, rounded once. Of FP8 formats x is FP8 rows too, and the result bfloat16.
     """
-    return logits_rows(kernel, x, w, bias, residual, out_features).to(x.dtype)
+    return logits_rows(kernel, x, w, bias, residual, out_features).to(torch.bfloat16 if x.dtype == torch.uint8 else x.dtype)
 
 
 def logits_rows(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int) -> Tensor:
-    """The operators logits_rows_*: as linear_rows, but of bfloat16 x the result is float32."""
+    """The operators logits_rows_*: as linear_rows, but of bfloat16 or FP8 x the result is float32."""
+    if kernel in FP8_FORMATS:
+        in_features = fp8_in_features(kernel, w.shape[1])
+        return linear(unpack_fp8(kernel, x, in_features), unpack_fp8(kernel, w, in_features)[:out_features], bias, residual)
     wide = x.float() if x.dtype == torch.bfloat16 else x
     weight = unpack_rows(kernel, w, x.shape[1])
     if x.dtype == torch.bfloat16:
@@ -58,10 +67,44 @@ def embedding_rows(kernel: str, tokens: Tensor, w: Tensor, dim: int) -> Tensor:
     return unpack_rows(kernel, w[tokens.long().clamp(0, len(w) - 1)], dim)
 
 
+def rms_norm_quantize_fp8(format: str, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`quantize_fp8` of `rms_norm_rows`, which is not rounded in between."""
+    return quantize_fp8(format, rms_norm_rows(x.to(_wide(x)), weight, eps))
+
+
+def silu_mul_quantize_fp8(format: str, gate: Tensor, up: Tensor) -> Tensor:
+    """`quantize_fp8` of `silu_mul`, which is not rounded in between."""
+    return quantize_fp8(format, silu_mul(gate.to(_wide(gate)), up.to(_wide(up))))
+
+
 def argmax(logits: Tensor) -> Tensor:
     """logits [S, V] -> [S] int32: the lowest index of the largest, -1 where that is infinite or any logit is NaN."""
     most = logits.amax(1)
     return torch.where(most.isfinite(), (logits == most[:, None]).int().argmax(1), -1).int()
+
+
+def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
+    """As sample.sample: logits [S, V] and parameters [S] -> tokens [S] int32."""
+    rows = zip(logits, *(x.tolist() for x in (temperature, top_k, top_p, min_p, uniform)), strict=True)
+    return torch.tensor([_sample_row(*row) for row in rows], dtype=torch.int32)
+
+
+def _sample_row(row: Tensor, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float) -> int:
+    if not row.max().isfinite():
+        return -1
+    if temperature == 0:
+        return int((row == row.max()).int().argmax())
+    weights = ((row - row.max()) / temperature).exp()
+    order = weights.sort(descending=True, stable=True).indices
+    if top_k > 0:
+        order = order[:top_k]
+    if top_p < 1:
+        cumulative = weights[order].cumsum(0)
+        order = order[: int((cumulative < top_p * cumulative[-1]).sum()) + 1]
+    kept = torch.zeros_like(weights)
+    kept[order] = weights[order] * (weights[order] >= min_p)
+    cumulative = kept.cumsum(0)
+    return int((cumulative > uniform * cumulative[-1]).int().argmax())
 
 
 def write_cache(x: Tensor, cache: Tensor, slots: Tensor) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ...artifacts import Manifest, check_code
-from ...artifacts.graph import WORKSPACE
+from ...artifacts.graph import WORKSPACE, GraphInfo
 from ...artifacts.nvidia_target import NvidiaTarget
 from ...errors import ArtifactError, DeviceError, Misfit, MismatchError
 from ..batch import StepInputs
@@ -106,49 +106,48 @@ class _Loader:
         self._manifest = manifest
         self._clock = clock
         self._held = held
+        golden = shortest_prompt(manifest)
+        self._probe_tokens = len(golden.tokens) if golden else 1
 
     def load(self, kv_memory: int | None, max_num_seqs: int, max_batch_tokens: int) -> CudaExecutor:
-        manifest, clock = self._manifest, self._clock
-        device = self._held.enter_context(_find_device(manifest))
+        device = self._held.enter_context(_find_device(self._manifest))
         stream = self._held.enter_context(device.stream())
-        clock.ended("open_device")
-        check_code(self._directory, manifest)
-        golden = shortest_prompt(manifest)
-        wanted = self._wanted(max_num_seqs, max(max_batch_tokens, len(golden.tokens) if golden else 1))
-        clock.ended("check")
+        self._clock.ended("open_device")
+        wanted = self._check(max_num_seqs, max_batch_tokens)
+        self._clock.ended("check")
         regions = self._load_weights(device)
-        clock.ended("load_weights")
-        infos = [manifest.graphs[number] for number in wanted]
-        width = -(-manifest.model.max_context // manifest.kv_cache.block_size)
-        inputs = InputArea(device, infos, width, stream, self._held)
-        outputs = OutputArea(device, max(info.sequences for info in infos), manifest.model.vocab_size, stream, self._held)
-        least = -(-len(golden.tokens) // manifest.kv_cache.block_size) if golden else 1
+        self._clock.ended("load_weights")
+        infos = [self._manifest.graphs[number] for number in wanted]
+        inputs, outputs = self._make_areas(device, stream, infos)
         regions |= self._allocate_workspace(device, max(info.workspace_bytes for info in infos))
-        num_blocks = count_blocks(manifest, kv_memory, device.memory()[0], least=least)
+        num_blocks = count_blocks(self._manifest, kv_memory, device.memory()[0], least=self._blocks(self._probe_tokens))
         regions |= self._allocate_cache(device, num_blocks, stream)
-        clock.ended("allocate_kv")
-        graphs = self._held.enter_context(StepGraphs(device, self._directory, manifest, inputs, regions))
+        self._clock.ended("allocate_kv")
+        graphs = self._held.enter_context(StepGraphs(device, self._directory, self._manifest, inputs, regions))
         self._held.callback(device.driver.function("cuStreamSynchronize"), stream.handle)  # before what a step uses is freed
-        first, rest = self._split(wanted)
-        for number in first:
-            graphs[number]
-        clock.ended("load_code")
-        executor = CudaExecutor(manifest, num_blocks, device, stream, inputs, outputs, graphs)
-        replay(manifest, executor.step)
-        clock.ended("probe")
-        graphs.make_behind(rest)
+        first = [info.kind for info in infos].index("mixed") + 1
+        graphs.make(wanted[:first])
+        self._clock.ended("load_code")
+        executor = CudaExecutor(self._manifest, num_blocks, device, stream, inputs, outputs, graphs)
+        replay(self._manifest, executor.step)
+        self._clock.ended("probe")
+        graphs.make_behind(wanted[first:])
         return executor
 
-    def _wanted(self, max_num_seqs: int, max_batch_tokens: int) -> list[int]:
+    def _check(self, max_num_seqs: int, max_batch_tokens: int) -> list[int]:
+        """The artifact is whole; the graphs that steps and the probe can take, in the order in which they are wanted."""
+        check_code(self._directory, self._manifest)
         if not self._manifest.graphs:
             raise ArtifactError(f"{self._directory} has no graphs", hint="build the artifact again")
-        return Buckets(self._manifest.graphs).within(max_num_seqs, max_batch_tokens)
+        return Buckets(self._manifest.graphs).within(max_num_seqs, max(max_batch_tokens, self._probe_tokens))
 
-    def _split(self, wanted: list[int]) -> tuple[list[int], list[int]]:
-        """Up to the first mixed graph, and the rest."""
-        kinds = [self._manifest.graphs[number].kind for number in wanted]
-        count = kinds.index("mixed") + 1
-        return wanted[:count], wanted[count:]
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens // self._manifest.kv_cache.block_size)
+
+    def _make_areas(self, device: Device, stream: Resource, infos: list[GraphInfo]) -> tuple[InputArea, OutputArea]:
+        model, sequences = self._manifest.model, max(info.sequences for info in infos)
+        inputs = InputArea(device, infos, self._blocks(model.max_context), stream, self._held)
+        return inputs, OutputArea(device, sequences, model.vocab_size, stream, self._held)
 
     def _load_weights(self, device: Device) -> dict[str, Region]:
         layout = Layout(locate_weights(self._directory, self._manifest))

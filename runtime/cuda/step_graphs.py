@@ -58,6 +58,11 @@ class StepGraphs:
     def made(self) -> set[int]:
         return set(self._graphs)
 
+    def make(self, numbers: Iterable[int]) -> None:
+        """Make these now."""
+        for number in numbers:
+            self._make(number)
+
     def make_behind(self, numbers: Iterable[int]) -> None:
         """Make these in the background, in this order."""
         self._thread = threading.Thread(target=self._make_all, args=(list(numbers),), name="make-graphs", daemon=True)

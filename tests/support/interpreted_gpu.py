@@ -117,7 +117,7 @@ def main() -> None:
             results[f"logits{index}"] = np.stack(rows)
             assert executor.argmax(computed, range(len(rows))) == [int(row.argmax()) for row in rows]
         executor.close()
-    np.savez(output, **results)
+    np.savez(output, allow_pickle=False, **results)
 
 
 if __name__ == "__main__":

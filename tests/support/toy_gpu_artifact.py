@@ -156,6 +156,9 @@ class ToyKernels:
 
     def append(self, x: int, positions: int, slots: int, keys: int, values: int, count: int, large: int, nothing: int) -> None:
         assert (large, nothing) == (-(2**40), 0)
+        if self._slots is None:
+            assert not memory(keys, "f4", self.max_slot).any(), "the cache begins with zeros"
+            assert not memory(values, "f4", self.max_slot).any()
         self._slots = memory(slots, "i4", count)
         real = self._slots[self._slots >= 0]
         assert (self._slots[len(real) :] == -1).all()
