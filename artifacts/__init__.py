@@ -19,7 +19,7 @@ from .manifest import (
 from .nvidia_target import NvidiaTarget
 from .target import Target, this_machine_flags
 from .targets import AnyTarget, parse_target
-from .verify import check_code, check_machine, verify
+from .verify import check_code, check_machine, check_servable, verify
 
 __all__ = [
     "AnyTarget",
@@ -40,6 +40,7 @@ __all__ = [
     "WeightInfo",
     "check_code",
     "check_machine",
+    "check_servable",
     "load_manifest",
     "parse_target",
     "this_machine_flags",

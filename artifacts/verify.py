@@ -70,6 +70,14 @@ def check_sizes(directory: Path, manifest: Manifest) -> None:
             )
 
 
+def check_servable(manifest: Manifest) -> None:
+    """Refuse an artifact that is code alone."""
+    if not manifest.has_weights:
+        raise ArtifactError(
+            f"{manifest.model.name} was built with --weights none: the artifact holds no weights", hint="build it from a whole checkpoint"
+        )
+
+
 def check_code(directory: Path, manifest: Manifest) -> None:
     """Sizes of all files, and digests of everything that will be executed."""
     check_sizes(directory, manifest)

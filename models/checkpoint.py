@@ -14,7 +14,7 @@ from ..errors import CheckpointError, UsageError
 from .config import ModelConfig
 from .decoder import Decoder
 
-Format = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"]
+Format = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "fp8_channel", "fp8_block"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class LoadedTensor:
     """One parameter in memory.
 
     data: for "f32", "f16" and "bf16" a tensor of that dtype and of the logical shape; for a quantized format
-    the GGUF blocks of every row as they are, uint8 [N, K / 32 * bytes per block].
+    the GGUF blocks of every row as they are, uint8 [N, K / 32 * bytes per block]; for FP8 its rows with their
+    scales, uint8 [N, row_bytes] (kernels/nvidia/fp8.py).
     """
 
     format: Format

@@ -205,6 +205,11 @@ _ROPE_KEYS: dict[RopeKind, set[str]] = {
     "yarn": _SCALING_KEYS | {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
 }
 
+_QUANTIZED_HINT = (
+    "FP8 is supported as compressed-tensors and DeepSeek publish it; otherwise give the unquantized checkpoint "
+    "(and `engine build --quantize int8` or `int4`), or a GGUF file"
+)
+
 # Settings that would change what the model computes, and the values under which they do not.
 _REFUSED_UNLESS: dict[str, tuple[Any, ...]] = {
     "quantization_config": ({},),
@@ -229,8 +234,8 @@ _REFUSED_UNLESS: dict[str, tuple[Any, ...]] = {
     "is_encoder_decoder": (False,),
 }
 _HINTS = {
-    "quantization_config": "give the unquantized checkpoint (and `engine build --quantize int8` or `int4`), or a GGUF file",
-    "compression_config": "give the unquantized checkpoint (and `engine build --quantize int8` or `int4`), or a GGUF file",
+    "quantization_config": _QUANTIZED_HINT,
+    "compression_config": _QUANTIZED_HINT,
     "hidden_act": "only the silu activation is supported",
 }
 

@@ -11,6 +11,7 @@ from ..errors import CheckpointError, UnsupportedModelError
 from .checkpoint import Checkpoint, Format, Generation, LoadedTensor, ParameterInfo, check_shape, parameter_shapes
 from .config import ModelConfig
 from .file_ranges import read_range
+from .fp8_tensors import check_fp8, fp8_format, read_fp8, take_scales
 from .hf_config import config_from_hf
 from .json_file import read_json
 from .names import HF_NAMES, match_names, parameter_name
@@ -33,25 +34,27 @@ class SafetensorsCheckpoint(Checkpoint):
     def __init__(self, directory: Path, *, name: str, weights: bool = True) -> None:
         self.name = name
         values = read_json(directory / "config.json", hint=_what_to_give(directory))
-        config = config_from_hf(values)
+        fp8 = fp8_format(values)
+        config = config_from_hf(values if fp8 is None else _without_quantization(values))
         if not weights and not _has_weights(directory):
             self._describe_only(config, values)
             return
-        tensors = _read_headers(directory)
+        tensors, self._scales = take_scales(_read_headers(directory)) if fp8 is not None else (_read_headers(directory), {})
         self.config = _resolve_tying(config, tensors)
         shapes = parameter_shapes(self.config)
         matched = match_names(HF_NAMES, tensors, shapes.keys(), str(directory))
         self._tensors = {parameter: tensors[tensor_name] for parameter, tensor_name in matched.items()}
         for parameter, tensor_name in matched.items():
             check_shape(tensor_name, tensors[tensor_name].shape, shapes[parameter], tensors[tensor_name].path.name)
-            if tensors[tensor_name].dtype not in _FORMATS:
+            if fp8 is not None and tensor_name in self._scales:
+                check_fp8(tensor_name, tensors[tensor_name], self._scales[tensor_name], fp8)
+            elif tensors[tensor_name].dtype not in _FORMATS:
                 raise UnsupportedModelError(
                     f"tensor {tensor_name} is stored as {tensors[tensor_name].dtype}, which is not supported",
                     hint="give a checkpoint in float32, float16 or bfloat16",
                 )
-        self.parameters = {
-            name: ParameterInfo(shape=shape, format=_FORMATS[self._tensors[name].dtype][0]) for name, shape in shapes.items()
-        }
+        self._names, self._fp8 = matched, fp8
+        self.parameters = {name: ParameterInfo(shape=shape, format=self._format(name)) for name, shape in shapes.items()}
         self._tokenizer = tokenizer_from_hf(directory, values)
         self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids)
 
@@ -67,13 +70,24 @@ class SafetensorsCheckpoint(Checkpoint):
         self.has_tokenizer = False
         self.generation = Generation(bos_id=None, eos_ids=())
 
+    def _format(self, parameter: str) -> Format:
+        if self._fp8 is not None and self._names[parameter] in self._scales:
+            return self._fp8
+        return _FORMATS[self._tensors[parameter].dtype][0]
+
     def read(self, parameter: str) -> LoadedTensor:
         stored = self._tensors[parameter]
+        if self._fp8 is not None and (scale := self._scales.get(self._names[parameter])) is not None:
+            return LoadedTensor(format=self._fp8, data=read_fp8(stored, scale, self._fp8))
         format, dtype = _FORMATS[stored.dtype]
         return LoadedTensor(format=format, data=read_range(stored.path, stored.offset, stored.size).view(dtype).view(stored.shape))
 
     def write_tokenizer(self, directory: Path) -> None:
         self._tokenizer.write(directory)
+
+
+def _without_quantization(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in ("quantization_config", "compression_config")}
 
 
 def _has_weights(directory: Path) -> bool:

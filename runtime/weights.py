@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifacts import Manifest, WeightInfo
+from ..artifacts import Manifest, WeightInfo, check_servable
 from ..artifacts.manifest import DTYPE_BYTES
 from ..errors import ArtifactError
 from .memory import Memory
@@ -41,6 +41,7 @@ def locate_weights(directory: Path, manifest: Manifest) -> dict[str, Span]:
 
     Raises ArtifactError for a file that is not what the manifest says.
     """
+    check_servable(manifest)
     files: dict[str, dict[str, WeightInfo]] = {}
     for weight, info in manifest.weights.items():
         files.setdefault(info.file, {})[weight] = info

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from ..artifacts import load_manifest
-from ..artifacts.verify import check_sizes
+from ..artifacts.verify import check_servable, check_sizes
 from .app import build_app
 from .connection import Connection
 from .metrics import Metrics
@@ -94,6 +94,7 @@ class _Serving:
     def _load(self) -> Service:
         started = time.monotonic()
         manifest = load_manifest(self._options.artifacts)
+        check_servable(manifest)
         check_sizes(self._options.artifacts, manifest)
         text = Text.load(self._options.artifacts / "tokenizer")
         self._phases["tokenizer"] = time.monotonic() - started
