@@ -72,7 +72,9 @@ def specialize(launch: Launch) -> Specialization:
     return Specialization(
         function=launch.function,
         parameters=tuple(parameters),
-        constants=tuple(sorted(launch.constants.items())),
+        constants=tuple(
+            (name, int(value) if isinstance(value, sympy.Integer) else value) for name, value in sorted(launch.constants.items())
+        ),
         num_warps=launch.num_warps,
         num_stages=launch.num_stages,
     )

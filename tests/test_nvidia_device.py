@@ -1,0 +1,81 @@
+"""The compile-only device: which releases it holds for, what it says of others, and that it leaves nothing behind."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from engine.compiler.nvidia import device
+from engine.errors import BuildError
+
+
+def test_the_installed_releases_are_known() -> None:
+    device.check_versions()
+
+
+@pytest.mark.parametrize(("package", "release"), [("torch", "1.9.0"), ("torch", "2.99.1+cpu"), ("triton", "2.0.0"), ("triton", "nightly")])
+def test_other_releases_are_refused(package: str, release: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if package == "torch":
+        monkeypatch.setattr(torch, "__version__", release)
+    else:
+        monkeypatch.setattr(device, "version", lambda name: release)
+    with pytest.raises(BuildError, match=package) as error:
+        device.check_versions()
+    assert release in error.value.message
+    assert ", ".join(device.HOLDS_FOR[package]) in (error.value.hint or "")
+
+
+def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise device.PackageNotFoundError(name)
+
+    monkeypatch.setattr(device, "version", missing)
+    with pytest.raises(BuildError, match="Triton is not installed") as error:
+        device.check_versions()
+    assert "engine-llm[nvidia]" in (error.value.hint or "")
+
+
+# What a release must do for us; a new one is added to HOLDS_FOR when this holds with it.
+SELF_TEST = """
+import json, sys
+from pathlib import Path
+from engine.compiler.nvidia import device
+scratch = Path(sys.argv[1])
+device.install(scratch)
+device.install(scratch)
+from engine.compiler.nvidia.plan import lower_form
+form = {
+    "inputs": [["int32", ["d0"]], ["float32", [24]], ["bfloat16", ["d1", 40], [80, 1]]],
+    "nodes": [
+        ["aten.to.dtype", [{"v": 0}, {"dtype": "float32"}], {}],
+        ["aten.unsqueeze.default", [{"v": 3}, 1], {}],
+        ["aten.mul.Tensor", [{"v": 4}, {"v": 1}], {}],
+        ["aten.cos.default", [{"v": 5}], {}],
+        ["aten.slice.Tensor", [{"v": 2}, 1, 8, 24], {}],
+        ["aten.slice.Tensor", [{"v": 0}, 0, 1, 9223372036854775807], {}],
+        ["aten.index_select.default", [{"v": 2}, 0, {"v": 8}], {}],
+    ],
+    "outputs": [6, 7, 9],
+}
+lowered = lower_form(form, scratch)
+print(lowered.plan.encode().decode())
+"""
+
+
+def test_what_is_asked_of_a_release(tmp_path: object) -> None:
+    """Symbolic sizes, a view that costs nothing, fused operators in one kernel, row selection in another; no device, no driver."""
+    done = subprocess.run([sys.executable, "-P", "-c", SELF_TEST, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    import msgspec
+
+    from engine.artifacts.launch_plan import LaunchPlan, evaluate
+
+    plan = msgspec.json.decode(done.stdout, type=LaunchPlan)
+    assert len(plan.launches) == 2
+    assert plan.output_shapes == [["d0", 24], ["d1", 16], [["+", -1, "d0"], 40]]
+    view = plan.outputs[1]
+    assert (view.buffer, view.offset) == (2, 16)
+    sizes = {"d0": 7, "d1": 5}
+    assert sorted(evaluate(size, sizes) for size in plan.buffers) == sorted([7 * 24 * 4, 6 * 40 * 2])
+    assert all(kernel.parameters[-2:] == ["pointer", "pointer"] for kernel in plan.kernels)
