@@ -1,12 +1,16 @@
 """The compile-only device: which releases it holds for, what it says of others, and that it leaves nothing behind."""
 
+import json
 import subprocess
 import sys
 
+import msgspec
 import pytest
 import torch
 
+from engine.artifacts.launch_plan import LaunchPlan, evaluate
 from engine.compiler.nvidia import device
+from engine.compiler.nvidia.graphs import holds
 from engine.errors import BuildError
 
 
@@ -58,6 +62,8 @@ form = {
     ],
     "outputs": [6, 7, 9],
 }
+if len(sys.argv) > 2:
+    form = json.loads(sys.argv[2])
 lowered = lower_form(form, scratch)
 print(lowered.plan.encode().decode())
 """
@@ -67,10 +73,6 @@ def test_what_is_asked_of_a_release(tmp_path: object) -> None:
     """Symbolic sizes, a view that costs nothing, fused operators in one kernel, row selection in another; no device, no driver."""
     done = subprocess.run([sys.executable, "-P", "-c", SELF_TEST, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    import msgspec
-
-    from engine.artifacts.launch_plan import LaunchPlan, evaluate
-
     plan = msgspec.json.decode(done.stdout, type=LaunchPlan)
     assert len(plan.launches) == 2
     assert plan.output_shapes == [["d0", 24], ["d1", 16], [["+", -1, "d0"], 40]]
@@ -79,3 +81,17 @@ def test_what_is_asked_of_a_release(tmp_path: object) -> None:
     sizes = {"d0": 7, "d1": 5}
     assert sorted(evaluate(size, sizes) for size in plan.buffers) == sorted([7 * 24 * 4, 6 * 40 * 2])
     assert all(kernel.parameters[-2:] == ["pointer", "pointer"] for kernel in plan.kernels)
+
+
+def test_what_the_code_takes_for_granted_is_a_guard(tmp_path: object) -> None:
+    """Five rows of a tensor with any number of them: there must be five."""
+    form = {
+        "inputs": [["float32", ["d0", 16]]],
+        "nodes": [["aten.slice.Tensor", [{"v": 0}, 0, 0, 5], {}], ["aten.mul.Tensor", [{"v": 1}, 2.0], {}]],
+        "outputs": [2],
+    }
+    done = subprocess.run([sys.executable, "-P", "-c", SELF_TEST, str(tmp_path), json.dumps(form)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    guards = msgspec.json.decode(done.stdout, type=LaunchPlan).guards
+    assert all(holds(guard, {"d0": size}) for guard in guards for size in (5, 6, 2048))
+    assert not all(holds(guard, {"d0": 4}) for guard in guards)

@@ -1,5 +1,7 @@
 """Expressions, workspaces and templates: the parts that turn a launch plan into a CUDA graph."""
 
+from typing import Any
+
 import pytest
 import sympy
 from hypothesis import given
@@ -9,8 +11,8 @@ from engine.artifacts import Call
 from engine.artifacts.graph import Place
 from engine.artifacts.launch_plan import Guard, LaunchPlan, Location, PlanKernel, PlanLaunch, evaluate
 from engine.compiler.nvidia.cubin import is_multiple
-from engine.compiler.nvidia.expression import expression
-from engine.compiler.nvidia.graphs import Bucket, KernelTable, make_template
+from engine.compiler.nvidia.expression import as_guard, expression
+from engine.compiler.nvidia.graphs import Bucket, KernelTable, holds, make_template
 from engine.compiler.nvidia.workspace import ALIGNMENT, assign_offsets
 from engine.errors import ArtifactError, BuildError
 
@@ -36,6 +38,21 @@ def test_an_expression_that_is_none(broken: object) -> None:
 def test_an_expression_that_a_plan_cannot_say() -> None:
     with pytest.raises(BuildError, match="no way to say"):
         expression(sympy.sqrt(T))
+
+
+@pytest.mark.parametrize("relation", [sympy.Eq(T, 2 * S), T >= S + 1, T > S + 1, T <= 3 * S, T < 3 * S])
+def test_a_guard_holds_where_its_relation_does(relation: Any) -> None:
+    guard = as_guard(relation)
+    assert guard is not None
+    for t in range(1, 9):
+        for s in range(1, 9):
+            assert holds(guard, {"T": t, "S": s}) == bool(relation.subs({T: t, S: s})), (t, s)
+
+
+def test_a_relation_that_is_no_range() -> None:
+    assert as_guard(sympy.Ne(T - 1, 1)) is None
+    with pytest.raises(BuildError, match="holds only where"):
+        as_guard(sympy.Ne(T, S))
 
 
 def test_only_provable_multiples_are_claimed() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import sympy
 
-from ...artifacts.launch_plan import Expression
+from ...artifacts.launch_plan import Expression, Guard
 from ...errors import BuildError
 
 
@@ -36,6 +36,25 @@ def expression(size: Any) -> Expression:
     if name in ("Mod", "PythonMod"):
         return ["%", expression(size.args[0]), expression(size.args[1])]
     raise BuildError(f"a launch plan has no way to say {size}")
+
+
+def as_guard(relation: Any) -> Guard | None:
+    """A relation between sizes as a guard of a plan; None where the code holds without it. Raises BuildError for one that is no range.
+
+    That a size is not 0 or 1 is only asked to leave out code for broadcasting: what is right for
+    every other size of a dimension is right for these.
+    """
+    difference = relation.lhs - relation.rhs if isinstance(relation, sympy.core.relational.Relational) else None
+    match relation:
+        case sympy.Ne() if relation.rhs in (0, 1):
+            return None
+        case sympy.Eq():
+            return Guard(value=expression(difference), minimum=0, maximum=0)
+        case sympy.Ge() | sympy.Gt():
+            return Guard(value=expression(difference), minimum=int(isinstance(relation, sympy.Gt)), maximum=None)
+        case sympy.Le() | sympy.Lt():
+            return Guard(value=expression(-difference), minimum=int(isinstance(relation, sympy.Lt)), maximum=None)
+    raise BuildError(f"the code of a segment holds only where {relation}, which a launch plan cannot say")
 
 
 def _is_integer_sum(size: Any) -> bool:

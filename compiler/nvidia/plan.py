@@ -24,7 +24,7 @@ from ...kernels.nvidia.launch import Context, Launch, Size, Tensor
 from .. import segment_graph
 from .cubin import Specialization, compile_kernel, is_multiple, item_bytes, specialize
 from .device import HOPPER
-from .expression import expression
+from .expression import as_guard, expression
 from .islands import lower_island
 
 _HINT = 512
@@ -223,9 +223,16 @@ class _Builder:
         return Location(buffer=tensor.buffer, offset=expression(self._named(tensor.offset * item_bytes(tensor.dtype))))  # type: ignore[arg-type]
 
     def _guards(self) -> list[Guard]:
-        """Every tensor with a symbolic size must be small enough for 32-bit offsets."""
+        """What sizes must be: small enough for 32-bit offsets, and whatever tracing and Inductor took for granted."""
         sizes = dict.fromkeys(self._named(sympy.prod(tensor.shape)) for tensor in self.tensors.values())
-        return [Guard(value=expression(size), minimum=0, maximum=_LARGEST) for size in sizes if not sympy.sympify(size).is_Integer]
+        small = [Guard(value=expression(size), minimum=0, maximum=_LARGEST) for size in sizes if not sympy.sympify(size).is_Integer]
+        env = self.fake_mode.shape_env
+        assert env is not None
+        taken = [guard for asked in env.guards if (guard := as_guard(self._named(asked.expr))) is not None]
+        ranges = [(self._named(symbol), env.var_to_range[symbol]) for symbol in self.symbols]
+        at_least = [Guard(value=expression(size), minimum=int(found.lower), maximum=None) for size, found in ranges if found.lower > 1]
+        at_most = [Guard(value=expression(size), minimum=0, maximum=int(found.upper)) for size, found in ranges if found.upper < _LARGEST]
+        return [*small, *taken, *at_least, *at_most]
 
 
 def _storage(value: torch.Tensor) -> int:
