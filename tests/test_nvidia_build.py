@@ -15,9 +15,11 @@ from interpreted_gpu import logits
 from random_checkpoints import write_random_checkpoint
 
 from engine.artifacts import Manifest, load_manifest
+from engine.artifacts.graph import DRAW_INPUTS
 from engine.compiler.build import BuildOptions, build
 from engine.compiler.reference import reference_logits
 from engine.errors import UsageError
+from engine.kernels.nvidia import reference
 from engine.models.checkpoint import open_checkpoint
 
 # Nothing that fits the kernels' tiles.
@@ -101,6 +103,33 @@ def test_graphs_replayed_by_the_interpreter_compute_the_model(checkpoint: Path, 
     assert np.array_equal(rows[3][2], rows[2][0]) or np.abs(rows[3][2] - rows[2][0]).max() <= allowed
 
 
+@pytest.mark.slow
+def test_a_step_draws_its_tokens(built: tuple[Path, Path], tmp_path: Path) -> None:
+    """What the graph draws is what the operator's reference draws from the logits that are fetched; beside it others take the largest."""
+    artifact, dump = built
+    mixed = step([([5, 6, 7], 0, [0]), ([9, 8], 0, [1]), ([30], 0, [2])])
+    mixed["draws"] = {
+        "rows": [0, 2],
+        "temperature": [1.5, 0.8],
+        "top_k": [0, 200],
+        "top_p": [1.0, 0.9],
+        "min_p": [0.0, 0.01],
+        "uniform": [0.71, 0.43],
+    }
+    decode = step([([5, 6, 7, 4], 3, [0]), ([9, 8, 7], 2, [1]), ([30, 31], 1, [2])])
+    decode["draws"] = {"rows": [1], "temperature": [2.0], "top_k": [0], "top_p": [0.95], "min_p": [0.0], "uniform": [0.999]}
+    steps = [mixed, decode]
+    rows = logits(artifact, dump, steps, tmp_path / "steps.npz")
+    with np.load(tmp_path / "steps.npz") as saved:
+        tokens = [saved["tokens0"], saved["tokens1"]]
+    for given, computed, chosen in zip(steps, rows, tokens, strict=True):
+        draws = given["draws"]
+        numbers = [torch.tensor(draws[name], dtype=getattr(torch, dtype)) for name, dtype in DRAW_INPUTS.items()]
+        expected = reference.sample(torch.from_numpy(computed[draws["rows"]]).double(), *numbers)
+        assert chosen[draws["rows"]].tolist() == expected.tolist()
+        assert (chosen[draws["rows"]] != computed[draws["rows"]].argmax(axis=1)).all()
+
+
 def bfloat16_error(checkpoint: Path, prompts: list[list[int]]) -> float:
     """What the same model loses in transformers when all of it is bfloat16."""
     import transformers
@@ -173,7 +202,7 @@ def test_the_replay_says_what_each_kernel_is(built: tuple[Path, Path]) -> None:
     for segment in load_manifest(artifact).segments:
         records = json.loads((dump / "segments" / segment.key / "replay.json").read_text())
         assert records
-        assert all(record["module"] or (dump / "segments" / segment.key / f"{record['function']}.py").exists() for record in records)
+        assert all(not record["is_here"] or (dump / "segments" / segment.key / f"{record['module']}.py").exists() for record in records)
 
 
 def test_8b_shaped_without_weights(tmp_path: Path) -> None:
@@ -228,7 +257,13 @@ def test_warm_builds_trace_nothing(checkpoint: Path, built: tuple[Path, Path], t
 @pytest.mark.parametrize("quantize", ["fp8", "fp8-block", "int8", "int4"])
 def test_quantized_artifacts_compute_their_reference(quantize: str, tmp_path: Path) -> None:
     """Loading replays the golden probe, which the operators' references recorded; decode is compared with prefill."""
-    shape: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32}
+    shape: dict[str, Any] = {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+    }
     checkpoint = write_random_checkpoint("llama", tmp_path / "model", **shape, num_hidden_layers=2)
     run_build(checkpoint, tmp_path, "--quantize", quantize, "--debug-dump", "dump")
     manifest = load_manifest(tmp_path / "out")

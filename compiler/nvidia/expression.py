@@ -41,12 +41,14 @@ def expression(size: Any) -> Expression:
 def as_guard(relation: Any) -> Guard | None:
     """A relation between sizes as a guard of a plan; None where the code holds without it. Raises BuildError for one that is no range.
 
-    That a size is not 0 or 1 is only asked to leave out code for broadcasting: what is right for
-    every other size of a dimension is right for these.
+    That a size is not 0 or 1, or at least 2, is only asked to leave out code for broadcasting: what
+    is right for every other size of a dimension is right for these.
     """
     difference = relation.lhs - relation.rhs if isinstance(relation, sympy.core.relational.Relational) else None
     match relation:
         case sympy.Ne() if relation.rhs in (0, 1):
+            return None
+        case sympy.Ge() if relation.rhs == 2:
             return None
         case sympy.Eq():
             return Guard(value=expression(difference), minimum=0, maximum=0)

@@ -46,7 +46,7 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Island:
-    """launches over buffers by name; where each result lies; and the source of every kernel, by its function's name."""
+    """launches over buffers; where each result lies; and the source of every kernel, by its function's module."""
 
     launches: list[Launch]
     outputs: list[Tensor]
@@ -64,7 +64,7 @@ def lower_island(
 ) -> Island:
     """Lower a pure function of tensors.
 
-    values: the inputs as fake tensors on cuda:0; inputs: where they lie. Sizes in the result are in
+    values: the inputs as fake tensors on cuda:0; inputs: where they lie; scratch: a new directory. Sizes in the result are in
     the symbols of the fake tensors. Raises BuildError for anything that is not a Triton kernel.
     """
     with fake_mode, torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
@@ -162,7 +162,8 @@ class _Reader:
         """Where a result of the graph lies."""
         layout, base = node.get_layout(), self._tensors[node.get_name()]
         dtype = str(layout.dtype).removeprefix("torch.")
-        return Tensor(buffer=base.buffer, dtype=dtype, shape=tuple(layout.size), strides=tuple(layout.stride), offset=layout.offset)
+        shape, strides = (tuple(_plain(size) for size in sizes) for sizes in (layout.size, layout.stride))
+        return Tensor(buffer=base.buffer, dtype=dtype, shape=shape, strides=strides, offset=_plain(layout.offset))
 
     def _allocate_buffer(self, node: Any) -> None:
         layout = node.get_layout()
@@ -174,15 +175,16 @@ class _Reader:
     def _load(self, name: str, body: str) -> Any:
         """The kernel with its configuration. Triton reads a function's source from its file."""
         source = eval(body, {"async_compile": _Source})
-        path = self._scratch / f"{name}.py"
+        module_name = f"{self._scratch.name}_{name}"  # Inductor counts its kernels' names from 0 for every island
+        path = self._scratch / f"{module_name}.py"
         path.write_text(source)
-        spec = importlib.util.spec_from_file_location(f"engine_island_{name}", path)
+        spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         head, _, rest = source.partition("triton_helpers.set_driver_to_gpu()")
-        self.sources[name] = head + "@triton.jit" + rest.partition("@triton.jit")[2]
+        self.sources[module_name] = head + "@triton.jit" + rest.partition("@triton.jit")[2]
         return getattr(module, name)
 
     def _launch(self, tuner: Any, call_args: list[Any]) -> Launch:
@@ -214,3 +216,8 @@ class _Source:
     @staticmethod
     def triton(name: str, source: str, **options: Any) -> str:
         return source
+
+
+def _plain(size: Any) -> Size:
+    """A number as an integer: emitters make constants of sizes, and kernels have no use for sympy's."""
+    return int(size) if sympy.sympify(size).is_Integer else size

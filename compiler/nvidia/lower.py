@@ -98,11 +98,12 @@ def _write_sources(sources: Path, lowered: "LoweredForm") -> None:
 
 
 def _replayed(kernel: Any, island_sources: dict[str, str]) -> dict[str, Any]:
-    """Where a kernel's function is, and the constants with which it was compiled."""
-    name = kernel.function.__name__
+    """Where a kernel's function is (`is_here`: in a file beside this one), and the constants with which it was compiled."""
+    module = kernel.function.fn.__module__
     return {
-        "function": name,
-        "module": None if name in island_sources else kernel.function.fn.__module__,
+        "function": kernel.function.__name__,
+        "module": module,
+        "is_here": module in island_sources,
         "parameters": [parameter for parameter, _, _ in kernel.parameters],
         "dtypes": [type for _, type, _ in kernel.parameters],
         "constants": dict(kernel.constants),

@@ -66,6 +66,7 @@ class _Builder:
     launches: list[Launch] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
     symbols: dict[sympy.Symbol, sympy.Symbol] = field(default_factory=dict)
+    islands: int = 0
 
     def __post_init__(self) -> None:
         self.fake_mode = FakeTensorMode(shape_env=ShapeEnv(specialize_zero_one=False))
@@ -192,13 +193,16 @@ class _Builder:
             place = self.tensors[source]
             if not is_multiple(place.offset * item_bytes(place.dtype), 16):
                 raise BuildError(f"{source.name} starts at no multiple of 16 bytes, which Inductor's kernels count on")
+        self.islands += 1
+        scratch = self.scratch / f"island{self.islands}"
+        scratch.mkdir()
         island = lower_island(
             _as_function(nodes, inputs, outputs),
             [self.values[source] for source in inputs],
             [self.tensors[source] for source in inputs],
             fake_mode=self.fake_mode,
             allocate=self._allocate,
-            scratch=self.scratch,
+            scratch=scratch,
         )
         self.launches += island.launches
         self.sources |= island.sources
@@ -229,10 +233,7 @@ class _Builder:
         env = self.fake_mode.shape_env
         assert env is not None
         taken = [guard for asked in env.guards if (guard := as_guard(self._named(asked.expr))) is not None]
-        ranges = [(self._named(symbol), env.var_to_range[symbol]) for symbol in self.symbols]
-        at_least = [Guard(value=expression(size), minimum=int(found.lower), maximum=None) for size, found in ranges if found.lower > 1]
-        at_most = [Guard(value=expression(size), minimum=0, maximum=int(found.upper)) for size, found in ranges if found.upper < _LARGEST]
-        return [*small, *taken, *at_least, *at_most]
+        return [*small, *taken]
 
 
 def _storage(value: torch.Tensor) -> int:

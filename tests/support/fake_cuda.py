@@ -127,7 +127,11 @@ def fake_cuda_installed() -> Iterator[FakeCuda]:
     with pytest.MonkeyPatch.context() as patch:
         fake = FakeCuda()
         patch.setenv(LIBRARY_VARIABLE, str(fake.path))
-        yield fake
+        try:
+            yield fake
+        except Exception:
+            fake.check()  # what a kernel raised says more than what the driver made of it
+            raise
         fake.check()
         assert fake.alive() == {}, fake.alive()
 
