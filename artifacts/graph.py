@@ -16,6 +16,8 @@ from ..errors import ArtifactError
 Kind = Literal["decode", "mixed"]
 Parameter = Literal["pointer", "int32", "int64", "float32"]
 WORKSPACE = "workspace"
+DRAW_INPUTS = {"temperature": "float32", "top_k": "int32", "top_p": "float32", "min_p": "float32", "uniform": "float32"}
+"""Inputs [sequences] that say how each sequence's token is drawn, with their dtypes, in the order of the operator `sample`."""
 
 
 class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,10 +77,15 @@ class Output(_Struct, frozen=True, kw_only=True):
 class GraphTemplate(_Struct, frozen=True, kw_only=True):
     """The launches of a step of one bucket, in order.
 
-    bases: `workspace`, `input:NAME`, `weight:NAME`, `kv:LAYER.k`, `kv:LAYER.v`. Inputs are int32,
-    contiguous: tokens, positions, slots [tokens]; query_start [sequences + 1]; seq_lens [sequences];
-    block_table [sequences, table_width]. outputs: `logits` [sequences, V] float32 and `argmax`
-    [sequences] int32.
+    bases: `workspace`, `input:NAME`, `weight:NAME`, `kv:LAYER.k`, `kv:LAYER.v`. Inputs are
+    contiguous, int32: tokens, positions, slots [tokens]; query_start [sequences + 1]; seq_lens,
+    top_k [sequences]; block_table [sequences, table_width]. And float32: temperature, top_p, min_p,
+    uniform [sequences].
+
+    outputs: `logits` [sequences, V] float32, and `tokens` [sequences] int32: where the temperature is
+    0 the lowest index of the largest logit (the other four are not read then), else what `uniform`
+    in [0, 1) falls on after top-k (0: all), top-p (1: all) and min-p (0: all); -1 if the largest
+    logit is infinite or any is NaN.
     """
 
     bases: list[str]

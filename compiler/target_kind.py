@@ -17,7 +17,7 @@ from .lower import Lowered
 from .lower_cpu import CpuBackend
 from .nvidia.lower import NvidiaBackend
 from .nvidia.references import reference_operators as nvidia_reference_operators
-from .nvidia.write_graphs import NO_GRAPHS, Graphs, with_argmax, write_graphs
+from .nvidia.write_graphs import NO_GRAPHS, Graphs, with_sample, write_graphs
 from .partition import Partition
 from .toolchain import Versions, nvidia_versions, versions
 
@@ -64,10 +64,10 @@ class TargetKind:
 
 @dataclass(frozen=True, kw_only=True)
 class NvidiaKind(TargetKind):
-    """NVIDIA: greedy tokens are chosen on the device, and every size of step is a CUDA graph."""
+    """NVIDIA: tokens are drawn on the device, and every size of step is a CUDA graph."""
 
     def complete(self, parts: Partition, config: ModelConfig) -> Partition:
-        return with_argmax(parts, config.vocab_size)
+        return with_sample(parts, config.vocab_size)
 
     def write_graphs(self, directory: Path, parts: Partition, segments: Mapping[str, Lowered], max_context: int) -> Graphs:
         return write_graphs(directory, parts, segments, max_context, BLOCK_SIZE)

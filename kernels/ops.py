@@ -52,8 +52,9 @@ SCHEMAS = (
     *(f"quantize_{format}(Tensor x) -> Tensor" for format in FP8_FORMATS),
     *(f"rms_norm_quantize_{format}(Tensor x, Tensor weight, float eps) -> Tensor" for format in FP8_FORMATS),
     *(f"silu_mul_quantize_{format}(Tensor gate, Tensor up) -> Tensor" for format in FP8_FORMATS),
-    # logits [S, V] float32 -> [S] int32: the index of the largest, the lowest of equals; -1 if it is infinite or one is NaN
-    "argmax(Tensor logits) -> Tensor",
+    # logits [S, V], temperature, top_p, min_p, uniform [S] float32, top_k [S] int32 -> [S] int32: the token drawn; where the temperature
+    # is 0, the lowest index of the largest logit; -1 if that is infinite or one is NaN (see nvidia/sample.py)
+    "sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor uniform) -> Tensor",
     # x [T, K] float32 -> uint8 [T, ceil(K / 32), 48]: int8 quants with scales (see linear/activations.py)
     "quantize(Tensor x) -> Tensor",
     # x [T, K], weight [K], gate and up [T, F] float32 -> as x; with _quantize, what `quantize` would make of it
@@ -131,7 +132,7 @@ def _row_embedding(tokens: torch.Tensor, w: torch.Tensor, dim: int) -> torch.Ten
     return tokens.new_empty((tokens.shape[0], dim), dtype=torch.bfloat16)
 
 
-def _argmax(logits: torch.Tensor) -> torch.Tensor:
+def _sample(logits: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
     return logits.new_empty(logits.shape[:1], dtype=torch.int32)
 
 
@@ -176,7 +177,7 @@ def register_fakes() -> None:
     fakes |= {f"embedding_{kernel}": _row_embedding for kernel in ROW_KERNELS}
     for format in FP8_FORMATS:
         fakes |= dict.fromkeys((f"{before}quantize_{format}" for before in ("", "rms_norm_", "silu_mul_")), _quantizing_fp8(format))
-    fakes["argmax"] = _argmax
+    fakes["sample"] = _sample
     for name, fake in fakes.items():
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_State.schemas)
     _State.fakes = True

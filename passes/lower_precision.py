@@ -2,7 +2,7 @@
 
     x = embedding_rows_*(tokens, w)               float32  ->  bfloat16, and so everything that is computed from it
     logits = linear_rows_*(x, w, ...)                      ->  engine.logits_rows_*(x, w, ...), float32
-    linear_rows_*(rms_norm(x, weight))                     ->  as before, in bfloat16
+    linear_rows_*(x, w, ...), x still float32              ->  linear_rows_*(x.to(bfloat16), w, ...)
 
 Why: half the bytes between operators, and the only kind of operand that tensor cores take at
 full rate. Norm weights, biases and angles stay float32: they are small, and rounding them would
@@ -16,16 +16,48 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from ..kernels import ops
 from .linears import is_linear
+
+_TO = torch.ops.aten.to.dtype
 
 
 def lower_precision(graph: fx.Graph) -> int:
     """Give every value of `graph` the dtype that its operator has on the target; returns how many changed."""
     (output,) = graph.find_nodes(op="output")
     _keep_logits(graph, output.args[0])
-    return sum(_infer(node) for node in graph.nodes if node.op == "call_function")
+    fake_mode = next(node.meta["val"].fake_mode for node in graph.find_nodes(op="placeholder") if isinstance(node.meta["val"], FakeTensor))
+    activations = _activations()
+    changed = 0
+    for node in graph.nodes:
+        if node.op == "call_function":
+            for position in activations.get(node.target, ()):
+                _round(graph, node, position, fake_mode)
+            changed += _infer(node, fake_mode)
+    return changed
+
+
+def _activations() -> dict[Any, tuple[int, ...]]:
+    """Which arguments of our operators are activations."""
+    found: dict[str, tuple[int, ...]] = {"rms_norm": (0,), "silu_mul": (0, 1), **dict.fromkeys(ops.ATTENTION_OPERATORS, (0, 1, 2))}
+    for kernel in (*ops.ROW_KERNELS, *ops.FP8_KERNELS):
+        found |= dict.fromkeys((f"linear_{kernel}", f"logits_{kernel}"), (0, 3))
+    for format in ops.FP8_FORMATS:
+        found |= {f"quantize_{format}": (0,), f"rms_norm_quantize_{format}": (0,), f"silu_mul_quantize_{format}": (0, 1)}
+    return {getattr(torch.ops.engine, name).default: positions for name, positions in found.items()}
+
+
+def _round(graph: fx.Graph, node: fx.Node, position: int, fake_mode: FakeTensorMode) -> None:
+    """An activation that something else than our operators made may be float32 still."""
+    source = node.args[position]
+    if not isinstance(source, fx.Node) or source.meta["val"].dtype != torch.float32:
+        return
+    with graph.inserting_before(node):
+        rounded = graph.call_function(_TO, (source, torch.bfloat16))
+    _infer(rounded, fake_mode)
+    node.update_arg(position, rounded)
 
 
 def _keep_logits(graph: fx.Graph, head: fx.Node) -> None:
@@ -39,10 +71,8 @@ def _keep_logits(graph: fx.Graph, head: fx.Node) -> None:
     graph.erase_node(head)
 
 
-def _infer(node: fx.Node) -> bool:
-    before = node.meta["val"]
-    values: list[Any] = [source.meta["val"] for source in node.all_input_nodes]
-    fake_mode = next(value.fake_mode for value in values if isinstance(value, FakeTensor))
+def _infer(node: fx.Node, fake_mode: FakeTensorMode) -> bool:
+    before = node.meta.get("val")
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
     with fake_mode:
         node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]

@@ -10,6 +10,7 @@ from ..protocol import FinishReason, Output, Ready, Stats, StepDone, Submit
 from . import import_guard
 from .batch import BatchBuilder
 from .blocks import BlockManager
+from .draws import plan_draws
 from .kv_memory import default_resident_blocks
 from .loading import load_executor
 from .options import RuntimeOptions
@@ -113,7 +114,9 @@ class EngineCore:
         length; None also if that is not enough to go by. It must be computed next, or withdrawn.
         """
         chunks = self._scheduler.schedule(ahead=ahead)
-        return Step(chunks, self._batch.build(chunks)) if chunks else None
+        if not chunks:
+            return None
+        return Step(chunks, self._batch.build(chunks), plan_draws(chunks) if self._executor.can_draw else None)
 
     def withdraw(self, step: Step) -> None:
         """Take back the step planned last: it will not be computed."""

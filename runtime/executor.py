@@ -16,6 +16,7 @@ from ..artifacts.manifest import DTYPE_BYTES
 from ..errors import UsageError
 from ..kernels.native import load_code
 from .batch import StepInputs
+from .draws import Draws
 from .kv_memory import default_kv_memory
 from .machine import default_threads
 from .memory import Memory
@@ -27,6 +28,8 @@ from .weights import open_weights
 
 class Executor:
     """A loaded artifact. `manifest` and `num_blocks` (blocks of the KV cache) are read by the scheduler."""
+
+    can_draw = False
 
     def __init__(self, manifest: Manifest, num_blocks: int, program: NativeProgram) -> None:
         self.manifest = manifest
@@ -71,15 +74,16 @@ class Executor:
         clock.ended("probe")
         return executor
 
-    def step(self, inputs: StepInputs) -> NDArray[np.float32]:
+    def step(self, inputs: StepInputs, draws: Draws | None = None) -> NDArray[np.float32]:
         """Run one forward. Writes the new tokens' keys and values into the cache; releases the GIL meanwhile.
 
         Returns the logits [S, V] float32 of each sequence's last token, the caller's to keep.
         """
+        assert draws is None, "this executor cannot draw"
         return self._program.run(inputs)
 
-    def argmax(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
-        """As `StepExecutor.argmax`."""
+    def choose(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
+        """As `StepExecutor.choose`: the largest."""
         return self._program.argmax(logits, rows)
 
 

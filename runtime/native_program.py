@@ -95,7 +95,7 @@ class NativeProgram:
         return np.asarray(_Owned(self._c["engine_tensor_delete"], result.value, values.value, (sequences, columns.value)))
 
     def argmax(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
-        """As `StepExecutor.argmax`."""
+        """For each of `rows` of `logits` [S, V] the index of the largest, the lowest of equals; -1 if that is infinite or one is NaN."""
         assert logits.flags.c_contiguous
         count = len(rows)
         found = (ctypes.c_int32 * count)()

@@ -1,11 +1,12 @@
 """From a step's logits to tokens. Every row is treated alone, so its token never depends on the batch.
 
-What only takes the largest logit, the kernel library does. The rest is numpy and not torch: a row
-fits a core's cache, and torch's parallel loops cost more here than they save.
+What only takes the largest logit, the executor does, and an executor that can draws by itself what
+takes no more than a draw. The rest is numpy and not torch: a row fits a core's cache, and torch's
+parallel loops cost more here than they save.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -35,22 +36,30 @@ class Logits(Protocol):
     def __getitem__(self, row: int, /) -> NDArray[np.float32]: ...
 
 
-Argmax = Callable[[Any, Sequence[int]], list[int]]
+Choose = Callable[[Any, Sequence[int]], list[int]]
 
 
-def sample(logits: Logits, rows: Sequence[int], states: Sequence[SamplingState], argmax: Argmax) -> list[Choice]:
+def sample(
+    logits: Logits, rows: Sequence[int], states: Sequence[SamplingState], choose: Choose, drawn: Collection[int] = ()
+) -> list[Choice]:
     """Choose the next token of each sequence; `record` it in the states afterwards.
 
-    logits: [S, V]; rows: which row of it belongs to each of `states`; argmax: as
-    `StepExecutor.argmax`. Nothing is modified.
+    logits: [S, V]; rows: which row of it belongs to each of `states`; choose: as
+    `StepExecutor.choose`; drawn: rows that the executor was told to draw. Nothing is modified.
     """
-    pairs = list(zip(rows, states, strict=True))
-    largest = iter(argmax(logits, [row for row, state in pairs if state.takes_argmax]))
-    return [_largest(next(largest)) if state.takes_argmax else _choose(logits[row], state) for row, state in pairs]
+    triples = [(row, state, state.takes_argmax or row in drawn) for row, state in zip(rows, states, strict=True)]
+    chosen = iter(choose(logits, [row for row, _, is_chosen in triples if is_chosen]))
+    return [_take(next(chosen), logits, row, state) if is_chosen else _choose(logits[row], state) for row, state, is_chosen in triples]
 
 
-def _largest(token: int) -> Choice:
-    return Choice(token) if token >= 0 else Choice(-1, error=NOT_FINITE)
+def _take(token: int, logits: Logits, row: int, state: SamplingState) -> Choice:
+    if token < 0:
+        return Choice(-1, error=NOT_FINITE)
+    count = state.params.logprobs
+    if count is None:
+        return Choice(token)
+    values = logits[row]
+    return Choice(token, _logprobs(values, float(values.max()), token, count))
 
 
 def _choose(row: NDArray[np.float32], state: SamplingState) -> Choice:

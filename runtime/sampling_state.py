@@ -77,6 +77,11 @@ class SamplingState:
         """Whether the next token's logits are changed before anything else."""
         return self._always_adjusts or self.bans_stop
 
+    def is_plain_draw(self, index: int) -> bool:
+        """Whether the token at `index` is drawn from the raw logits: with temperature, top-k, top-p and min-p, and nothing else."""
+        bans_stop = index < self.params.min_tokens and len(self.banned) > 0
+        return not (self.greedy or self._always_adjusts or bans_stop)
+
     def record(self, token: int) -> None:
         """The token at `index` has been chosen."""
         self.index += 1

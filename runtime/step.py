@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..artifacts.manifest import Manifest
 from .batch import Batch, StepInputs
+from .draws import Draws
 from .sampler import Choice, Logits, sample
 from .scheduler import Chunk
 
@@ -19,21 +20,34 @@ class StepExecutor(Protocol):
     @property
     def num_blocks(self) -> int: ...
 
-    def step(self, inputs: StepInputs) -> Logits:
-        """Logits of each sequence's last token."""
+    @property
+    def can_draw(self) -> bool:
+        """Whether `step` takes draws."""
         ...
 
-    def argmax(self, logits: Any, rows: Sequence[int]) -> list[int]:
-        """For each of `rows` of what `step` gave the index of its largest, the lowest of equals; -1 if that is infinite or one is NaN."""
+    def step(self, inputs: StepInputs, draws: Draws | None = None) -> Logits:
+        """Logits of each sequence's last token. draws: rows whose tokens the executor draws meanwhile."""
+        ...
+
+    def choose(self, logits: Any, rows: Sequence[int]) -> list[int]:
+        """For each of `rows` of what `step` gave the token drawn, or without a draw the index of the largest, the lowest of equals.
+
+        -1 if the largest is infinite or one is NaN.
+        """
         ...
 
 
 class Step:
-    """Chunks that are computed together. Some reach the end of their sequence, whose next token is chosen then."""
+    """Chunks that are computed together. Some reach the end of their sequence, whose next token is chosen then.
 
-    def __init__(self, chunks: list[Chunk], batch: Batch) -> None:
+    draws: those of the tokens that the executor draws; `drawn`, the rows.
+    """
+
+    def __init__(self, chunks: list[Chunk], batch: Batch, draws: Draws | None = None) -> None:
         self.chunks = chunks
         self.batch = batch
+        self.draws = draws
+        self.drawn: frozenset[int] = frozenset() if draws is None else frozenset(draws.rows.tolist())
         self.rows = [row for row, chunk in enumerate(chunks) if chunk.chooses]
         self.sequences = [chunks[row].sequence for row in self.rows]
         self.states = [sequence.sampling for sequence in self.sequences]
@@ -57,8 +71,8 @@ def compute(executor: StepExecutor, step: Step) -> Computed:
     The next step waits for this one, and the machine with it: what can be done before or after is done there.
     """
     started = time.perf_counter()
-    logits = executor.step(step.batch.complete())
-    choices = sample(logits, step.rows, step.states, executor.argmax)
+    logits = executor.step(step.batch.complete(), step.draws)
+    choices = sample(logits, step.rows, step.states, executor.choose, step.drawn)
     ends_any = False
     for sequence, choice in zip(step.sequences, choices, strict=True):
         token = choice.token

@@ -84,7 +84,7 @@ class _Limited:
 
     def __init__(self, executor: Executor, num_blocks: int) -> None:
         self.manifest, self.num_blocks = executor.manifest, num_blocks
-        self.step, self.argmax = executor.step, executor.argmax
+        self.step, self.choose, self.can_draw = executor.step, executor.choose, executor.can_draw
 
 
 def _collect(answer: Answer, output: Output) -> None:

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda, fake_cuda_installed
-from fake_executor import logits_of, solo
-from toy_gpu_artifact import BLOCK_SIZE, VOCAB, ToyKernels, file_info, write_toy_artifact
+from fake_executor import logits_of
+from toy_gpu_artifact import BLOCK_SIZE, VOCAB, ToyKernels, file_info, solo, write_toy_artifact
 
 from engine.artifacts import Manifest, load_manifest
 from engine.errors import ArtifactError, DeviceError, EngineError, MismatchError, UsageError
@@ -91,7 +91,7 @@ def test_a_prompt_of_every_length(executor: CudaExecutor, kernels: ToyKernels) -
         logits = executor.step(inputs)
         expected = logits_of(history, VOCAB)
         assert np.array_equal(logits[0], expected)
-        assert executor.argmax(logits, [0]) == [int(expected.argmax())]
+        assert executor.choose(logits, [0]) == [int(expected.argmax())]
     assert kernels.steps == [("decode", 1, 1), *[("mixed", 16, 4)] * 15, *[("mixed", 32, 8)] * 16, *[("mixed", 64, 8)] * 32]
 
 
@@ -118,7 +118,7 @@ def test_a_step_takes_the_smallest_graph_that_it_fits(
     assert kernels.steps == [bucket]
     assert [np.array_equal(logits[row], values) for row, values in enumerate(expected)] == [True] * len(lengths)
     rows = list(reversed(range(len(lengths))))
-    assert executor.argmax(logits, rows) == [int(expected[row].argmax()) for row in rows]
+    assert executor.choose(logits, rows) == [int(expected[row].argmax()) for row in rows]
 
 
 def test_rows_do_not_know_what_is_beside_them(executor: CudaExecutor) -> None:
@@ -150,7 +150,7 @@ def test_an_output_that_is_not_finite_is_no_token(executor: CudaExecutor, kernel
     inputs, histories = batch((3, 3), (2, 2))
     kernels.poison = histories[0][1]
     assert kernels.poison not in histories[1]
-    assert executor.argmax(executor.step(inputs), [0, 1]) == [-1, int(logits_of(histories[1], VOCAB).argmax())]
+    assert executor.choose(executor.step(inputs), [0, 1]) == [-1, int(logits_of(histories[1], VOCAB).argmax())]
 
 
 def test_graphs_come_small_first_and_the_rest_beside_serving(artifact: Path, kernels: ToyKernels) -> None:
@@ -285,9 +285,9 @@ def test_an_old_driver(artifact: Path, fake: FakeCuda) -> None:
     [
         (300, "the weights need 512 bytes of the GPU's memory; of its 300 bytes 300 are free", "--quantize"),
         (1_700, "the inputs of a step need", "--max-num-seqs"),
-        (3_800, "the block tables need", "--max-num-seqs"),
-        (5_100, "the activations of a step need", "--max-batch-tokens"),
-        (5_200, "too little for the KV cache: the least is 64 bytes for 4 tokens", "--max-batch-tokens"),
+        (5_000, "the block tables need", "--max-num-seqs"),
+        (6_300, "the activations of a step need", "--max-batch-tokens"),
+        (6_480, "too little for the KV cache: the least is 64 bytes for 4 tokens", "--max-batch-tokens"),
     ],
 )
 def test_too_little_memory(artifact: Path, kernels: ToyKernels, fake: FakeCuda, total: int, words: str, hint: str) -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from artifact_stand_in import BOS, EOS, byte_level_tokenizer, write_tokenizer
 from fake_cuda import FakeCuda, fake_cuda_installed
-from fake_executor import solo
 from large_gpu_artifact import DECODE, LAUNCHES, LAYERS, MIXED, write_large_artifact
-from toy_gpu_artifact import ToyKernels, write_toy_artifact
+from toy_gpu_artifact import ToyKernels, solo, write_toy_artifact
 from toy_gpu_worker import COMMAND
 
 from engine.errors import MismatchError

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import msgspec
 import pytest
@@ -32,7 +33,7 @@ def test_other_releases_are_refused(package: str, release: str, monkeypatch: pyt
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
-        raise device.PackageNotFoundError(name)
+        raise PackageNotFoundError(name)
 
     monkeypatch.setattr(device, "version", missing)
     with pytest.raises(BuildError, match="Triton is not installed") as error:

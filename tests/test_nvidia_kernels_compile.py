@@ -68,7 +68,6 @@ def between() -> Iterator[Operation]:
     yield attention()
     yield "silu_mul", tuple(halves), tensor(T, FEATURES)
     logits, numbers, tokens = tensor(S, VOCABULARY, dtype="float32"), tensor(S, dtype="float32"), tensor(S, dtype="int32")
-    yield "argmax", (logits,), tokens
     yield "sample", (logits, numbers, tokens, numbers, numbers, numbers), tokens
 
 

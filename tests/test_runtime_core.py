@@ -154,6 +154,6 @@ def test_output_that_is_not_finite_ends_its_sequence_only() -> None:
 def test_an_exception_of_the_executor_is_not_swallowed() -> None:
     core = make_core()
     core.submit(Submit("a", PROMPT, GREEDY))
-    core._executor.step = lambda inputs: (_ for _ in ()).throw(RuntimeError("broken"))  # type: ignore[method-assign]
+    core._executor.step = lambda *_: (_ for _ in ()).throw(RuntimeError("broken"))  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="broken"):
         core.step()

@@ -167,7 +167,7 @@ def collect(output: Output, tokens: dict[str, list[int]], reasons: dict[str, str
 
 
 def test_a_step_that_fails_ends_the_loop(loop: Loop) -> None:
-    loop.core._executor.step = lambda inputs: (_ for _ in ()).throw(RuntimeError("broken"))  # type: ignore[method-assign]
+    loop.core._executor.step = lambda *_: (_ for _ in ()).throw(RuntimeError("broken"))  # type: ignore[method-assign]
     loop.parent.send(Submit("a", PROMPT, GREEDY))
     assert loop.parent.read() is None
     assert loop.join() == "RuntimeError: broken"

@@ -44,7 +44,7 @@ def as_guard(relation: Any) -> Guard | None:
     That a size is not 0 or 1, or at least 2, is only asked to leave out code for broadcasting: what
     is right for every other size of a dimension is right for these.
     """
-    difference = relation.lhs - relation.rhs if isinstance(relation, sympy.core.relational.Relational) else None
+    difference: Any = relation.lhs - relation.rhs if isinstance(relation, sympy.core.relational.Relational) else None
     match relation:
         case sympy.Ne() if relation.rhs in (0, 1):
             return None

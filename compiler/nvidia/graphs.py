@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...artifacts import Call
-from ...artifacts.graph import WORKSPACE, GraphTemplate, KernelInfo, Kind, Node, Output, Place
+from ...artifacts.graph import DRAW_INPUTS, WORKSPACE, GraphTemplate, KernelInfo, Kind, Node, Output, Place
 from ...artifacts.launch_plan import Guard, LaunchPlan, Location, evaluate
 from ...errors import BuildError
 from .cubin import HIDDEN_PARAMETERS
@@ -35,6 +35,7 @@ class Bucket:
             "query_start": [self.sequences + 1],
             "seq_lens": [self.sequences],
             "block_table": [self.sequences, self.table_width],
+            **{name: [self.sequences] for name in DRAW_INPUTS},
         }
         return {f"input:{name}": shape for name, shape in (per_token | per_sequence).items()}
 
@@ -94,7 +95,10 @@ class _Step:
         dimensions = self._bind(call, plan, inputs)
         for guard in plan.guards:
             if not holds(guard, dimensions):
-                raise BuildError(f"the bucket {self.bucket.name} is too large for {call.target}: {guard.value} is over {guard.maximum}")
+                limits = f"{guard.minimum}..{'' if guard.maximum is None else guard.maximum}"
+                raise BuildError(
+                    f"the code that makes {', '.join(call.outputs)} does not hold for {self.bucket.name}: {guard.value} is outside {limits}"
+                )
         places = [*inputs, *(self._new_buffer(evaluate(size, dimensions)) for size in plan.buffers)]
 
         def locate(location: Location) -> _Value:
@@ -126,7 +130,7 @@ class _Step:
                 if isinstance(want, str) and dimensions.setdefault(want, have) == have:
                     continue
                 if want != have:
-                    raise BuildError(f"{name} has the shape {value.shape}, but {call.target} takes {shape}")
+                    raise BuildError(f"{name} has the shape {value.shape}, but the code that makes {', '.join(call.outputs)} takes {shape}")
         return dimensions
 
     def _new_buffer(self, size: int) -> _Value:

@@ -14,7 +14,7 @@ Operator = Callable[..., torch.Tensor]
 
 def reference_operators() -> dict[str, Operator]:
     """The reference of every operator of ours, by its name in a graph."""
-    operators: dict[str, Operator] = {"argmax": reference.argmax}
+    operators: dict[str, Operator] = {"sample": reference.sample}
     operators |= {name: _in_float32(getattr(rows, name)) for name in ("rms_norm", "silu_mul")}
     operators |= {name: _in_float32(getattr(reference, name)) for name in ops.ATTENTION_OPERATORS}
     for kernel in (*ops.ROW_KERNELS, *ops.FP8_KERNELS):

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...artifacts import Call
-from ...artifacts.graph import GraphInfo, KernelInfo
+from ...artifacts.graph import DRAW_INPUTS, GraphInfo, KernelInfo
 from ...artifacts.launch_plan import load_plan
 from .. import segment_graph
 from ..lower import Lowered
 from ..partition import Partition
 from .graphs import KernelTable, buckets, make_template
 
-_ARGMAX = "value:argmax"
+_TOKENS = "value:tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,18 @@ class Graphs:
 NO_GRAPHS = Graphs(kernels=[], graphs=[])
 
 
-def with_argmax(parts: Partition, vocab_size: int) -> Partition:
-    """The program with a last call: the likeliest token of every sequence, so that greedy steps bring back 4 bytes each."""
-    form = {"inputs": [["float32", ["d0", vocab_size]]], "nodes": [["engine.argmax.default", [{"v": 0}], {}]], "outputs": [1]}
+def with_sample(parts: Partition, vocab_size: int) -> Partition:
+    """The program with a last call: a token of every sequence, so that steps bring back 4 bytes each where nobody asks for logits."""
+    numbers = [[dtype, ["d0"]] for dtype in DRAW_INPUTS.values()]
+    arguments = [{"v": index} for index in range(1 + len(numbers))]
+    form = {
+        "inputs": [["float32", ["d0", vocab_size]], *numbers],
+        "nodes": [["engine.sample.default", arguments, {}]],
+        "outputs": [len(arguments)],
+    }
     text = segment_graph.text(form)
-    call = Call(kind="segment", target=text, inputs=[parts.result], outputs=[_ARGMAX])
+    inputs = [parts.result, *(f"input:{name}" for name in DRAW_INPUTS)]
+    call = Call(kind="segment", target=text, inputs=inputs, outputs=[_TOKENS])
     return replace(parts, calls=[*parts.calls, call], forms={**parts.forms, text: form})
 
 
@@ -44,7 +51,7 @@ def write_graphs(directory: Path, parts: Partition, segments: Mapping[str, Lower
     (directory / "graphs").mkdir()
     graphs = []
     for bucket in buckets(max_context, block_size):
-        outputs = {"logits": (parts.result, "float32"), "argmax": (_ARGMAX, "int32")}
+        outputs = {"logits": (parts.result, "float32"), "tokens": (_TOKENS, "int32")}
         template, workspace = make_template(parts.calls, plans, table, bucket, outputs)
         file = f"graphs/{bucket.name}.json"
         (directory / file).write_bytes(template.encode())

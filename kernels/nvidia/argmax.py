@@ -1,11 +1,9 @@
-"""The greedy token of each sequence: in two launches, since one row of logits is too much for one program to read quickly."""
-
-from typing import Any
+"""The largest logit of each sequence, and where: chunk by chunk, since one row is too much for one program to read quickly."""
 
 import triton
 import triton.language as tl
 
-from .launch import Context, Launch, Tensor, cdiv
+from .launch import Context, Launch, Size, Tensor, cdiv
 
 _CHUNK = 4096
 
@@ -24,35 +22,25 @@ def argmax_chunk_kernel(logits, most, index, vocabulary, stride, chunks, CHUNK: 
 
 
 @triton.jit
-def argmax_row_kernel(most, index, out, chunks, CHUNKS: tl.constexpr):
-    """Over the chunks of one row; -1 where the largest is infinite."""
-    row = tl.program_id(0).to(tl.int64)
+def argmax_of_chunks(most, index, row, chunks, CHUNKS: tl.constexpr):
+    """The largest logit of a row and the lowest index that has it, out of its chunks."""
     i = tl.arange(0, CHUNKS)
     values = tl.load(most + row * chunks + i, mask=i < chunks, other=float("-inf"))
     largest = tl.max(values, 0)
-    found = tl.min(tl.where(values == largest, tl.load(index + row * chunks + i, mask=i < chunks, other=0x7FFFFFFF), 0x7FFFFFFF), 0)
-    tl.store(out + row, tl.where(tl.abs(largest) == float("inf"), -1, found))
+    at = tl.load(index + row * chunks + i, mask=i < chunks, other=0x7FFFFFFF)
+    return largest, tl.min(tl.where(values == largest, at, 0x7FFFFFFF), 0)
 
 
-def argmax(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
-    """logits [S, V] float32 -> [S] int32: the lowest index of the largest logit, -1 where it is infinite or any is NaN."""
-    (logits,) = arguments
+def argmax_chunks(logits: Tensor, context: Context) -> tuple[Launch, Tensor, Tensor, Size]:
+    """logits [S, V] float32: what fills `most` float32 and `index` int32 [S, C], both, and C, the chunks of a row."""
     rows, vocabulary = logits.shape
     chunks = cdiv(vocabulary, _CHUNK)
     most, index = context.allocate("float32", (rows, chunks)), context.allocate("int32", (rows, chunks))
     sizes = {"vocabulary": vocabulary, "stride": logits.strides[0], "chunks": chunks}
-    return [
-        Launch(
-            function=argmax_chunk_kernel,
-            grid=(rows, chunks, 1),
-            arguments={"logits": logits, "most": most, "index": index, **sizes},
-            constants={"CHUNK": _CHUNK},
-        ),
-        Launch(
-            function=argmax_row_kernel,
-            grid=(rows, 1, 1),
-            arguments={"most": most, "index": index, "out": out, "chunks": chunks},
-            constants={"CHUNKS": triton.next_power_of_2(chunks)},
-            num_warps=1,
-        ),
-    ]
+    launch = Launch(
+        function=argmax_chunk_kernel,
+        grid=(rows, chunks, 1),
+        arguments={"logits": logits, "most": most, "index": index, **sizes},
+        constants={"CHUNK": _CHUNK},
+    )
+    return launch, most, index, chunks

@@ -1,7 +1,6 @@
 """Which emitter an operator has: how it becomes kernel launches on NVIDIA GPUs."""
 
 from ..linear.blocks import FORMATS
-from .argmax import argmax
 from .attention import ATTENTION
 from .embedding import embedding_dense, embedding_quantized
 from .launch import Emit
@@ -30,7 +29,6 @@ EMITTERS: dict[str, Emit] = {
     "rms_norm": rms_norm,
     "silu_mul": silu_mul,
     **ATTENTION,
-    "argmax": argmax,
     "sample": sample,
 }
 """By operator, without the namespace."""

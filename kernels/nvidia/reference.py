@@ -16,7 +16,6 @@ from .fp8 import quantize_fp8, unpack_fp8
 from .packed_rows import FP8_FORMATS, fp8_in_features
 
 __all__ = [
-    "argmax",
     "embedding_rows",
     "linear",
     "linear_rows",
@@ -75,12 +74,6 @@ def rms_norm_quantize_fp8(format: str, x: Tensor, weight: Tensor, eps: float) ->
 def silu_mul_quantize_fp8(format: str, gate: Tensor, up: Tensor) -> Tensor:
     """`quantize_fp8` of `silu_mul`, which is not rounded in between."""
     return quantize_fp8(format, silu_mul(gate.to(_wide(gate)), up.to(_wide(up))))
-
-
-def argmax(logits: Tensor) -> Tensor:
-    """logits [S, V] -> [S] int32: the lowest index of the largest, -1 where that is infinite or any logit is NaN."""
-    most = logits.amax(1)
-    return torch.where(most.isfinite(), (logits == most[:, None]).int().argmax(1), -1).int()
 
 
 def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:

@@ -4,25 +4,29 @@ Nothing here compiles, captures, profiles or warms up. Loading checks that the a
 and fits this GPU, copies the weights, resolves every address and replays the golden probe.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from ...artifacts import Manifest, check_code
 from ...artifacts.graph import WORKSPACE, GraphInfo
+from ...artifacts.manifest import DTYPE_BYTES
 from ...artifacts.nvidia_target import NvidiaTarget
 from ...errors import ArtifactError, DeviceError, Misfit, MismatchError
 from ..batch import StepInputs
+from ..draws import Draws
 from ..phases import OnPhase, Phases
 from ..probe import replay, shortest_prompt
-from ..weights import locate_weights
+from ..weights import Span, locate_weights
 from .buckets import Buckets
 from .device import Device, Resource
 from .driver import Driver
 from .inputs import InputArea
 from .kv_cache import cache_bytes, cache_regions, count_blocks
 from .outputs import DeviceLogits, OutputArea
-from .step_graphs import StepGraphs
+from .random_numbers import fill_random
+from .step_graphs import StepGraph, StepGraphs
 from .weights import Layout, Region, upload
 
 
@@ -31,6 +35,8 @@ class CudaExecutor:
 
     `close` frees what it holds of the GPU; a process that ends need not.
     """
+
+    can_draw = True
 
     def __init__(
         self,
@@ -47,7 +53,7 @@ class CudaExecutor:
         self.device = device
         self.graphs = graphs
         self._buckets = Buckets(manifest.graphs)
-        self._stream = stream
+        self.stream = stream
         self._inputs = inputs
         self._outputs = outputs
         self._held = ExitStack()
@@ -61,37 +67,49 @@ class CudaExecutor:
         kv_memory: int | None = None,
         max_num_seqs: int = 1,
         max_batch_tokens: int = 1,
+        random_numbers: bool = False,
         on_phase: OnPhase = lambda name, seconds: None,
     ) -> "CudaExecutor":
         """Load an artifact and make it ready to run.
 
         kv_memory: bytes for the KV cache (default: nine tenths of what weights and the largest
-        step leave free). max_num_seqs, max_batch_tokens: of a step. on_phase(name, seconds) is
-        called as each phase ends. Raises ArtifactError or MismatchError for an artifact that is
-        damaged or does not fit, UsageError for limits that it has no graphs for, DeviceError for
-        what the driver refuses.
+        step leave free). max_num_seqs, max_batch_tokens: of a step. random_numbers: take them
+        instead of the artifact's weights, which need not be there, and put them into the KV
+        cache: for measuring, with no probe. on_phase(name, seconds) is called as each phase
+        ends. Raises ArtifactError or MismatchError for an artifact that is damaged or does not
+        fit, UsageError for limits that it has no graphs for, DeviceError for what the driver
+        refuses.
         """
         with ExitStack() as held:
-            loader = _Loader(directory, manifest, Phases(on_phase), held)
+            loader = _Loader(directory, manifest, Phases(on_phase), held, random_numbers)
             executor = loader.load(kv_memory, max_num_seqs, max_batch_tokens)
             executor._held = held.pop_all()
         return executor
 
-    def step(self, inputs: StepInputs) -> DeviceLogits:
+    def step(self, inputs: StepInputs, draws: Draws | None = None) -> DeviceLogits:
         """Run one forward. Writes the new tokens' keys and values into the cache; releases the GIL meanwhile.
 
+        draws: rows whose token is drawn in the graph; of the others it finds the largest logit.
         Returns the logits [S, V] of each sequence's last token, valid until the next step. Raises DeviceError.
         """
+        graph = self.prepare(inputs, draws)
+        self.device.driver.call("cuGraphLaunch", graph.handle, self.stream.handle)
+        return self.collect(graph, len(inputs.seq_lens))
+
+    def prepare(self, inputs: StepInputs, draws: Draws | None = None) -> StepGraph:
+        """Choose the graph of a step and begin to copy its inputs on `stream`. Launching it there runs the step, and again if repeated."""
         self.device.make_current()
-        sequences = len(inputs.seq_lens)
-        graph = self.graphs[self._buckets.choose(len(inputs.tokens), sequences)]
-        self._inputs.send(graph.padded, inputs)
-        self.device.driver.call("cuGraphLaunch", graph.handle, self._stream.handle)
+        graph = self.graphs[self._buckets.choose(len(inputs.tokens), len(inputs.seq_lens))]
+        self._inputs.send(graph.padded, inputs, draws)
+        return graph
+
+    def collect(self, graph: StepGraph, sequences: int) -> DeviceLogits:
+        """Wait for the launched step. Raises DeviceError if it failed."""
         return self._outputs.collect(graph.results, sequences)
 
-    def argmax(self, logits: DeviceLogits, rows: Sequence[int]) -> list[int]:
-        """As `StepExecutor.argmax`: the graph has found them."""
-        return logits.argmax(rows)
+    def choose(self, logits: DeviceLogits, rows: Sequence[int]) -> list[int]:
+        """As `StepExecutor.choose`: the graph has chosen them."""
+        return logits.tokens(rows)
 
     def close(self) -> None:
         self.device.make_current()
@@ -101,7 +119,8 @@ class CudaExecutor:
 class _Loader:
     """The stages of loading, over resources that are freed if one of them fails."""
 
-    def __init__(self, directory: Path, manifest: Manifest, clock: Phases, held: ExitStack) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, clock: Phases, held: ExitStack, random_numbers: bool) -> None:
+        self._random_numbers = random_numbers
         self._directory = directory
         self._manifest = manifest
         self._clock = clock
@@ -115,13 +134,16 @@ class _Loader:
         self._clock.ended("open_device")
         wanted = self._check(max_num_seqs, max_batch_tokens)
         self._clock.ended("check")
-        regions = self._load_weights(device)
+        regions = self._random_weights(device, stream) if self._random_numbers else self._load_weights(device)
         self._clock.ended("load_weights")
         infos = [self._manifest.graphs[number] for number in wanted]
         inputs, outputs = self._make_areas(device, stream, infos)
         regions |= self._allocate_workspace(device, max(info.workspace_bytes for info in infos))
         num_blocks = count_blocks(self._manifest, kv_memory, device.memory()[0], least=self._blocks(self._probe_tokens))
-        regions |= self._allocate_cache(device, num_blocks, stream)
+        caches = self._allocate_cache(device, num_blocks, stream)
+        if self._random_numbers:
+            fill_random(device, stream, caches, dict.fromkeys(caches, self._manifest.kv_cache.dtype))
+        regions |= caches
         self._clock.ended("allocate_kv")
         graphs = self._held.enter_context(StepGraphs(device, self._directory, self._manifest, inputs, regions))
         self._held.callback(device.driver.function("cuStreamSynchronize"), stream.handle)  # before what a step uses is freed
@@ -129,7 +151,8 @@ class _Loader:
         graphs.make(wanted[:first])
         self._clock.ended("load_code")
         executor = CudaExecutor(self._manifest, num_blocks, device, stream, inputs, outputs, graphs)
-        replay(self._manifest, executor.step)
+        if not self._random_numbers:
+            replay(self._manifest, executor.step)
         self._clock.ended("probe")
         graphs.make_behind(wanted[first:])
         return executor
@@ -151,10 +174,21 @@ class _Loader:
 
     def _load_weights(self, device: Device) -> dict[str, Region]:
         layout = Layout(locate_weights(self._directory, self._manifest))
+        address = self._allocate_weights(device, layout)
+        upload(device, layout, address)
+        return {f"weight:{name}": region for name, region in layout.regions(address).items()}
+
+    def _random_weights(self, device: Device, stream: Resource) -> dict[str, Region]:
+        weights = self._manifest.weights
+        nowhere = {name: math.prod(info.shape) * DTYPE_BYTES[info.dtype] for name, info in weights.items()}
+        layout = Layout({name: Span(self._directory, 0, nbytes) for name, nbytes in nowhere.items()})
+        regions = layout.regions(self._allocate_weights(device, layout))
+        fill_random(device, stream, regions, {name: info.dtype for name, info in weights.items()})
+        return {f"weight:{name}": region for name, region in regions.items()}
+
+    def _allocate_weights(self, device: Device, layout: Layout) -> int:
         hint = "free memory of the GPU, or build the artifact with smaller weights (--quantize)"
-        memory = self._held.enter_context(device.allocate(layout.nbytes, "the weights", hint=hint))
-        upload(device, layout, memory.handle)
-        return {f"weight:{name}": region for name, region in layout.regions(memory.handle).items()}
+        return self._held.enter_context(device.allocate(layout.nbytes, "the weights", hint=hint)).handle
 
     def _allocate_workspace(self, device: Device, nbytes: int) -> dict[str, Region]:
         hint = "lower --max-batch-tokens, or free memory of the GPU"

@@ -1,4 +1,4 @@
-"""What a step leaves on the GPU, and how it comes back: every row's largest logit always, whole rows when somebody asks."""
+"""What a step leaves on the GPU, and how it comes back: every row's token always, whole rows of logits when somebody asks."""
 
 import math
 from collections.abc import Sequence
@@ -19,29 +19,30 @@ _BYTES = 4
 class DeviceLogits:
     """A step's logits. They stay on the GPU until the next step begins; `logits[row]` fetches one row [V] float32."""
 
-    def __init__(self, outputs: "OutputArea", address: int, largest: list[int]) -> None:
+    def __init__(self, outputs: "OutputArea", address: int, tokens: list[int]) -> None:
         self._outputs, self._address, self._step = outputs, address, outputs.steps
-        self._largest = largest
+        self._tokens = tokens
 
     def __getitem__(self, row: int) -> NDArray[np.float32]:
         assert self._step == self._outputs.steps, "the next step has overwritten these logits"
-        if not 0 <= row < len(self._largest):
+        if not 0 <= row < len(self._tokens):
             raise IndexError(row)
         return self._outputs.fetch_row(self._address, row)
 
-    def argmax(self, rows: Sequence[int]) -> list[int]:
-        return [self._largest[row] for row in rows]
+    def tokens(self, rows: Sequence[int]) -> list[int]:
+        """What the graph has chosen for these rows."""
+        return [self._tokens[row] for row in rows]
 
 
 class Results:
-    """Where one graph leaves its results: logits [S, V] float32 and argmax [S] int32, S the graph's sequences."""
+    """Where one graph leaves its results: logits [S, V] float32 and tokens [S] int32, S the graph's sequences."""
 
     def __init__(self, info: GraphInfo, template: GraphTemplate, workspace: Region, vocab_size: int) -> None:
-        wanted = {"logits": ("float32", [info.sequences, vocab_size]), "argmax": ("int32", [info.sequences])}
+        wanted = {"logits": ("float32", [info.sequences, vocab_size]), "tokens": ("int32", [info.sequences])}
         found = {name: (output.dtype, output.shape) for name, output in template.outputs.items()}
         if found != wanted:
             raise ArtifactError(f"{info.file} has the outputs {found}, wanted are {wanted}", hint="build the artifact again")
-        self.logits, self.argmax = (self._address(info, template, workspace, name, math.prod(shape)) for name, (_, shape) in wanted.items())
+        self.logits, self.tokens = (self._address(info, template, workspace, name, math.prod(shape)) for name, (_, shape) in wanted.items())
 
     @staticmethod
     def _address(info: GraphInfo, template: GraphTemplate, workspace: Region, name: str, elements: int) -> int:
@@ -59,14 +60,14 @@ class OutputArea:
         self._driver, self._stream = device.driver, stream
         self._vocab_size = vocab_size
         self._row = held.enter_context(device.pinned(vocab_size * _BYTES))
-        self._argmax = held.enter_context(device.pinned(sequences * _BYTES))
+        self._tokens = held.enter_context(device.pinned(sequences * _BYTES))
         self.steps = 0
 
     def collect(self, results: Results, sequences: int) -> DeviceLogits:
         """Wait for the step that has been begun. Raises DeviceError if it failed."""
         self.steps += 1
-        self._copy(self._argmax.handle, results.argmax, sequences * _BYTES)
-        return DeviceLogits(self, results.logits, self._argmax.bytes.view(np.int32)[:sequences].tolist())
+        self._copy(self._tokens.handle, results.tokens, sequences * _BYTES)
+        return DeviceLogits(self, results.logits, self._tokens.bytes.view(np.int32)[:sequences].tolist())
 
     def fetch_row(self, logits: int, row: int) -> NDArray[np.float32]:
         nbytes = self._vocab_size * _BYTES

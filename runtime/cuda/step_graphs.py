@@ -1,6 +1,7 @@
 """The graphs of an artifact, made one by one: the small ones before the first request, the rest beside the first ones."""
 
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from ...artifacts import Manifest
-from ...artifacts.graph import WORKSPACE, load_template
+from ...artifacts.graph import WORKSPACE, GraphTemplate, load_template
 from .device import Device
 from .graphs import instantiate
 from .inputs import InputArea, PaddedInputs
@@ -28,6 +29,8 @@ class StepGraph(NamedTuple):
 class StepGraphs:
     """Graphs by their number in the manifest. regions: weights, KV cache and workspace by the names of their bases.
 
+    seconds: how long each took to make; the first ones also loaded code.
+
     What is not there yet is made when it is asked for: a step's graph never depends on how long
     the server has been running, and so neither do its tokens. `make_behind` makes graphs in a
     thread of its own rather than between steps: the time goes into the driver, which runs without
@@ -41,7 +44,8 @@ class StepGraphs:
         self._inputs = inputs
         self._regions = regions
         self._held = ExitStack()
-        self._kernels = Kernels(device, directory, manifest.kernels, self._held)
+        self.kernels = Kernels(device, directory, manifest.kernels, self._held)
+        self.seconds: dict[int, float] = {}
         self._graphs: dict[int, StepGraph] = {}
         self._making = threading.Lock()
         self._closing = threading.Event()
@@ -95,15 +99,23 @@ class StepGraphs:
     def _make(self, number: int) -> StepGraph:
         with self._making:
             if number not in self._graphs:
+                begin = time.perf_counter()
                 self._graphs[number] = self._instantiate(number)
+                self.seconds[number] = time.perf_counter() - begin
             return self._graphs[number]
+
+    def resolve(self, number: int) -> tuple[GraphTemplate, dict[str, Region]]:
+        """A graph's template, and where each of its bases lies. Raises ArtifactError for a template that is damaged."""
+        info = self._manifest.graphs[number]
+        assert info.workspace_bytes <= self._regions[WORKSPACE].nbytes, f"{info.file} is for larger steps than there is memory for"
+        workspace = Region(self._regions[WORKSPACE].address, info.workspace_bytes)
+        regions = {**self._regions, **self._inputs.regions(info), WORKSPACE: workspace}
+        return load_template(self._directory / info.file), regions
 
     def _instantiate(self, number: int) -> StepGraph:
         info = self._manifest.graphs[number]
-        template = load_template(self._directory / info.file)
-        workspace = Region(self._regions[WORKSPACE].address, info.workspace_bytes)
-        regions = {**self._regions, **self._inputs.regions(info), WORKSPACE: workspace}
+        template, regions = self.resolve(number)
         padded = self._inputs.padded(info, template)
-        results = Results(info, template, workspace, self._manifest.model.vocab_size)
-        graph = self._held.enter_context(instantiate(self._device, template, self._kernels, regions))
+        results = Results(info, template, regions[WORKSPACE], self._manifest.model.vocab_size)
+        graph = self._held.enter_context(instantiate(self._device, template, self.kernels, regions))
         return StepGraph(graph.handle, padded, results)

@@ -1,4 +1,4 @@
-"""The same driver calls on a real GPU: memory, weights, and a graph of compiled code. Skipped where there is none."""
+"""The driver calls of the runtime on a real GPU: memory, weights, and a graph of compiled code."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from triton_scale_kernel import PARAMETERS, compile_scale_kernel
 
 from engine.artifacts.graph import GraphTemplate, KernelInfo, Node, Place
 from engine.errors import DeviceError
@@ -19,7 +18,6 @@ from engine.runtime.cuda.kernels import Kernels
 from engine.runtime.cuda.weights import Layout, Region, upload
 from engine.runtime.weights import Span
 
-pytestmark = pytest.mark.gpu
 NODES = 330
 
 
@@ -30,12 +28,8 @@ def held() -> Iterator[ExitStack]:
 
 
 @pytest.fixture
-def device(held: ExitStack) -> Device:
-    try:
-        device = Device(Driver())
-    except DeviceError as error:
-        pytest.skip(error.message)
-    return held.enter_context(device)
+def device(real_gpu: str, held: ExitStack) -> Device:
+    return held.enter_context(Device(Driver()))
 
 
 def fetch(device: Device, address: int, nbytes: int, stream: Resource) -> NDArray[np.uint8]:
@@ -60,8 +54,8 @@ def test_weights_arrive(device: Device, held: ExitStack, tmp_path: Path) -> None
 
 def test_a_graph_of_compiled_code_runs_in_order(device: Device, held: ExitStack, tmp_path: Path) -> None:
     """Each node halves the numbers or doubles them and the next one; only one order gives the result."""
-    if device.capability != 90:
-        pytest.skip(f"the code is for sm90, and {device.name} is sm{device.capability}")
+    from triton_scale_kernel import PARAMETERS, compile_scale_kernel
+
     (tmp_path / "a.cubin").write_bytes(compile_scale_kernel())
     info = KernelInfo(
         file="a.cubin", function="scale_kernel", threads=128, shared_bytes=0, parameters=PARAMETERS, registers=0, stack_bytes=0

@@ -5,7 +5,7 @@ tokens read back through the block table, so one wrong slot, table entry, positi
 anywhere gives other tokens than the sequence gets alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -15,6 +15,7 @@ from engine.artifacts import KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe
 from engine.artifacts.manifest import SCHEMA_VERSION
 from engine.protocol import SamplingParams
 from engine.runtime.batch import StepInputs
+from engine.runtime.draws import Draws
 from engine.runtime.sampler import sample
 from engine.runtime.sampling_state import SamplingState
 
@@ -67,27 +68,37 @@ def solo(
     max_context: int = 64,
     capacity: int = 10**6,
     stop_ids: frozenset[int] = frozenset(),
+    draw: Callable[[NDArray[np.float32], SamplingState], int] | None = None,
 ) -> list[int]:
-    """The tokens this request gets when it is computed alone, without any scheduler."""
+    """The tokens this request gets when it is computed alone, without any scheduler.
+
+    draw: how the executor draws what is a plain draw, if it does.
+    """
     state = SamplingState(params, list(prompt), [], stop_ids)
     tokens = list(prompt)
     for _ in range(min(params.max_tokens, max_context - len(prompt), capacity + 1 - len(prompt))):
-        (choice,) = sample(logits_of(tokens, vocab_size)[None], [0], [state], argmax)
-        tokens.append(choice.token)
-        state.record(choice.token)
-        if choice.token in stop_ids:
+        row = logits_of(tokens, vocab_size)
+        if draw is not None and state.is_plain_draw(state.index):
+            token = draw(row, state)
+        else:
+            token = sample(row[None], [0], [state], argmax)[0].token
+        tokens.append(token)
+        state.record(token)
+        if token in stop_ids:
             break
     return tokens[len(prompt) :]
 
 
 def argmax(logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
-    """As `StepExecutor.argmax`: numpy finds a NaN before anything else."""
+    """As `StepExecutor.choose` without draws: numpy finds a NaN before anything else."""
     found = [int(logits[row].argmax()) for row in rows]
     return [token if np.isfinite(logits[row, token]) else -1 for row, token in zip(rows, found, strict=True)]
 
 
 class FakeExecutor:
     """steps: (T, S) of every step so far. poison: a token that makes the logits after it NaN."""
+
+    can_draw = False
 
     def __init__(self, *, num_blocks: int, manifest: Manifest | None = None, poison: int | None = None) -> None:
         self.manifest = manifest or tiny_manifest()
@@ -96,7 +107,8 @@ class FakeExecutor:
         self.steps: list[tuple[int, int]] = []
         self.memory = np.full(num_blocks * self.manifest.kv_cache.block_size, UNWRITTEN, np.int64)
 
-    def step(self, inputs: StepInputs) -> NDArray[np.float32]:
+    def step(self, inputs: StepInputs, draws: Draws | None = None) -> NDArray[np.float32]:
+        assert draws is None
         for array in vars(inputs).values():
             assert array.dtype == np.int32
             assert array.flags.c_contiguous
@@ -120,4 +132,4 @@ class FakeExecutor:
             rows.append(logits_of(history, self.manifest.model.vocab_size, self.poison))
         return np.stack(rows)
 
-    argmax = staticmethod(argmax)
+    choose = staticmethod(argmax)

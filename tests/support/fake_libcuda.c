@@ -79,7 +79,7 @@ typedef struct Operation {
     struct Operation *next;
 } Operation;
 
-typedef struct Stream { Handle handle; Operation *first, *last; } Stream;
+typedef struct Stream { Handle handle; Operation *first, *last; struct Graph *captured; } Stream;
 typedef struct Event { Handle handle; Stream *stream; uint64_t recorded, reached; int timing; } Event;
 typedef struct Module { Handle handle; uint8_t *image; size_t bytes; } Module;
 typedef struct Function { Handle handle; Module *module; char name[256]; char kinds[512]; int shared_limit; } Function;
@@ -605,15 +605,8 @@ static CUresult check_node(const KernelNodeParams *params) {
     return SUCCESS;
 }
 
-EXPORT CUresult cuGraphAddKernelNode_v2(Node **node, Graph *graph, Node *const *dependencies, size_t count, const KernelNodeParams *params) {
-    ENTER(1);
-    if (!valid(graph, GRAPH, __func__)) return INVALID_HANDLE;
-    for (size_t i = 0; i < count; i++) {
-        if (!valid(dependencies[i], NODE, __func__)) return INVALID_HANDLE;
-        if (dependencies[i]->graph != graph) return refuse(INVALID_VALUE, "%s: it depends on another graph's node", __func__);
-    }
-    if (graph->first && (count != 1 || dependencies[0] != graph->last))
-        return refuse(INVALID_VALUE, "%s: it does not depend on the node before it", __func__);
+/* A node after the graph's last one. Without a graph it is alone: a launch outside of any. */
+static CUresult append(Graph *graph, const KernelNodeParams *params, Node **node) {
     CUresult result = check_node(params);
     if (result) return result;
     Node *added = new_handle(sizeof *added, NODE);
@@ -630,10 +623,24 @@ EXPORT CUresult cuGraphAddKernelNode_v2(Node **node, Graph *graph, Node *const *
             return refuse(INVALID_VALUE, "%s: argument %d points to %#zx, which is no memory of the GPU", added->function->name, i,
                           (size_t)added->values[i]);
     }
-    if (graph->last) graph->last->next = added; else graph->first = added;
-    graph->last = added;
+    if (graph) {
+        if (graph->last) graph->last->next = added; else graph->first = added;
+        graph->last = added;
+    }
     *node = added;
     return SUCCESS;
+}
+
+EXPORT CUresult cuGraphAddKernelNode_v2(Node **node, Graph *graph, Node *const *dependencies, size_t count, const KernelNodeParams *params) {
+    ENTER(1);
+    if (!valid(graph, GRAPH, __func__)) return INVALID_HANDLE;
+    for (size_t i = 0; i < count; i++) {
+        if (!valid(dependencies[i], NODE, __func__)) return INVALID_HANDLE;
+        if (dependencies[i]->graph != graph) return refuse(INVALID_VALUE, "%s: it depends on another graph's node", __func__);
+    }
+    if (graph->first && (count != 1 || dependencies[0] != graph->last))
+        return refuse(INVALID_VALUE, "%s: it does not depend on the node before it", __func__);
+    return append(graph, params, node);
 }
 
 EXPORT CUresult cuGraphInstantiateWithFlags(Exec **exec, Graph *graph, unsigned long long flags) {
@@ -664,6 +671,71 @@ EXPORT CUresult cuGraphLaunch(Exec *exec, Stream *stream) {
     ENTER(1);
     if (!valid(exec, EXEC, __func__) || !valid(stream, STREAM, __func__)) return INVALID_HANDLE;
     enqueue(stream, (Operation){.type = LAUNCH, .exec = exec});
+    return SUCCESS;
+}
+
+/* ---- single launches and capturing, which only tests do ---- */
+
+EXPORT CUresult cuLaunchKernel(Function *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+                               unsigned block_z, unsigned shared, Stream *stream, void **parameters, void **extra) {
+    ENTER(1);
+    if (!valid(stream, STREAM, __func__)) return INVALID_HANDLE;
+    KernelNodeParams params = {.func = function, .grid = {grid_x, grid_y, grid_z}, .block = {block_x, block_y, block_z},
+                               .sharedMemBytes = shared, .kernelParams = parameters, .extra = extra};
+    Node *node;
+    CUresult result = append(stream->captured, &params, &node);
+    if (result || stream->captured) return result;
+    Exec *exec = calloc(1, sizeof *exec); /* no handle: nobody will destroy it */
+    exec->first = node;
+    enqueue(stream, (Operation){.type = LAUNCH, .exec = exec});
+    return SUCCESS;
+}
+
+EXPORT CUresult cuStreamBeginCapture_v2(Stream *stream, int mode) {
+    ENTER(1);
+    if (!valid(stream, STREAM, __func__)) return INVALID_HANDLE;
+    if (mode < 0 || mode > 2 || stream->captured) return refuse(INVALID_VALUE, "%s: mode %d", __func__, mode);
+    stream->captured = new_handle(sizeof *stream->captured, GRAPH);
+    return SUCCESS;
+}
+
+EXPORT CUresult cuStreamEndCapture(Stream *stream, Graph **graph) {
+    ENTER(1);
+    if (!valid(stream, STREAM, __func__)) return INVALID_HANDLE;
+    if (!stream->captured) return refuse(INVALID_VALUE, "%s: nothing is being captured", __func__);
+    *graph = stream->captured;
+    stream->captured = NULL;
+    return SUCCESS;
+}
+
+EXPORT CUresult cuGraphGetNodes(Graph *graph, Node **nodes, size_t *count) {
+    ENTER(1);
+    if (!valid(graph, GRAPH, __func__)) return INVALID_HANDLE;
+    size_t found = 0;
+    for (Node *node = graph->first; node; node = node->next, found++)
+        if (nodes && found < *count) nodes[found] = node;
+    *count = found;
+    return SUCCESS;
+}
+
+EXPORT CUresult cuGraphGetEdges(Graph *graph, Node **from, Node **to, size_t *count) {
+    ENTER(1);
+    if (!valid(graph, GRAPH, __func__)) return INVALID_HANDLE;
+    size_t found = 0;
+    for (Node *node = graph->first; node && node->next; node = node->next, found++)
+        if (from && to && found < *count) from[found] = node, to[found] = node->next;
+    *count = found;
+    return SUCCESS;
+}
+
+EXPORT CUresult cuGraphKernelNodeGetParams_v2(Node *node, KernelNodeParams *params) {
+    ENTER(1);
+    if (!valid(node, NODE, __func__)) return INVALID_HANDLE;
+    void **parameters = calloc((size_t)node->count + 1, sizeof *parameters); /* as long as the node lives, which is for ever here */
+    for (int i = 0; i < node->count; i++) parameters[i] = &node->values[i];
+    *params = (KernelNodeParams){.func = node->function, .sharedMemBytes = node->shared, .kernelParams = parameters};
+    memcpy(params->grid, node->grid, sizeof node->grid);
+    memcpy(params->block, node->block, sizeof node->block);
     return SUCCESS;
 }
 

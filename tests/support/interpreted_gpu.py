@@ -15,18 +15,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from fake_cuda import FakeCuda, Launched
 
 REPLAY = "replay.json"
 
 
 def logits(artifact: Path, dump: Path, steps: list[dict[str, Any]], output: Path) -> list[NDArray[np.float32]]:
-    """Logits [S, V] and argmax [S] of every step, computed in a child process.
+    """Logits [S, V] of every step, computed in a child process.
 
-    dump: the build's --debug-dump. steps: the arguments of StepInputs as lists, run one after another over one KV cache.
+    dump: the build's --debug-dump. steps: the arguments of StepInputs as lists, run one after another over one KV cache, and
+    as "draws" those of Draws. output: gets the logits, and as `tokensN` what the Nth step has chosen; of rows without a draw
+    that must be the largest.
     """
     command = [sys.executable, "-P", str(Path(__file__)), str(artifact), str(dump), str(output)]
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
@@ -51,6 +56,22 @@ def interpreted_kernels(artifact: Path, dump: Path) -> dict[str, Callable[[tuple
     return kernels
 
 
+def interpret(fake: "FakeCuda", artifact: Path, dump: Path) -> None:
+    """Let the stand-in compute what the artifact launches."""
+    from engine.artifacts import load_manifest
+
+    manifest = load_manifest(artifact)
+    kernels = interpreted_kernels(artifact, dump)
+    kinds = {hashlib.sha256((artifact / kernel.file).read_bytes()).hexdigest(): kernel.parameters for kernel in manifest.kernels}
+
+    def run(launched: "Launched") -> None:
+        digest = hashlib.sha256(launched.image).hexdigest()
+        kernels[digest](launched.grid, launched.values(kinds[digest]))
+
+    fake.declare(artifact, manifest)
+    fake.on_launch(run)
+
+
 def _interpreted(record: dict[str, Any], sources: Path) -> Callable[[tuple[int, int, int], list[Any]], None]:
     function = getattr(_module(record, sources), record["function"])
     dtypes = [_DTYPES.get(dtype) for dtype in record["dtypes"]]
@@ -66,9 +87,9 @@ _DTYPES = {"*bf16": "bfloat16", "*fp32": "float32", "*fp16": "float16", "*i32": 
 
 
 def _module(record: dict[str, Any], sources: Path) -> Any:
-    if record["module"] is not None:
+    if not record["is_here"]:
         return importlib.import_module(record["module"])
-    path = sources / f"{record['function']}.py"
+    path = sources / f"{record['module']}.py"
     spec = importlib.util.spec_from_file_location(f"{sources.name}_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -84,9 +105,18 @@ def _at(address: int, dtype: str) -> Any:
     return torch.frombuffer((ctypes.c_char * 8).from_address(address), dtype=getattr(torch, dtype), count=1)
 
 
+def _draws(given: dict[str, Any] | None) -> Any:
+    from engine.artifacts.graph import DRAW_INPUTS
+    from engine.runtime.draws import Draws
+
+    if given is None:
+        return None
+    return Draws(rows=np.array(given["rows"], np.intp), **{name: np.array(given[name], dtype) for name, dtype in DRAW_INPUTS.items()})
+
+
 def main() -> None:
     artifact, dump, output = (Path(argument) for argument in sys.argv[1:])
-    from fake_cuda import Launched, fake_cuda_installed
+    from fake_cuda import fake_cuda_installed
     from triton_launches import teach_bfloat16
 
     from engine.artifacts import load_manifest
@@ -95,27 +125,23 @@ def main() -> None:
 
     teach_bfloat16()
     manifest = load_manifest(artifact)
-    kernels = interpreted_kernels(artifact, dump)
-    kinds = {hashlib.sha256((artifact / kernel.file).read_bytes()).hexdigest(): kernel.parameters for kernel in manifest.kernels}
-
-    def run(launched: Launched) -> None:
-        digest = hashlib.sha256(launched.image).hexdigest()
-        kernels[digest](launched.grid, launched.values(kinds[digest]))
-
-    steps = [StepInputs(**{name: np.array(value, np.int32) for name, value in step.items()}) for step in json.load(sys.stdin)]
+    given = json.load(sys.stdin)
+    draws = [_draws(step.pop("draws", None)) for step in given]
+    steps = [StepInputs(**{name: np.array(value, np.int32) for name, value in step.items()}) for step in given]
     results: dict[str, NDArray[Any]] = {}
     with fake_cuda_installed() as fake:
-        fake.declare(artifact, manifest)
-        fake.on_launch(run)
-        largest = max(len(step.tokens) for step in steps)
-        executor = CudaExecutor.load(
-            artifact, manifest, kv_memory=64 << 20, max_num_seqs=max(len(step.seq_lens) for step in steps), max_batch_tokens=largest
-        )
-        for index, step in enumerate(steps):
-            computed = executor.step(step)
+        interpret(fake, artifact, dump)
+        sequences, tokens = max(graph.sequences for graph in manifest.graphs), max(graph.tokens for graph in manifest.graphs)
+        executor = CudaExecutor.load(artifact, manifest, kv_memory=64 << 20, max_num_seqs=sequences, max_batch_tokens=tokens)
+        for number in range(len(manifest.graphs)):
+            executor.graphs[number]  # every template makes a graph
+        for index, (step, drawn) in enumerate(zip(steps, draws, strict=True)):
+            computed = executor.step(step, drawn)
             rows = [np.array(computed[row]) for row in range(len(step.seq_lens))]
             results[f"logits{index}"] = np.stack(rows)
-            assert executor.argmax(computed, range(len(rows))) == [int(row.argmax()) for row in rows]
+            chosen = results[f"tokens{index}"] = np.array(executor.choose(computed, range(len(rows))))
+            greedy = sorted(set(range(len(rows))) - set(drawn.rows.tolist() if drawn else ()))
+            assert chosen[greedy].tolist() == [int(rows[row].argmax()) for row in greedy]
         executor.close()
     np.savez(output, allow_pickle=False, **results)
 

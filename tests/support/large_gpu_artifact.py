@@ -69,7 +69,7 @@ def _graph(directory: Path, bases: list[str], number: int, kind: Kind, tokens: i
         nodes.append(Node(kernel=number * LAUNCHES + index % LAUNCHES, grid=(tokens, 8, 1), arguments=arguments))
     outputs = {
         "logits": Output(place=Place(base=0, offset=0), dtype="float32", shape=[sequences, VOCAB]),
-        "argmax": Output(place=Place(base=0, offset=1 << 19), dtype="int32", shape=[sequences]),
+        "tokens": Output(place=Place(base=0, offset=1 << 19), dtype="int32", shape=[sequences]),
     }
     template = GraphTemplate(bases=bases, table_width=128, nodes=nodes, outputs=outputs)
     file = f"graphs/{number}.json"

@@ -26,7 +26,7 @@ from engine.server.options import ServeOptions
 from engine.server.serve import serve
 options = json.loads(sys.argv[1])
 options["artifacts"] = pathlib.Path(options["artifacts"])
-options["worker_command"] = tuple(options["worker_command"])
+options["worker_command"] = options["worker_command"] and tuple(options["worker_command"])
 try:
     code = serve(ServeOptions(**options))
 except EngineError as error:
@@ -37,7 +37,10 @@ sys.exit(code)
 
 
 class ServingProcess:
-    """Starts on `with`; every wait has an end. `worker` are flags of the scripted worker."""
+    """Starts on `with`; every wait has an end.
+
+    worker: flags of the scripted worker. Another worker is worker_command; None is the real one.
+    """
 
     def __init__(self, artifacts: Path, *worker: str, gated: bool = False, **options: Any) -> None:
         self._directory = tempfile.TemporaryDirectory()

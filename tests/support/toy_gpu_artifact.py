@@ -4,17 +4,22 @@ As `fake_executor`: one wrong slot, table entry, length or weight anywhere gives
 """
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fake_executor
 import msgspec
 import numpy as np
 from fake_cuda import FakeCuda, Launched, fake_cubin, memory
 from fake_executor import logits_of, tiny_manifest
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from engine.artifacts import FileInfo, KVCacheSpec, Manifest, MemoryPlan, Probe, ProbePrompt, WeightInfo
-from engine.artifacts.graph import GraphInfo, GraphTemplate, KernelInfo, Kind, Node, Output, Parameter, Place
+from engine.artifacts.graph import DRAW_INPUTS, GraphInfo, GraphTemplate, KernelInfo, Kind, Node, Output, Parameter, Place
+from engine.runtime.philox import uniform
+from engine.runtime.sampling_state import SamplingState
 
 VOCAB = 32
 MAX_CONTEXT = 64
@@ -25,7 +30,7 @@ SCALE = 1.0
 LOGITS_SHARED = 100_000
 BASES = [
     "workspace",
-    *(f"input:{name}" for name in ("tokens", "positions", "slots", "query_start", "seq_lens", "block_table")),
+    *(f"input:{name}" for name in ("tokens", "positions", "slots", "query_start", "seq_lens", "block_table", *DRAW_INPUTS)),
     "weight:table",
     "weight:shift",
     *("kv:0.k", "kv:0.v", "kv:1.k", "kv:1.v"),
@@ -35,7 +40,7 @@ KERNELS: dict[str, tuple[int, int, list[Parameter]]] = {
     "embed": (128, 0, ["pointer", "pointer", "pointer", "pointer", "int32"]),
     "append": (64, 0, ["pointer", "pointer", "pointer", "pointer", "pointer", "int32", "int64", "pointer"]),
     "logits": (256, LOGITS_SHARED, [*_POINTER * 6, "int32", "int32", "float32"]),
-    "argmax": (32, 0, ["pointer", "pointer", "int32", "int32"]),
+    "sample": (32, 0, [*_POINTER * 7, "int32", "int32"]),
 }
 TOP = 4
 
@@ -109,37 +114,39 @@ def _golden(tokens: list[int], vocab_size: int) -> ProbePrompt:
 def _template(tokens: int, sequences: int, width: int, vocab_size: int) -> tuple[GraphTemplate, int]:
     """The graph of a step, and the bytes of its workspace."""
     logits = -(-4 * tokens // 256) * 256
-    argmax = logits + -(-4 * sequences * vocab_size // 256) * 256
+    tokens_at = logits + -(-4 * sequences * vocab_size // 256) * 256
     at = {name: Place(base=index, offset=0) for index, name in enumerate(BASES)}
-    x, out, best = at["workspace"], Place(base=0, offset=logits), Place(base=0, offset=argmax)
+    x, out, drawn = at["workspace"], Place(base=0, offset=logits), Place(base=0, offset=tokens_at)
     cache = (at["kv:0.k"], at["kv:1.v"])
     inputs = [at[f"input:{name}"] for name in ("query_start", "seq_lens", "block_table")]
     launches: list[tuple[int, list[Any]]] = [
         (0, [at["input:tokens"], at["weight:table"], at["weight:shift"], x, tokens]),
         (1, [x, at["input:positions"], at["input:slots"], *cache, tokens, -(2**40), 0]),
         (2, [*cache, *inputs, out, sequences, width, SCALE]),
-        (3, [out, best, sequences, vocab_size]),
+        (3, [out, *(at[f"input:{name}"] for name in DRAW_INPUTS), drawn, sequences, vocab_size]),
     ]
     nodes = [Node(kernel=kernel, grid=(tokens, sequences, 1), arguments=arguments) for kernel, arguments in launches]
     outputs = {
         "logits": Output(place=out, dtype="float32", shape=[sequences, vocab_size]),
-        "argmax": Output(place=best, dtype="int32", shape=[sequences]),
+        "tokens": Output(place=drawn, dtype="int32", shape=[sequences]),
     }
-    return GraphTemplate(bases=BASES, table_width=width, nodes=nodes, outputs=outputs), argmax + 4 * sequences
+    return GraphTemplate(bases=BASES, table_width=width, nodes=nodes, outputs=outputs), tokens_at + 4 * sequences
 
 
 class ToyKernels:
     """Runs the toy's launches, and holds each step to the rules of padding.
 
-    steps: (kind, T, S) of every step so far. poison: a token after which the logits are NaN.
+    steps: (kind, T, S) of every step so far. drawn: the rows of each that had a draw. poison: a token after which the logits are NaN.
     """
 
     def __init__(self, fake: FakeCuda, directory: Path, manifest: Manifest, *, num_blocks: int, poison: int | None = None) -> None:
         self.poison = poison
         self.steps: list[tuple[str, int, int]] = []
+        self.drawn: list[list[int]] = []
         self.max_slot = num_blocks * BLOCK_SIZE
         self._vocab = manifest.model.vocab_size
         self._slots: Any = None
+        self._real = 0
         fake.declare(directory, manifest)
         fake.on_launch(self)
 
@@ -181,6 +188,7 @@ class ToyKernels:
     def _check_padding(self, start: Any, length: Any, count: int) -> None:
         total = len(self._slots)
         real, new = int((length > 0).sum()), int((self._slots >= 0).sum())
+        self._real = real
         assert (length[real:] == 0).all()
         if total == count:
             self.steps.append(("decode", total, count))
@@ -192,7 +200,44 @@ class ToyKernels:
             assert (start[real:] == new).all()
             assert (np.diff(start[: real + 1]) > 0).all()
 
-    def argmax(self, logits: int, out: int, count: int, vocab: int) -> None:
-        rows = memory(logits, "f4", count, vocab)
-        found = rows.argmax(axis=1)
-        memory(out, "i4", count)[:] = np.where(np.isfinite(rows[np.arange(count), found]), found, -1)
+    def sample(
+        self, logits: int, temperature: int, top_k: int, top_p: int, min_p: int, uniform: int, out: int, count: int, vocab: int
+    ) -> None:
+        numbers = [
+            memory(at, dtype, count) for at, dtype in zip((temperature, top_k, top_p, min_p, uniform), DRAW_INPUTS.values(), strict=True)
+        ]
+        rows, tokens = memory(logits, "f4", count, vocab), memory(out, "i4", count)
+        assert not numbers[0][self._real :].any(), "padding is not drawn"
+        tokens[:] = [draw_row(row, *(float(x) for x in given)) for row, *given in zip(rows, *numbers, strict=True)]
+        self.drawn.append(np.flatnonzero(numbers[0]).tolist())
+
+
+def draw_row(row: NDArray[np.float32], temperature: float, top_k: float, top_p: float, min_p: float, uniform: float) -> int:
+    """As the operator `sample`: what is kept is drawn from in the order of ids."""
+    peak = row.max()
+    if not np.isfinite(peak):
+        return -1
+    if temperature == 0:
+        return int(row.argmax())
+    weights = np.exp((row.astype(np.float64) - peak) / temperature)
+    order = np.argsort(-weights, kind="stable")
+    order = order[: int(top_k)] if top_k else order
+    cumulative = weights[order].cumsum()
+    if top_p < 1:
+        order = order[: int((cumulative < top_p * cumulative[-1]).sum()) + 1]
+    kept = np.zeros_like(weights)
+    kept[order] = np.where(weights[order] >= min_p, weights[order], 0)
+    cumulative = kept.cumsum()
+    return int((cumulative > uniform * cumulative[-1]).argmax())
+
+
+def draw(row: NDArray[np.float32], state: SamplingState) -> int:
+    """What the toy's graph draws for a sequence."""
+    params = state.params
+    u = uniform(state.seed, state.index)
+    numbers = (np.float32(x) for x in (params.temperature, params.top_k, params.top_p, params.min_p, np.floor(u * 2**24) / 2**24))
+    return draw_row(row, *(float(x) for x in numbers))
+
+
+solo = partial(fake_executor.solo, draw=draw)
+"""The tokens that a request gets alone on this GPU."""
