@@ -258,7 +258,7 @@ def _manifest(
         has_weights=options.weights == "all",
         weights=weights.index,
         memory=MemoryPlan(
-            weight_bytes=sum(packed_bytes(weight) for weight in program.weights),
+            weight_bytes=sum(info.bytes for info in weights.files.values()) or sum(packed_bytes(weight) for weight in program.weights),
             bytes_per_token=program.activations.per_token,
             bytes_per_sequence=program.activations.per_sequence,
         ),
