@@ -78,7 +78,7 @@ def test_build_states_its_defaults() -> None:
 
     defaults = {field.name: field.default for field in dataclasses.fields(BuildOptions) if isinstance(field.default, str)}
     options = help_of("build").partition(" options: ")[2]
-    assert sorted(defaults) == ["kv_dtype", "quantize", "target"]
+    assert sorted(defaults) == ["kv_dtype", "quantize", "target", "weights"]
     for name, default in defaults.items():
         stated = re.search(rf" --{name.replace('_', '-')} .*?\(default: (.*?)\)", options)
         assert stated is not None
