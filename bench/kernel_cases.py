@@ -22,7 +22,6 @@ from .limits import last_cache_bytes
 _LEAST_ROTATION = 128 << 20
 _MOST_COPIES = 1024
 _KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_MOST_OUTPUT = 32 << 20
 FORMATS_COMPARED = ("q4_0", "q4_1", "q8_0", "f32", "bf16")
 
 

@@ -93,11 +93,6 @@ class _State:
     fakes: bool = False
 
 
-def operator_names() -> list[str]:
-    """Names of all our operators, without the namespace."""
-    return [schema.partition("(")[0] for schema in SCHEMAS]
-
-
 def define() -> None:
     """Make the schemas known to torch. Calling it again does nothing."""
     if _State.schemas is not None:

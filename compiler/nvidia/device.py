@@ -46,6 +46,9 @@ _PROPERTIES = SimpleNamespace(
 )
 
 
+_NOTHING_RUNS = "something in Triton wants to run on the GPU that is only compiled for"
+
+
 class _State:
     installed = False
 
@@ -130,7 +133,7 @@ def _answer_triton() -> None:
             return True
 
         def map_python_to_cpp_type(self, ty: str) -> str:
-            raise NotImplementedError
+            raise BuildError(_NOTHING_RUNS)
 
         def get_current_target(self) -> Any:
             return GPUTarget("cuda", HOPPER.capability, 32)
@@ -139,7 +142,7 @@ def _answer_triton() -> None:
             return torch.device("cuda:0")
 
         def get_benchmarker(self) -> Any:
-            raise NotImplementedError
+            raise BuildError(_NOTHING_RUNS)
 
     triton.runtime.driver.set_active(CompileOnlyDriver())
     triton_helpers.set_driver_to_gpu = lambda: None
