@@ -7,6 +7,7 @@ from typing import Any
 
 from .attention_decode import attention_decode
 from .attention_mixed import attention_mixed
+from .attention_tiles import Paged
 from .launch import Context, Emit, Launch, Tensor
 from .rope_kv_write import rope_kv_write
 
@@ -27,12 +28,16 @@ def attention_emitter(*, norm: bool, rope: bool) -> Emit:
         caches = (k_cache, v_cache)
         ready = context.allocate(q.dtype, q.shape) if norm or rope else None
         write = rope_kv_write(q, k, v, norms, angles, ready, caches, slots, more[0] if norm else 0.0)
-        queries = q if ready is None else ready
-        return [
-            write,
-            *attention_decode(queries, caches, seq_lens, block_table, out, scale, window, context),
-            attention_mixed(queries, caches, query_start, seq_lens, block_table, out, scale, window),
-        ]
+        paged = Paged(
+            q=q if ready is None else ready,
+            k_cache=k_cache,
+            v_cache=v_cache,
+            seq_lens=seq_lens,
+            block_table=block_table,
+            scale=scale,
+            window=window,
+        )
+        return [write, *attention_decode(paged, out, context), *attention_mixed(paged, query_start, out, context)]
 
     return emit
 

@@ -9,20 +9,23 @@ With one split the result is final and the second launch is left out.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import triton
 import triton.language as tl
 
-from .attention_tiles import cache_rows, softmax_step
+from .attention_tiles import Paged, cache_rows, softmax_step
+from .choices import Candidate, Problem, Range, launches_of
 from .launch import QUERY_LENGTH, Condition, Context, Launch, Size, Tensor, cdiv
 
 _MOST_SPLITS = 64
 _TOGETHER = 16
 """Splits that the second launch reads at once."""
 ROWS = 16
-_STAGES = 5
-"""The block table is read two stages ahead of keys and values, of which two tiles are then on their way."""
+_CUTS = ((2, 5), (1, 5), (4, 5), (2, 3), (4, 3))
+"""Programs for each multiprocessor, and stages; the first is the policy's. The block table is read two stages ahead of keys and values,
+of which with 5 two tiles are then on their way."""
 
 
 @triton.jit
@@ -123,61 +126,65 @@ def attention_combine_kernel(
     tl.store(out + to, result.to(out.dtype.element_ty), mask=d < HEAD_DIM)
 
 
-def attention_decode(
-    q: Tensor,
-    caches: tuple[Tensor, Tensor],
-    seq_lens: Tensor,
-    block_table: Tensor,
-    out: Tensor,
-    scale: float,
-    window: int,
-    context: Context,
-) -> list[Launch]:
-    """q [S, QH, D] (heads may lie apart) over the caches -> out [S, QH, D], in steps whose sequences have one new token each."""
-    sequences, kv_heads, head_dim = seq_lens.shape[0], caches[0].shape[1], q.shape[2]
-    group = q.shape[1] // kv_heads
-    assert group <= ROWS, f"{group} query heads share a key-value head; up to {ROWS} may"
-    programs = min(2 * context.device.multiprocessors, _MOST_SPLITS * kv_heads)
+def attention_decode(paged: Paged, out: Tensor, context: Context) -> list[Launch]:
+    """q [S, QH, D] over the caches -> out [S, QH, D], in steps whose sequences have one new token each."""
+    assert paged.group <= ROWS, f"{paged.group} query heads share a key-value head; up to {ROWS} may"
+    candidates = {
+        f"{programs} programs s{stages}": Candidate(launches=partial(_launches, paged, out, context, programs, stages))
+        for programs, stages in _CUTS
+    }
+    problem = Problem(
+        name=f"attention decode {paged}",
+        kind="decode",
+        size=paged.sequences,
+        candidates=candidates,
+        policy=(Range(None, next(iter(candidates))),),
+        operands=paged.operands(),
+        out=out,
+        dimensions=paged.dimensions(tokens="size", sequences="size"),
+    )
+    return launches_of(problem, context)
+
+
+def _launches(paged: Paged, out: Tensor, context: Context, programs_each: int, stages: int, when: Condition) -> list[Launch]:
+    sequences, kv_heads, group = paged.sequences, paged.kv_heads, paged.group
+    programs = min(programs_each * context.device.multiprocessors, _MOST_SPLITS * kv_heads)
     one_token = Condition(value=QUERY_LENGTH, minimum=1, maximum=1)
-    split_steps = Condition(value=sequences * kv_heads, maximum=programs - 1)
-    whole_steps = Condition(value=sequences * kv_heads, minimum=programs)
+    split_steps = (one_token, Condition(value=sequences * kv_heads, maximum=programs - 1), when)
+    whole_steps = (one_token, Condition(value=sequences * kv_heads, minimum=programs), when)
     splits: Size = cdiv(programs, sequences * kv_heads)
     part = (sequences, kv_heads, splits, group)
     partials = {
-        "partial_sums": context.allocate("float32", (*part, head_dim)),
+        "partial_sums": context.allocate("float32", (*part, paged.head_dim)),
         "partial_most": context.allocate("float32", part),
         "partial_total": context.allocate("float32", part),
     }
-    arguments: dict[str, Any] = {"q": q, "k_cache": caches[0], "v_cache": caches[1], "seq_lens": seq_lens, "block_table": block_table}
-    arguments |= {"q_token": q.strides[0], "q_head": q.strides[1], "table_stride": block_table.strides[0], "kv_heads": kv_heads}
-    for name, cache in zip("kv", caches, strict=True):
-        arguments |= {f"{name}_block": cache.strides[0], f"{name}_cache_head": cache.strides[1]}
-    padded = max(16, triton.next_power_of_2(head_dim))
-    dims = {"WINDOW": window, "GROUP": group, "HEAD_DIM": head_dim, "DIM_PADDED": padded, "TILE": max(32, 8192 // padded)}
-    constants = {**dims, "SCALE": scale * math.log2(math.e), "BLOCK_SIZE": caches[0].shape[2], "ROWS": ROWS}
+    arguments: dict[str, Any] = {**paged.arguments(), "kv_heads": kv_heads}
+    dims = paged.constants()
+    constants = {**dims, "SCALE": paged.scale * math.log2(math.e), "BLOCK_SIZE": paged.block_size, "ROWS": ROWS}
     return [
         Launch(
             function=attention_decode_kernel,
             grid=(sequences, kv_heads, splits),
             arguments={**arguments, **partials, "splits": splits},
             constants={**constants, "SPLIT": True, "out": None},
-            num_stages=_STAGES,
-            when=(one_token, split_steps),
+            num_stages=stages,
+            when=split_steps,
         ),
         Launch(
             function=attention_combine_kernel,
-            grid=(sequences, q.shape[1], 1),
-            arguments={"seq_lens": seq_lens, "out": out, **partials, "splits": splits, "kv_heads": kv_heads},
+            grid=(sequences, paged.query_heads, 1),
+            arguments={"seq_lens": paged.seq_lens, "out": out, **partials, "splits": splits, "kv_heads": kv_heads},
             constants={**dims, "TOGETHER": _TOGETHER},
             num_warps=1,
-            when=(one_token, split_steps),
+            when=split_steps,
         ),
         Launch(
             function=attention_decode_kernel,
             grid=(sequences, kv_heads, 1),
             arguments={**arguments, "out": out, "splits": 1},
             constants={**constants, "SPLIT": False, **dict.fromkeys(partials)},
-            num_stages=_STAGES,
-            when=(one_token, whole_steps),
+            num_stages=stages,
+            when=whole_steps,
         ),
     ]

@@ -1,24 +1,25 @@
 """Paged attention where some sequence has more than one new token.
 
 Bound by the tensor cores for long prompts: 4 D operations per query, head and key. A program takes
-BLOCK_Q new tokens of one sequence with all query heads of one key-value head, 128 rows in all, and
+BLOCK_Q new tokens of one sequence with all query heads of one key-value head, 128 or 64 rows in all, and
 walks the keys from the first that any row sees to the last. Which sequence and which of its tokens
 a program has is found by bisection: sequence s begins at tile query_start[s] // BLOCK_Q + s, which
 leaves room for every sequence's last, incomplete tile.
 """
 
 import math
-from typing import Any
+from functools import partial
 
 import triton
 import triton.language as tl
 
-from .attention_tiles import cache_rows, softmax_step
-from .launch import QUERY_LENGTH, Condition, Launch, Tensor, cdiv
+from .attention_tiles import Paged, cache_rows, softmax_step
+from .choices import Candidate, Problem, Range, launches_of
+from .launch import QUERY_LENGTH, Condition, Context, Launch, Tensor, cdiv
 
-_ROWS = 128
-_STAGES = 5
-"""The block table is read two stages ahead of keys and values, of which two tiles are then on their way."""
+_CUTS = ((128, 8, 5), (128, 8, 3), (64, 4, 5), (64, 4, 3))
+"""Rows, warps and stages; the first is the policy's. The block table is read two stages ahead of keys and values, of which with 5 two
+tiles are then on their way."""
 
 
 @triton.jit
@@ -113,33 +114,38 @@ def attention_mixed_kernel(
         tl.store(out + to, result.to(out.dtype.element_ty), mask=inside)
 
 
-def attention_mixed(
-    q: Tensor,
-    caches: tuple[Tensor, Tensor],
-    query_start: Tensor,
-    seq_lens: Tensor,
-    block_table: Tensor,
-    out: Tensor,
-    scale: float,
-    window: int,
-) -> Launch:
-    """q [T, QH, D] (heads may lie apart) over the caches -> out [T, QH, D]. Rows past query_start[S] are left as they are."""
-    sequences, kv_heads, head_dim = seq_lens.shape[0], caches[0].shape[1], q.shape[2]
-    group = q.shape[1] // kv_heads
-    block_q = _ROWS // group
-    padded = max(16, triton.next_power_of_2(head_dim))
-    arguments: dict[str, Any] = {"q": q, "k_cache": caches[0], "v_cache": caches[1], "query_start": query_start, "seq_lens": seq_lens}
-    arguments |= {"block_table": block_table, "out": out, "q_token": q.strides[0], "q_head": q.strides[1]}
-    arguments |= {"table_stride": block_table.strides[0], "sequences": sequences, "kv_heads": kv_heads}
-    for name, cache in zip("kv", caches, strict=True):
-        arguments |= {f"{name}_block": cache.strides[0], f"{name}_cache_head": cache.strides[1]}
-    dims = {"WINDOW": window, "GROUP": group, "HEAD_DIM": head_dim, "DIM_PADDED": padded, "TILE": max(32, 8192 // padded)}
-    return Launch(
-        function=attention_mixed_kernel,
-        grid=(cdiv(q.shape[0], block_q) + sequences, kv_heads, 1),
-        arguments=arguments,
-        constants={**dims, "SCALE": scale * math.log2(math.e), "BLOCK_SIZE": caches[0].shape[2], "BLOCK_Q": block_q, "ROWS": _ROWS},
-        num_warps=8,
-        num_stages=_STAGES,
-        when=(Condition(value=QUERY_LENGTH, minimum=2),),
+def attention_mixed(paged: Paged, query_start: Tensor, out: Tensor, context: Context) -> list[Launch]:
+    """q [T, QH, D] over the caches -> out [T, QH, D]. Rows past query_start[S] are left as they are."""
+    candidates = {
+        f"{rows} rows w{warps} s{stages}": Candidate(launches=partial(_launches, paged, query_start, out, rows, warps, stages))
+        for rows, warps, stages in _CUTS
+        if rows >= paged.group
+    }
+    problem = Problem(
+        name=f"attention mixed {paged}",
+        kind="prefill",
+        size=paged.tokens,
+        candidates=candidates,
+        policy=(Range(None, next(iter(candidates))),),
+        operands=paged.operands(query_start),
+        out=out,
+        dimensions=paged.dimensions(tokens="size", sequences="one"),
     )
+    return launches_of(problem, context)
+
+
+def _launches(paged: Paged, query_start: Tensor, out: Tensor, rows: int, warps: int, stages: int, when: Condition) -> list[Launch]:
+    block_q = rows // paged.group
+    arguments = {**paged.arguments(), "query_start": query_start, "out": out, "sequences": paged.sequences, "kv_heads": paged.kv_heads}
+    constants = {"SCALE": paged.scale * math.log2(math.e), "BLOCK_SIZE": paged.block_size, "BLOCK_Q": block_q, "ROWS": rows}
+    return [
+        Launch(
+            function=attention_mixed_kernel,
+            grid=(cdiv(paged.tokens, block_q) + paged.sequences, paged.kv_heads, 1),
+            arguments=arguments,
+            constants={**paged.constants(), **constants},
+            num_warps=warps,
+            num_stages=stages,
+            when=(Condition(value=QUERY_LENGTH, minimum=2), when),
+        )
+    ]

@@ -1,7 +1,105 @@
-"""What both attention kernels do with a tile of keys and values: find it in the cache, and add it to a running softmax."""
+"""What both attention kernels share: their operands, and what they do with a tile of keys and values.
 
+A tile is found in the cache, and added to a running softmax.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
 import triton
 import triton.language as tl
+
+from .choices import Operand
+from .launch import Size, Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paged:
+    """Queries [T, QH, D] (heads may lie apart) over paged caches [blocks, KH, block_size, D]. window 0: none."""
+
+    q: Tensor
+    k_cache: Tensor
+    v_cache: Tensor
+    seq_lens: Tensor
+    block_table: Tensor
+    scale: float
+    window: int
+
+    @property
+    def tokens(self) -> Size:
+        return self.q.shape[0]
+
+    @property
+    def sequences(self) -> Size:
+        return self.seq_lens.shape[0]
+
+    @property
+    def query_heads(self) -> int:
+        return int(self.q.shape[1])
+
+    @property
+    def kv_heads(self) -> int:
+        return int(self.k_cache.shape[1])
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key-value head."""
+        return self.query_heads // self.kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        return int(self.q.shape[2])
+
+    @property
+    def block_size(self) -> int:
+        return int(self.k_cache.shape[2])
+
+    def __str__(self) -> str:
+        window = f" window {self.window}" if self.window else ""
+        return f"{self.query_heads}/{self.kv_heads} heads of {self.head_dim}{window}"
+
+    def arguments(self) -> dict[str, Any]:
+        """What a launch passes, by parameter."""
+        caches = {"k": self.k_cache, "v": self.v_cache}
+        strides = {f"{name}_block": cache.strides[0] for name, cache in caches.items()}
+        strides |= {f"{name}_cache_head": cache.strides[1] for name, cache in caches.items()}
+        tensors = {
+            "q": self.q,
+            "k_cache": self.k_cache,
+            "v_cache": self.v_cache,
+            "seq_lens": self.seq_lens,
+            "block_table": self.block_table,
+        }
+        return {
+            **tensors,
+            **strides,
+            "q_token": self.q.strides[0],
+            "q_head": self.q.strides[1],
+            "table_stride": self.block_table.strides[0],
+        }
+
+    def constants(self) -> dict[str, int]:
+        """What kernels are compiled for."""
+        padded = max(16, triton.next_power_of_2(self.head_dim))
+        sizes = {"HEAD_DIM": self.head_dim, "DIM_PADDED": padded, "TILE": max(32, 8192 // padded)}
+        return {"WINDOW": self.window, "GROUP": self.group, **sizes}
+
+    def operands(self, query_start: Tensor | None = None) -> tuple[Operand, ...]:
+        """What a tuner must provide."""
+        caches = (Operand(name="k_cache", tensor=self.k_cache), Operand(name="v_cache", tensor=self.v_cache))
+        lists = (
+            Operand(name="seq_lens", tensor=self.seq_lens, content="lengths"),
+            Operand(name="block_table", tensor=self.block_table, content="blocks"),
+        )
+        starts = () if query_start is None else (Operand(name="query_start", tensor=query_start, content="starts"),)
+        return (Operand(name="q", tensor=self.q), *caches, *lists, *starts)
+
+    def dimensions(self, *, tokens: str, sequences: str) -> Mapping[Size, str]:
+        """What the symbolic sizes stand for."""
+        stand_for = {self.tokens: tokens, self.sequences: sequences, self.block_table.shape[1]: "table", self.k_cache.shape[0]: "blocks"}
+        return {size: meaning for size, meaning in stand_for.items() if isinstance(size, sympy.Symbol)}
 
 
 @triton.jit

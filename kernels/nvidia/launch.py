@@ -6,11 +6,14 @@ here touches a device: the compiler turns launches into cubins and a launch plan
 them with Triton's interpreter.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sympy
+
+if TYPE_CHECKING:
+    from .choices import Problem, Range
 
 Size: TypeAlias = Any
 """An integer or a sympy expression (sympy has no types)."""
@@ -66,10 +69,14 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What an emitter may ask for. allocate(dtype, shape): memory that lives as long as the operator runs."""
+    """What an emitter may ask for. allocate(dtype, shape): memory that lives as long as the operator runs.
+
+    choose: which candidates of a problem are launched for which sizes; by default as its policy says.
+    """
 
     device: Device
     allocate: Callable[[str, tuple[Size, ...]], Tensor]
+    choose: "Callable[[Problem], Sequence[Range]]" = lambda problem: problem.policy
 
 
 Emit = Callable[[tuple[Any, ...], Tensor, Context], list[Launch]]

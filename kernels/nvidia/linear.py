@@ -15,6 +15,8 @@ float32 partial sums in order.
 Beyond: 2 M N K operations at about 790 TFLOP/s. A 128 x 256 tile reads 1 / 85 element from shared
 memory per multiplication, few enough for wgmma to stay busy; 128 x 128 where these tiles would
 be too few. Tiles are numbered so that those at work together share rows of x and w in L2.
+
+What a tuner may try besides: other tiles, and persistent programs whose tiles come by the copy engine (TMA).
 """
 
 from typing import Any
@@ -22,13 +24,22 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .launch import Condition, Context, Launch, Tensor, cdiv
-from .linear_launches import FEW_ROWS, Linear, Tile, block_n_of_few_rows, finish, grouped_tile, many_rows
+from .launch import Context, Launch, Tensor
+from .linear_cuts import Family, FewRows, Tile, linear_launches
+from .linear_launches import Linear, finish, grouped_tile
 
 _SLICES = 4
 """Slices of K in `few_rows_kernel`, one per warp."""
-_FEW_ROWS_STEPS = {16: (64, 7), 32: (64, 5), 64: (32, 6)}
-"""For each number of w's rows per program: K per slice and step, and stages. About 100 KB, so that two programs share a multiprocessor."""
+FEW = (
+    # About 100 KB, so that two programs share a multiprocessor.
+    FewRows(n=16, k=64, stages=7),
+    FewRows(n=32, k=64, stages=5),
+    FewRows(n=64, k=32, stages=6),
+    # Deeper, with a multiprocessor for one program; and shallower, for three.
+    FewRows(n=32, k=64, stages=8),
+    FewRows(n=16, k=64, stages=4),
+)
+"""k: of K per slice and step."""
 
 
 @triton.jit
@@ -84,26 +95,47 @@ def tile_kernel(
     finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N)
 
 
+@triton.jit
+def persistent_kernel(
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    PROGRAMS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Every PROGRAMS-th tile of the result; x and w by the copy engine, which fills with zeros what is not there."""
+    tiles_m = tl.cdiv(rows, BLOCK_M)
+    tiles_n = tl.cdiv(N, BLOCK_N)
+    x_tiles = tl.make_tensor_descriptor(x, shape=[rows, K], strides=[x_stride, 1], block_shape=[BLOCK_M, BLOCK_K])
+    w_tiles = tl.make_tensor_descriptor(w, shape=[N, K], strides=[w_stride, 1], block_shape=[BLOCK_N, BLOCK_K])
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, PROGRAMS):
+        tile_m, tile_n = grouped_tile(tile, tiles_m, tiles_n, 8)
+        sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for done in range(0, K, BLOCK_K):
+            a = x_tiles.load([tile_m * BLOCK_M, done])
+            b = w_tiles.load([tile_n * BLOCK_N, done])
+            sums = tl.dot(a, b.T.to(a.dtype), sums)
+        m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+        n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+        finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N)
+
+
 SMALL = Tile(m=64, n=64, k=128, warps=4, stages=3)
 SQUARE = Tile(m=128, n=128, k=64, warps=8, stages=4)
 WIDE = Tile(m=128, n=256, k=64, warps=8, stages=4)
-
-
-def few_rows(linear: Linear, multiprocessors: int) -> Launch:
-    """For M <= 16."""
-    block_n = block_n_of_few_rows(linear.out_features, multiprocessors)
-    block_k, stages = _FEW_ROWS_STEPS[block_n]
-    return linear.launch(
-        few_rows_kernel,
-        (cdiv(linear.out_features, block_n), 1, 1),
-        {"EVEN_K": linear.in_features % (_SLICES * block_k) == 0, "BLOCK_N": block_n, "BLOCK_K": block_k, "SLICES": _SLICES},
-        num_stages=stages,
-        when=(Condition(value=linear.rows, maximum=FEW_ROWS),),
-    )
+FLAT = Tile(m=64, n=128, k=64, warps=4, stages=4)
+FLATTER = Tile(m=64, n=256, k=64, warps=4, stages=3)
+FAMILY = Family(
+    name="dense",
+    few_rows=few_rows_kernel,
+    few=FEW,
+    few_constants=lambda linear, cut: {"EVEN_K": linear.in_features % (_SLICES * cut.k) == 0, "BLOCK_K": cut.k, "SLICES": _SLICES},
+    tile=tile_kernel,
+    tiles=(SMALL, SQUARE, WIDE),
+    more_tiles=(FLAT, FLATTER),
+    persistent=persistent_kernel,
+    persistent_tiles=(SQUARE, WIDE),
+)
 
 
 def linear_dense(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
     """x [T, K], w [N, K], bias [N]?, residual [T, N]?, out_features -> [T, N]. Rows of x and residual may lie apart."""
     x, w, bias, residual, _ = arguments
-    linear = Linear(x=x, w=w, bias=bias, residual=residual, out=out, in_features=x.shape[1])
-    return [few_rows(linear, context.device.multiprocessors), *many_rows(tile_kernel, linear, context, tiles=(SMALL, SQUARE, WIDE))]
+    return linear_launches(FAMILY, Linear(x=x, w=w, bias=bias, residual=residual, out=out, in_features=x.shape[1]), context)

@@ -11,20 +11,31 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .launch import Condition, Context, Emit, Launch, Tensor, cdiv
-from .linear_launches import FEW_ROWS, Linear, Tile, block_n_of_few_rows, finish, grouped_tile, many_rows
+from .launch import Context, Emit, Launch, Tensor
+from .linear_cuts import Family, FewRows, Tile, linear_launches
+from .linear_launches import Linear, finish, grouped_tile
 from .packed_rows import fp8_in_features
 
 _SLICES = 4
 _STEP = 128
 """Of K per slice or tile and step: what shares a scale in fp8_block."""
-_FEW_ROWS_STAGES = {16: 6, 32: 5, 64: 3}
-"""For each number of w's rows per program: stages that let two programs share a multiprocessor."""
+FEW = (
+    # Stages that let two programs share a multiprocessor.
+    FewRows(n=16, k=_STEP, stages=6),
+    FewRows(n=32, k=_STEP, stages=5),
+    FewRows(n=64, k=_STEP, stages=3),
+    FewRows(n=32, k=_STEP, stages=3),
+)
+"""k: of K per slice and step."""
 SMALL = Tile(m=64, n=64, k=_STEP, warps=4, stages=4)
 LARGE = {
     "fp8_channel": Tile(m=128, n=128, k=_STEP, warps=8, stages=4),
     # Products and sums are apart here, which doubles the registers: two of these share a multiprocessor.
     "fp8_block": Tile(m=64, n=128, k=_STEP, warps=4, stages=3),
+}
+MORE = {
+    "fp8_channel": (Tile(m=64, n=128, k=_STEP, warps=4, stages=4), Tile(m=128, n=128, k=_STEP, warps=8, stages=3)),
+    "fp8_block": (Tile(m=64, n=128, k=_STEP, warps=8, stages=3),),
 }
 
 
@@ -117,16 +128,17 @@ def tile_fp8_kernel(
     finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N)
 
 
-def few_rows_fp8(linear: Linear, constants: dict[str, Any], multiprocessors: int) -> Launch:
-    """For M <= 16."""
-    block_n = block_n_of_few_rows(linear.out_features, multiprocessors)
-    even = linear.in_features % (_SLICES * _STEP) == 0
-    return linear.launch(
-        few_rows_fp8_kernel,
-        (cdiv(linear.out_features, block_n), 1, 1),
-        {**constants, "EVEN_K": even, "BLOCK_N": block_n, "BLOCK_K": _STEP, "SLICES": _SLICES},
-        num_stages=_FEW_ROWS_STAGES[block_n],
-        when=(Condition(value=linear.rows, maximum=FEW_ROWS),),
+def family(format: str) -> Family:
+    """The kernels of a format."""
+    return Family(
+        name=format,
+        few_rows=few_rows_fp8_kernel,
+        few=FEW,
+        few_constants=lambda linear, cut: {"EVEN_K": linear.in_features % (_SLICES * cut.k) == 0, "BLOCK_K": cut.k, "SLICES": _SLICES},
+        tile=tile_fp8_kernel,
+        tiles=(SMALL, LARGE[format]),
+        more_tiles=MORE[format],
+        constants={"BLOCKWISE": format == "fp8_block"},
     )
 
 
@@ -136,9 +148,6 @@ def linear_fp8(format: str) -> Emit:
     def emit(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
         x, w, bias, residual, _ = arguments
         in_features = fp8_in_features(format, w.shape[1])
-        linear = Linear(x=x, w=w, bias=bias, residual=residual, out=out, in_features=in_features)
-        constants = {"BLOCKWISE": format == "fp8_block"}
-        many = many_rows(tile_fp8_kernel, linear, context, tiles=(SMALL, LARGE[format]), constants=constants)
-        return [few_rows_fp8(linear, constants, context.device.multiprocessors), *many]
+        return linear_launches(family(format), Linear(x=x, w=w, bias=bias, residual=residual, out=out, in_features=in_features), context)
 
     return emit

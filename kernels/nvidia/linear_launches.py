@@ -1,17 +1,12 @@
-"""How linears of any kind of weight are cut into launches: their operands, their tiles, and what ends each kernel."""
+"""What launches of linears of any kind of weight share: their operands, the order of their tiles, and what ends each kernel."""
 
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
-import sympy
 import triton
 import triton.language as tl
 
-from .launch import Condition, Context, Launch, Size, Tensor, cdiv
-
-FEW_ROWS = 16
-"""Up to so many rows M, kernels pad to this and take all of K."""
+from .launch import Launch, Size, Tensor, cdiv
 
 
 @triton.jit
@@ -45,27 +40,6 @@ def add_splits_kernel(partial, out, bias, residual, splits, rows, N, out_stride,
         at = (m.to(tl.int64) + split * rows)[:, None] * N + n[None, :]
         sums += tl.load(partial + at, mask=(n < N)[None, :], other=0.0)
     finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """How tile_kernel cuts the work: out in `m` x `n`, K in steps of `k`."""
-
-    m: int
-    n: int
-    k: int
-    warps: int
-    stages: int
-
-
-def block_n_of_few_rows(features: int, multiprocessors: int) -> int:
-    """Rows of w per program: as many as still leave nine in ten multiprocessors one."""
-    return next((block for block in (64, 32) if 10 * cdiv(features, block) >= 9 * multiprocessors), 16)
-
-
-def rows_that_fill(tile: Tile, features: int, multiprocessors: int) -> int:
-    """The least M at which there is a tile for every multiprocessor."""
-    return tile.m * (int(cdiv(multiprocessors, cdiv(features, tile.n))) - 1) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,63 +102,3 @@ class Linear:
 
     def _result_constants(self) -> dict[str, None]:
         return {name: None for name, tensor in (("bias", self.bias), ("residual", self.residual)) if tensor is None}
-
-
-def whole_tiles(function: Any, linear: Linear, tile: Tile, first: int, last: int | None, constants: dict[str, Any] | None = None) -> Launch:
-    """One launch of `function` in tiles of all K, for first <= M <= last."""
-    return linear.launch(
-        function,
-        (cdiv(linear.rows, tile.m) * cdiv(linear.out_features, tile.n), 1, 1),
-        {"SPLIT_K": 0, "PARTIAL": False, **_tile_constants(linear, tile), **(constants or {})},
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-        when=(Condition(value=linear.rows, minimum=first, maximum=last),),
-    )
-
-
-def split_tiles(
-    function: Any, linear: Linear, tile: Tile, first: int, splits: int, context: Context, constants: dict[str, Any] | None = None
-) -> list[Launch]:
-    """For first <= M <= tile.m: K cut into `splits`, and the launch that adds them."""
-    split_k = cdiv(cdiv(linear.in_features, tile.k), splits) * tile.k
-    splits = cdiv(linear.in_features, split_k)
-    partial = context.allocate("float32", (splits, sympy.Min(linear.rows, tile.m), linear.out_features))
-    to_partial = replace(linear, bias=None, residual=None, out=replace(partial, shape=partial.shape[1:], strides=partial.strides[1:]))
-    when = (Condition(value=linear.rows, minimum=first, maximum=tile.m),)
-    cut = to_partial.launch(
-        function,
-        (cdiv(linear.out_features, tile.n), splits, 1),
-        {"SPLIT_K": split_k, "PARTIAL": True, **_tile_constants(linear, tile), **(constants or {})},
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-        when=when,
-    )
-    return [cut, linear.add_splits(partial, when=when)]
-
-
-def _tile_constants(linear: Linear, tile: Tile) -> dict[str, Any]:
-    return {"EVEN_K": linear.in_features % tile.k == 0, "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k}
-
-
-def many_rows(
-    function: Any, linear: Linear, context: Context, *, tiles: tuple[Tile, ...], constants: dict[str, Any] | None = None
-) -> list[Launch]:
-    """For M > 16, with `function` as tile_kernel: every M has exactly one of these, or a pair that splits K.
-
-    tiles: from small to large, each for the M from which on it gives every multiprocessor one.
-    """
-    multiprocessors, first = context.device.multiprocessors, FEW_ROWS + 1
-    small = tiles[0]
-    launches = []
-    splits = min(round(multiprocessors / cdiv(linear.out_features, small.n)), linear.in_features // (2 * small.k))
-    if splits > 1:
-        launches += split_tiles(function, linear, small, first, splits, context, constants)
-        first = small.m + 1
-    begins = [first]
-    for smaller, tile in pairwise(tiles):
-        begins.append(max(begins[-1], smaller.m + 1, rows_that_fill(tile, linear.out_features, multiprocessors)))
-    ends = [*(begin - 1 for begin in begins[1:]), None]
-    for tile, begin, end in zip(tiles, begins, ends, strict=True):
-        if end is None or begin <= end:
-            launches.append(whole_tiles(function, linear, tile, begin, end, constants))
-    return launches

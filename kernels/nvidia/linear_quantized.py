@@ -16,9 +16,10 @@ import triton.language as tl
 
 from ..linear.blocks import FORMATS, GROUP
 from .formats import scales_offset
-from .launch import Condition, Context, Emit, Launch, Tensor, cdiv
-from .linear import SMALL, SQUARE
-from .linear_launches import FEW_ROWS, Linear, block_n_of_few_rows, finish, grouped_tile, many_rows
+from .launch import Context, Emit, Launch, Tensor
+from .linear import FLAT, SMALL, SQUARE
+from .linear_cuts import Family, FewRows, linear_launches
+from .linear_launches import Linear, finish, grouped_tile
 
 _STEP_BYTES = 4096
 """Quants that a program of `few_rows_quantized_kernel` takes per step: several steps are on their way, and registers hold them."""
@@ -143,17 +144,24 @@ def format_constants(format: str, in_features: int) -> dict[str, Any]:
     return {"BITS": spec.bits, "ZERO": spec.zero, "HAS_MIN": spec.has_min, "SCALES_AT": scales_at, "MINS_AT": scales_at + size}
 
 
-def few_rows_quantized(linear: Linear, format: str, multiprocessors: int) -> Launch:
-    """For M <= 16."""
-    block_n = block_n_of_few_rows(linear.out_features, multiprocessors)
-    groups = max(4, _STEP_BYTES // (FORMATS[format].quant_bytes * block_n))  # one for each of 4 warps at least
-    even = linear.in_features % (GROUP * groups) == 0
-    return linear.launch(
-        few_rows_quantized_kernel,
-        (cdiv(linear.out_features, block_n), 1, 1),
-        {**format_constants(format, linear.in_features), "EVEN": even, "BLOCK_N": block_n, "GROUPS": groups},
-        num_stages=_FEW_ROWS_STAGES,
-        when=(Condition(value=linear.rows, maximum=FEW_ROWS),),
+def few_cuts(format: str) -> tuple[FewRows, ...]:
+    """For each number of w's rows per program, steps of _STEP_BYTES. k: groups of K per step, one for each of 4 warps at least."""
+    groups = {n: max(4, _STEP_BYTES // (FORMATS[format].quant_bytes * n)) for n in (16, 32, 64)}
+    cuts = [FewRows(n=n, k=k, stages=_FEW_ROWS_STAGES) for n, k in groups.items()]
+    return (*cuts, FewRows(n=16, k=max(4, groups[16] // 2), stages=_FEW_ROWS_STAGES), FewRows(n=32, k=groups[32], stages=4))
+
+
+def family(format: str, in_features: int) -> Family:
+    """The kernels of a format, for rows of that many features."""
+    return Family(
+        name=format,
+        few_rows=few_rows_quantized_kernel,
+        few=few_cuts(format),
+        few_constants=lambda linear, cut: {"EVEN": linear.in_features % (GROUP * cut.k) == 0, "GROUPS": cut.k},
+        tile=tile_quantized_kernel,
+        tiles=(SMALL, SQUARE),
+        more_tiles=(FLAT,),
+        constants=format_constants(format, in_features),
     )
 
 
@@ -163,8 +171,6 @@ def linear_quantized(format: str) -> Emit:
     def emit(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
         x, w, bias, residual, _ = arguments
         linear = Linear(x=x, w=w, bias=bias, residual=residual, out=out, in_features=x.shape[1])
-        constants = format_constants(format, linear.in_features)
-        many = many_rows(tile_quantized_kernel, linear, context, tiles=(SMALL, SQUARE), constants=constants)
-        return [few_rows_quantized(linear, format, context.device.multiprocessors), *many]
+        return linear_launches(family(format, linear.in_features), linear, context)
 
     return emit

@@ -1,0 +1,98 @@
+"""Work that can be cut in several ways: the ways there are, and which of them is taken for which size.
+
+An emitter describes such work as a `Problem`. Without measurements its policy, first guesses by
+the limits written in the kernel's docstring, says what is launched; `engine tune` measures the
+candidates on a GPU, and a build that is given its result asks that instead (`Context.choose`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from .launch import Condition, Context, Launch, Size, Tensor
+
+Content = Literal["numbers", "starts", "lengths", "blocks"]
+Kind = Literal["rows", "decode", "prefill"]
+
+
+class Range(NamedTuple):
+    """Sizes up to this one, from where the range before ends (None: all others), are done by the candidate of that name."""
+
+    up_to: int | None
+    use: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One way to do a problem's work, for sizes from `least` to `most` (None: without end).
+
+    launches: those of steps in which a condition on the problem's size holds.
+    """
+
+    launches: Callable[[Condition], list[Launch]]
+    least: int = 1
+    most: int | None = None
+
+    def covers(self, first: int, last: int | None) -> bool:
+        return self.least <= first and (self.most is None or (last is not None and last <= self.most))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operand:
+    """What a tuner must put into memory: random numbers, or what says where sequences are. streamed: too large to stay in a cache."""
+
+    name: str
+    tensor: Tensor
+    content: Content = "numbers"
+    streamed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Work whose best cut depends on `size`. name: everything else that the choice depends on.
+
+    kind: what a size is: `rows` of a matrix; sequences with one new token each (`decode`); new tokens of
+    one sequence (`prefill`). policy: what is taken without measurements. dimensions: what symbols in
+    the operands' shapes stand for: `size`, `one`, `table` (blocks of a sequence) or `blocks` (of the cache).
+    """
+
+    name: str
+    kind: Kind
+    size: Size
+    candidates: Mapping[str, Candidate]
+    policy: tuple[Range, ...]
+    operands: tuple[Operand, ...]
+    out: Tensor
+    dimensions: Mapping[Size, str]
+
+
+class UnfitChoice(ValueError):
+    """Ranges that a problem's candidates cannot serve; the message says why."""
+
+
+def launches_of(problem: Problem, context: Context) -> list[Launch]:
+    """The problem's launches, every size by the candidate that was chosen for it. Raises UnfitChoice."""
+    ranges = context.choose(problem)
+    check(problem, ranges)
+    launches: list[Launch] = []
+    first = 1
+    for up_to, use in ranges:
+        launches += problem.candidates[use].launches(Condition(value=problem.size, minimum=first, maximum=up_to))
+        first = first if up_to is None else up_to + 1
+    return launches
+
+
+def check(problem: Problem, ranges: Sequence[Range]) -> None:
+    """Raises UnfitChoice unless every size has one candidate, and one that is made for it."""
+    first = 1
+    for index, (up_to, use) in enumerate(ranges):
+        candidate = problem.candidates.get(use)
+        if candidate is None:
+            raise UnfitChoice(f"{problem.name} has no candidate {use!r}; there are {', '.join(problem.candidates)}")
+        if (up_to is None) != (index == len(ranges) - 1) or (up_to is not None and up_to < first):
+            raise UnfitChoice(f"the ranges of {problem.name} do not follow each other without end")
+        if not candidate.covers(first, up_to):
+            raise UnfitChoice(f"{use!r} of {problem.name} is for sizes {candidate.least} to {candidate.most}, not {first} to {up_to}")
+        first = 0 if up_to is None else up_to + 1
+    if not ranges:
+        raise UnfitChoice(f"{problem.name} has no ranges")
