@@ -76,7 +76,7 @@ exit codes: 0 done, 2 usage, 3 damaged checkpoint, 4 unsupported model, 5 build 
     )
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify):
+    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify, _add_tune):
         add(commands)
     _add_bench(commands, chosen=list(sys.argv[1:] if argv is None else argv)[:1] == ["bench"])
     return parser.parse_args(argv)
@@ -142,6 +142,17 @@ The same build again, or one of the same architecture with other weights, compil
         action="append",
         metavar="NAME",
         help="leave out one graph rewrite, to see what it gives; may be given more than once (`engine inspect` lists those that ran)",
+    )
+    parser.add_argument(
+        "--tuned",
+        type=Path,
+        metavar="FILE",
+        help="choose among kernels by what `engine tune` measured on a GPU, instead of by first guesses (NVIDIA targets)",
+    )
+    parser.add_argument(
+        "--tunable",
+        action="store_true",
+        help="keep all candidates of every kernel in the artifact, for `engine tune`; more to compile and a few MB more (NVIDIA targets)",
     )
     parser.add_argument("--jobs", type=positive, metavar="N", help="compiling processes; each takes up to 1 GB (default: by cores)")
     parser.add_argument("--store", type=Path, metavar="DIR", help="cache of compiled segments, shared by builds (default: per user)")
@@ -260,6 +271,37 @@ examples:
         metavar="CHECKPOINT",
         help="run artifact and checkpoint (in float32, plain PyTorch) on the same texts; print KL divergence and top-1 agreement",
     )
+
+
+def _add_tune(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "tune",
+        help="measure on a GPU which kernels are fastest, for the next build",
+        description="Time every candidate of every kernel of an artifact on this machine's GPU, at the sizes of its graphs, and write "
+        "which to take to a small file. Takes minutes; nothing is compiled here, and the artifact stays as it is.",
+        epilog="""\
+examples:
+  engine build ./my-llama --target sm90 --tunable --weights none -o tunable     anywhere
+  engine tune tunable -o h100.json                                              on the GPU
+  engine build ./my-llama --target sm90 --tuned h100.json -o artifact           anywhere
+
+A choice is for a shape, not for a model: one file serves every model whose layers have the shapes in it.""",
+    )
+    parser.add_argument("artifacts", type=Path, metavar="DIR", help="an artifact that was built with --tunable; weights are not needed")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="where the choices go")
+    parser.add_argument(
+        "--context", type=positive, metavar="N", help="tokens of each sequence when attention of decode steps is timed (default: 1024)"
+    )
+    parser.add_argument(
+        "--runs", type=positive, metavar="N", help="timed launches of each candidate, of which the median counts (default: 9)"
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        metavar="PERCENT",
+        help="how much faster than the first guess a candidate must be to be taken; more keeps noise out (default: 2)",
+    )
+    parser.add_argument("--only", metavar="TEXT", help="only problems whose name has this in it, e.g. 'attention' or '4096x14336'")
 
 
 def _add_bench(commands: "_Commands[_Parser]", *, chosen: bool) -> None:

@@ -98,6 +98,13 @@ def _verify(options: Options) -> int:
     return 0
 
 
+def _tune(options: Options) -> int:
+    from .bench.tune import TuneOptions, tune
+
+    tune(TuneOptions(**options))
+    return 0
+
+
 def _bench(options: Options) -> int:
     from .bench.command import bench
 
@@ -111,5 +118,6 @@ COMMANDS: dict[str, Callable[[Options], int]] = {
     "chat": _chat,
     "inspect": _inspect,
     "verify": _verify,
+    "tune": _tune,
     "bench": _bench,
 }

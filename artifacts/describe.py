@@ -60,6 +60,7 @@ def _summary(manifest: Manifest) -> Table:
             f"{human_bytes(memory.bytes_per_sequence)} per sequence",
         ),
         ("program", f"{len(manifest.program.calls)} calls a step"),
+        *([("tuned on", manifest.tuned_on)] if manifest.tuned_on else []),
     ]
     return _table(model.name, ("", " "), rows)
 

@@ -9,12 +9,13 @@ An expression is a number, the name of a dimension, or [operator, left, right] w
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from ..errors import ArtifactError
-from .graph import Parameter
+from .graph import KernelInfo, Parameter
+from .tuning import Choice
 
 Expression = int | str | list[Any]
 
@@ -45,7 +46,11 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class PlanKernel(_Struct, frozen=True, kw_only=True):
-    """A compiled kernel: its cubin by SHA-256, and what a launch must know of it."""
+    """A compiled kernel: its cubin by SHA-256, and what a launch must know of it.
+
+    parameters: those that a launch gives, then Triton's own, of which the first is memory for all
+    blocks of the launch where each wants `scratch_bytes`. The others are null.
+    """
 
     cubin: str
     function: str
@@ -54,6 +59,24 @@ class PlanKernel(_Struct, frozen=True, kw_only=True):
     parameters: list[Parameter]
     registers: int
     stack_bytes: int
+    scratch_bytes: int = 0
+
+    @property
+    def file(self) -> str:
+        """Where an artifact has the cubin."""
+        return f"kernels/{self.cubin[:32]}.cubin"
+
+    def info(self) -> KernelInfo:
+        """As the manifest lists it."""
+        return KernelInfo(
+            file=self.file,
+            function=self.function,
+            threads=self.threads,
+            shared_bytes=self.shared_bytes,
+            parameters=self.parameters,
+            registers=self.registers,
+            stack_bytes=self.stack_bytes,
+        )
 
 
 class Location(_Struct, frozen=True, kw_only=True):
@@ -80,11 +103,56 @@ class PlanLaunch(_Struct, frozen=True, kw_only=True):
     when: list[Guard] = []
 
 
+class PlanOperand(_Struct, frozen=True, kw_only=True):
+    """Memory that a candidate reads, and what a tuner puts there (see kernels/nvidia/choices.py)."""
+
+    name: str
+    bytes: Expression
+    dtype: str
+    content: Literal["numbers", "starts", "lengths", "blocks"]
+    streamed: bool
+
+
+class PlanCandidate(_Struct, frozen=True, kw_only=True):
+    """One way to do a problem's work, for sizes from `least` to `most`.
+
+    Its buffers are the operands, the result, and then `buffers`, bytes each.
+    """
+
+    name: str
+    least: int
+    most: int | None
+    buffers: list[Expression]
+    launches: list[PlanLaunch]
+
+    def covers(self, first: int, last: int | None) -> bool:
+        return self.least <= first and (self.most is None or (last is not None and last <= self.most))
+
+
+class PlanProblem(_Struct, frozen=True, kw_only=True):
+    """Work that can be cut in several ways, for `engine tune`: only in plans that were built to be tuned.
+
+    kind: `rows` of a matrix, sequences with one new token each (`decode`), tokens of one sequence
+    (`prefill`). dimensions: what each stands for: `size`, `one`, `table`, `blocks`. policy: what is
+    launched without measurements.
+    """
+
+    name: str
+    kind: Literal["rows", "decode", "prefill"]
+    dimensions: dict[str, str]
+    operands: list[PlanOperand]
+    out_bytes: Expression
+    out_dtype: str
+    policy: Choice
+    candidates: list[PlanCandidate]
+
+
 class LaunchPlan(_Struct, frozen=True, kw_only=True):
     """inputs: shape of every input, the first buffers. buffers: bytes of all others. outputs: where each result lies.
 
     guards: what the sizes must be for the code to be right. Dimensions are those of the inputs'
-    shapes, and `Q`, the largest number of new tokens of one sequence.
+    shapes, and `Q`, the largest number of new tokens of one sequence. problems: what can be tuned. tuned: names of those whose
+    candidates a file of `engine tune` chose.
     """
 
     inputs: list[list[Expression]]
@@ -94,9 +162,17 @@ class LaunchPlan(_Struct, frozen=True, kw_only=True):
     kernels: list[PlanKernel]
     launches: list[PlanLaunch]
     guards: list[Guard]
+    problems: list[PlanProblem] = []
+    tuned: list[str] = []
 
     def encode(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+
+def holds(guard: Guard, dimensions: Mapping[str, int]) -> bool:
+    """Whether sizes are within a guard's bounds."""
+    value = evaluate(guard.value, dimensions)
+    return guard.minimum <= value and (guard.maximum is None or value <= guard.maximum)
 
 
 def load_plan(path: Path) -> LaunchPlan:

@@ -13,7 +13,7 @@ import msgspec
 from ..errors import ArtifactError, Misfit, MismatchError
 from .graph import GraphInfo, KernelInfo
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST_NAME = "manifest.json"
 
 KVDType = Literal["float32", "bfloat16", "int8"]
@@ -168,7 +168,8 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     """Everything about an artifact.
 
     kernel_library: on CPU, the shared object with our operators. kernels and graphs: on NVIDIA,
-    what the templates launch. has_weights: whether the files that `weights` names are there.
+    what the templates launch. tuned_on: the GPU whose measurements chose among kernels, if any did.
+    has_weights: whether the files that `weights` names are there.
     """
 
     schema: int
@@ -180,6 +181,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     kernel_library: str = ""
     kernels: list[KernelInfo] = []
     graphs: list[GraphInfo] = []
+    tuned_on: str = ""
     segments: list[SegmentInfo]
     program: Program
     has_weights: bool = True

@@ -6,7 +6,7 @@ resolve -> trace -> fuse -> partition -> lower -> pack -> probe -> seal
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -25,8 +25,10 @@ from ..artifacts import (
     parse_target,
     this_machine_flags,
 )
+from ..artifacts.launch_plan import load_plan
 from ..artifacts.manifest import SCHEMA_VERSION
 from ..artifacts.store import Store
+from ..artifacts.tuning import Tuned, load_tuned
 from ..errors import UsageError
 from ..models.checkpoint import Checkpoint, open_checkpoint
 from . import probe, seal
@@ -72,6 +74,8 @@ class BuildOptions:
     store: Path | None = None
     debug_dump: Path | None = None
     force: bool = False
+    tuned: Path | None = None
+    tunable: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("quantize", QUANTIZE), ("kv_dtype", KV_DTYPES), ("weights", WEIGHTS)):
@@ -89,7 +93,8 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
     """
     reporter = reporter or Reporter(quiet=True)
     target = parse_target(options.target, machine_flags=this_machine_flags())
-    kind = kind_of(target)
+    tuned = load_tuned(options.tuned) if options.tuned else None
+    kind = kind_of(target, tuned, tunable=options.tunable)
     store = Store(options.store or default_store())
     jobs = options.jobs or len(os.sched_getaffinity(0))
     with (
@@ -113,10 +118,12 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
             write_tokenizer(checkpoint, scratch, required=everything)
         with reporter.stage("probe") as stage:
             manifest = _manifest(options, target, kind, checkpoint, program, code, graphs, weights)
+            manifest = msgspec.structs.replace(manifest, tuned_on=tuned.device if tuned else "")
             manifest = finish_with_probe(manifest, scratch, weights, lambda: reference(program, checkpoint, kind), stage)
         with reporter.stage("seal"):
             seal.write_manifest(scratch, manifest)
             seal.seal(scratch, options.output)
+    reporter.summary.tuning = _tuning_summary(tuned, code.segments.values())
     return _summary(reporter, options, manifest, code.segments)
 
 
@@ -298,6 +305,13 @@ def _summary(reporter: Reporter, options: BuildOptions, manifest: Manifest, segm
     summary.probe = f"recorded on the {manifest.probe.recorded_on}" if manifest.probe.prompts else "none, as there are no weights"
     reporter.print_summary()
     return summary
+
+
+def _tuning_summary(tuned: Tuned | None, segments: Iterable[Lowered]) -> str:
+    if tuned is None:
+        return ""
+    used = {name for segment in segments for name in load_plan(segment.file).tuned}
+    return f"{len(used)} of {len(tuned.choices)} choices measured on {tuned.device}"
 
 
 def _kernels_summary(manifest: Manifest) -> str:

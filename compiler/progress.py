@@ -22,6 +22,7 @@ class BuildSummary:
     segment_calls: int = 0
     fusions: dict[str, int] = field(default_factory=dict)
     kernels: str = ""
+    tuning: str = ""
     code_bytes: int = 0
     weight_bytes: int = 0
     probe: str = ""
@@ -89,6 +90,8 @@ class Reporter:
         table.add_row("segments", f"{distinct}, {summary.segment_calls} calls per step")
         if summary.kernels:
             table.add_row("kernels", summary.kernels)
+        if summary.tuning:
+            table.add_row("tuned", summary.tuning)
         table.add_row("rewrites", ", ".join(f"{name} {matches}" for name, matches in summary.fusions.items()))
         table.add_row("bytes", f"code {summary.code_bytes / 1e6:.1f} MB, weights {summary.weight_bytes / 1e6:.1f} MB")
         table.add_row("probe", summary.probe)

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..artifacts import AnyTarget, NvidiaTarget
+from ..artifacts.tuning import Tuned
 from ..errors import UsageError
 from ..kernels.linear.packed import Layout
 from ..models.checkpoint import Checkpoint
@@ -73,18 +74,27 @@ class NvidiaKind(TargetKind):
         return write_graphs(directory, parts, segments, max_context, BLOCK_SIZE)
 
 
-def kind_of(target: AnyTarget) -> TargetKind:
-    """The kind of a target, with this machine's toolchain. Raises BuildError where that is not there."""
+def kind_of(target: AnyTarget, tuned: Tuned | None = None, *, tunable: bool = False) -> TargetKind:
+    """The kind of a target, with this machine's toolchain.
+
+    tuned, tunable: what `engine tune` found out, and whether it is to find out more. Raises BuildError where the
+    toolchain is not there, UsageError for tuning of another target or of one that has none.
+    """
     if isinstance(target, NvidiaTarget):
+        if tuned is not None and tuned.target != str(target):
+            raise UsageError(f"--tuned is for {tuned.target}, and this build for {target}", hint="tune on a GPU of the target")
         found = nvidia_versions()
+        choices = {} if tuned is None else tuned.choices
         return NvidiaKind(
-            backend=NvidiaBackend(target=target, versions=found),
+            backend=NvidiaBackend(target=target, versions=found, choices=choices, tunable=tunable),
             toolchain=found,
             layout="rows",
             cuts_are_segments=True,
             kv_dtypes=("bfloat16",),
             references=nvidia_reference_operators,
         )
+    if tuned is not None or tunable:
+        raise UsageError(f"--tuned and --tunable are for NVIDIA targets, not {target}", hint="leave them out, or say --target sm90")
     found = versions()
     return TargetKind(
         backend=CpuBackend(target=target, versions=found),

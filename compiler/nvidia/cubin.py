@@ -35,7 +35,7 @@ WARP = 32
 MACHINE = "sm_90a"
 """With the instructions that only Hopper has: wgmma, and the copy engine's."""
 HIDDEN_PARAMETERS: tuple[Parameter, ...] = ("pointer", "pointer")
-"""Triton's own last parameters: global scratch and profile scratch, null where a kernel wants none."""
+"""Triton's own last parameters, null where a kernel wants none: memory for all blocks (descriptors of the copy engine), and profiling."""
 
 
 def item_bytes(dtype: str) -> int:
@@ -117,8 +117,8 @@ def compile_kernel(wanted: Specialization) -> tuple[PlanKernel, bytes]:
 
 def _described(wanted: Specialization, metadata: Any, ptx: str, cubin: bytes) -> PlanKernel:
     name = wanted.function.__name__
-    if getattr(metadata, "global_scratch_size", 0):
-        raise BuildError(f"the kernel {name} wants global scratch memory, which launches do not provide")
+    if getattr(metadata, "profile_scratch_size", 0):
+        raise BuildError(f"the kernel {name} wants memory for profiling, which launches do not provide")
     if metadata.shared > HOPPER.shared_bytes:
         raise BuildError(
             f"the kernel {name} wants {metadata.shared:,} bytes of shared memory, a multiprocessor has {HOPPER.shared_bytes:,}"
@@ -136,6 +136,7 @@ def _described(wanted: Specialization, metadata: Any, ptx: str, cubin: bytes) ->
         parameters=parameters,
         registers=registers,
         stack_bytes=stack,
+        scratch_bytes=getattr(metadata, "global_scratch_size", 0),
     )
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from ...artifacts import Call
 from ...artifacts.graph import DRAW_INPUTS, WORKSPACE, GraphTemplate, KernelInfo, Kind, Node, Output, Place
-from ...artifacts.launch_plan import Guard, LaunchPlan, Location, evaluate
+from ...artifacts.launch_plan import LaunchPlan, Location, PlanKernel, evaluate, holds
 from ...errors import BuildError
-from .cubin import HIDDEN_PARAMETERS
 from .workspace import assign_offsets
 
 DECODE_SEQUENCES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -54,18 +54,7 @@ class KernelTable:
 
     def __init__(self, plans: Mapping[str, LaunchPlan]) -> None:
         by_cubin = {kernel.cubin: kernel for plan in plans.values() for kernel in plan.kernels}
-        self.kernels = [
-            KernelInfo(
-                file=f"kernels/{cubin[:32]}.cubin",
-                function=kernel.function,
-                threads=kernel.threads,
-                shared_bytes=kernel.shared_bytes,
-                parameters=kernel.parameters,
-                registers=kernel.registers,
-                stack_bytes=kernel.stack_bytes,
-            )
-            for cubin, kernel in sorted(by_cubin.items())
-        ]
+        self.kernels: list[KernelInfo] = [kernel.info() for _, kernel in sorted(by_cubin.items())]
         self.index = {cubin: index for index, cubin in enumerate(sorted(by_cubin))}
 
 
@@ -110,11 +99,17 @@ class _Step:
                 continue
             grid = tuple(evaluate(size, dimensions) for size in launch.grid)
             arguments = [locate(arg) if isinstance(arg, Location) else evaluate(arg, dimensions) for arg in launch.arguments]
+            arguments += self._hidden(plan.kernels[launch.kernel], prod(grid), len(arguments))
             self._touch([arg.base for arg in arguments if isinstance(arg, _Value)])
             self.launches.append((self.table.index[plan.kernels[launch.kernel].cubin], grid, arguments))  # type: ignore[arg-type]
         for name, location, shape in zip(call.outputs, plan.outputs, plan.output_shapes, strict=True):
             place = locate(location)
             self.values[name] = _Value(base=place.base, offset=place.offset, shape=[evaluate(size, dimensions) for size in shape])
+
+    def _hidden(self, kernel: PlanKernel, blocks: int, given: int) -> list[_Value | int]:
+        """Triton's own parameters."""
+        scratch = [self._new_buffer(kernel.scratch_bytes * blocks)] if kernel.scratch_bytes else []
+        return [*scratch, *[0] * (len(kernel.parameters) - given - len(scratch))]
 
     def keep(self, name: str) -> None:
         """A result must outlive the last launch."""
@@ -144,12 +139,6 @@ class _Step:
                 self.touched[base] = (self.touched.get(base, (now, now))[0], now)
 
 
-def holds(guard: Guard, dimensions: Mapping[str, int]) -> bool:
-    """Whether sizes are within a guard's bounds."""
-    value = evaluate(guard.value, dimensions)
-    return guard.minimum <= value and (guard.maximum is None or value <= guard.maximum)
-
-
 def make_template(
     calls: Sequence[Call], plans: Mapping[str, LaunchPlan], table: KernelTable, bucket: Bucket, outputs: Mapping[str, tuple[str, str]]
 ) -> tuple[GraphTemplate, int]:
@@ -176,9 +165,8 @@ def make_template(
             bases.append(value.base)
         return Place(base=numbers[value.base], offset=value.offset)
 
-    hidden = [0] * len(HIDDEN_PARAMETERS)
     nodes = [
-        Node(kernel=kernel, grid=grid, arguments=[*(place(arg) if isinstance(arg, _Value) else arg for arg in arguments), *hidden])
+        Node(kernel=kernel, grid=grid, arguments=[*(place(arg) if isinstance(arg, _Value) else arg for arg in arguments)])
         for kernel, grid, arguments in step.launches
     ]
     results = {

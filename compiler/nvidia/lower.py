@@ -8,14 +8,15 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...artifacts.launch_plan import load_plan
 from ...artifacts.nvidia_target import NvidiaTarget
 from ...artifacts.store import key_of
+from ...artifacts.tuning import Choice
 from ...kernels import ops
 from .. import segment_graph
 from ..toolchain import Versions
@@ -29,17 +30,23 @@ REPLAY = "replay.json"
 
 @dataclass(frozen=True, kw_only=True)
 class NvidiaBackend:
-    """Segments as launch plans; their cubins are parts, shared by all segments that have the same."""
+    """Segments as launch plans; their cubins are parts, shared by all segments that have the same.
+
+    choices: what `engine tune` found out, by problem. tunable: whether plans hold what it needs for that.
+    """
 
     target: NvidiaTarget
     versions: Versions
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+    tunable: bool = False
     suffix: str = ".json"
 
     def segment_key(self, form_text: str) -> str:
-        return key_of("plan", form_text, str(self.target), *self.versions.ingredients(), *ops.SCHEMAS, *_recipe())
+        options = json.dumps({"choices": dict(self.choices), "tunable": self.tunable}, sort_keys=True)
+        return key_of("plan", form_text, str(self.target), options, *self.versions.ingredients(), *ops.SCHEMAS, *_recipe())
 
     def compile(self, form_text: str, output: Path, sources: Path | None) -> None:
-        compile_form(form_text, output, sources)
+        compile_form(form_text, output, sources, self.choices, tunable=self.tunable)
 
     def parts(self, compiled: Path) -> Sequence[str]:
         return sorted({cubin_name(kernel.cubin) for kernel in load_plan(compiled).kernels})
@@ -63,7 +70,9 @@ def _recipe() -> list[str]:
     return [f"{path.name}\0{path.read_text()}" for path in sorted(files)]
 
 
-def compile_form(form_text: str, output: Path, sources: Path | None = None) -> None:
+def compile_form(
+    form_text: str, output: Path, sources: Path | None = None, choices: Mapping[str, Choice] | None = None, *, tunable: bool = False
+) -> None:
     """Compile a canonical form into `output`, a launch plan, with its cubins beside it.
 
     sources: a directory that also gets the kernels that Inductor wrote, and what replaying the plan
@@ -80,7 +89,7 @@ def compile_form(form_text: str, output: Path, sources: Path | None = None) -> N
         device.install(scratch)
         from .plan import lower_form  # asks for the device while it is imported
 
-        lowered = lower_form(json.loads(form_text), scratch)
+        lowered = lower_form(json.loads(form_text), scratch, choices or {}, tunable=tunable)
         output.write_bytes(lowered.plan.encode())
         for digest, cubin in lowered.cubins.items():
             output.with_name(cubin_name(digest)).write_bytes(cubin)

@@ -4,7 +4,7 @@ Operators of ours become the launches that their emitters say. Runs of other ope
 them go through Inductor (islands.py). Views are not computed: they are other places in memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from ...artifacts.launch_plan import Guard, LaunchPlan, Location, PlanLaunch
+from ...artifacts.tuning import Choice
 from ...errors import BuildError
 from ...kernels import ops
+from ...kernels.nvidia.choices import Problem, Range, UnfitChoice
 from ...kernels.nvidia.emitters import EMITTERS
 from ...kernels.nvidia.launch import Context, Launch, Size, Tensor
 from .. import segment_graph
@@ -26,6 +28,7 @@ from .cubin import Specialization, compile_kernel, is_multiple, item_bytes, spec
 from .device import HOPPER
 from .expression import as_guard, expression
 from .islands import lower_island
+from .problems import Found
 
 _HINT = 512
 """Example value of every dimension: what Inductor's heuristics see."""
@@ -43,14 +46,17 @@ class LoweredForm:
     sources: dict[str, str]
 
 
-def lower_form(form: dict[str, Any], scratch: Path) -> LoweredForm:
+def lower_form(form: dict[str, Any], scratch: Path, choices: Mapping[str, Choice], *, tunable: bool = False) -> LoweredForm:
     """Lower a form for Hopper. The compile-only device must be installed.
 
-    Raises BuildError for an operator without an emitter, and whatever islands and kernels raise.
+    choices: by problem, what is launched for which sizes (kernels/nvidia/choices.py); others as their policies say.
+    tunable: describe all candidates in the plan, and compile them.
+
+    Raises BuildError for an operator without an emitter or a choice that does not fit, and whatever islands and kernels raise.
     """
     ops.define()
     ops.register_fakes()
-    builder = _Builder(form, scratch)
+    builder = _Builder(form, scratch, choices, tunable)
     return builder.finish(builder.run())
 
 
@@ -60,6 +66,10 @@ class _Builder:
 
     form: dict[str, Any]
     scratch: Path
+    choices: Mapping[str, Choice]
+    tunable: bool
+    problems: dict[str, Found] = field(default_factory=dict)
+    tuned: set[str] = field(default_factory=set)
     tensors: dict[fx.Node, Tensor] = field(default_factory=dict)
     values: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
     buffers: list[Size] = field(default_factory=list)
@@ -95,6 +105,7 @@ class _Builder:
         """The plan of what was lowered."""
         kernels: dict[Specialization, int] = {}
         launches = [self._plan_launch(launch, kernels) for launch in self.launches]
+        problems = [found.describe(lambda launch: self._plan_launch(launch, kernels), self._named) for found in self.problems.values()]
         compiled = [compile_kernel(wanted) for wanted in kernels]
         inputs = self.form["inputs"]
         plan = LaunchPlan(
@@ -105,6 +116,8 @@ class _Builder:
             kernels=[kernel for kernel, _ in compiled],
             launches=launches,
             guards=self._guards(),
+            problems=problems,
+            tuned=sorted(self.tuned),
         )
         cubins = {kernel.cubin: data for kernel, data in compiled}
         return LoweredForm(plan=plan, cubins=cubins, specializations=list(kernels), sources=self.sources)
@@ -166,7 +179,20 @@ class _Builder:
         out = self._allocate(str(value.dtype).removeprefix("torch."), tuple(self._size(size) for size in value.shape))
         self._place(node, out)
         arguments = tuple(self.tensors[arg] if isinstance(arg, fx.Node) else arg for arg in node.args)
-        self.launches += EMITTERS[name](arguments, out, Context(device=HOPPER, allocate=self._allocate))
+        try:
+            self.launches += EMITTERS[name](arguments, out, Context(device=HOPPER, allocate=self._allocate, choose=self._choose))
+        except UnfitChoice as error:
+            hint = "the file given to --tuned was made by another version of Engine: tune again"
+            raise BuildError(f"a choice does not fit: {error}", hint=hint) from error
+
+    def _choose(self, problem: Problem) -> Sequence[Range]:
+        if self.tunable and problem.name not in self.problems:
+            self.problems[problem.name] = Found.of(problem, self.buffers)
+        chosen = self.choices.get(problem.name)
+        if chosen is None:
+            return problem.policy
+        self.tuned.add(problem.name)
+        return [Range(*each) for each in chosen]
 
     def _flush(self, run: list[fx.Node]) -> None:
         """Lower the collected ATen operators: views of what there is already at once, all that is computed as one island."""

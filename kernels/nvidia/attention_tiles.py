@@ -88,7 +88,9 @@ class Paged:
 
     def operands(self, query_start: Tensor | None = None) -> tuple[Operand, ...]:
         """What a tuner must provide."""
-        caches = (Operand(name="k_cache", tensor=self.k_cache), Operand(name="v_cache", tensor=self.v_cache))
+        caches = tuple(
+            Operand(name=f"{name}_cache", tensor=cache, streamed=True) for name, cache in (("k", self.k_cache), ("v", self.v_cache))
+        )
         lists = (
             Operand(name="seq_lens", tensor=self.seq_lens, content="lengths"),
             Operand(name="block_table", tensor=self.block_table, content="blocks"),

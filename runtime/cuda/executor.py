@@ -12,8 +12,7 @@ from pathlib import Path
 from ...artifacts import Manifest, check_code
 from ...artifacts.graph import WORKSPACE, GraphInfo
 from ...artifacts.manifest import DTYPE_BYTES
-from ...artifacts.nvidia_target import NvidiaTarget
-from ...errors import ArtifactError, DeviceError, Misfit, MismatchError
+from ...errors import ArtifactError
 from ..batch import StepInputs
 from ..draws import Draws
 from ..phases import OnPhase, Phases
@@ -21,7 +20,7 @@ from ..probe import replay, shortest_prompt
 from ..weights import Span, locate_weights
 from .buckets import Buckets
 from .device import Device, Resource
-from .driver import Driver
+from .find_device import find_device
 from .inputs import InputArea
 from .kv_cache import cache_bytes, cache_regions, count_blocks
 from .outputs import DeviceLogits, OutputArea
@@ -129,7 +128,7 @@ class _Loader:
         self._probe_tokens = len(golden.tokens) if golden else 1
 
     def load(self, kv_memory: int | None, max_num_seqs: int, max_batch_tokens: int) -> CudaExecutor:
-        device = self._held.enter_context(_find_device(self._manifest))
+        device = self._held.enter_context(find_device(self._manifest))
         stream = self._held.enter_context(device.stream())
         self._clock.ended("open_device")
         wanted = self._check(max_num_seqs, max_batch_tokens)
@@ -200,19 +199,3 @@ class _Loader:
         memory = self._held.enter_context(device.allocate(nbytes, "the KV cache's blocks", hint="give less with --kv-memory"))
         device.driver.call("cuMemsetD8Async", memory.handle, 0, nbytes, stream.handle)
         return cache_regions(self._manifest, num_blocks, memory.handle)
-
-
-def _find_device(manifest: Manifest) -> Device:
-    """The GPU, if it is the artifact's kind; its context is not taken yet. Raises MismatchError."""
-    target = NvidiaTarget.parse(manifest.target)
-    device, reason, hint = None, "", "build the artifact with the --target of this machine, or serve it on one with such a GPU"
-    try:
-        device = Device(Driver())
-    except DeviceError as error:
-        reason, hint = error.message, error.hint or hint
-    misfits = target.misfits(device.capability if device else None)
-    if device is None or misfits:
-        if reason:
-            misfits.append(Misfit(field="driver", artifact="needed", machine=reason))
-        raise MismatchError("this artifact was built for another machine", misfits, hint=hint)
-    return device

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from .device import Device, Resource
 
-_WARM_UP = 3
+WARM_UP = 3
 """Launches before those that count: the first ones load code and wake the GPU's clocks."""
 
 
@@ -20,7 +20,7 @@ def graph_seconds(device: Device, stream: Resource, graph: int, launches: int) -
     driver, elapsed = device.driver, ctypes.c_float()
     with ExitStack() as held:
         events = [held.enter_context(device.event(timing=True)) for _ in range(launches + 1)]
-        for _ in range(_WARM_UP):
+        for _ in range(WARM_UP):
             driver.call("cuGraphLaunch", graph, stream.handle)
         driver.call("cuEventRecord", events[0].handle, stream.handle)
         for event in events[1:]:

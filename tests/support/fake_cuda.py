@@ -66,6 +66,8 @@ class FakeCuda:
         library.fake_live.restype = library.fake_launches.restype = library.fake_nodes_launched.restype = ctypes.c_long
         library.fake_set_total_memory.argtypes = [ctypes.c_size_t]
         library.fake_declare.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_char_p]
+        library.fake_advance.argtypes = [ctypes.c_double]
+        library.fake_allocated.argtypes, library.fake_allocated.restype = [ctypes.c_size_t], ctypes.c_size_t
         library.fake_reset()
         self._error: BaseException | None = None
         self._hook: Any = None
@@ -94,6 +96,14 @@ class FakeCuda:
     def fail(self, function: str, result: int, after: int = 0) -> None:
         """The call of this function after `after` others fails."""
         self.library.fake_fail(function.encode(), result, after)
+
+    def allocated(self, address: int) -> int:
+        """Bytes from an address to the end of its allocation."""
+        return int(self.library.fake_allocated(address))
+
+    def advance(self, seconds: float) -> None:
+        """For `on_launch`: so long its kernel would have taken."""
+        self.library.fake_advance(1000 * seconds)
 
     @property
     def launches(self) -> int:

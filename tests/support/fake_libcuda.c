@@ -80,7 +80,7 @@ typedef struct Operation {
 } Operation;
 
 typedef struct Stream { Handle handle; Operation *first, *last; struct Graph *captured; } Stream;
-typedef struct Event { Handle handle; Stream *stream; uint64_t recorded, reached; int timing; } Event;
+typedef struct Event { Handle handle; Stream *stream; uint64_t recorded, reached; int timing; double milliseconds; } Event;
 typedef struct Module { Handle handle; uint8_t *image; size_t bytes; } Module;
 typedef struct Function { Handle handle; Module *module; char name[256]; char kinds[512]; int shared_limit; } Function;
 typedef struct Node {
@@ -246,12 +246,17 @@ static CUresult launch(Exec *exec) {
     return SUCCESS;
 }
 
+static double clock_milliseconds;
+
 static CUresult execute(Operation *operation) {
     const Memcpy2D *copy = &operation->copy2d;
     switch (operation->type) {
     case COPY: memcpy(operation->to, operation->from, operation->bytes); break;
     case FILL: memset(operation->to, operation->value, operation->bytes); break;
-    case RECORD: operation->event->reached = operation->ticket; break;
+    case RECORD:
+        operation->event->reached = operation->ticket;
+        operation->event->milliseconds = clock_milliseconds += 1;
+        break;
     case LAUNCH: return launch(operation->exec);
     case COPY2D:
         for (size_t row = 0; row < copy->Height; row++)
@@ -510,7 +515,7 @@ EXPORT CUresult cuEventElapsedTime(float *milliseconds, Event *begin, Event *end
     if (!valid(begin, EVENT, __func__) || !valid(end, EVENT, __func__)) return INVALID_HANDLE;
     if (!begin->timing || !end->timing || !begin->recorded || !end->recorded)
         return refuse(INVALID_HANDLE, "%s: an event without a time", __func__);
-    *milliseconds = 1.0f;
+    *milliseconds = (float)(end->milliseconds - begin->milliseconds);
     return SUCCESS;
 }
 
@@ -799,7 +804,18 @@ EXPORT void fake_reset(void) {
     violations[0] = 0;
     violations_end = 0;
     launches = nodes_launched = 0;
+    clock_milliseconds = 0;
 }
+
+/* Bytes from an address to the end of the allocation that it is in. */
+EXPORT size_t fake_allocated(uintptr_t address) {
+    for (Memory *memory = memories; memory; memory = memory->next)
+        if (address >= memory->begin && address < memory->begin + memory->bytes) return memory->begin + memory->bytes - address;
+    return 0;
+}
+
+/* Called by the hook: how long the kernel that it stands for would have taken. Between two events there is a millisecond besides. */
+EXPORT void fake_advance(double milliseconds) { clock_milliseconds += milliseconds; }
 
 /* What a test has provoked and looked at. */
 EXPORT void fake_forget_violations(void) {

@@ -22,6 +22,7 @@ import numpy as np
 import sympy
 import torch
 
+from engine.kernels.nvidia.choices import Problem, Range
 from engine.kernels.nvidia.launch import Context, Device, Launch, Size, Tensor
 
 H200 = Device(multiprocessors=132, shared_bytes=232_448, capability=90)
@@ -114,7 +115,10 @@ def symbolic(shape: Iterable[int | str]) -> tuple[Size, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """An operator, its arguments (`Given`, numbers or None) and its result's shape and dtype, at `dims`."""
+    """An operator, its arguments (`Given`, numbers or None) and its result's shape and dtype, at `dims`.
+
+    use: the candidate that does it, as far as it is made for that, by default as the policy says.
+    """
 
     operator: str
     arguments: tuple[Any, ...]
@@ -122,12 +126,44 @@ class Call:
     dtype: str
     dims: Mapping[str, int]
     device: Device = H200
+    use: str | None = None
+
+    def choose(self, problem: Problem) -> Sequence[Range]:
+        candidate = problem.candidates.get(self.use or "")
+        if candidate is None:
+            return problem.policy
+        before = [Range(candidate.least - 1, problem.policy[0].use)] if candidate.least > 1 else []
+        after = [] if candidate.most is None else [Range(None, problem.policy[-1].use)]
+        return [*before, Range(candidate.most, str(self.use)), *after]
+
+
+def problems_of(call: Call) -> list[Problem]:
+    """What of a call can be cut in several ways."""
+    from engine.kernels.nvidia.emitters import EMITTERS
+
+    arguments, out = _described(call)
+    problems: list[Problem] = []
+
+    def note(problem: Problem) -> Sequence[Range]:
+        problems.append(problem)
+        return problem.policy
+
+    EMITTERS[call.operator](arguments, out, Context(device=call.device, allocate=Allocator(), choose=note))
+    return problems
 
 
 def emit(call: Call) -> tuple[list[Launch], Tensor, list[Tensor]]:
     """The launches of a call; where its result goes (buffer "out"), and its scratch. Arguments lie in the buffers 0, 1, ..."""
     from engine.kernels.nvidia.emitters import EMITTERS
 
+    arguments, out = _described(call)
+    allocator = Allocator()
+    context = Context(device=call.device, allocate=allocator, choose=call.choose)
+    launches = EMITTERS[call.operator](arguments, out, context)
+    return launches, out, allocator.tensors
+
+
+def _described(call: Call) -> tuple[tuple[Any, ...], Tensor]:
     def describe(index: int, argument: Any) -> Any:
         if not isinstance(argument, Given):
             return argument
@@ -137,12 +173,9 @@ def emit(call: Call) -> tuple[list[Launch], Tensor, list[Tensor]]:
         dtype = str(tensor.dtype).removeprefix("torch.")
         return Tensor(buffer=index, dtype=dtype, shape=shape, strides=tensor.stride(), offset=tensor.storage_offset())
 
-    allocator = Allocator()
     shape = symbolic(call.shape)
     out = Tensor(buffer="out", dtype=call.dtype, shape=shape, strides=contiguous_strides(shape))
-    arguments = tuple(describe(*pair) for pair in enumerate(call.arguments))
-    launches = EMITTERS[call.operator](arguments, out, Context(device=call.device, allocate=allocator))
-    return launches, out, allocator.tensors
+    return tuple(describe(*pair) for pair in enumerate(call.arguments)), out
 
 
 def execute(call: Call) -> torch.Tensor:
