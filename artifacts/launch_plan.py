@@ -133,13 +133,13 @@ class PlanProblem(_Struct, frozen=True, kw_only=True):
     """Work that can be cut in several ways, for `engine tune`: only in plans that were built to be tuned.
 
     kind: `rows` of a matrix, sequences with one new token each (`decode`), tokens of one sequence
-    (`prefill`). dimensions: what each stands for: `size`, `one`, `table`, `blocks`. policy: what is
-    launched without measurements.
+    (`prefill`). dimensions: their values in `size` and `table`, blocks of a sequence. policy: what is launched without
+    measurements.
     """
 
     name: str
     kind: Literal["rows", "decode", "prefill"]
-    dimensions: dict[str, str]
+    dimensions: dict[str, Expression]
     operands: list[PlanOperand]
     out_bytes: Expression
     out_dtype: str

@@ -43,10 +43,8 @@ class Setting:
 
     def dimensions(self, problem: PlanProblem, size: int) -> dict[str, int]:
         """The values of a problem's dimensions at a size."""
-        table = -(-self.length(problem, size) // self.block_size)
-        sequences = size if problem.kind == "decode" else 1
-        values = {"size": size, "one": 1, "table": table, "blocks": sequences * table}
-        return {name: values[meaning] for name, meaning in problem.dimensions.items()}
+        given = {"size": size, "table": -(-self.length(problem, size) // self.block_size)}
+        return given | {name: evaluate(value, given) for name, value in problem.dimensions.items()}
 
     def length(self, problem: PlanProblem, size: int) -> int:
         """Tokens of each sequence."""

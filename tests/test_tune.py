@@ -139,19 +139,13 @@ def test_a_candidate_with_other_results_is_refused(tunable: Tunable, fake: FakeC
     name = next(name for name, (problem, _) in problems.items() if problem.kind == "decode")
     problem, kernels = problems[name]
     spoiled = next(each for each in problem.candidates if each.name == "2 programs s3")
-    size = 1
-    dims = SETTING.dimensions(problem, size)
-    # of its two kernels only the first is its own: its result is what the second, which it shares, is given
-    own = next(kernels[launch.kernel].cubin for launch in spoiled.launches if tuning_holds(launch, dims | {problem_size(problem): 256}))
+    dims = SETTING.dimensions(problem, 256)  # at which splits are not worth it: one kernel, this candidate's own
+    (own,) = (kernels[launch.kernel].cubin for launch in spoiled.launches if tuning_holds(launch, dims))
     pretend(fake, tunable, spoil=own)
     tuned = tune(TuneOptions(artifacts=tunable.artifact, output=tmp_path / "tuned.json", only=name, runs=1, margin=0))
     refused = {timing.size: timing.refused for timing in tuned.timings[name]}
     assert "2 programs s3" in refused[256]
     assert all(at(tuned.choices[name], timing.size) not in timing.refused for timing in tuned.timings[name])
-
-
-def problem_size(problem: PlanProblem) -> str:
-    return next(dimension for dimension, meaning in problem.dimensions.items() if meaning == "size")
 
 
 @pytest.mark.slow

@@ -44,8 +44,7 @@ class Found:
         return PlanProblem(
             name=problem.name,
             kind=problem.kind,
-            dimensions={str(named(size)): meaning for size, meaning in problem.dimensions.items()}
-            | {"Q": "size" if problem.kind == "prefill" else "one"},
+            dimensions={str(named(symbol)): expression(value) for symbol, value in problem.dimensions.items()},
             operands=[self._operand(buffer, named) for buffer in places],
             out_bytes=expression(named(_extent(problem.out))),
             out_dtype=problem.out.dtype,

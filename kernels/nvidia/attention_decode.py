@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from .attention_tiles import Paged, cache_rows, softmax_step
-from .choices import Candidate, Problem, Range, launches_of
+from .choices import SIZE, Candidate, Problem, Range, launches_of
 from .launch import QUERY_LENGTH, Condition, Context, Launch, Size, Tensor, cdiv
 
 _MOST_SPLITS = 64
@@ -139,9 +139,9 @@ def attention_decode(paged: Paged, out: Tensor, context: Context) -> list[Launch
         size=paged.sequences,
         candidates=candidates,
         policy=(Range(None, next(iter(candidates))),),
-        operands=paged.operands(),
+        operands=paged.operands(SIZE),
         out=out,
-        dimensions=paged.dimensions(tokens="size", sequences="size"),
+        dimensions={**paged.dimensions(SIZE), QUERY_LENGTH: 1},
     )
     return launches_of(problem, context)
 

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from .attention_tiles import Paged, cache_rows, softmax_step
-from .choices import Candidate, Problem, Range, launches_of
+from .choices import SIZE, Candidate, Problem, Range, launches_of
 from .launch import QUERY_LENGTH, Condition, Context, Launch, Tensor, cdiv
 
 _CUTS = ((128, 8, 5), (128, 8, 3), (64, 4, 5), (64, 4, 3))
@@ -127,9 +127,9 @@ def attention_mixed(paged: Paged, query_start: Tensor, out: Tensor, context: Con
         size=paged.tokens,
         candidates=candidates,
         policy=(Range(None, next(iter(candidates))),),
-        operands=paged.operands(query_start),
+        operands=paged.operands(1, query_start),
         out=out,
-        dimensions=paged.dimensions(tokens="size", sequences="one"),
+        dimensions={**paged.dimensions(1, query_start), QUERY_LENGTH: SIZE},
     )
     return launches_of(problem, context)
 

@@ -4,14 +4,14 @@ A tile is found in the cache, and added to a running softmax.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
 import triton
 import triton.language as tl
 
-from .choices import Operand
+from .choices import SIZE, TABLE, Operand
 from .launch import Size, Tensor
 
 
@@ -86,10 +86,11 @@ class Paged:
         sizes = {"HEAD_DIM": self.head_dim, "DIM_PADDED": padded, "TILE": max(32, 8192 // padded)}
         return {"WINDOW": self.window, "GROUP": self.group, **sizes}
 
-    def operands(self, query_start: Tensor | None = None) -> tuple[Operand, ...]:
-        """What a tuner must provide."""
-        caches = tuple(
-            Operand(name=f"{name}_cache", tensor=cache, streamed=True) for name, cache in (("k", self.k_cache), ("v", self.v_cache))
+    def operands(self, sequences: Size, query_start: Tensor | None = None) -> tuple[Operand, ...]:
+        """What a tuner must provide, for so many sequences of TABLE blocks each."""
+        caches = (
+            Operand(name=f"{name}_cache", tensor=replace(cache, shape=(sequences * TABLE, *cache.shape[1:])), streamed=True)
+            for name, cache in (("k", self.k_cache), ("v", self.v_cache))
         )
         lists = (
             Operand(name="seq_lens", tensor=self.seq_lens, content="lengths"),
@@ -98,10 +99,13 @@ class Paged:
         starts = () if query_start is None else (Operand(name="query_start", tensor=query_start, content="starts"),)
         return (Operand(name="q", tensor=self.q), *caches, *lists, *starts)
 
-    def dimensions(self, *, tokens: str, sequences: str) -> Mapping[Size, str]:
-        """What the symbolic sizes stand for."""
-        stand_for = {self.tokens: tokens, self.sequences: sequences, self.block_table.shape[1]: "table", self.k_cache.shape[0]: "blocks"}
-        return {size: meaning for size, meaning in stand_for.items() if isinstance(size, sympy.Symbol)}
+    def dimensions(self, sequences: Size, query_start: Tensor | None = None) -> Mapping[Size, Size]:
+        """What the symbolic sizes are, in steps of SIZE tokens."""
+        rows, width = self.block_table.shape
+        sizes = {self.tokens: SIZE, self.sequences: sequences, rows: sequences, width: TABLE}
+        if query_start is not None:
+            sizes[query_start.shape[0]] = sequences + 1
+        return {size: value for size, value in sizes.items() if isinstance(size, sympy.Symbol)}
 
 
 @triton.jit

@@ -9,10 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import sympy
+
 from .launch import Condition, Context, Launch, Size, Tensor
 
 Content = Literal["numbers", "starts", "lengths", "blocks"]
 Kind = Literal["rows", "decode", "prefill"]
+SIZE = sympy.Symbol("size", integer=True, positive=True)
+"""The size of a problem, in what a tuner is told."""
+TABLE = sympy.Symbol("table", integer=True, positive=True)
+"""Blocks of a sequence, likewise."""
 
 
 class Range(NamedTuple):
@@ -52,8 +58,8 @@ class Problem:
     """Work whose best cut depends on `size`. name: everything else that the choice depends on.
 
     kind: what a size is: `rows` of a matrix; sequences with one new token each (`decode`); new tokens of
-    one sequence (`prefill`). policy: what is taken without measurements. dimensions: what symbols in
-    the operands' shapes stand for: `size`, `one`, `table` (blocks of a sequence) or `blocks` (of the cache).
+    one sequence (`prefill`). policy: what is taken without measurements. dimensions: for the symbols in
+    operands, result and launches their values, in SIZE and TABLE.
     """
 
     name: str
@@ -63,7 +69,7 @@ class Problem:
     policy: tuple[Range, ...]
     operands: tuple[Operand, ...]
     out: Tensor
-    dimensions: Mapping[Size, str]
+    dimensions: Mapping[Size, Size]
 
 
 class UnfitChoice(ValueError):

@@ -12,8 +12,8 @@ from typing import Any
 
 import sympy
 
-from .choices import Candidate, Operand, Problem, Range, launches_of
-from .launch import Condition, Context, Launch, Tensor, cdiv
+from .choices import SIZE, Candidate, Operand, Problem, Range, launches_of
+from .launch import Condition, Context, Launch, Size, Tensor, cdiv
 from .linear_launches import Linear
 
 FEW_ROWS = 16
@@ -93,8 +93,15 @@ def linear_problem(family: Family, linear: Linear, context: Context) -> Problem:
         policy=tuple(policy),
         operands=tuple(Operand(name=name, tensor=tensor, streamed=name == "w") for name, tensor in operands.items() if tensor is not None),
         out=linear.out,
-        dimensions=dict.fromkeys(sympy.sympify(linear.rows).free_symbols, "size"),
+        dimensions=_dimensions(linear.rows),
     )
+
+
+def _dimensions(rows: Size) -> dict[Size, Size]:
+    """What the symbol in `rows` (which may be S + 1 - 1, say) is when there are SIZE of them."""
+    (symbol,) = sympy.sympify(rows).free_symbols
+    (value,) = sympy.solve(rows - SIZE, symbol)
+    return {symbol: value}
 
 
 def block_n_of_few_rows(features: int, multiprocessors: int) -> int:
