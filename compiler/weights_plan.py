@@ -19,7 +19,7 @@ from ..kernels.linear.packed import DENSE_DTYPES, Layout
 from ..kernels.linear.quantize import quantize as quantize_blocks
 from ..kernels.nvidia import formats as rows
 from ..kernels.nvidia import fp8
-from ..kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP, fp8_in_features
+from ..kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP, fp8_in_features, fp8_layout
 from ..models.checkpoint import Checkpoint
 from ..models.decoder import Decoder
 
@@ -97,7 +97,7 @@ def plan_weights(graph: fx.Graph, formats_by_name: Mapping[str, str], checkpoint
                     format=packed_format or "f32",
                     sources=sources,
                     recipe=_recipe(
-                        {_stored(checkpoint, source) for source in sources}, packed_format, len(sources), node.meta.get("layout")
+                        {_stored(checkpoint, source) for source in sources}, packed_format, node.meta.get("layout"), node.meta.get("join")
                     ),
                 )
             )
@@ -108,19 +108,26 @@ def _stored(checkpoint: Checkpoint, name: str) -> str:
     return checkpoint.parameters[name].format if name in checkpoint.parameters else "f32"
 
 
-def _recipe(stored: set[str], packed_format: str | None, sources: int, layout: Layout | None) -> tuple[str, ...]:
-    concat = ("concat",) if sources > 1 else ()
+def _recipe(stored: set[str], packed_format: str | None, layout: Layout | None, join: str | None) -> tuple[str, ...]:
+    joined = () if join is None else (join,)
     if packed_format is None:
-        return (() if stored == {"f32"} else ("to_float32",)) + concat
-    convert = () if stored == {packed_format} else (_CONVERSIONS.get(packed_format, f"quantize:{packed_format}"),)
+        return (() if stored == {"f32"} else ("to_float32",)) + joined
+    is_there = {fp8_layout(format) for format in stored} == {fp8_layout(packed_format)}
+    convert = () if is_there else (_CONVERSIONS.get(packed_format, f"quantize:{packed_format}"),)
     pack = ("pack",) if layout == "panels" else ("pack_rows",) if packed_format in FORMATS else ()
-    return (*convert, *pack, *concat)
+    return (*convert, *pack, *joined)
 
 
 def make(weight: PackedWeight, checkpoint: Checkpoint) -> torch.Tensor:
     """Run a recipe: reads the sources and returns the packed tensor, of the planned dtype and shape."""
     parts = [_make_part(source, weight.recipe, checkpoint) for source in weight.sources]
-    data = torch.cat(parts) if "concat" in weight.recipe else parts[0]
+    match weight.recipe[-1:]:
+        case ("concat",):
+            data = torch.cat(parts)
+        case ("max",):
+            data = torch.stack(parts).amax(0)
+        case _:
+            (data,) = parts
     assert tuple(data.shape) == weight.shape, (weight, data.shape)
     return data.contiguous()
 

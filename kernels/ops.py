@@ -16,7 +16,7 @@ import torch
 
 from .native import load_code
 from .nvidia.packed_rows import FP8_FORMATS as FP8_FORMATS
-from .nvidia.packed_rows import fp8_row_bytes
+from .nvidia.packed_rows import FP8_LAYOUTS, FP8_STATIC, fp8_row_bytes
 
 NAMESPACE = "engine"
 QUANTIZED_FORMATS = ("q8_0", "q4_0", "q4_1")
@@ -24,16 +24,17 @@ PANEL_KERNELS = ("dense", *QUANTIZED_FORMATS)
 """Linears and embeddings of CPU targets: weights in panels, float32 results (see linear/formats.py)."""
 ROW_KERNELS = tuple(f"rows_{kernel}" for kernel in PANEL_KERNELS)
 """Those of NVIDIA targets: weights row by row, bfloat16 activations and results (see nvidia/formats.py)."""
-FP8_KERNELS = tuple(f"rows_{format}" for format in FP8_FORMATS)
+FP8_KERNELS = tuple(f"rows_{layout}" for layout in FP8_LAYOUTS)
 """Linears of NVIDIA targets that multiply FP8 activations with FP8 weights (see nvidia/fp8.py)."""
 LINEAR_KERNELS = (*PANEL_KERNELS, *ROW_KERNELS, *FP8_KERNELS)
 QUANTIZERS = dict.fromkeys(QUANTIZED_FORMATS, "quantize") | {f"rows_{format}": f"quantize_{format}" for format in FP8_FORMATS}
-"""For each linear that takes quantized activations, the operator that makes them."""
+"""For each format whose linears take quantized activations (of row kernels with rows_ before it), the operator that makes them."""
 GROUP = 32
 """Consecutive elements that share a scale, in quantized weights and activations."""
 ACTIVATION_BYTES = 48
 """Bytes of one group of quantized activations (see linear/activations.py)."""
 
+_SCALES = {format: ", Tensor scale" if format == FP8_STATIC else "" for format in FP8_FORMATS}
 _NORM, _ROPE = " Tensor q_norm, Tensor k_norm,", " Tensor cos, Tensor sin,"
 _ATTENTION_FORMS = (("", "", ""), ("rope_", _ROPE, ""), ("norm_", _NORM, ", float eps"), ("norm_rope_", _NORM + _ROPE, ", float eps"))
 ATTENTION_OPERATORS = tuple(f"{form}paged_attention" for form, _, _ in _ATTENTION_FORMS)
@@ -48,10 +49,11 @@ SCHEMAS = (
         f"logits_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features) -> Tensor"
         for kernel in (*ROW_KERNELS, *FP8_KERNELS)
     ),
-    # x [T, K] bfloat16 -> uint8 [T, row_bytes]: FP8 numbers with scales (see nvidia/fp8.py); with rms_norm or silu_mul first
-    *(f"quantize_{format}(Tensor x) -> Tensor" for format in FP8_FORMATS),
-    *(f"rms_norm_quantize_{format}(Tensor x, Tensor weight, float eps) -> Tensor" for format in FP8_FORMATS),
-    *(f"silu_mul_quantize_{format}(Tensor gate, Tensor up) -> Tensor" for format in FP8_FORMATS),
+    # x [T, K] bfloat16, of fp8_tensor also its scale [1] float32 -> uint8 [T, row_bytes]: FP8 numbers with scales (see nvidia/fp8.py);
+    # with rms_norm or silu_mul first
+    *(f"quantize_{format}(Tensor x{scale}) -> Tensor" for format, scale in _SCALES.items()),
+    *(f"rms_norm_quantize_{format}(Tensor x, Tensor weight, float eps{scale}) -> Tensor" for format, scale in _SCALES.items()),
+    *(f"silu_mul_quantize_{format}(Tensor gate, Tensor up{scale}) -> Tensor" for format, scale in _SCALES.items()),
     # logits [S, V], temperature, top_p, min_p, uniform [S] float32, top_k [S] int32 -> [S] int32: the token drawn; where the temperature
     # is 0, the lowest index of the largest logit; -1 if that is infinite or one is NaN (see nvidia/sample.py)
     "sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor uniform) -> Tensor",

@@ -14,7 +14,7 @@ from ..errors import CheckpointError, UsageError
 from .config import ModelConfig
 from .decoder import Decoder
 
-Format = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "fp8_channel", "fp8_block"]
+Format = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "fp8_channel", "fp8_block", "fp8_tensor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,10 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def read(self, parameter: str) -> LoadedTensor:
-        """Reads one parameter from disk; the caller owns the memory. Raises CheckpointError if the file changed or cannot be read."""
+        """Reads one parameter from disk; the caller owns the memory. Raises CheckpointError if the file changed or cannot be read.
+
+        A linear NAME whose weight is stored as "fp8_tensor" also has NAME.input_scale, the static scale of its activations: "f32" [1].
+        """
 
     @abstractmethod
     def write_tokenizer(self, directory: Path) -> None:

@@ -2,10 +2,12 @@
 
 - compressed-tensors, `float-quantized`: NAME.weight_scale, one number per tensor or per output
   channel, or per block of 128 x 128.
-- Hugging Face's and DeepSeek's `fp8`: NAME.weight_scale_inv, one per block of 128 x 128.
+- Hugging Face's and DeepSeek's `fp8`: NAME.weight_scale_inv, one per block of 128 x 128; without
+  blocks NAME.weight_scale or NAME.weight_scale_inv, one per tensor.
 
-In all of them value = scale * number. Scales of activations (NAME.input_scale) are not read:
-activations are scaled by what they are when they come, which is never less exact.
+In all of them value = scale * number. Activations are scaled by what they are when they come
+(fp8_channel, fp8_block), or where the checkpoint says that its scales of activations are static, by
+those (fp8_tensor, see fp8_input_scales.py).
 """
 
 from collections.abc import Mapping
@@ -17,14 +19,14 @@ from ..errors import CheckpointError
 from ..kernels.nvidia.fp8 import pack_fp8, scales_of_rows
 from ..kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP
 from .file_ranges import read_range
+from .fp8_input_scales import INPUT_SCALES, SCALE_DTYPES
 from .safetensors_header import StoredTensor
 
-FP8Format = Literal["fp8_channel", "fp8_block"]
+FP8Format = Literal["fp8_channel", "fp8_block", "fp8_tensor"]
 DTYPE = "F8_E4M3"
 _BLOCK = [FP8_GROUP, FP8_GROUP]
 _SCALE_SUFFIXES = ("_scale", "_scale_inv")
-_UNREAD = (".input_scale", ".output_scale", ".k_scale", ".v_scale")
-_SCALE_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_NOT_PARAMETERS = (*INPUT_SCALES, ".output_scale", ".k_scale", ".v_scale")
 
 
 def fp8_format(config: Mapping[str, Any]) -> FP8Format | None:
@@ -33,12 +35,31 @@ def fp8_format(config: Mapping[str, Any]) -> FP8Format | None:
     if not isinstance(settings, dict):
         return None
     if settings.get("quant_method") == "fp8":
-        return "fp8_block" if settings.get("weight_block_size") == _BLOCK else None
+        return _of_scheme(settings.get("weight_block_size"), settings.get("activation_scheme", "dynamic"))
     groups = settings.get("config_groups")
     if settings.get("quant_method") != "compressed-tensors" or not isinstance(groups, dict):
         return None
-    formats = {_of_weights(group.get("weights")) if isinstance(group, dict) else None for group in groups.values()}
+    formats = {_of_group(group) if isinstance(group, dict) else None for group in groups.values()}
     return formats.pop() if len(formats) == 1 else None
+
+
+def _of_scheme(block: Any, activations: Any) -> FP8Format | None:
+    match block, activations:
+        case list(), "dynamic":
+            return "fp8_block" if block == _BLOCK else None
+        case None, "dynamic":
+            return "fp8_channel"
+        case None, "static":
+            return "fp8_tensor"
+    return None
+
+
+def _of_group(group: Mapping[str, Any]) -> FP8Format | None:
+    format, activations = _of_weights(group.get("weights")), group.get("input_activations")
+    if not isinstance(activations, dict) or activations.get("dynamic"):
+        return format
+    kind = tuple(activations.get(key) for key in ("type", "num_bits", "strategy"))
+    return "fp8_tensor" if (format, kind) == ("fp8_channel", ("float", 8, "tensor")) else None
 
 
 def _of_weights(weights: Any) -> FP8Format | None:
@@ -68,18 +89,15 @@ def take_scales(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTe
                 )
             scales[name] = found[0]
     taken = {name + suffix for name in scales for suffix in _SCALE_SUFFIXES}
-    return {n: tensor for n, tensor in tensors.items() if n not in taken and not n.endswith(_UNREAD)}, scales
+    return {n: tensor for n, tensor in tensors.items() if n not in taken and not n.endswith(_NOT_PARAMETERS)}, scales
 
 
 def check_fp8(name: str, weight: StoredTensor, scale: StoredTensor, format: FP8Format) -> None:
     """Raises CheckpointError for a matrix or scales of shapes that the format does not have."""
     rows, columns = weight.shape
-    multiple = ALIGNMENT if format == "fp8_channel" else FP8_GROUP
-    counts = (1, rows) if format == "fp8_channel" else (-(-rows // FP8_GROUP) * -(-columns // FP8_GROUP),)
-    count = 1
-    for size in scale.shape:
-        count *= size
-    if columns % multiple or count not in counts or scale.dtype not in _SCALE_DTYPES:
+    multiple = FP8_GROUP if format == "fp8_block" else ALIGNMENT
+    shapes = [(-(-rows // FP8_GROUP), columns // FP8_GROUP)] if format == "fp8_block" else [(), (1,), (1, 1), (rows,), (rows, 1)]
+    if columns % multiple or scale.shape not in shapes or scale.dtype not in SCALE_DTYPES:
         raise CheckpointError(
             f"the FP8 tensor {name} {list(weight.shape)} has scales {scale.dtype} {list(scale.shape)}, which do not fit {format}",
             hint=f"rows of a multiple of {multiple} are supported; or give the unquantized checkpoint",
@@ -93,7 +111,7 @@ def read_fp8(weight: StoredTensor, scale: StoredTensor, format: FP8Format) -> to
     """
     rows, columns = weight.shape
     numbers = read_range(weight.path, weight.offset, weight.size).view(torch.float8_e4m3fn).view(rows, columns)
-    scales = read_range(scale.path, scale.offset, scale.size).view(_SCALE_DTYPES[scale.dtype]).float()
-    if format == "fp8_channel":
-        return pack_fp8(format, numbers, scales.reshape(-1, 1).expand(rows, 1))
-    return pack_fp8(format, numbers, scales_of_rows(scales.view(-1, columns // FP8_GROUP), rows))
+    scales = read_range(scale.path, scale.offset, scale.size).view(SCALE_DTYPES[scale.dtype]).float()
+    if format == "fp8_block":
+        return pack_fp8(format, numbers, scales_of_rows(scales.view(-1, columns // FP8_GROUP), rows))
+    return pack_fp8(format, numbers, scales.reshape(-1, 1).expand(rows, 1))

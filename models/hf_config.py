@@ -206,8 +206,9 @@ _ROPE_KEYS: dict[RopeKind, set[str]] = {
 }
 
 _QUANTIZED_HINT = (
-    "FP8 is supported as compressed-tensors and DeepSeek publish it; otherwise give the unquantized checkpoint "
-    "(and `engine build --quantize int8` or `int4`), or a GGUF file"
+    "FP8 is supported as compressed-tensors (float-quantized) and Hugging Face (fp8) publish it: weights with scales per tensor, per "
+    "output channel or, with dynamic scales of activations, per 128 x 128; activations with dynamic scales, or static per tensor. "
+    "Otherwise give the unquantized checkpoint (and `engine build --quantize int8` or `int4`), or a GGUF file"
 )
 
 # Settings that would change what the model computes, and the values under which they do not.

@@ -8,9 +8,11 @@ from typing import Any, cast
 import torch
 
 from ..errors import CheckpointError, UnsupportedModelError
+from ..kernels.nvidia.packed_rows import FP8_STATIC, input_scale_name
 from .checkpoint import Checkpoint, Format, Generation, LoadedTensor, ParameterInfo, check_shape, parameter_shapes
 from .config import ModelConfig
 from .file_ranges import read_range
+from .fp8_input_scales import read_input_scales
 from .fp8_tensors import check_fp8, fp8_format, read_fp8, take_scales
 from .hf_config import config_from_hf
 from .json_file import read_json
@@ -39,7 +41,8 @@ class SafetensorsCheckpoint(Checkpoint):
         if not weights and not _has_weights(directory):
             self._describe_only(config, values)
             return
-        tensors, self._scales = take_scales(_read_headers(directory)) if fp8 is not None else (_read_headers(directory), {})
+        stored = _read_headers(directory)
+        tensors, self._scales = take_scales(stored) if fp8 is not None else (stored, {})
         self.config = _resolve_tying(config, tensors)
         shapes = parameter_shapes(self.config)
         matched = match_names(HF_NAMES, tensors, shapes.keys(), str(directory))
@@ -54,6 +57,7 @@ class SafetensorsCheckpoint(Checkpoint):
                     hint="give a checkpoint in float32, float16 or bfloat16",
                 )
         self._names, self._fp8 = matched, fp8
+        self._input_scales = self._read_input_scales(stored) if fp8 == FP8_STATIC else {}
         self.parameters = {name: ParameterInfo(shape=shape, format=self._format(name)) for name, shape in shapes.items()}
         self._tokenizer = tokenizer_from_hf(directory, values)
         self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids)
@@ -70,12 +74,19 @@ class SafetensorsCheckpoint(Checkpoint):
         self.has_tokenizer = False
         self.generation = Generation(bos_id=None, eos_ids=())
 
+    def _read_input_scales(self, stored: Mapping[str, StoredTensor]) -> dict[str, torch.Tensor]:
+        """By our names."""
+        found = read_input_scales(stored, self._scales)
+        return {input_scale_name(parameter): found[name] for parameter, name in self._names.items() if name in found}
+
     def _format(self, parameter: str) -> Format:
         if self._fp8 is not None and self._names[parameter] in self._scales:
             return self._fp8
         return _FORMATS[self._tensors[parameter].dtype][0]
 
     def read(self, parameter: str) -> LoadedTensor:
+        if (input_scale := self._input_scales.get(parameter)) is not None:
+            return LoadedTensor(format="f32", data=input_scale.clone())
         stored = self._tensors[parameter]
         if self._fp8 is not None and (scale := self._scales.get(self._names[parameter])) is not None:
             return LoadedTensor(format=self._fp8, data=read_fp8(stored, scale, self._fp8))

@@ -3,13 +3,17 @@
     linear(x, w, bias)      ->  engine.linear_q4_1(engine.quantize(x), w_packed, bias, None, out_features)
                                 engine.linear_dense(x, w_packed, bias, None, out_features)
                                 engine.linear_rows_q4_1(x, w_packed, bias, None, out_features)    (layout "rows")
+                                engine.linear_rows_fp8_channel(engine.quantize_fp8_tensor(x, input_scale), ...)    (fp8_tensor)
     embedding(w, tokens)    ->  engine.embedding_q4_1(tokens, w_packed, dim)
 
 Why: library matrix products change their summation order with the number of rows, so that a
 token's logits would depend on what it was batched with; our kernels have one order. They also
 read quantized blocks directly, which is what decode speed is made of. Activations that several
 linears read are quantized once: to int8 on CPUs, to FP8 for NVIDIA's fp8 formats; NVIDIA's other
-kernels take them as they are.
+kernels take them as they are. A weight in fp8_tensor brings the scale of its activations, a new
+placeholder beside it. Linears that read the same activations share the largest of theirs: where
+they are equal, as they mostly are, nothing changes, and elsewhere nothing saturates that would not
+have. Weights keep their own scales.
 
 When not: a weight used by anything but linears and embeddings stays as it is, and a matrix
 that is used both ways with a plain operator in between is an error, never a silent copy.
@@ -17,6 +21,7 @@ that is used both ways with a plain operator in between is an error, never a sil
 This pass changes numerics only through the format that it is given: "f32" is exact.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +29,10 @@ import torch
 from torch import fx
 
 from ..errors import BuildError
-from ..kernels.linear.packed import Layout, kernel_of, packed_dtype, packed_shape
+from ..kernels.linear.packed import Layout, kernel_of, packed_dtype, packed_shape, quantizer_of
+from ..kernels.nvidia.packed_rows import FP8_STATIC, input_scale_name
 from ..kernels.ops import QUANTIZERS
-from .rewrite import call_like
+from .rewrite import call_like, join
 
 _LINEAR = torch.ops.aten.linear.default
 _EMBEDDING = torch.ops.aten.embedding.default
@@ -47,8 +53,9 @@ def assign_weight_kernels(graph: fx.Graph, *, formats: Mapping[str, str], layout
         name = weight.meta["ref"].removeprefix("weight:")
         if not all(as_matrix):
             raise BuildError(f"the weight {name} is used both as a matrix of a linear or embedding and in another way")
+        scale = _input_scale(graph, weight, name) if formats[name] == FP8_STATIC else None
         for user in users:
-            _rewrite(graph, user, formats[name], layout)
+            _rewrite(graph, user, formats[name], layout, scale)
             rewritten += 1
         _pack_placeholder(weight, formats[name], layout)
     _share_quantized(graph)
@@ -59,13 +66,21 @@ def _reads_as_matrix(user: fx.Node, weight: fx.Node) -> bool:
     return (user.target is _LINEAR and user.args[1] is weight) or (user.target is _EMBEDDING and user.args[0] is weight)
 
 
-def _rewrite(graph: fx.Graph, node: fx.Node, format: str, layout: Layout) -> None:
+def _input_scale(graph: fx.Graph, weight: fx.Node, name: str) -> fx.Node:
+    with graph.inserting_before(weight):
+        scale = graph.placeholder(f"{weight.name}_input_scale")
+    with weight.meta["val"].fake_mode:
+        scale.meta = {"ref": f"weight:{input_scale_name(name)}", "val": torch.empty(1)}
+    return scale
+
+
+def _rewrite(graph: fx.Graph, node: fx.Node, format: str, layout: Layout, scale: fx.Node | None) -> None:
     kernel = kernel_of(format, layout)
     with graph.inserting_before(node):
         if node.target is _LINEAR:
             x, weight, bias = (*node.args, None)[:3]
-            if kernel in QUANTIZERS:
-                x = call_like(graph, getattr(torch.ops.engine, QUANTIZERS[kernel]).default, (x,))
+            if (quantizer := quantizer_of(format, layout)) is not None:
+                x = call_like(graph, getattr(torch.ops.engine, quantizer).default, (x,) if scale is None else (x, scale))
             target, args = f"linear_{kernel}", (x, weight, bias, None, weight.meta["val"].shape[0])  # type: ignore[union-attr]
         else:
             weight, tokens = node.args[:2]
@@ -85,12 +100,15 @@ def _pack_placeholder(weight: fx.Node, format: str, layout: Layout) -> None:
 
 
 def _share_quantized(graph: fx.Graph) -> None:
-    first: dict[Any, fx.Node] = {}
+    equal: dict[Any, list[fx.Node]] = defaultdict(list)
     quantizers = {getattr(torch.ops.engine, name).default for name in QUANTIZERS.values()}
     for node in graph.nodes:
-        if node.target not in quantizers:
-            continue
-        shared = first.setdefault((node.args[0], node.target), node)
-        if shared is not node:
-            node.replace_all_uses_with(shared)
+        if node.target in quantizers:
+            equal[node.args[0], node.target].append(node)
+    for first, *others in equal.values():
+        scales = list(dict.fromkeys(node.args[1] for node in (first, *others) if len(node.args) > 1))
+        if len(scales) > 1:
+            first.update_arg(1, join(graph, scales, "max"))  # type: ignore[arg-type]
+        for node in others:
+            node.replace_all_uses_with(first)
             graph.erase_node(node)

@@ -3,6 +3,7 @@
     quantize(rms_norm(x, weight, eps))    ->  engine.rms_norm_quantize(x, weight, eps)
     quantize(silu_mul(gate, up))          ->  engine.silu_mul_quantize(gate, up)
     quantize_fp8_channel(rms_norm(...))   ->  engine.rms_norm_quantize_fp8_channel(...), and so on
+    quantize_fp8_tensor(..., scale)       ->  engine.rms_norm_quantize_fp8_tensor(..., scale)
 
 Why: the float result is never written and read again; a third of the bytes go to memory.
 
@@ -32,5 +33,5 @@ def _fuse(graph: fx.Graph, quantize: fx.Node, *, name: str) -> bool:
     assert isinstance(source, fx.Node)
     if source.target not in twins or only_user(source) is None:
         return False
-    replace(graph, quantize, twins[source.target], source.args)
+    replace(graph, quantize, twins[source.target], (*source.args, *quantize.args[1:]))
     return True

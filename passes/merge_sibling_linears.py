@@ -19,7 +19,7 @@ from torch import fx
 
 from ..kernels.linear.formats import PANEL
 from .linears import is_linear
-from .rewrite import call_like, only_user
+from .rewrite import call_like, join, only_user
 
 _SLICE = torch.ops.aten.slice.Tensor
 
@@ -52,8 +52,8 @@ def _merge(graph: fx.Graph, siblings: list[fx.Node]) -> int:
     if any(width % PANEL for width in widths[:-1]):
         return 0
     first = siblings[0]
-    weight = _joined(graph, [node.args[1] for node in siblings])  # type: ignore[misc]
-    bias = None if first.args[2] is None else _joined(graph, [node.args[2] for node in siblings])  # type: ignore[misc]
+    weight = join(graph, [node.args[1] for node in siblings], "concat")  # type: ignore[misc]
+    bias = None if first.args[2] is None else join(graph, [node.args[2] for node in siblings], "concat")  # type: ignore[misc]
     with graph.inserting_before(first):
         merged = call_like(graph, first.target, (first.args[0], weight, bias, None, sum(widths)))
         start = 0
@@ -63,21 +63,3 @@ def _merge(graph: fx.Graph, siblings: list[fx.Node]) -> int:
     for node in siblings:
         graph.erase_node(node)
     return len(siblings) - 1
-
-
-def _joined(graph: fx.Graph, parts: list[fx.Node]) -> fx.Node:
-    """A new placeholder for the parts, one after another along their first axis."""
-    names = [part.meta["ref"].removeprefix("weight:") for part in parts]
-    first: torch.Tensor = parts[0].meta["val"]
-    with graph.inserting_before(parts[0]):
-        joined = graph.placeholder("_".join(part.name for part in parts))
-    joined.meta = dict(parts[0].meta) | {"ref": f"weight:{_joined_name(names)}", "parts": names}
-    with first.fake_mode:  # type: ignore[attr-defined]
-        joined.meta["val"] = torch.cat([part.meta["val"] for part in parts])
-    return joined
-
-
-def _joined_name(names: list[str]) -> str:
-    """layers.0.attention.q.weight, ...k.weight -> layers.0.attention.q+k.weight"""
-    columns = zip(*(name.split(".") for name in names), strict=True)
-    return ".".join(column[0] if len(set(column)) == 1 else "+".join(column) for column in columns)

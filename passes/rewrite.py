@@ -1,7 +1,7 @@
 """The few moves that the rewrites share."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx
@@ -24,6 +24,27 @@ def replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) 
     node.replace_all_uses_with(replacement)
     erase_unused(graph, node)
     return replacement
+
+
+def join(graph: fx.Graph, weights: list[fx.Node], how: Literal["concat", "max"]) -> fx.Node:
+    """A new placeholder made of those of weights: one after another along their first axis, or their largest numbers.
+
+    Its meta["parts"] names them, and meta["join"] says how: `compiler/weights_plan.py` makes it from their values.
+    """
+    names = [weight.meta["ref"].removeprefix("weight:") for weight in weights]
+    values: list[torch.Tensor] = [weight.meta["val"] for weight in weights]
+    with graph.inserting_before(weights[0]):
+        joined = graph.placeholder("_".join(weight.name for weight in weights))
+    joined.meta = dict(weights[0].meta) | {"ref": f"weight:{_joined_name(names)}", "parts": names, "join": how}
+    with values[0].fake_mode:  # type: ignore[attr-defined]
+        joined.meta["val"] = torch.cat(values) if how == "concat" else torch.stack(values).amax(0)
+    return joined
+
+
+def _joined_name(names: list[str]) -> str:
+    """layers.0.attention.q.weight, ...k.weight -> layers.0.attention.q+k.weight"""
+    columns = zip(*(name.split(".") for name in names), strict=True)
+    return ".".join(column[0] if len(set(column)) == 1 else "+".join(column) for column in columns)
 
 
 def erase_unused(graph: fx.Graph, node: fx.Node) -> None:

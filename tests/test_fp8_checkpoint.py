@@ -1,13 +1,13 @@
 """FP8 checkpoints as they are published: every number and scale is kept, and what is not understood is refused."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fp8_checkpoints import BLOCK_CONFIG, FP8_CONFIG, SHAPE, STATIC, compressed, edit, write_fp8
 from random_checkpoints import write_random_checkpoint
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from engine.compiler.build import BuildOptions, build
 from engine.compiler.weights_plan import choose_formats, dequantize
@@ -15,59 +15,10 @@ from engine.errors import CheckpointError, EngineError, UnsupportedModelError
 from engine.models.checkpoint import open_checkpoint
 from engine.models.fp8_tensors import fp8_format
 
-SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32}
-BLOCK_CONFIG = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": [128, 128]}
-
-
-def compressed(**weights: Any) -> dict[str, Any]:
-    group = {
-        "weights": {"num_bits": 8, "type": "float", "symmetric": True, "dynamic": False} | weights,
-        "input_activations": {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True},
-        "targets": ["Linear"],
-    }
-    return {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": group}, "ignore": ["lm_head"]}
-
-
-def quantized(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """FP8 numbers and scales such that value = number * scale."""
-    rows, columns = weight.shape
-    if kind == "block":
-        padded = torch.nn.functional.pad(weight, (0, 0, 0, -rows % 128))
-        blocks = padded.view(-1, 128, columns // 128, 128)
-        scales = blocks.abs().amax((1, 3)) / 448
-        numbers = (blocks / scales[:, None, :, None]).view(-1, columns)[:rows]
-    else:
-        scales = (weight.abs().amax(1, keepdim=True) if kind == "channel" else weight.abs().amax().reshape(1)) / 448
-        numbers = weight / scales
-    return numbers.to(torch.float8_e4m3fn), scales
-
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_checkpoint("llama", tmp_path_factory.mktemp("fp8") / "plain", **SHAPE, num_hidden_layers=2)
-
-
-def write_fp8(plain: Path, directory: Path, kind: str, **changes: Any) -> Path:
-    """The checkpoint with every linear but the head in FP8."""
-    directory.mkdir()
-    for path in plain.iterdir():
-        if path.suffix == ".json" and path.name != "config.json":
-            (directory / path.name).write_bytes(path.read_bytes())
-    config = json.loads((plain / "config.json").read_text())
-    strategy = {"strategy": kind} | ({"block_structure": [128, 128]} if kind == "block" else {})
-    config["quantization_config"] = BLOCK_CONFIG if kind == "block" else compressed(**strategy)
-    (directory / "config.json").write_text(json.dumps(config | changes))
-    tensors = {}
-    for name, tensor in load_file(plain / "model.safetensors").items():
-        if "_proj.weight" not in name:
-            tensors[name] = tensor.bfloat16()
-            continue
-        tensors[name], scales = quantized(tensor, kind)
-        tensors[name + ("_scale_inv" if kind == "block" else "_scale")] = scales if kind == "block" else scales.bfloat16()
-        if kind == "tensor":
-            tensors[name.removesuffix("weight") + "input_scale"] = torch.ones(1)
-    save_file(tensors, directory / "model.safetensors")
-    return directory
 
 
 @pytest.mark.parametrize("kind", ["block", "channel", "tensor"])
@@ -106,6 +57,16 @@ def test_what_becomes_of_it_on_each_kind_of_target(plain: Path, tmp_path: Path) 
         (compressed(strategy="tensor"), "fp8_channel"),
         (compressed(strategy="block", block_structure=[128, 128]), "fp8_block"),
         (compressed(strategy="group", group_size=64), None),
+        (FP8_CONFIG, "fp8_tensor"),
+        (FP8_CONFIG | {"activation_scheme": "dynamic"}, "fp8_channel"),
+        (FP8_CONFIG | {"activation_scheme": "calibrated"}, None),
+        (BLOCK_CONFIG | {"activation_scheme": "static"}, None),
+        (compressed(STATIC, strategy="channel"), "fp8_tensor"),
+        (compressed(STATIC, strategy="tensor"), "fp8_tensor"),
+        (compressed(STATIC, strategy="block", block_structure=[128, 128]), None),
+        (compressed(STATIC | {"strategy": "group"}, strategy="tensor"), None),
+        (compressed(STATIC | {"type": "int"}, strategy="tensor"), None),
+        (compressed(STATIC | {"dynamic": True}, strategy="tensor"), "fp8_channel"),
         (compressed(strategy="channel", num_bits=4, type="int"), None),
         ({"quant_method": "awq", "bits": 4}, None),
         ({"quant_method": "compressed-tensors", "config_groups": {}}, None),
@@ -122,12 +83,6 @@ def test_other_quantized_checkpoints_are_refused(plain: Path, tmp_path: Path) ->
     with pytest.raises(UnsupportedModelError, match="quantization_config") as error:
         open_checkpoint(str(directory))
     assert "FP8 is supported" in (error.value.hint or "")
-
-
-def edit(directory: Path, change: Any) -> None:
-    tensors = load_file(directory / "model.safetensors")
-    change(tensors)
-    save_file(tensors, directory / "model.safetensors")
 
 
 def test_scales_that_are_missing(plain: Path, tmp_path: Path) -> None:

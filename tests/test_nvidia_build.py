@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from fp8_checkpoints import SHAPE as FP8_SHAPE
+from fp8_checkpoints import write_static_fp8
 from interpreted_gpu import logits
 from random_checkpoints import write_random_checkpoint
 
@@ -253,22 +255,26 @@ def test_warm_builds_trace_nothing(checkpoint: Path, built: tuple[Path, Path], t
     assert ours.probe != theirs.probe
 
 
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where quantized artifacts share a store and a dump: what one reuses, another has left the sources of."""
+    return tmp_path_factory.mktemp("quantized")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("quantize", ["fp8-block", "int4"])
-def test_quantized_artifacts_compute_their_reference(quantize: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quantize", ["fp8-block", "int4", "fp8-static"])
+def test_quantized_artifacts_compute_their_reference(quantize: str, quantized: Path, tmp_path: Path) -> None:
     """Loading replays the golden probe, which the operators' references recorded; decode is compared with prefill."""
-    shape: dict[str, Any] = {
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "head_dim": 32,
-    }
-    checkpoint = write_random_checkpoint("llama", tmp_path / "model", **shape, num_hidden_layers=2)
-    run_build(checkpoint, tmp_path, "--quantize", quantize, "--debug-dump", "dump")
+    arguments = ["--store", str(quantized / "store"), "--debug-dump", str(quantized / "dump")]
+    checkpoint = write_random_checkpoint("llama", tmp_path / "model", **FP8_SHAPE, num_hidden_layers=2)
+    if quantize == "fp8-static":
+        checkpoint = write_static_fp8(checkpoint, tmp_path / "static", lambda name: 2**-8 if "gate" in name else 2**-7)
+    else:
+        arguments += ["--quantize", quantize]
+    run_build(checkpoint, tmp_path, *arguments)
     manifest = load_manifest(tmp_path / "out")
-    assert {weight.format for weight in manifest.weights.values()} & {"fp8_channel", "fp8_block", "q8_0", "q4_1"}
+    assert {weight.format for weight in manifest.weights.values()} & {"fp8_tensor", "fp8_block", "q4_1"}
     tokens = torch.randint(3, 300, (9,), generator=torch.Generator().manual_seed(1)).tolist()
     steps = [step([(tokens[:8], 0, [1])]), step([(tokens, 8, [1])]), step([(tokens, 0, [2])])]
-    _, decoded, prefilled = logits(tmp_path / "out", tmp_path / "dump", steps, tmp_path / "logits.npz")
+    _, decoded, prefilled = logits(tmp_path / "out", quantized / "dump", steps, tmp_path / "logits.npz")
     assert np.abs(decoded - prefilled).max() <= 0.03 * np.abs(prefilled).max()

@@ -11,7 +11,7 @@ from triton_launches import H200, Allocator, compile_launch, contiguous_strides,
 from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.nvidia.emitters import EMITTERS
 from engine.kernels.nvidia.launch import Context, Launch, Size, Tensor
-from engine.kernels.nvidia.packed_rows import FP8_FORMATS, fp8_row_bytes, packed_shape
+from engine.kernels.nvidia.packed_rows import FP8_FORMATS, FP8_LAYOUTS, FP8_STATIC, fp8_row_bytes, packed_shape
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FEATURES, VOCABULARY = 2048, 32, 8, 64, 8192, 128_256
 QKV = (HEADS + 2 * KV_HEADS) * HEAD_DIM
@@ -26,7 +26,7 @@ def tensor(*shape: Size, dtype: str = "bfloat16", strides: tuple[Size, ...] | No
 def linear(kernel: str, features: int, inputs: int, *, residual: bool = False, rows: Size = T, operator: str = "linear") -> Operation:
     added = tensor(rows, features) if residual else None
     w = tensor(*packed_shape(kernel, features, inputs), dtype="bfloat16" if kernel == "dense" else "uint8")
-    x = fp8_rows(kernel, rows, inputs) if kernel in FP8_FORMATS else tensor(rows, inputs)
+    x = fp8_rows(kernel, rows, inputs) if kernel in FP8_LAYOUTS else tensor(rows, inputs)
     out = tensor(rows, features, dtype="float32" if operator == "logits" else "bfloat16")
     return f"{operator}_rows_{kernel}", (x, w, None, added, features), out
 
@@ -74,9 +74,10 @@ def between() -> Iterator[Operation]:
 def quantizers() -> Iterator[Operation]:
     for format in FP8_FORMATS:
         norm = tensor(T, HIDDEN), tensor(HIDDEN, dtype="float32"), 1e-5
-        yield f"quantize_{format}", (tensor(T, HIDDEN),), fp8_rows(format, T, HIDDEN)
-        yield f"rms_norm_quantize_{format}", norm, fp8_rows(format, T, HIDDEN)
-        yield f"silu_mul_quantize_{format}", (tensor(T, FEATURES), tensor(T, FEATURES)), fp8_rows(format, T, FEATURES)
+        scale = (tensor(1, dtype="float32"),) if format == FP8_STATIC else ()
+        yield f"quantize_{format}", (tensor(T, HIDDEN), *scale), fp8_rows(format, T, HIDDEN)
+        yield f"rms_norm_quantize_{format}", (*norm, *scale), fp8_rows(format, T, HIDDEN)
+        yield f"silu_mul_quantize_{format}", (tensor(T, FEATURES), tensor(T, FEATURES), *scale), fp8_rows(format, T, FEATURES)
 
 
 def launches_of(operations: Iterable[Operation]) -> list[Launch]:
@@ -105,7 +106,7 @@ def test_kernels_compile_without_spilling() -> None:
     check(launches_of([*between(), *quantizers()]))
 
 
-@pytest.mark.parametrize("kernel", ["dense", *FORMATS, *FP8_FORMATS])
+@pytest.mark.parametrize("kernel", ["dense", *FORMATS, *FP8_LAYOUTS])
 def test_linears_compile_without_spilling(kernel: str) -> None:
     launches = launches_of(linears(kernel))
     assert len(launches) <= 18  # each takes a build up to a second

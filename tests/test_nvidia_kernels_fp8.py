@@ -9,7 +9,7 @@ from triton_launches import H200, Call, Given, interpreter, worst_error
 
 from engine.kernels.nvidia import reference
 from engine.kernels.nvidia.fp8 import pack_fp8, quantize_fp8, scales_of_rows, unpack_fp8
-from engine.kernels.nvidia.packed_rows import FP8_FORMATS, fp8_in_features, fp8_row_bytes, packed_shape
+from engine.kernels.nvidia.packed_rows import FP8_FORMATS, FP8_LAYOUTS, FP8_STATIC, fp8_in_features, fp8_row_bytes, packed_shape
 
 EPS = 1e-5
 TOKENS = [1, 7, 17, 70]
@@ -24,6 +24,11 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 def run(operator: str, *arguments: object, count: int, size: int, dtype: str = "uint8") -> Tensor:
     call = Call(operator=operator, arguments=arguments, shape=("T", size), dtype=dtype, dims={"T": count})
     return interpreter().run(call)[0]
+
+
+def scale_of(format: str) -> tuple[Tensor, ...]:
+    """Such that some of `numbers` are out of range, and some below the smallest normal number."""
+    return (torch.tensor([0.013]),) if format == FP8_STATIC else ()
 
 
 def without_padding(format: str, packed: Tensor, features: int) -> Tensor:
@@ -44,7 +49,7 @@ def test_sizes_of_blockwise_rows_tell_their_features(features: int) -> None:
     assert fp8_in_features("fp8_block", fp8_row_bytes("fp8_block", features)) == features
 
 
-@pytest.mark.parametrize("format", FP8_FORMATS)
+@pytest.mark.parametrize("format", FP8_LAYOUTS)
 def test_quantizing_loses_a_sixteenth_at_most(format: str) -> None:
     x = numbers(9, 384)
     back = unpack_fp8(format, quantize_fp8(format, x), 384)
@@ -56,10 +61,23 @@ def test_quantizing_loses_a_sixteenth_at_most(format: str) -> None:
 @pytest.mark.parametrize("format", FP8_FORMATS)
 @pytest.mark.parametrize("count", TOKENS)
 def test_quantize_is_the_reference_bit_for_bit(count: int, format: str, features: int) -> None:
-    x = numbers(count, features + 16)[:, 8 : 8 + features]
+    x, scale = numbers(count, features + 16)[:, 8 : 8 + features], scale_of(format)
     x[0, :128] = 0
-    actual = run(f"quantize_{format}", Given(x, ("T", features)), count=count, size=fp8_row_bytes(format, features))
-    assert torch.equal(without_padding(format, actual, features), without_padding(format, quantize_fp8(format, x), features))
+    actual = run(f"quantize_{format}", Given(x, ("T", features)), *map(Given, scale), count=count, size=fp8_row_bytes(format, features))
+    assert torch.equal(without_padding(format, actual, features), without_padding(format, quantize_fp8(format, x, *scale), features))
+
+
+def test_a_given_scale_is_divided_by_and_what_is_out_of_range_is_the_largest_number() -> None:
+    """A row of 2,064 is that of three programs, the last of which has little to do. FP8 ends at 448 and begins at 2^-9."""
+    x, expected = torch.zeros(3, 2064, dtype=torch.bfloat16), torch.zeros(3, 2064)
+    x[:, :10] = torch.tensor([1.0, -3.0, 224.0, 232.0, -1e6, torch.inf, -torch.inf, torch.nan, 2**-10, -(2**-11)])
+    expected[:, :10] = torch.tensor([1.0, -3.0, 224.0, 224.0, -224.0, 224.0, -224.0, torch.nan, 2**-10, 0.0])
+    x[1, -1], expected[1, -1] = 17, 16  # 34 lies between 32 and 36
+    scale = torch.tensor([0.5])
+    actual = run("quantize_fp8_tensor", Given(x, ("T", 2064)), Given(scale), count=3, size=fp8_row_bytes(FP8_STATIC, 2064))
+    for rows in (actual, quantize_fp8(FP8_STATIC, x, scale)):
+        assert (rows[:, 2064:2068].contiguous().view(torch.float32) == 0.5).all()
+        torch.testing.assert_close(unpack_fp8(FP8_STATIC, rows, 2064), expected, rtol=0, atol=0, equal_nan=True)
 
 
 def quants_apart(actual: Tensor, expected: Tensor, features: int) -> int:
@@ -76,11 +94,13 @@ def quants_apart(actual: Tensor, expected: Tensor, features: int) -> int:
 @pytest.mark.parametrize("count", [1, 7])
 def test_norm_and_activation_quantize_their_unrounded_result(count: int, format: str) -> None:
     x, up, weight, size = numbers(count, 640), numbers(count, 640, seed=1), numbers(640, seed=2).float(), fp8_row_bytes(format, 640)
-    normed = run(f"rms_norm_quantize_{format}", Given(x, ("T", 640)), Given(weight), EPS, count=count, size=size)
-    active = run(f"silu_mul_quantize_{format}", Given(x, ("T", 640)), Given(up, ("T", 640)), count=count, size=size)
+    scale = scale_of(format)
+    given = [Given(number) for number in scale]
+    normed = run(f"rms_norm_quantize_{format}", Given(x, ("T", 640)), Given(weight), EPS, *given, count=count, size=size)
+    active = run(f"silu_mul_quantize_{format}", Given(x, ("T", 640)), Given(up, ("T", 640)), *given, count=count, size=size)
     exact = reference.rms_norm_rows(x.double(), weight.double(), EPS), reference.silu_mul(x.double(), up.double())
     for actual, values in zip((normed, active), exact, strict=True):
-        expected = quantize_fp8(format, values)
+        expected = quantize_fp8(format, values, *scale)
         assert quants_apart(actual, expected, 640) <= 1  # float32 may end on the other side of a tie
         errors = [worst_error(unpack_fp8(format, packed, 640), values) for packed in (actual, expected)]
         assert errors[0] <= errors[1] * (1 + 2**-10)
@@ -102,7 +122,7 @@ def linear(format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Ten
 
 
 @pytest.mark.parametrize(("features", "inputs"), [(100, 256), (150, 1152)])
-@pytest.mark.parametrize("format", FP8_FORMATS)
+@pytest.mark.parametrize("format", FP8_LAYOUTS)
 @pytest.mark.parametrize("count", [1, 16, 17, 70])
 def test_linear(count: int, format: str, features: int, inputs: int) -> None:
     x, w = quantize_fp8(format, numbers(count, inputs)), weight(format, features, inputs)
@@ -116,7 +136,7 @@ def test_linear(count: int, format: str, features: int, inputs: int) -> None:
         assert worst_error(actual, exact) <= allowed
 
 
-@pytest.mark.parametrize("format", FP8_FORMATS)
+@pytest.mark.parametrize("format", FP8_LAYOUTS)
 @pytest.mark.parametrize("count", [7, 40])
 def test_rows_are_alone_and_results_repeat(count: int, format: str) -> None:
     x, w = quantize_fp8(format, numbers(count, 1152)), weight(format, 70, 1152)

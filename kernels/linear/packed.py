@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 
 from ..nvidia import packed_rows
-from ..ops import QUANTIZED_FORMATS
+from ..ops import QUANTIZED_FORMATS, QUANTIZERS
 from .blocks import FORMATS, GROUP
 from .formats import PANEL
 
@@ -15,9 +15,17 @@ Layout = Literal["panels", "rows"]
 
 
 def kernel_of(format: str, layout: Layout = "panels") -> str:
-    """The kernel that reads a storage format: "dense" for f32, f16 and bf16, its own for every other; with "rows_" before it for rows."""
-    kernel = "dense" if format in DENSE_DTYPES else format
+    """The kernel that reads a storage format: "dense" for f32, f16 and bf16, for others their own; with "rows_" before it for rows.
+
+    FP8 formats whose rows lie alike have one.
+    """
+    kernel = "dense" if format in DENSE_DTYPES else packed_rows.fp8_layout(format)
     return kernel if layout == "panels" else f"rows_{kernel}"
+
+
+def quantizer_of(format: str, layout: Layout = "panels") -> str | None:
+    """The operator that quantizes the activations of a linear in that format; None if its kernel takes them as they are."""
+    return QUANTIZERS.get(format if layout == "panels" else f"rows_{format}")
 
 
 def packed_shape(format: str, out_features: int, in_features: int, layout: Layout = "panels") -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from .launch import Emit
 from .linear import linear_dense
 from .linear_fp8 import linear_fp8
 from .linear_quantized import linear_quantized
-from .packed_rows import FP8_FORMATS
+from .packed_rows import FP8_FORMATS, FP8_LAYOUTS
 from .quantize_fp8 import quantize, rms_norm_quantize, silu_mul_quantize
 from .rows import rms_norm, silu_mul
 from .sample import sample
@@ -15,7 +15,7 @@ from .sample import sample
 _LINEARS: dict[str, Emit] = {
     "dense": linear_dense,
     **{format: linear_quantized(format) for format in FORMATS},
-    **{format: linear_fp8(format) for format in FP8_FORMATS},
+    **{layout: linear_fp8(layout) for layout in FP8_LAYOUTS},
 }
 
 EMITTERS: dict[str, Emit] = {

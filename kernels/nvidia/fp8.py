@@ -1,6 +1,7 @@
 """Rows of FP8 numbers, weights and activations alike: float8_e4m3fn [K], then float32 scales, then zeros to 16 bytes.
 
 value = scale * number. fp8_channel: one scale per row, that is per token or per output channel.
+fp8_tensor: rows as in fp8_channel, but the scale of activations is given, one for all tokens.
 fp8_block: one per 128 elements of a row; of weights, whose scales are those of blocks of 128 x 128,
 each row carries its own copy, so that merged linears are rows one after another.
 """
@@ -22,7 +23,7 @@ def group_of(format: str, in_features: int) -> int:
 
 
 def pack_fp8(format: str, numbers: Tensor, scales: Tensor) -> Tensor:
-    """numbers [N, K] float8_e4m3fn; scales float32 [N, 1] (fp8_channel) or [N, K / 128] (fp8_block) -> uint8 [N, row_bytes]."""
+    """numbers [N, K] float8_e4m3fn; scales float32 [N, K / 128] (fp8_block) or [N, 1] (the others) -> uint8 [N, row_bytes]."""
     parts = torch.cat((numbers.view(torch.uint8), scales.contiguous().view(torch.uint8)), dim=1)
     return functional.pad(parts, (0, fp8_row_bytes(format, numbers.shape[1]) - parts.shape[1]))
 
@@ -41,8 +42,15 @@ def unpack_fp8(format: str, packed: Tensor, in_features: int) -> Tensor:
     return unpacked
 
 
-def quantize_fp8(format: str, x: Tensor) -> Tensor:
-    """[T, K] -> uint8 [T, row_bytes]: scale = amax / 448, number = x * (448 / amax) rounded to even; scale 1 where amax is below 2^-100."""
+def quantize_fp8(format: str, x: Tensor, scale: Tensor | None = None) -> Tensor:
+    """[T, K] -> uint8 [T, row_bytes]: scale = amax / 448, number = x * (448 / amax) rounded to even; scale 1 where amax is below 2^-100.
+
+    scale: [1] float32, in fp8_tensor: number = x * (1 / scale), each operation rounded to float32, then what is beyond -448 or 448
+    (infinities too) becomes that, and the rest is rounded to even; NaN stays NaN.
+    """
+    if scale is not None:
+        numbers = (x.float() * scale.reciprocal()).clamp(-LARGEST, LARGEST)
+        return pack_fp8(format, numbers.to(torch.float8_e4m3fn), scale.expand(len(x), 1))
     groups = x.float().unflatten(1, (-1, group_of(format, x.shape[1])))
     amax = groups.abs().amax(2, keepdim=True)
     used = amax >= SMALLEST_AMAX

@@ -5,10 +5,23 @@ from ..linear.blocks import FORMATS, GROUP
 ALIGNMENT = 16
 """Rows start at multiples of this many bytes: what one thread loads at once."""
 
-
-FP8_FORMATS = ("fp8_channel", "fp8_block")
+FP8_LAYOUTS = ("fp8_channel", "fp8_block")
+"""How rows of FP8 numbers, of weights and of activations, carry their scales (see fp8.py)."""
+FP8_STATIC = "fp8_tensor"
+"""Rows as in fp8_channel; but the scale of a linear's activations is a tensor of its own, the same for all tokens."""
+FP8_FORMATS = (*FP8_LAYOUTS, FP8_STATIC)
 FP8_GROUP = 128
-"""Elements of a row that share a scale in fp8_block. In fp8_channel all of them do."""
+"""Elements of a row that share a scale in fp8_block. In the other formats all of them do."""
+
+
+def fp8_layout(format: str) -> str:
+    """How rows lie in a format; of one that is not FP8, itself."""
+    return "fp8_channel" if format == FP8_STATIC else format
+
+
+def input_scale_name(weight: str) -> str:
+    """What the scale [1] float32 of the activations that an fp8_tensor weight is multiplied with is called."""
+    return f"{weight.removesuffix('weight')}input_scale"
 
 
 def fp8_row_bytes(format: str, in_features: int) -> int:
@@ -21,7 +34,7 @@ def fp8_row_bytes(format: str, in_features: int) -> int:
 
 def fp8_in_features(format: str, row_bytes: int) -> int:
     """K, from the bytes of such a row."""
-    if format == "fp8_channel":
+    if format != "fp8_block":
         return row_bytes - ALIGNMENT
     # 512 numbers, or the last few of a row, have 16 bytes of scales.
     return row_bytes - ALIGNMENT * -(-row_bytes // (4 * FP8_GROUP + ALIGNMENT))

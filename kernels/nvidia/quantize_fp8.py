@@ -1,7 +1,8 @@
 """Activations to FP8 rows (see fp8.py): as they are, or fresh from RMSNorm or SiLU-mul, whose bfloat16 result is then never stored.
 
-One program per row, which stays in registers until its largest elements are known. Bound by
-memory; at the few rows of a decode step by the latency of one launch.
+One program per row, which stays in registers until its largest elements are known; where the scale
+is given and no norm is taken, parts of a row do not wait for each other and are programs of their own.
+Bound by memory; at the few rows of a decode step by the latency of one launch.
 """
 
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .launch import Context, Emit, Launch, Tensor
-from .packed_rows import FP8_GROUP
+from .launch import Context, Emit, Launch, Tensor, cdiv
+from .packed_rows import FP8_GROUP, FP8_STATIC
 from .rows import warps_for
+
+_PART = 1024
+"""Elements of a row per program, where rows need not be whole."""
 
 
 @triton.jit
@@ -32,70 +36,104 @@ def store_fp8(values, out, features, GROUP: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def quantize_fp8_kernel(x, weight, out, features, x_stride, out_stride, EPS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr):
-    """One row [features]; over its root mean square and times `weight` [features], where that is given."""
+def store_scaled_fp8(values, k, out, features, scale):
+    """values [BLOCK] float32, elements `k` of a row at `out`, over the one number at `scale`."""
+    given = tl.load(scale)
+    scaled = values * tl.div_rn(tl.full(given.shape, 1.0, tl.float32), given)
+    # Conversion alone saturates on a GPU, but not in the interpreter.
+    bounded = tl.clamp(scaled, -448.0, 448.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(out + k, bounded.to(tl.float8e4nv).to(tl.uint8, bitcast=True), mask=k < features)
+    tl.store((out + features).to(tl.pointer_type(tl.float32)), given)  # by every part of the row: the same number
+
+
+@triton.jit
+def quantize_fp8_kernel(
+    x, weight, scale, out, features, x_stride, out_stride, EPS: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One row [features]; over its root mean square and times `weight` [features], where that is given. scale: see store_scaled_fp8."""
     row = tl.program_id(0).to(tl.int64)
-    k = tl.arange(0, BLOCK)
+    k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = k < features
     values = tl.load(x + row * x_stride + k, mask=inside, other=0.0).to(tl.float32)
     if weight is not None:
         weights = tl.load(weight + k, mask=inside, other=0.0).to(tl.float32)
         values = values * tl.rsqrt(tl.sum(values * values, 0) / features + EPS) * weights
-    store_fp8(values, out + row * out_stride, features, GROUP, BLOCK)
+    if scale is not None:
+        store_scaled_fp8(values, k, out + row * out_stride, features, scale)
+    else:
+        store_fp8(values, out + row * out_stride, features, GROUP, BLOCK)
 
 
 @triton.jit
 def silu_mul_quantize_fp8_kernel(
-    gate, up, out, features, gate_stride, up_stride, out_stride, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    gate, up, scale, out, features, gate_stride, up_stride, out_stride, GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row of gate * sigmoid(gate) * up."""
+    """One row of gate * sigmoid(gate) * up. scale: see store_scaled_fp8."""
     row = tl.program_id(0).to(tl.int64)
-    k = tl.arange(0, BLOCK)
+    k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = k < features
     g = tl.load(gate + row * gate_stride + k, mask=inside, other=0.0).to(tl.float32)
     u = tl.load(up + row * up_stride + k, mask=inside, other=0.0).to(tl.float32)
-    store_fp8(g / (1 + tl.exp(-g)) * u, out + row * out_stride, features, GROUP, BLOCK)
+    values = g / (1 + tl.exp(-g)) * u
+    if scale is not None:
+        store_scaled_fp8(values, k, out + row * out_stride, features, scale)
+    else:
+        store_fp8(values, out + row * out_stride, features, GROUP, BLOCK)
 
 
-def _row_launch(function: Any, format: str, features: int, out: Tensor, arguments: dict[str, Any], constants: dict[str, Any]) -> Launch:
+def _row_launch(
+    function: Any, format: str, features: int, out: Tensor, arguments: dict[str, Any], constants: dict[str, Any], *, whole: bool
+) -> Launch:
+    """whole: whether a row must be one program's."""
     block = triton.next_power_of_2(features)
+    block = block if whole or format != FP8_STATIC else min(block, _PART)
     return Launch(
         function=function,
-        grid=(out.shape[0], 1, 1),
+        grid=(out.shape[0], cdiv(features, block), 1),
         arguments={**arguments, "out": out, "features": features, "out_stride": out.strides[0]},
         constants={**constants, "GROUP": FP8_GROUP if format == "fp8_block" else 0, "BLOCK": block},
-        num_warps=warps_for(features),
+        num_warps=warps_for(block),
     )
 
 
+def _given(scale: list[Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The scale, which only fp8_tensor has, as argument or constant of a kernel."""
+    return ({"scale": scale[0]}, {}) if scale else ({}, {"scale": None})
+
+
 def quantize(format: str) -> Emit:
-    """The emitter of x [T, K] -> uint8 [T, row_bytes]."""
+    """The emitter of x [T, K], of fp8_tensor also scale [1] -> uint8 [T, row_bytes]."""
 
     def emit(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
-        (x,) = arguments
-        given = {"x": x, "x_stride": x.strides[0]}
-        return [_row_launch(quantize_fp8_kernel, format, x.shape[1], out, given, {"weight": None, "EPS": 0.0})]
+        x, *scale = arguments
+        given, constants = _given(scale)
+        given |= {"x": x, "x_stride": x.strides[0]}
+        constants |= {"weight": None, "EPS": 0.0}
+        return [_row_launch(quantize_fp8_kernel, format, x.shape[1], out, given, constants, whole=False)]
 
     return emit
 
 
 def rms_norm_quantize(format: str) -> Emit:
-    """The emitter of x [T, K], weight [K], eps -> uint8 [T, row_bytes]."""
+    """The emitter of x [T, K], weight [K], eps, of fp8_tensor also scale [1] -> uint8 [T, row_bytes]."""
 
     def emit(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
-        x, weight, eps = arguments
-        given = {"x": x, "x_stride": x.strides[0], "weight": weight}
-        return [_row_launch(quantize_fp8_kernel, format, x.shape[1], out, given, {"EPS": float(eps)})]
+        x, weight, eps, *scale = arguments
+        given, constants = _given(scale)
+        given |= {"x": x, "x_stride": x.strides[0], "weight": weight}
+        constants |= {"EPS": float(eps)}
+        return [_row_launch(quantize_fp8_kernel, format, x.shape[1], out, given, constants, whole=True)]
 
     return emit
 
 
 def silu_mul_quantize(format: str) -> Emit:
-    """The emitter of gate and up [T, F] -> uint8 [T, row_bytes]."""
+    """The emitter of gate and up [T, F], of fp8_tensor also scale [1] -> uint8 [T, row_bytes]."""
 
     def emit(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
-        gate, up = arguments
-        given = {"gate": gate, "gate_stride": gate.strides[0], "up": up, "up_stride": up.strides[0]}
-        return [_row_launch(silu_mul_quantize_fp8_kernel, format, gate.shape[1], out, given, {})]
+        gate, up, *scale = arguments
+        given, constants = _given(scale)
+        given |= {"gate": gate, "gate_stride": gate.strides[0], "up": up, "up_stride": up.strides[0]}
+        return [_row_launch(silu_mul_quantize_fp8_kernel, format, gate.shape[1], out, given, constants, whole=False)]
 
     return emit

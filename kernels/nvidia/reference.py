@@ -13,7 +13,7 @@ from ..rows.reference import rms_norm as rms_norm_rows
 from ..rows.reference import silu_mul
 from .formats import unpack_rows
 from .fp8 import quantize_fp8, unpack_fp8
-from .packed_rows import FP8_FORMATS, fp8_in_features
+from .packed_rows import FP8_LAYOUTS, fp8_in_features
 
 __all__ = [
     "embedding_rows",
@@ -51,7 +51,7 @@ def linear_rows(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, residual
 
 def logits_rows(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int) -> Tensor:
     """The operators logits_rows_*: as linear_rows, but of bfloat16 or FP8 x the result is float32."""
-    if kernel in FP8_FORMATS:
+    if kernel in FP8_LAYOUTS:
         in_features = fp8_in_features(kernel, w.shape[1])
         return linear(unpack_fp8(kernel, x, in_features), unpack_fp8(kernel, w, in_features)[:out_features], bias, residual)
     wide = x.float() if x.dtype == torch.bfloat16 else x
@@ -66,14 +66,14 @@ def embedding_rows(kernel: str, tokens: Tensor, w: Tensor, dim: int) -> Tensor:
     return unpack_rows(kernel, w[tokens.long().clamp(0, len(w) - 1)], dim)
 
 
-def rms_norm_quantize_fp8(format: str, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm_quantize_fp8(format: str, x: Tensor, weight: Tensor, eps: float, scale: Tensor | None = None) -> Tensor:
     """`quantize_fp8` of `rms_norm_rows`, which is not rounded in between."""
-    return quantize_fp8(format, rms_norm_rows(x.to(_wide(x)), weight, eps))
+    return quantize_fp8(format, rms_norm_rows(x.to(_wide(x)), weight, eps), scale)
 
 
-def silu_mul_quantize_fp8(format: str, gate: Tensor, up: Tensor) -> Tensor:
+def silu_mul_quantize_fp8(format: str, gate: Tensor, up: Tensor, scale: Tensor | None = None) -> Tensor:
     """`quantize_fp8` of `silu_mul`, which is not rounded in between."""
-    return quantize_fp8(format, silu_mul(gate.to(_wide(gate)), up.to(_wide(up))))
+    return quantize_fp8(format, silu_mul(gate.to(_wide(gate)), up.to(_wide(up))), scale)
 
 
 def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
