@@ -7,13 +7,12 @@ a program has is found by bisection: sequence s begins at tile query_start[s] //
 leaves room for every sequence's last, incomplete tile.
 """
 
-import math
 from typing import Any
 
 import triton
 import triton.language as tl
 
-from .attention_tiles import cache_rows, softmax_step
+from .attention_tiles import LOG2_E, cache_rows, scores_of, softmax_step, with_sinks
 from .launch import QUERY_LENGTH, Condition, Launch, Tensor, cdiv
 
 _ROWS = 128
@@ -38,8 +37,8 @@ def sequence_of_tile(query_start, sequences, tile, BLOCK_Q: tl.constexpr):
 @triton.jit
 def take_in_keys(
     most, total, sums, queries, position, first, last, k_cache, v_cache, table, length, k_block, k_head, v_block, v_head,
-    MASKED: tl.constexpr, SCALE: tl.constexpr, WINDOW: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
+    MASKED: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, HEAD_DIM: tl.constexpr,
+    DIM_PADDED: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Walk the keys first..last - 1. Without MASKED every row of `queries`, at `position` in its sequence, sees all of them."""
     d = tl.arange(0, DIM_PADDED)
@@ -53,7 +52,7 @@ def take_in_keys(
         else:
             keys = tl.load(k_cache + k_at[None, :] + d[:, None], mask=(d < HEAD_DIM)[:, None], other=0.0)
             values = tl.load(v_cache + v_at[:, None] + d[None, :], mask=(d < HEAD_DIM)[None, :], other=0.0)
-        scores = tl.dot(queries, keys) * SCALE
+        scores = scores_of(tl.dot(queries, keys), SCALE, SOFTCAP)
         if MASKED:
             seen = t[None, :] <= position[:, None]
             if WINDOW > 0:
@@ -65,9 +64,9 @@ def take_in_keys(
 
 @triton.jit
 def attention_mixed_kernel(
-    q, k_cache, v_cache, query_start, seq_lens, block_table, out,
+    q, k_cache, v_cache, query_start, seq_lens, block_table, sinks, out,
     q_token, q_head, k_block, k_cache_head, v_block, v_cache_head, table_stride, sequences, kv_heads,
-    SCALE: tl.constexpr, WINDOW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
+    SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, BLOCK_Q: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Up to BLOCK_Q new tokens of one sequence and one key-value head; row r is token r // GROUP, head r % GROUP of its group."""
@@ -101,14 +100,15 @@ def attention_mixed_kernel(
             most, total, sums = take_in_keys(
                 most, total, sums, queries, position, 0, masked_from, k_cache, v_cache, table, length,
                 k_block, kv_head * k_cache_head, v_block, kv_head * v_cache_head,
-                False, SCALE, WINDOW, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
+                False, SCALE, SOFTCAP, WINDOW, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
             )  # fmt: skip
         most, total, sums = take_in_keys(
             most, total, sums, queries, position, masked_from, last, k_cache, v_cache, table, length,
             k_block, kv_head * k_cache_head, v_block, kv_head * v_cache_head,
-            True, SCALE, WINDOW, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
+            True, SCALE, SOFTCAP, WINDOW, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
         )  # fmt: skip
         to = (token.to(tl.int64) * kv_heads * GROUP + head)[:, None] * HEAD_DIM + d[None, :]
+        total = with_sinks(total, most, sinks, head, True)
         result = sums / tl.where(total == 0, 1.0, total)[:, None]
         tl.store(out + to, result.to(out.dtype.element_ty), mask=inside)
 
@@ -119,9 +119,11 @@ def attention_mixed(
     query_start: Tensor,
     seq_lens: Tensor,
     block_table: Tensor,
+    sinks: Tensor | None,
     out: Tensor,
     scale: float,
     window: int,
+    softcap: float,
 ) -> Launch:
     """q [T, QH, D] (heads may lie apart) over the caches -> out [T, QH, D]. Rows past query_start[S] are left as they are."""
     sequences, kv_heads, head_dim = seq_lens.shape[0], caches[0].shape[1], q.shape[2]
@@ -133,12 +135,14 @@ def attention_mixed(
     arguments |= {"table_stride": block_table.strides[0], "sequences": sequences, "kv_heads": kv_heads}
     for name, cache in zip("kv", caches, strict=True):
         arguments |= {f"{name}_block": cache.strides[0], f"{name}_cache_head": cache.strides[1]}
-    dims = {"WINDOW": window, "GROUP": group, "HEAD_DIM": head_dim, "DIM_PADDED": padded, "TILE": max(32, 8192 // padded)}
+    sink_argument, no_sinks = ({}, {"sinks": None}) if sinks is None else ({"sinks": sinks}, {})
+    scores = {"SCALE": scale * LOG2_E, "SOFTCAP": softcap * LOG2_E, "WINDOW": window}
+    dims = {"GROUP": group, "HEAD_DIM": head_dim, "DIM_PADDED": padded, "TILE": max(32, 8192 // padded)}
     return Launch(
         function=attention_mixed_kernel,
         grid=(cdiv(q.shape[0], block_q) + sequences, kv_heads, 1),
-        arguments=arguments,
-        constants={**dims, "SCALE": scale * math.log2(math.e), "BLOCK_SIZE": caches[0].shape[2], "BLOCK_Q": block_q, "ROWS": _ROWS},
+        arguments={**arguments, **sink_argument},
+        constants={**scores, **dims, **no_sinks, "BLOCK_SIZE": caches[0].shape[2], "BLOCK_Q": block_q, "ROWS": _ROWS},
         num_warps=8,
         num_stages=_STAGES,
         when=(Condition(value=QUERY_LENGTH, minimum=2),),
