@@ -136,7 +136,7 @@ def _attention_case(cache: KVCacheSpec, query_heads: int, batch: int, context: i
         kernel=f"attention {cache.dtype}",
         shape=f"{query_heads}x{heads}x{dim}, {batch} of {context:,}",
         rows=batch * new,
-        call=lambda index: operator(q, k, v, keys[index], values[index], starts, lengths, table, slots, dim**-0.5, 0),
+        call=lambda index: operator(q, k, v, keys[index], values[index], starts, lengths, table, slots, None, dim**-0.5, 0, 0.0),
         copies=len(keys),
         bytes=2 * batch * context * heads * dim * dtype.itemsize + 2 * q.nbytes + 2 * k.nbytes,
         macs=2 * seen * query_heads * dim,

@@ -109,8 +109,9 @@ def _name_outputs(outputs: list[fx.Node], names: dict[fx.Node, str]) -> list[str
 def _operator_call(node: fx.Node, names: dict[fx.Node, str]) -> Call:
     tensors = [arg for arg in node.args if isinstance(arg, fx.Node)]
     scalars = [arg for arg in node.args if isinstance(arg, (int, float))]
-    if (*tensors, *scalars) != node.args or node.kwargs:
-        raise BuildError(f"{node.target} must take tensors first, then numbers, and nothing else")
+    absent = [arg for arg in node.args if arg is None]
+    if (*tensors, *absent, *scalars) != node.args or node.kwargs:
+        raise BuildError(f"{node.target} must take tensors first, those that may be absent last of them, then numbers, and nothing else")
     target = str(node.target).removesuffix(".default")
     return Call(kind="operator", target=target, inputs=[names[t] for t in tensors], outputs=_name_outputs([node], names), scalars=scalars)
 

@@ -68,10 +68,10 @@ SCHEMAS = (
     *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim) -> Tensor" for kernel in (*PANEL_KERNELS, *ROW_KERNELS)),
     # q [T, QH, D], k and v [T, KH, D] float32; with norm, q_norm and k_norm [D]; with rope, cos and sin [T, D/2];
     # caches [blocks, KH, block_size, D] float32 or bfloat16, or [blocks, KH, block_size, D + 4] int8;
-    # query_start [S+1], seq_lens [S], block_table [S, B], slots [T] int32 -> [T, QH, D] float32
+    # query_start [S+1], seq_lens [S], block_table [S, B], slots [T] int32, sinks [QH] float32 -> [T, QH, D] float32
     *(
         f"{form}paged_attention(Tensor q, Tensor k, Tensor v,{tensors} Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor query_start,"
-        f" Tensor seq_lens, Tensor block_table, Tensor slots, float scale, int window{numbers}) -> Tensor"
+        f" Tensor seq_lens, Tensor block_table, Tensor slots, Tensor? sinks, float scale, int window, float softcap{numbers}) -> Tensor"
         for form, tensors, numbers in _ATTENTION_FORMS
     ),
 )

@@ -67,7 +67,11 @@ class LayerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Shapes and choices of one model; everything `Decoder` reads. Raises CheckpointError on shapes that cannot be."""
+    """Shapes and choices of one model; everything `Decoder` reads. Raises CheckpointError on shapes that cannot be.
+
+    attention_scale: what products of queries and keys are multiplied with; None for head_dim ** -0.5.
+    attention_sinks: whether every query head has a learned score that takes its share of the softmax and adds no value.
+    """
 
     architecture: str
     hidden_size: int
@@ -84,6 +88,8 @@ class ModelConfig:
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    attention_scale: float | None = None
+    attention_sinks: bool = False
     tie_embeddings: bool = False
     activation: Literal["silu"] = "silu"
 

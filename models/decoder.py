@@ -63,6 +63,7 @@ class Attention(nn.Module):
         self.o = nn.Linear(query_size, config.hidden_size, bias=config.output_bias)
         self.q_norm = RMSNorm(config.head_dim, config.rms_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_eps) if config.qk_norm else None
+        self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.attention_sinks else None
         self.config = config
         self.layer = layer
         self.attend = paged_attention
@@ -87,8 +88,8 @@ class Attention(nn.Module):
         if self.layer.use_rope:
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         k_cache, v_cache = kv_cache
-        scale = config.head_dim**-0.5
-        out = self.attend(q, k, v, k_cache, v_cache, query_start, seq_lens, block_table, slots, scale, self.layer.window)
+        scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        out = self.attend(q, k, v, k_cache, v_cache, query_start, seq_lens, block_table, slots, self.sinks, scale, self.layer.window, 0.0)
         projected: torch.Tensor = self.o(out.view(-1, config.num_heads * config.head_dim))
         return projected
 
@@ -134,7 +135,7 @@ class Decoder(nn.Module):
 
     Its parameters and buffers, by name, are the weights of the model: `embed.weight`, `rope.inv_freq`,
     `layers.N.{attention_norm,mlp_norm}.weight`, `layers.N.attention.{q,k,v,o}.{weight,bias}`,
-    `layers.N.attention.{q_norm,k_norm}.weight`, `layers.N.mlp.{gate,up,down}.{weight,bias}`, `norm.weight`, and
+    `layers.N.attention.{q_norm,k_norm}.weight`, `layers.N.attention.sinks`, `layers.N.mlp.{gate,up,down}.{weight,bias}`, `norm.weight`, and
     `head.weight` unless the embedding is tied. Nothing in construction depends on data: it works under fake tensors.
     """
 

@@ -15,13 +15,18 @@ SOURCE = "config.json"
 
 @dataclass(frozen=True, kw_only=True)
 class _Family:
-    """What `transformers` assumes where config.json is silent, and which settings its model class reads at all."""
+    """What `transformers` assumes where config.json is silent, and which settings its model class reads at all.
+
+    scale: the setting that is the scale of attention, for families that have one.
+    """
 
     defaults: Mapping[str, Any]
     layers: Callable[[Settings, int], tuple[LayerConfig, ...]]
     attention_bias: Literal["no", "qkv", "setting"] = "no"
     mlp_bias: bool = False
     qk_norm: bool = False
+    scale: str | None = None
+    sinks: bool = False
 
 
 def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
@@ -37,7 +42,7 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
     _refuse_other_heads(values)
     settings = Settings({**family.defaults, **values}, SOURCE)
     for name, accepted in _REFUSED_UNLESS.items():
-        if settings.values.get(name) not in (None, *accepted):
+        if name != family.scale and settings.values.get(name) not in (None, *accepted):
             raise UnsupportedModelError(f"{SOURCE}: {name} = {_brief(settings.values[name])} is not supported", hint=_HINTS.get(name))
     for name, is_read in (("attention_bias", family.attention_bias == "setting"), ("mlp_bias", family.mlp_bias)):
         if settings.flag(name, False) and not is_read:
@@ -64,6 +69,8 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         output_bias=attention_bias,
         mlp_bias=settings.flag("mlp_bias", False),
         qk_norm=family.qk_norm,
+        attention_scale=None if family.scale is None else settings.number(family.scale),
+        attention_sinks=family.sinks,
         tie_embeddings=settings.flag("tie_word_embeddings", False),
     )
 
@@ -123,6 +130,20 @@ def _interleaved_nope(settings: Settings, count: int) -> tuple[LayerConfig, ...]
     on_nope_layers = [0 if use_rope else window for use_rope in rope]
     windows = _windows_by_type(settings, count, window) if "layer_types" in settings else on_nope_layers
     return tuple(LayerConfig(window=each, use_rope=use_rope) for each, use_rope in zip(windows, rope, strict=True))
+
+
+def _granite_windows(settings: Settings, count: int) -> tuple[LayerConfig, ...]:
+    """Granite SWA: three layers of four with a window, and a base of the rotary embedding for every layer, 0 for none."""
+    window = settings.integer("sliding_window", 0, maximum=sys.maxsize)
+    every_fourth = [window if index % 4 else 0 for index in range(count)]
+    windows = _windows_by_type(settings, count, window) if "layer_types" in settings else every_fourth
+    theta = _rope(settings, settings.integer("max_position_embeddings")).theta
+    thetas = settings.numbers("layer_rope_theta") if "layer_rope_theta" in settings else [theta] * count
+    if len(thetas) != count:
+        raise CheckpointError(f"{SOURCE}: layer_rope_theta has {len(thetas)} entries for {count} layers")
+    if set(thetas) - {0, theta}:
+        raise UnsupportedModelError(f"{SOURCE}: layer_rope_theta has other values than 0 and rope_theta = {theta}, which is not supported")
+    return tuple(LayerConfig(window=window, use_rope=base != 0) for window, base in zip(windows, thetas, strict=True))
 
 
 def _windows_by_type(settings: Settings, count: int, window: int) -> list[int]:
@@ -277,5 +298,21 @@ _FAMILIES: dict[str, _Family] = {
         layers=_interleaved_nope,
         attention_bias="setting",
         mlp_bias=True,
+    ),
+    "granite_swa": _Family(
+        defaults=_COMMON
+        | {
+            "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 4,
+            "sliding_window": 128,
+            "attention_multiplier": 1.0,
+        },
+        layers=_granite_windows,
+        attention_bias="setting",
+        mlp_bias=True,
+        scale="attention_multiplier",
+        sinks=True,
     ),
 }

@@ -34,6 +34,7 @@ HF_NAMES = NameTable(
         "model.layers.{}.self_attn.o_proj.bias": "layers.{}.attention.o.bias",
         "model.layers.{}.self_attn.q_norm.weight": "layers.{}.attention.q_norm.weight",
         "model.layers.{}.self_attn.k_norm.weight": "layers.{}.attention.k_norm.weight",
+        "model.layers.{}.self_attn.sinks": "layers.{}.attention.sinks",
         "model.layers.{}.post_attention_layernorm.weight": "layers.{}.mlp_norm.weight",
         "model.layers.{}.mlp.gate_proj.weight": "layers.{}.mlp.gate.weight",
         "model.layers.{}.mlp.up_proj.weight": "layers.{}.mlp.up.weight",

@@ -20,6 +20,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
     "smollm3": ("smollm3", {}),
+    "granite_swa": ("granite_swa", {}),
     "llama2-tied-mha": ("llama", {"num_key_value_heads": 6, "tie_word_embeddings": True}),
     "smollm3-untied": ("smollm3", {"tie_word_embeddings": False, "num_key_value_heads": 2}),
 }

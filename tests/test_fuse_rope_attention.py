@@ -36,6 +36,7 @@ def refs() -> dict[str, Tensor]:
         "input:seq_lens": torch.tensor([20, 1], dtype=torch.int32),
         "input:block_table": torch.tensor([[2, 0], [1, 0]], dtype=torch.int32),
         "input:slots": torch.tensor([*range(32, 48), *range(4), 16], dtype=torch.int32),
+        "weight:sinks": torch.linspace(-1, 2, HEADS),
     }
 
 
@@ -55,7 +56,7 @@ def attention(on_q: Rows, on_k: Rows) -> Callable[..., Tensor]:
     def layer(*inputs: Tensor) -> Tensor:
         given = SimpleNamespace(**dict(zip(NAMES, inputs, strict=True)))
         q, k, v = (x.view(-1, heads, DIM) for x, heads in ((given.q, HEADS), (given.k, 2), (given.v, 2)))
-        out = paged_attention(on_q(q, given), on_k(k, given), v, *inputs[7:], DIM**-0.5, 7)  # type: ignore[call-arg, arg-type]
+        out = paged_attention(on_q(q, given), on_k(k, given), v, *inputs[7:], DIM**-0.5, 7, 1.5)  # type: ignore[arg-type]
         return out.view(-1, HEADS * DIM) * 2
 
     return layer

@@ -1,10 +1,8 @@
 """The attention operators: right against float64, and the same row whatever it is computed together with."""
 
-import ctypes
 import itertools
-from collections.abc import Sequence as SequenceOf
+import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +30,8 @@ class Heads:
     dtype: torch.dtype = torch.float32
     norm: bool = False
     rope: bool = False
+    softcap: float = 0.0
+    with_sinks: bool = False
 
     @property
     def scale(self) -> float:
@@ -45,6 +45,11 @@ class Heads:
         """Of the norms of queries and keys."""
         generator = torch.Generator().manual_seed(self.dim)
         return [torch.randn(self.dim, generator=generator) for _ in range(2 * self.norm)]
+
+    @property
+    def sinks(self) -> Tensor | None:
+        """From next to nothing to as much as many keys together."""
+        return torch.linspace(-3, 6, self.query) if self.with_sinks else None
 
     def angles(self, positions: Tensor) -> list[Tensor]:
         """cos and sin of tokens at `positions`."""
@@ -84,8 +89,8 @@ class Cache:
         self.v = self.k.clone()
         self.free = torch.randperm(blocks, generator=torch.Generator().manual_seed(blocks)).tolist()
 
-    def arguments(self, *pieces: Piece) -> tuple[list[Tensor], list[float]]:
-        """A call for tokens [begin, end) of each sequence, for which blocks are taken: its tensors, and its numbers."""
+    def arguments(self, *pieces: Piece) -> tuple[list[Tensor], list[Tensor | float | None]]:
+        """A call for tokens [begin, end) of each sequence, for which blocks are taken: its tensors, then the sinks and its numbers."""
         heads, size = self.heads, self.heads.block_size
         starts, slots = [0], []
         for sequence, begin, end in pieces:
@@ -101,19 +106,18 @@ class Cache:
         lengths = torch.tensor([end for _, _, end in pieces], dtype=torch.int32)
         start, slot = torch.tensor(starts, dtype=torch.int32), torch.tensor(slots, dtype=torch.int32)
         tensors = [q, k, v, *heads.weights(), *angles, self.k, self.v, start, lengths, table, slot]
-        return tensors, [heads.scale, heads.window, *[EPS] * heads.norm]
+        return tensors, [heads.sinks, heads.scale, heads.window, heads.softcap, *[EPS] * heads.norm]
 
     def step(self, *pieces: Piece, oracle: bool = False) -> list[Tensor]:
         """One call for tokens [begin, end) of each sequence: their outputs."""
-        tensors, numbers = self.arguments(*pieces)
-        out = getattr(reference if oracle else torch.ops.engine, self.heads.operator)(*tensors, *numbers)
+        tensors, others = self.arguments(*pieces)
+        out = getattr(reference if oracle else torch.ops.engine, self.heads.operator)(*tensors, *others)
         return list(out.split([end - begin for _, begin, end in pieces]))
 
     def exact(self, sequence: Sequence, dtype: torch.dtype) -> Tensor:
         """What the whole sequence attends to in this cache as it is, computed in `dtype` without the operator."""
-        (q, *others), numbers = self.arguments((sequence, 0, len(sequence.q)))
-        others[-1] = torch.full_like(others[-1], -1)
-        out: Tensor = getattr(reference, self.heads.operator)(q.to(dtype), *others, *numbers)
+        (q, *tensors, slots), others = self.arguments((sequence, 0, len(sequence.q)))
+        out: Tensor = getattr(reference, self.heads.operator)(q.to(dtype), *tensors, torch.full_like(slots, -1), *others)
         return out
 
 
@@ -147,6 +151,10 @@ SHAPES = [
     Heads(query=9, key=3, dim=64, block_size=32, dtype=torch.int8, rope=True),
     Heads(query=4, key=4, dim=80, dtype=torch.int8, window=140),
     Heads(query=10, key=2, dim=18, dtype=torch.int8, norm=True, rope=True),
+    Heads(query=9, key=3, dim=64, rope=True, softcap=4.0),
+    Heads(query=14, key=2, dim=20, window=33, softcap=1.5, with_sinks=True),
+    Heads(query=9, key=3, dim=64, dtype=torch.bfloat16, norm=True, rope=True, softcap=2.0, with_sinks=True),
+    Heads(query=10, key=2, dim=48, block_size=48, dtype=torch.int8, window=200, softcap=3.0, with_sinks=True),
 ]
 
 
@@ -250,7 +258,11 @@ def test_decoding_together_changes_nothing(heads: Heads) -> None:
 
 @pytest.mark.parametrize(
     "heads",
-    [Heads(query=9, key=3, dim=64, rope=True), Heads(dim=20, window=600), Heads(query=8, key=1, dim=64, dtype=torch.int8)],
+    [
+        Heads(query=9, key=3, dim=64, rope=True),
+        Heads(dim=20, window=600),
+        Heads(query=8, key=1, dim=64, dtype=torch.int8, softcap=2.0, with_sinks=True),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("new", [1, 5, 200])
@@ -286,14 +298,14 @@ def test_a_poisoned_token_reaches_only_those_who_see_it(heads: Heads) -> None:
 
 
 def test_padding_tokens_are_zero_and_write_nothing() -> None:
-    heads = Heads()
+    heads = Heads(with_sinks=True)
     sequence = Sequence.random(heads, 20, seed=7)
     cache = Cache(heads, 4)
     q, k, v = (torch.cat((part, torch.full((3, *part.shape[1:]), torch.nan))) for part in (sequence.q, sequence.k, sequence.v))
     slots = torch.tensor([*range(16, 36), -1, -1, -1], dtype=torch.int32)
     table = torch.tensor([[1, 2]], dtype=torch.int32)
     start, length = torch.tensor([0, 20], dtype=torch.int32), torch.tensor([20], dtype=torch.int32)
-    out = paged_attention(q, k, v, cache.k, cache.v, start, length, table, slots, heads.scale, 0)
+    out = paged_attention(q, k, v, cache.k, cache.v, start, length, table, slots, heads.sinks, heads.scale, 0, 0.0)
     assert torch.equal(out[:20], whole(heads, sequence))
     assert not out[20:].any()
     assert cache.v[0].isnan().all()
@@ -303,25 +315,11 @@ def test_padding_tokens_are_zero_and_write_nothing() -> None:
 @pytest.mark.parametrize("heads", [Heads(query=4, key=2, dim=16), Heads(query=4, key=2, dim=16, norm=True, rope=True)], ids=str)
 def test_inputs_may_be_slices_of_one_projection(heads: Heads) -> None:
     sequence = Sequence.random(heads, 30, seed=8)
-    (q, k, v, *others), numbers = Cache(heads, 2).arguments((sequence, 0, 30))
+    (q, k, v, *tensors), others = Cache(heads, 2).arguments((sequence, 0, 30))
     merged = torch.cat([part.flatten(1) for part in (q, k, v)], dim=1)
     slices = [part.unflatten(1, (-1, 16)) for part in merged.split((64, 32, 32), dim=1)]
-    out = getattr(torch.ops.engine, heads.operator)(*slices, *others, *numbers)
+    out = getattr(torch.ops.engine, heads.operator)(*slices, *tensors, *others)
     assert torch.equal(out, whole(heads, sequence))
-
-
-def c_handles(tensors: SequenceOf[Tensor]) -> list[int]:
-    """The tensors as C functions take them; they live on until the process ends."""
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    return [pointer(capsule, None) for capsule in torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(list(tensors))]
-
-
-def tensor_of_handle(handle: int) -> Tensor:
-    capsule = ctypes.pythonapi.PyCapsule_New
-    capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-    tensor: Tensor = torch._C._aoti.alloc_tensor_by_stealing_from_void_ptr(capsule(handle, None, None))
-    return tensor
 
 
 FORMS = [Heads(norm=norm, rope=rope) for norm in (False, True) for rope in (False, True)]
@@ -331,29 +329,10 @@ FORMS = [Heads(norm=norm, rope=rope) for norm in (False, True) for rope in (Fals
 def test_the_schema_is_true(heads: Heads) -> None:
     assert heads.operator in ops.ATTENTION_OPERATORS
     ops.register_fakes()
-    tensors, numbers = Cache(replace(heads, dim=64), 3).arguments((Sequence.random(replace(heads, dim=64), 20, seed=10), 0, 20))
+    heads = replace(heads, dim=64, with_sinks=heads.rope, softcap=4.0 * heads.norm)
+    tensors, others = Cache(heads, 3).arguments((Sequence.random(heads, 20, seed=10), 0, 20))
     operator = getattr(torch.ops.engine, heads.operator)
-    torch.library.opcheck(operator, (*tensors, *numbers), test_utils=("test_schema", "test_faketensor"))
-
-
-@pytest.mark.parametrize("heads", FORMS, ids=str)
-def test_a_plain_c_function_does_the_same(heads: Heads, kernel_library: Path) -> None:
-    function = getattr(ctypes.CDLL(str(kernel_library)), f"aoti_torch_cpu_{heads.operator}")
-    tensors, numbers = Cache(heads, 3).arguments((Sequence.random(heads, 20, seed=10), 0, 20))
-    expected = getattr(torch.ops.engine, heads.operator)(*tensors, *numbers)
-    types: list[Any] = [ctypes.c_double, ctypes.c_int64, ctypes.c_double]
-
-    def call(*tensors: Tensor) -> tuple[int, int | None]:
-        handles = [ctypes.c_void_p(handle) for handle in c_handles(tensors)]
-        result = ctypes.c_void_p()
-        scalars = [kind(number) for kind, number in zip(types, numbers, strict=False)]
-        return function(*handles, *scalars, ctypes.byref(result)), result.value
-
-    code, result = call(*tensors)
-    assert code == 0
-    assert result is not None
-    assert torch.equal(tensor_of_handle(result), expected)
-    assert call(tensors[0][:, :, :16], *tensors[1:]) == (1, None)
+    torch.library.opcheck(operator, (*tensors, *others), test_utils=("test_schema", "test_faketensor"))
 
 
 def test_extreme_scores_are_finite() -> None:
@@ -367,12 +346,57 @@ def test_extreme_scores_are_finite() -> None:
     torch.testing.assert_close(out, cache.exact(fresh, torch.float64).float())
 
 
+def uniform_step(length: int, *, scores: float, softcap: float = 0.0, sinks: Tensor | None = None) -> Tensor:
+    """What the last of `length` tokens gets where every score is `scores` and every value 1. [QH]"""
+    heads = Heads(query=4, key=2, dim=16)
+    sequence = Sequence(torch.ones(length, 4, 16), torch.full((length, 2, 16), scores / 16), torch.ones(length, 2, 16))
+    tensors, _ = Cache(heads, -(-length // 16)).arguments((sequence, 0, length))
+    out: Tensor = paged_attention(*tensors, sinks, 1.0, 0, softcap)
+    assert torch.equal(out[-1], out[-1, :, :1].expand(-1, 16))
+    return out[-1, :, 0]
+
+
+@pytest.mark.parametrize("length", [1, 100, 3000])
+def test_a_sink_takes_its_share_once(length: int) -> None:
+    """Of `length` equal keys and a sink that is worth as much as all of them, or three times that."""
+    sinks = math.log(length) + 2.0 + torch.tensor([1.0, 3.0, 0.0, 1e-30]).log()
+    torch.testing.assert_close(uniform_step(length, scores=2.0, sinks=sinks), torch.tensor([0.5, 0.25, 1.0, 1.0]), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("scores", [2.0, -300.0])
+def test_a_sink_that_is_out_of_reach_takes_all_or_nothing(scores: float) -> None:
+    sinks = torch.tensor([1e30, 200.0, -1e30, -torch.inf])
+    assert torch.equal(uniform_step(100, scores=scores, sinks=sinks), torch.tensor([0.0, 0.0, 1.0, 1.0]))
+
+
+def test_the_soft_cap_does_not_cap_the_sink() -> None:
+    """Scores of 3 become 2 * tanh(3 / 2)."""
+    share = 1 / (1 + torch.tensor([0.0, 3.0, 50.0, 1.0]).sub(2 * math.tanh(1.5)).exp())
+    torch.testing.assert_close(uniform_step(1, scores=3.0, softcap=2.0, sinks=torch.tensor([0.0, 3.0, 50.0, 1.0])), share)
+
+
+@pytest.mark.parametrize("cap", [0.5, 30.0, 50.0])
+def test_the_soft_cap_is_exact_to_float32(cap: float) -> None:
+    """Scores from the smallest to far beyond the cap, each seen in the share of a key beside a sink of 0."""
+    scores = torch.cat((torch.logspace(-30, 3, 399), torch.tensor([1e30]))) * cap
+    heads = Heads(query=2, key=1, dim=8)
+    sequence = Sequence(torch.zeros(400, 2, 8), torch.ones(400, 1, 8), torch.ones(400, 1, 8))
+    sequence.q[:, :, 0] = torch.stack((scores, -scores), dim=1)
+    tensors, _ = Cache(heads, 25).arguments((sequence, 0, 400))
+    share = paged_attention(*tensors, torch.zeros(2), 1.0, 1, cap)[:, :, 0]
+    capped = cap * (sequence.q[:, :, 0].double() / cap).tanh()
+    # An error of a score is one of the share, relatively; float32 has the score itself with half an ULP, and takes a few steps.
+    assert ((share / capped.sigmoid() - 1).abs() <= 4 * ULP * (1 + 2 * capped.abs())).all()
+
+
 NAMES = ("q", "k", "v", "q_norm", "k_norm", "cos", "sin", "k_cache", "v_cache", "query_start", "seq_lens", "block_table", "slots")
 
 
-def valid_call(heads: Heads) -> dict[str, Tensor]:
+def valid_call(heads: Heads) -> dict[str, Any]:
+    """The tensors of a call by name."""
     names = [name for name in NAMES if (heads.norm or "norm" not in name) and (heads.rope or name not in ("cos", "sin"))]
-    return dict(zip(names, Cache(heads, 3).arguments((Sequence.random(heads, 20, seed=10), 0, 20))[0], strict=True))
+    tensors, (sinks, *_) = Cache(heads, 3).arguments((Sequence.random(heads, 20, seed=10), 0, 20))
+    return {**dict(zip(names, tensors, strict=True)), "sinks": sinks}
 
 
 @pytest.mark.parametrize(
@@ -395,13 +419,16 @@ def valid_call(heads: Heads) -> dict[str, Tensor]:
         ("slots", torch.arange(19, dtype=torch.int32), "one element per token"),
         ("block_table", torch.tensor([0, 1], dtype=torch.int32), "block_table must have 2 dimensions"),
         ("block_table", torch.tensor([[0, 3]], dtype=torch.int32), "outside the cache"),
+        ("sinks", torch.zeros(5), "5 sinks for 6 query heads"),
+        ("sinks", torch.zeros(6).double(), "sinks has the wrong dtype"),
+        ("sinks", torch.zeros(12)[::2], "sinks must be contiguous"),
     ],
 )
 def test_wrong_calls_are_errors(name: str, wrong: Tensor, message: str) -> None:
     arguments = valid_call(Heads())
-    assert paged_attention(**arguments, scale=1.0, window=0).shape == (20, 6, 32)
+    assert paged_attention(**arguments, scale=1.0, window=0, softcap=0.0).shape == (20, 6, 32)
     with pytest.raises(RuntimeError, match=message):
-        paged_attention(**{**arguments, name: wrong}, scale=1.0, window=0)
+        paged_attention(**{**arguments, name: wrong}, scale=1.0, window=0, softcap=0.0)
 
 
 @pytest.mark.parametrize(
@@ -422,15 +449,18 @@ def test_wrong_calls_of_fused_forms_are_errors(name: str, wrong: Tensor, message
     if name == "k_cache":
         arguments["v_cache"] = wrong
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.engine.norm_rope_paged_attention(*(arguments | {name: wrong}).values(), 1.0, 0, EPS)
+        torch.ops.engine.norm_rope_paged_attention(**(arguments | {name: wrong}), scale=1.0, window=0, softcap=0.0, eps=EPS)
 
 
 def test_an_odd_head_size_cannot_be_rotated() -> None:
     arguments = valid_call(Heads(dim=15)) | {"cos": torch.ones(20, 7), "sin": torch.ones(20, 7)}
     with pytest.raises(RuntimeError, match="no pairs"):
-        torch.ops.engine.rope_paged_attention(**arguments, scale=1.0, window=0)
+        torch.ops.engine.rope_paged_attention(**arguments, scale=1.0, window=0, softcap=0.0)
 
 
-def test_a_negative_window_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="window"):
-        paged_attention(**valid_call(Heads()), scale=1.0, window=-1)
+@pytest.mark.parametrize(
+    ("window", "softcap", "message"), [(-1, 0.0, "window"), (0, -1.0, "soft cap"), (0, math.inf, "soft cap"), (0, math.nan, "soft cap")]
+)
+def test_wrong_numbers_are_errors(window: int, softcap: float, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        paged_attention(**valid_call(Heads()), scale=1.0, window=window, softcap=softcap)

@@ -16,7 +16,7 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 4,
     "vocab_size": 1000,
 }
-ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3", "smollm3"]
+ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3", "smollm3", "granite_swa"]
 
 # What files in the wild say beyond their sizes; old ones spell rotary embedding out of `rope_parameters`.
 IN_THE_WILD: dict[str, dict[str, Any]] = {
@@ -68,6 +68,8 @@ IN_THE_WILD: dict[str, dict[str, Any]] = {
     },
     "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 128, "attention_bias": False, "sliding_window": None},
     "smollm3": {"model_type": "smollm3", "num_key_value_heads": 2, "no_rope_layers": [1, 1, 1, 0, 1, 1, 1, 0], "sliding_window": None},
+    "granite_swa": {"model_type": "granite_swa", "num_key_value_heads": 2, "layer_rope_theta": [0, 10000, 10000.0, 10000, 0, 10000]},
+    "granite_swa-windows": {"model_type": "granite_swa", "attention_multiplier": 0.0625, "layer_types": ["sliding_attention"] * 6},
     "smollm3-windows": {"model_type": "smollm3", "use_sliding_window": True, "sliding_window": 32, "no_rope_layer_interval": 2},
 }
 
@@ -76,9 +78,10 @@ def resolved(config: Any) -> ModelConfig:
     """What a `transformers` configuration object describes, read off its attributes after all defaults are in."""
     kind = config.model_type
     windows = [config.sliding_window or 0 if kind == "mistral" else 0] * config.num_hidden_layers
-    if kind in ("qwen2", "qwen3", "smollm3"):
+    if kind in ("qwen2", "qwen3", "smollm3", "granite_swa"):
         windows = [config.sliding_window if layer == "sliding_attention" else 0 for layer in config.layer_types]
-    rope = [True] * config.num_hidden_layers if kind != "smollm3" else [bool(flag) for flag in config.no_rope_layers]
+    by_layer = {"smollm3": "no_rope_layers", "granite_swa": "layer_rope_theta"}
+    rope = [bool(flag) for flag in getattr(config, by_layer[kind])] if kind in by_layer else [True] * config.num_hidden_layers
     bias = bool(getattr(config, "attention_bias", False))
     return ModelConfig(
         architecture=kind,
@@ -96,6 +99,8 @@ def resolved(config: Any) -> ModelConfig:
         output_bias=bias,
         mlp_bias=bool(getattr(config, "mlp_bias", False)),
         qk_norm=kind == "qwen3",
+        attention_scale=getattr(config, "attention_multiplier", None),
+        attention_sinks=kind == "granite_swa",
         tie_embeddings=config.tie_word_embeddings,
     )
 
@@ -178,6 +183,9 @@ def test_attention_bias_is_on_all_four_projections(architecture: str) -> None:
         ({"model_type": "mistral", "sliding_window": 8, "layer_types": ["full_attention"] * 6}, "layer_types"),
         ({"model_type": "qwen2", "layer_types": ["chunked_attention"] * 6}, "chunked_attention"),
         ({"per_layer_config": {"0": {"hidden_size": 3}}}, "per_layer_config"),
+        ({"attention_multiplier": 0.5}, "attention_multiplier"),
+        ({"model_type": "granite_swa", "residual_multiplier": 0.5}, "residual_multiplier"),
+        ({"model_type": "granite_swa", "layer_rope_theta": [10000.0] * 5 + [500.0]}, "layer_rope_theta"),
     ],
 )
 def test_refuses_what_the_decoder_does_not_compute(values: dict[str, Any], named: str) -> None:
@@ -213,6 +221,7 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
         ({"model_type": "qwen2", "num_key_value_heads": 4, "layer_types": ["sliding_attention"] * 6}, "no sliding window"),
         ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, "no_rope_layers"),
         ({"model_type": "smollm3", "no_rope_layer_interval": 0}, "no_rope_layer_interval"),
+        ({"model_type": "granite_swa", "layer_rope_theta": [0]}, "layer_rope_theta"),
     ],
 )
 def test_settings_that_cannot_be_are_named(values: dict[str, Any], named: str) -> None:

@@ -40,6 +40,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-windows": ("qwen3", {"attention_bias": True, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
     "smollm3": ("smollm3", {}),
     "smollm3-untied": ("smollm3", {"tie_word_embeddings": False, "num_key_value_heads": 2, "no_rope_layers": [0, 1, 1]}),
+    "granite_swa": ("granite_swa", {}),
+    "granite_swa-tied": ("granite_swa", {"tie_word_embeddings": True, "layer_types": ["sliding_attention"] * 3, "layer_rope_theta": None}),
 }
 
 

@@ -26,14 +26,16 @@ def test_no_parameter_has_two_names(table: NameTable) -> None:
 
 
 def test_both_tables_know_the_same_parameters() -> None:
-    assert set(HF_NAMES.names.values()) == set(GGUF_NAMES.names.values())
+    """But for sinks, which no architecture has that is read from GGUF."""
+    assert set(HF_NAMES.names.values()) == {*GGUF_NAMES.names.values(), "layers.{}.attention.sinks"}
 
 
 def test_gguf_names_translate_to_the_hugging_face_names_they_stand_for() -> None:
     translate = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, 3)
     originals = {parameter: name for name, parameter in GGUF_NAMES.names.items()}
     for hf_name, parameter in HF_NAMES.names.items():
-        assert translate.get_name(hf_name.format(2), (".weight", ".bias")) == originals[parameter].format(2), hf_name
+        if parameter in originals:
+            assert translate.get_name(hf_name.format(2), (".weight", ".bias")) == originals[parameter].format(2), hf_name
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,22 @@ class Step:
     heads: tuple[int, int] = (4, 2)
     head_dim: int = 64
     window: int = 0
+    softcap: float = 0.0
+    with_sinks: bool = False
     padded_sequences: int = 0
     padded_tokens: int = 0
 
     @property
     def decode(self) -> bool:
         return max(self.new) == 1
+
+    @property
+    def sinks(self) -> Tensor | None:
+        """From next to nothing to as much as many keys together."""
+        return torch.linspace(-3, 6, self.heads[0]) if self.with_sinks else None
+
+
+MANY = Step(lengths=tuple(range(1, 8)), new=(1,) * 7, heads=(2, 2), head_dim=16)
 
 
 @dataclass(frozen=True)
@@ -105,10 +115,11 @@ def call(step: Step, given: Arguments) -> Call:
         Given(given.block_table, ("S", "B")),
         Given(given.slots, ("T",)),
     ]
-    numbers = [dim**-0.5, step.window, *([EPS] if norms else [])]
+    sinks = None if step.sinks is None else Given(step.sinks)
+    others = [sinks, dim**-0.5, step.window, step.softcap, *([EPS] if norms else [])]
     return Call(
         operator=f"{step.form}paged_attention",
-        arguments=(*heads, *norms, *angles, *caches, *lists, *numbers),
+        arguments=(*heads, *norms, *angles, *caches, *lists, *others),
         shape=("T", query_heads, dim),
         dtype="bfloat16",
         dims={
@@ -137,7 +148,8 @@ def expected(step: Step, given: Arguments, dtype: torch.dtype) -> tuple[Tensor, 
     lists = (given.query_start[: len(step.new) + 1], given.seq_lens[: len(step.new)], given.block_table, given.slots[:tokens])
     operator = getattr(reference, f"{step.form}paged_attention")
     heads = (x[:tokens].to(dtype) for x in (given.q, given.k, given.v))
-    out = operator(*heads, *norms, *angles, *caches, *lists, step.head_dim**-0.5, step.window, *([EPS] if norms else []))
+    numbers = (step.head_dim**-0.5, step.window, step.softcap, *([EPS] if norms else []))
+    out = operator(*heads, *norms, *angles, *caches, *lists, step.sinks, *numbers)
     return out, caches
 
 
@@ -188,7 +200,24 @@ def test_whole_prompts(tokens: int) -> None:
 
 
 def test_many_sequences_are_not_split() -> None:
-    check(Step(lengths=tuple(range(1, 8)), new=(1,) * 7, heads=(2, 2), head_dim=16))
+    check(MANY)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step(lengths=(40, 300, 70), new=(1, 1, 1), padded_sequences=2),
+        Step(lengths=(400,), new=(1,), heads=(2, 1), head_dim=80, window=150),
+        Step(lengths=(40, 300, 70), new=(17, 1, 40), heads=(6, 2), form="norm_rope_", padded_tokens=3, padded_sequences=1),
+        Step(lengths=(300, 70), new=(50, 70), heads=(2, 1), window=50),
+        replace(MANY, padded_sequences=1),
+    ],
+    ids=["split", "split-window", "mixed", "mixed-window", "whole"],
+)
+@pytest.mark.parametrize(("softcap", "with_sinks"), [(1.5, False), (0.0, True), (1.5, True)])
+def test_soft_cap_and_sinks(softcap: float, with_sinks: bool, step: Step) -> None:
+    """Most scores are beyond the cap's half, and sinks weigh from a 20th of one key to 400."""
+    check(replace(step, softcap=softcap, with_sinks=with_sinks))
 
 
 @pytest.mark.parametrize("new", [(1, 1, 1), (17, 3, 40)])
@@ -206,7 +235,10 @@ def test_sequences_are_alone_and_results_repeat(new: tuple[int, ...]) -> None:
     assert torch.equal(run(step, replace(given, q=lonely[0], k=lonely[1], v=lonely[2]))[0][mine], whole[mine])
 
 
-def test_a_sequence_of_nothing_gets_zeros_in_decode() -> None:
-    step = Step(lengths=(40,), new=(1,), padded_sequences=2)
+@pytest.mark.parametrize("with_sinks", [False, True])
+@pytest.mark.parametrize("padded_sequences", [2, 7])
+def test_a_sequence_of_nothing_gets_zeros_in_decode(padded_sequences: int, with_sinks: bool) -> None:
+    """Where sequences are split, and where not."""
+    step = Step(lengths=(40,), new=(1,), padded_sequences=padded_sequences, with_sinks=with_sinks)
     out, _ = interpreter().run(call(step, arguments(step)))
     assert torch.equal(out[1:], torch.zeros_like(out[1:]))

@@ -35,20 +35,23 @@ def fp8_rows(kernel: str, rows: Size, inputs: int) -> Tensor:
     return tensor(rows, fp8_row_bytes(kernel, inputs), dtype="uint8")
 
 
-def attention() -> Operation:
+def attention(head_dim: int = HEAD_DIM, *, window: int = 0, softcap: float = 0.0, with_sinks: bool = False) -> Operation:
+    row = (HEADS + 2 * KV_HEADS) * head_dim
     q, k, v = (
-        tensor(T, heads, HEAD_DIM, strides=(QKV, HEAD_DIM, 1), offset=first * HEAD_DIM)
+        tensor(T, heads, head_dim, strides=(row, head_dim, 1), offset=first * head_dim)
         for first, heads in ((0, HEADS), (HEADS, KV_HEADS), (HEADS + KV_HEADS, KV_HEADS))
     )
-    angles = [tensor(T, HEAD_DIM // 2, dtype="float32")] * 2
-    caches = [tensor(1000, KV_HEADS, 32, HEAD_DIM)] * 2
+    angles = [tensor(T, head_dim // 2, dtype="float32")] * 2
+    caches = [tensor(1000, KV_HEADS, 32, head_dim)] * 2
     lists = [
         tensor(S + 1, dtype="int32"),
         tensor(S, dtype="int32"),
         tensor(S, B, dtype="int32", strides=(512, 1)),
         tensor(T, dtype="int32"),
     ]
-    return "rope_paged_attention", (q, k, v, *angles, *caches, *lists, HEAD_DIM**-0.5, 0), tensor(T, HEADS, HEAD_DIM)
+    sinks = tensor(HEADS, dtype="float32") if with_sinks else None
+    numbers = (head_dim**-0.5, window, softcap)
+    return "rope_paged_attention", (q, k, v, *angles, *caches, *lists, sinks, *numbers), tensor(T, HEADS, head_dim)
 
 
 def linears(kernel: str) -> Iterator[Operation]:
@@ -104,6 +107,13 @@ def check(launches: list[Launch]) -> None:
 
 def test_kernels_compile_without_spilling() -> None:
     check(launches_of([*between(), *quantizers()]))
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("window", [0, 4096])
+def test_attention_with_soft_cap_and_sinks_compiles_without_spilling(head_dim: int, window: int) -> None:
+    launches = launches_of([attention(head_dim, window=window, softcap=50.0, with_sinks=True)])
+    check([launch for launch in launches if launch.function.__name__ != "rope_kv_write_kernel"])
 
 
 @pytest.mark.parametrize("kernel", ["dense", *FORMATS, *FP8_LAYOUTS])

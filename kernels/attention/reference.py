@@ -99,6 +99,19 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * (x * (1 / (x.square().mean(-1, keepdim=True) + eps).sqrt()))
 
 
+def soft_cap(scores: Tensor, cap: float) -> Tensor:
+    """Scores drawn softly between -cap and cap; as they are where the cap is 0."""
+    return cap * (scores / cap).tanh() if cap > 0 else scores
+
+
+def softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Weights of scores [QH, T, L]. Each row is a softmax over its scores and its head's sink [QH], whose weight is left out."""
+    if sinks is None:
+        return scores.softmax(dim=2)
+    column = sinks.to(scores.dtype)[:, None, None].expand(-1, scores.shape[1], 1)
+    return torch.cat((scores, column), dim=2).softmax(dim=2)[:, :, :-1]
+
+
 def paged_attention(
     q: Tensor,
     k: Tensor,
@@ -109,8 +122,10 @@ def paged_attention(
     seq_lens: Tensor,
     block_table: Tensor,
     slots: Tensor,
+    sinks: Tensor | None,
     scale: float,
     window: int,
+    softcap: float,
 ) -> Tensor:
     """As `op.paged_attention`."""
     write_cache(k, v, k_cache, v_cache, slots)
@@ -125,7 +140,7 @@ def paged_attention(
         distance = torch.arange(length - (last - first), length)[:, None] - torch.arange(length)
         hidden = (distance < 0) | ((distance >= window) if window > 0 else False)
         scores = torch.einsum("thd,lhd->htl", _as_multiplied(q[first:last] * scale, k_cache), keys)
-        weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=2)
+        weights = softmax(soft_cap(scores, softcap).masked_fill(hidden, -torch.inf), sinks)
         out[first:last] = torch.einsum("htl,lhd->thd", _as_multiplied(weights, v_cache), values)
     return out
 

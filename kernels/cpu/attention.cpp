@@ -106,6 +106,14 @@ Pair read_pair(const AtenTensorHandle* in, int64_t dims, int64_t row_count, int6
   return {data[0], data[1]};
 }
 
+// One number per query head, or null.
+const float* read_sinks(std::span<const AtenTensorHandle> rest, int64_t query_heads) {
+  if (rest.empty()) return nullptr;
+  const Argument argument = contiguous(rest[0], 1, aoti_torch_dtype_float32(), "sinks");
+  STD_TORCH_CHECK(argument.sizes[0] == query_heads, argument.sizes[0], " sinks for ", query_heads, " query heads");
+  return argument.as<float>();
+}
+
 void run(const AttentionInputs& in, int32_t cache_type) {
   if (cache_type == aoti_torch_dtype_float32()) PagedAttention<float>(in).run();
   else if (cache_type == aoti_torch_dtype_bfloat16()) PagedAttention<BFloat16>(in).run();
@@ -114,10 +122,10 @@ void run(const AttentionInputs& in, int32_t cache_type) {
 
 }  // namespace
 
-Tensor attend(AttentionForm form, const AtenTensorHandle* in, double scale, int64_t window, double eps) {
+Tensor attend(AttentionForm form, std::span<const AtenTensorHandle> in, const AttentionNumbers& numbers) {
   const int32_t real = aoti_torch_dtype_float32(), integer = aoti_torch_dtype_int32();
   const Argument q = rows(in[0], 3, real, "q"), k = rows(in[1], 3, real, "k"), v = rows(in[2], 3, real, "v");
-  const AtenTensorHandle* rest = in + form.tensors() - 6;
+  const std::span<const AtenTensorHandle> rest = in.subspan(size_t(form.tensors()) - 6);
   const Argument k_cache = contiguous(rest[0], 4, Argument(rest[0], 4, "k_cache").type, "k_cache");
   const Argument v_cache = contiguous(rest[1], 4, k_cache.type, "v_cache");
   STD_TORCH_CHECK(k_cache.type == real || k_cache.type == aoti_torch_dtype_bfloat16() || k_cache.type == aoti_torch_dtype_int8(),
@@ -131,13 +139,14 @@ Tensor attend(AttentionForm form, const AtenTensorHandle* in, double scale, int6
                              .key_heads = k_cache.sizes[1],
                              .head_dim = q.sizes[2],
                              .block_size = k_cache.sizes[2],
-                             .window = window};
+                             .window = numbers.window};
   STD_TORCH_CHECK(query_start.sizes[0] == shape.sequences + 1 && seq_lens.sizes[0] == shape.sequences, "query_start and seq_lens do not fit block_table");
   STD_TORCH_CHECK(slots.sizes[0] == shape.tokens, "slots must have one element per token");
   check_shapes(shape, k, v, k_cache, v_cache);
-  const Pair norms = form.norm ? read_pair(in + 3, 1, 1, shape.head_dim, "q_norm and k_norm") : Pair{};
+  STD_TORCH_CHECK(numbers.softcap >= 0 && numbers.softcap < INFINITY, "the soft cap must be 0 or a positive number");
+  const Pair norms = form.norm ? read_pair(&in[3], 1, 1, shape.head_dim, "q_norm and k_norm") : Pair{};
   STD_TORCH_CHECK(!form.rope || shape.head_dim % 2 == 0, "head size ", shape.head_dim, " has no pairs to rotate");
-  const Pair angles = form.rope ? read_pair(in + 3 + 2 * form.norm, 2, shape.tokens, shape.head_dim / 2, "cos and sin") : Pair{};
+  const Pair angles = form.rope ? read_pair(&in[3 + 2 * form.norm], 2, shape.tokens, shape.head_dim / 2, "cos and sin") : Pair{};
   Tensor out = empty_floats({shape.tokens, shape.query_heads, shape.head_dim});
   const AttentionInputs inputs{.shape = shape,
                                .q = q.as<float>(),
@@ -150,8 +159,10 @@ Tensor attend(AttentionForm form, const AtenTensorHandle* in, double scale, int6
                                .k_norm = norms.second,
                                .cos = angles.first,
                                .sin = angles.second,
-                               .eps = float(eps),
-                               .scale = float(scale),
+                               .eps = float(numbers.eps),
+                               .scale = float(numbers.scale),
+                               .softcap = float(numbers.softcap),
+                               .sinks = read_sinks(rest.subspan(6), shape.query_heads),
                                .k_cache = k_cache.data,
                                .v_cache = v_cache.data,
                                .query_start = query_start.as<int32_t>(),

@@ -16,7 +16,8 @@ struct AttentionInputs {
   int64_t q_stride, k_stride, v_stride;
   const float *q_norm, *k_norm;  // [head_dim], or both null
   const float *cos, *sin;        // [tokens, head_dim / 2], or both null
-  float eps, scale;
+  float eps, scale, softcap;
+  const float* sinks;  // [query_heads], or null
   void *k_cache, *v_cache;
   const int32_t *query_start, *seq_lens, *block_table, *slots;
   float* out;
@@ -37,6 +38,7 @@ class PagedAttention {
 
  private:
   using Factor = Multiplier<Element>;
+  static constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;  // scores are exponents of 2
 
   // A thread's own memory.
   struct Workspace {
@@ -67,9 +69,9 @@ class PagedAttention {
   Element* const k_cache_ = static_cast<Element*>(in_.k_cache);
   Element* const v_cache_ = static_cast<Element*>(in_.v_cache);
   const BlockLayout<Element> layout_{shape_.block_size, shape_.head_dim};
-  const TileAttention<Element> compute_{layout_, shape_.tile, shape_.padded_dim};
+  const TileAttention<Element> compute_{layout_, shape_.tile, shape_.padded_dim, SoftCap(in_.softcap * kLog2E)};
   const int64_t state_floats_ = Softmax::floats(shape_.padded_dim);
-  const RowTransform query_rows_{in_.q_norm, in_.eps, in_.cos, in_.sin, in_.scale * 1.44269504f, shape_.head_dim};  // scores are powers of 2
+  const RowTransform query_rows_{in_.q_norm, in_.eps, in_.cos, in_.sin, in_.scale * kLog2E, shape_.head_dim};
   const RowTransform key_rows_{in_.k_norm, in_.eps, in_.cos, in_.sin, 1.0f, shape_.head_dim};
 
   int64_t block_offset(int64_t block, int64_t head) const { return (block * shape_.key_heads + head) * layout_.stride(); }
@@ -243,13 +245,20 @@ class PagedAttention {
     compute_.attend_seen(tile, next, values, queries, rows, seen, space.scores, scratch, total);
   }
 
+  // Of a query head's sink, relative to the largest score of a row.
+  float sink_weight(int64_t query_head, float maximum) const {
+    return in_.sinks == nullptr ? 0.0f : exp_clamped(splat(in_.sinks[query_head] - maximum * kLn2))[0];
+  }
+
   void finish(const AttentionItem& item, const Workspace& space) const {
     const int64_t dim = shape_.head_dim;
     each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
-      const float* from = state(space.states, block).rows;
+      const Softmax softmax = state(space.states, block);
+      const float* from = softmax.rows;
       for (int64_t row = first; row < first + rows; ++row, from += Softmax::width(shape_.padded_dim)) {
-        float* __restrict to = out_at(item.token + row / shape_.sharing, item.head) + row % shape_.sharing * dim;
-        const float inverse = 1.0f / reduce_add(load(from + shape_.padded_dim));
+        const int64_t head = row % shape_.sharing;
+        float* __restrict to = out_at(item.token + row / shape_.sharing, item.head) + head * dim;
+        const float inverse = 1.0f / (reduce_add(load(from + shape_.padded_dim)) + sink_weight(item.head * shape_.sharing + head, softmax.maximum[row - first]));
         for (int64_t d = 0; d < dim; ++d) to[d] = from[d] * inverse;
       }
     });

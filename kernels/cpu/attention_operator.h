@@ -1,6 +1,8 @@
 // The attention operators behind their two interfaces, torch's dispatcher and plain C.
 #pragma once
 
+#include <span>
+
 #include "c_interface.h"
 
 namespace engine {
@@ -12,8 +14,14 @@ struct AttentionForm {
   constexpr int64_t tensors() const { return 9 + 2 * norm + 2 * rope; }
 };
 
+struct AttentionNumbers {
+  double scale;
+  int64_t window;
+  double softcap, eps;  // eps: of the norm
+};
+
 // in: q, k, v; q_norm, k_norm with a norm; cos, sin with rope; k_cache, v_cache, query_start,
-// seq_lens, block_table, slots. Throws if they do not fit each other. eps: of the norm.
-Tensor attend(AttentionForm form, const AtenTensorHandle* in, double scale, int64_t window, double eps);
+// seq_lens, block_table, slots; sinks, or nothing. Throws if they do not fit each other.
+Tensor attend(AttentionForm form, std::span<const AtenTensorHandle> in, const AttentionNumbers& numbers);
 
 }  // namespace engine

@@ -10,6 +10,7 @@
 
 #include "attention_cache.h"
 #include "exp.h"
+#include "soft_cap.h"
 
 namespace engine {
 
@@ -187,6 +188,7 @@ struct TileAttention {
   BlockLayout<Element> layout;
   int64_t tile;        // positions in a tile
   int64_t padded_dim;  // floats of a row of values: whole panels
+  SoftCap soft_cap;
 
   using Factor = Multiplier<Element>;
   static constexpr int kStep = kTogether<Element>;
@@ -232,6 +234,14 @@ struct TileAttention {
       for (; panel + 2 <= end; panel += 2) score_panels<Rows, 2>(from, next, panel, queries, scores);
     if constexpr (kPanels > 1)
       for (; panel < end; ++panel) score_panels<Rows, 1>(from, next, panel, queries, scores);
+  }
+
+  // Caps what `score` has made of `seen`, if there is a cap.
+  void cap_scores(Range seen, int64_t rows, float* scores) const {
+    if (!soft_cap.caps()) return;
+    const int64_t begin = seen.begin / kPanel * kPanel, end = ceil_div(seen.end, kPanel) * kPanel;
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t i = begin; i < end; i += kLanes) store(scores + row * tile + i, soft_cap(load(scores + row * tile + i)));
   }
 
   // Turns the scores in the vectors from begin to end of one row into weights; returns their sum
@@ -388,6 +398,7 @@ struct TileAttention {
                     float* scores, const Softmax& total) const {
     with_rows(rows, [&]<int Rows>() {
       score<Rows>(from, next, {0, tile}, queries, scores);
+      cap_scores({0, tile}, Rows, scores);
       const Softmax::Factors factors = weigh_all<Rows>(from, scores, total);
       add_weighted<Rows>(values, {0, tile}, weights_of(scores), &factors, total.rows);
     });
@@ -402,6 +413,7 @@ struct TileAttention {
     if (any.empty()) return;
     scratch.clear(padded_dim);
     with_rows(rows, [&]<int Rows>() { score<Rows>(from, next, any, queries, scores); });
+    cap_scores(any, rows, scores);
     for (int64_t row = 0; row < rows; ++row)
       if (!seen[row].empty()) weigh_seen(from, seen[row], row, scores + row * tile, scratch);
     add_seen(values, seen, rows, weights_of(scores), scratch.rows);

@@ -8,10 +8,10 @@
 namespace engine {
 namespace {
 
-// Numbers of an attention operator: scale, window, and eps with a norm.
+// Numbers of an attention operator: scale, window, soft cap, and eps with a norm.
 template <bool Norm, bool Rope>
-AOTITorchError attention(const AtenTensorHandle* in, const double* scalars, AtenTensorHandle* out) {
-  return return_to_c(out, [&] { return attend({Norm, Rope}, in, scalars[0], int64_t(scalars[1]), Norm ? scalars[2] : 0.0); });
+AOTITorchError attention(std::span<const AtenTensorHandle> in, const double* scalars, AtenTensorHandle* out) {
+  return return_to_c(out, [&] { return attend({Norm, Rope}, in, {scalars[0], int64_t(scalars[1]), scalars[2], Norm ? scalars[3] : 0.0}); });
 }
 
 constexpr std::array<std::pair<std::string_view, CutOperator>, 4> kOperators = {{

@@ -9,13 +9,7 @@ namespace engine {
 // x = (n + r) * ln 2 with |r| <= 1/2, and 2^r by the polynomial of degree 5 whose largest relative
 // error there is smallest (7.5e-8 with exact coefficients).
 ENGINE_INLINE Vf exp_clamped(Vf x) {
-#if defined(ENGINE_AVX512)
-  x = _mm512_min_ps(splat(89.0f), _mm512_max_ps(splat(-87.3f), x));
-#elif defined(ENGINE_AVX2)
-  x = _mm256_min_ps(splat(89.0f), _mm256_max_ps(splat(-87.3f), x));
-#else
-  x = x < -87.3f ? splat(-87.3f) : x > 89.0f ? splat(89.0f) : x;
-#endif
+  x = clamp(x, -87.3f, 89.0f);
   const Vi n = round_to_int(x * 0x1.715476p+0f);
   const Vf r = fma(x, splat(0x1.4ae0cp-26f), fma(x, splat(0x1.715476p+0f), -to_float(n)));
   Vf power = splat(0x1.5c08e6p-10f);

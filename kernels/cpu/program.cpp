@@ -89,7 +89,7 @@ struct Program {
       }
       if (call.segment->run(call.segment->container, arguments.data(), arguments.size(), made.data(), call.outputs.size(), nullptr, nullptr) != 0)
         return false;
-    } else if (call.run_operator(arguments.data(), call.scalars.data(), made.data()) != 0) {
+    } else if (call.run_operator(arguments, call.scalars.data(), made.data()) != 0) {
       return false;
     }
     for (size_t i = 0; i < call.outputs.size(); ++i) {

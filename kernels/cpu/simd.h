@@ -129,6 +129,17 @@ ENGINE_INLINE Vf fma(Vf a, Vf b, Vf c) {
 #endif
 }
 
+// NaN stays NaN.
+ENGINE_INLINE Vf clamp(Vf x, float low, float high) {
+#if defined(ENGINE_AVX512)
+  return _mm512_min_ps(splat(high), _mm512_max_ps(splat(low), x));
+#elif defined(ENGINE_AVX2)
+  return _mm256_min_ps(splat(high), _mm256_max_ps(splat(low), x));
+#else
+  return x < low ? splat(low) : x > high ? splat(high) : x;
+#endif
+}
+
 ENGINE_INLINE Vi round_to_int(Vf value) {
 #if defined(ENGINE_AVX512)
   return bit_cast<Vi>(_mm512_cvtps_epi32(value));

@@ -17,14 +17,14 @@ def attention_emitter(*, norm: bool, rope: bool) -> Emit:
 
     Arguments: q [T, QH, D], k and v [T, KH, D] (may be slices), with norm q_norm and k_norm [D], with
     rope cos and sin [T, D / 2] float32, k_cache and v_cache [blocks, KH, block_size, D],
-    query_start [S+1], seq_lens [S], block_table [S, B], slots [T] int32, scale, window, with norm eps.
+    query_start [S+1], seq_lens [S], block_table [S, B], slots [T] int32, sinks [QH] float32 or None, scale, window, softcap, with norm eps.
     """
 
     def emit(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
         q, k, v, *rest = arguments
         norms = (rest.pop(0), rest.pop(0)) if norm else None
         angles = (rest.pop(0), rest.pop(0)) if rope else None
-        k_cache, v_cache, query_start, seq_lens, block_table, slots, scale, window, *more = rest
+        k_cache, v_cache, query_start, seq_lens, block_table, slots, sinks, scale, window, softcap, *more = rest
         caches = (k_cache, v_cache)
         ready = context.allocate(q.dtype, q.shape) if norm or rope else None
         write = rope_kv_write(q, k, v, norms, angles, ready, caches, slots, more[0] if norm else 0.0)
@@ -34,8 +34,10 @@ def attention_emitter(*, norm: bool, rope: bool) -> Emit:
             v_cache=v_cache,
             seq_lens=seq_lens,
             block_table=block_table,
+            sinks=sinks,
             scale=scale,
             window=window,
+            softcap=softcap,
         )
         return [write, *attention_decode(paged, out, context), *attention_mixed(paged, query_start, out, context)]
 

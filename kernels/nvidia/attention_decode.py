@@ -8,14 +8,13 @@ query heads that share a key-value head are the rows of one tl.dot, padded to 16
 With one split the result is final and the second launch is left out.
 """
 
-import math
 from functools import partial
 from typing import Any
 
 import triton
 import triton.language as tl
 
-from .attention_tiles import Paged, cache_rows, softmax_step
+from .attention_tiles import Paged, cache_rows, scores_of, softmax_step, with_sinks
 from .choices import SIZE, Candidate, Problem, Range, launches_of
 from .launch import QUERY_LENGTH, Condition, Context, Launch, Size, Tensor, cdiv
 
@@ -43,15 +42,15 @@ def share(length, split, splits, window: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def attention_decode_kernel(
-    q, k_cache, v_cache, seq_lens, block_table, out, partial_sums, partial_most, partial_total,
+    q, k_cache, v_cache, seq_lens, block_table, sinks, out, partial_sums, partial_most, partial_total,
     q_token, q_head, k_block, k_cache_head, v_block, v_cache_head, table_stride, splits, kv_heads,
-    SCALE: tl.constexpr, WINDOW: tl.constexpr, SPLIT: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+    SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, SPLIT: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
+    DIM_PADDED: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """One split of one sequence and key-value head.
 
     out [S, QH, D], or with SPLIT the parts: sums [S, KH, splits, GROUP, D], most and total [S, KH, splits, GROUP]
-    float32. A split that sees nothing writes nothing there.
+    float32. A split that sees nothing writes nothing there, and sinks are for who brings the parts together.
     """
     sequence = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
@@ -80,7 +79,7 @@ def attention_decode_kernel(
         seen = t < length
         if WINDOW > 0:
             seen &= t >= length - WINDOW
-        scores = tl.where(seen[None, :], tl.dot(queries.to(keys.dtype), keys) * SCALE, float("-inf"))
+        scores = tl.where(seen[None, :], scores_of(tl.dot(queries.to(keys.dtype), keys), SCALE, SOFTCAP), float("-inf"))
         most, total, sums = softmax_step(scores, most, total, sums, values)
     if SPLIT:
         if first < last:
@@ -89,6 +88,7 @@ def attention_decode_kernel(
             tl.store(partial_total + part, total, mask=row < GROUP)
             tl.store(partial_sums + part[:, None] * HEAD_DIM + d[None, :], sums, mask=q_inside)
     else:
+        total = with_sinks(total, most, sinks, heads, row < GROUP)
         result = sums / tl.where(total == 0, 1.0, total)[:, None]
         to = (sequence * kv_heads * GROUP + heads)[:, None] * HEAD_DIM + d[None, :]
         tl.store(out + to, result.to(out.dtype.element_ty), mask=q_inside)
@@ -96,7 +96,7 @@ def attention_decode_kernel(
 
 @triton.jit
 def attention_combine_kernel(
-    seq_lens, out, partial_sums, partial_most, partial_total, splits, kv_heads,
+    seq_lens, sinks, out, partial_sums, partial_most, partial_total, splits, kv_heads,
     WINDOW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr, TILE: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """What the splits of one sequence and query head found, TOGETHER of them at a time; zero for a sequence of no tokens."""
@@ -121,6 +121,7 @@ def attention_combine_kernel(
         total = total * old + tl.sum(part_total * weights, 0)
         sums = sums * old + tl.sum(part_sums * weights[:, None], 0)
         most = new_most
+    total = with_sinks(total, most, sinks, head, True)
     result = sums / tl.where(total == 0, 1.0, total)
     to = (sequence * kv_heads * GROUP + head) * HEAD_DIM + d
     tl.store(out + to, result.to(out.dtype.element_ty), mask=d < HEAD_DIM)
@@ -161,29 +162,30 @@ def _launches(paged: Paged, out: Tensor, context: Context, programs_each: int, s
     }
     arguments: dict[str, Any] = {**paged.arguments(), "kv_heads": kv_heads}
     dims = paged.constants()
-    constants = {**dims, "SCALE": paged.scale * math.log2(math.e), "BLOCK_SIZE": paged.block_size, "ROWS": ROWS}
+    constants = {**dims, **paged.score_constants(), "ROWS": ROWS}
+    sinks, no_sinks = paged.sinks_or_none()
     return [
         Launch(
             function=attention_decode_kernel,
             grid=(sequences, kv_heads, splits),
             arguments={**arguments, **partials, "splits": splits},
-            constants={**constants, "SPLIT": True, "out": None},
+            constants={**constants, "SPLIT": True, "out": None, "sinks": None},
             num_stages=stages,
             when=split_steps,
         ),
         Launch(
             function=attention_combine_kernel,
             grid=(sequences, paged.query_heads, 1),
-            arguments={"seq_lens": paged.seq_lens, "out": out, **partials, "splits": splits, "kv_heads": kv_heads},
-            constants={**dims, "TOGETHER": _TOGETHER},
+            arguments={"seq_lens": paged.seq_lens, **sinks, "out": out, **partials, "splits": splits, "kv_heads": kv_heads},
+            constants={**dims, **no_sinks, "TOGETHER": _TOGETHER},
             num_warps=1,
             when=split_steps,
         ),
         Launch(
             function=attention_decode_kernel,
             grid=(sequences, kv_heads, 1),
-            arguments={**arguments, "out": out, "splits": 1},
-            constants={**constants, "SPLIT": False, **dict.fromkeys(partials)},
+            arguments={**arguments, **sinks, "out": out, "splits": 1},
+            constants={**constants, **no_sinks, "SPLIT": False, **dict.fromkeys(partials)},
             num_stages=stages,
             when=whole_steps,
         ),

@@ -7,13 +7,12 @@ a program has is found by bisection: sequence s begins at tile query_start[s] //
 leaves room for every sequence's last, incomplete tile.
 """
 
-import math
 from functools import partial
 
 import triton
 import triton.language as tl
 
-from .attention_tiles import Paged, cache_rows, softmax_step
+from .attention_tiles import Paged, cache_rows, scores_of, softmax_step, with_sinks
 from .choices import SIZE, Candidate, Problem, Range, launches_of
 from .launch import QUERY_LENGTH, Condition, Context, Launch, Tensor, cdiv
 
@@ -39,8 +38,8 @@ def sequence_of_tile(query_start, sequences, tile, BLOCK_Q: tl.constexpr):
 @triton.jit
 def take_in_keys(
     most, total, sums, queries, position, first, last, k_cache, v_cache, table, length, k_block, k_head, v_block, v_head,
-    MASKED: tl.constexpr, SCALE: tl.constexpr, WINDOW: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
+    MASKED: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, HEAD_DIM: tl.constexpr,
+    DIM_PADDED: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Walk the keys first..last - 1. Without MASKED every row of `queries`, at `position` in its sequence, sees all of them."""
     d = tl.arange(0, DIM_PADDED)
@@ -54,7 +53,7 @@ def take_in_keys(
         else:
             keys = tl.load(k_cache + k_at[None, :] + d[:, None], mask=(d < HEAD_DIM)[:, None], other=0.0)
             values = tl.load(v_cache + v_at[:, None] + d[None, :], mask=(d < HEAD_DIM)[None, :], other=0.0)
-        scores = tl.dot(queries, keys) * SCALE
+        scores = scores_of(tl.dot(queries, keys), SCALE, SOFTCAP)
         if MASKED:
             seen = t[None, :] <= position[:, None]
             if WINDOW > 0:
@@ -66,9 +65,9 @@ def take_in_keys(
 
 @triton.jit
 def attention_mixed_kernel(
-    q, k_cache, v_cache, query_start, seq_lens, block_table, out,
+    q, k_cache, v_cache, query_start, seq_lens, block_table, sinks, out,
     q_token, q_head, k_block, k_cache_head, v_block, v_cache_head, table_stride, sequences, kv_heads,
-    SCALE: tl.constexpr, WINDOW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
+    SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, BLOCK_Q: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Up to BLOCK_Q new tokens of one sequence and one key-value head; row r is token r // GROUP, head r % GROUP of its group."""
@@ -102,14 +101,15 @@ def attention_mixed_kernel(
             most, total, sums = take_in_keys(
                 most, total, sums, queries, position, 0, masked_from, k_cache, v_cache, table, length,
                 k_block, kv_head * k_cache_head, v_block, kv_head * v_cache_head,
-                False, SCALE, WINDOW, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
+                False, SCALE, SOFTCAP, WINDOW, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
             )  # fmt: skip
         most, total, sums = take_in_keys(
             most, total, sums, queries, position, masked_from, last, k_cache, v_cache, table, length,
             k_block, kv_head * k_cache_head, v_block, kv_head * v_cache_head,
-            True, SCALE, WINDOW, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
+            True, SCALE, SOFTCAP, WINDOW, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
         )  # fmt: skip
         to = (token.to(tl.int64) * kv_heads * GROUP + head)[:, None] * HEAD_DIM + d[None, :]
+        total = with_sinks(total, most, sinks, head, True)
         result = sums / tl.where(total == 0, 1.0, total)[:, None]
         tl.store(out + to, result.to(out.dtype.element_ty), mask=inside)
 
@@ -137,12 +137,13 @@ def attention_mixed(paged: Paged, query_start: Tensor, out: Tensor, context: Con
 def _launches(paged: Paged, query_start: Tensor, out: Tensor, rows: int, warps: int, stages: int, when: Condition) -> list[Launch]:
     block_q = rows // paged.group
     arguments = {**paged.arguments(), "query_start": query_start, "out": out, "sequences": paged.sequences, "kv_heads": paged.kv_heads}
-    constants = {"SCALE": paged.scale * math.log2(math.e), "BLOCK_SIZE": paged.block_size, "BLOCK_Q": block_q, "ROWS": rows}
+    sinks, no_sinks = paged.sinks_or_none()
+    constants = {**paged.score_constants(), **no_sinks, "BLOCK_Q": block_q, "ROWS": rows}
     return [
         Launch(
             function=attention_mixed_kernel,
             grid=(cdiv(paged.tokens, block_q) + paged.sequences, paged.kv_heads, 1),
-            arguments=arguments,
+            arguments={**arguments, **sinks},
             constants={**paged.constants(), **constants},
             num_warps=warps,
             num_stages=stages,

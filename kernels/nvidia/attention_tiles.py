@@ -1,8 +1,9 @@
 """What both attention kernels share: their operands, and what they do with a tile of keys and values.
 
-A tile is found in the cache, and added to a running softmax.
+A tile is found in the cache, scored, and added to a running softmax.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,18 +15,24 @@ import triton.language as tl
 from .choices import SIZE, TABLE, Operand
 from .launch import Size, Tensor
 
+LOG2_E = math.log2(math.e)
+"""Scores are exponents of 2: what they and the soft cap are multiplied with."""
+_LOG2_E = tl.constexpr(LOG2_E)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Paged:
-    """Queries [T, QH, D] (heads may lie apart) over paged caches [blocks, KH, block_size, D]. window 0: none."""
+    """Queries [T, QH, D] (heads may lie apart) over paged caches [blocks, KH, block_size, D]. sinks [QH]; window, softcap 0: none."""
 
     q: Tensor
     k_cache: Tensor
     v_cache: Tensor
     seq_lens: Tensor
     block_table: Tensor
+    sinks: Tensor | None
     scale: float
     window: int
+    softcap: float
 
     @property
     def tokens(self) -> Size:
@@ -58,7 +65,9 @@ class Paged:
 
     def __str__(self) -> str:
         window = f" window {self.window}" if self.window else ""
-        return f"{self.query_heads}/{self.kv_heads} heads of {self.head_dim}{window}"
+        softcap = " soft cap" if self.softcap else ""
+        sinks = "" if self.sinks is None else " sinks"
+        return f"{self.query_heads}/{self.kv_heads} heads of {self.head_dim}{window}{softcap}{sinks}"
 
     def arguments(self) -> dict[str, Any]:
         """What a launch passes, by parameter."""
@@ -86,6 +95,14 @@ class Paged:
         sizes = {"HEAD_DIM": self.head_dim, "DIM_PADDED": padded, "TILE": max(32, 8192 // padded)}
         return {"WINDOW": self.window, "GROUP": self.group, **sizes}
 
+    def score_constants(self) -> dict[str, Any]:
+        """How a product becomes a score, in units of log2."""
+        return {"SCALE": self.scale * LOG2_E, "SOFTCAP": self.softcap * LOG2_E, "BLOCK_SIZE": self.block_size}
+
+    def sinks_or_none(self) -> tuple[dict[str, Tensor], dict[str, None]]:
+        """The sinks as an argument of a launch, or as a constant where there are none."""
+        return ({}, {"sinks": None}) if self.sinks is None else ({"sinks": self.sinks}, {})
+
     def operands(self, sequences: Size, query_start: Tensor | None = None) -> tuple[Operand, ...]:
         """What a tuner must provide, for so many sequences of TABLE blocks each."""
         caches = (
@@ -97,7 +114,8 @@ class Paged:
             Operand(name="block_table", tensor=self.block_table, content="blocks"),
         )
         starts = () if query_start is None else (Operand(name="query_start", tensor=query_start, content="starts"),)
-        return (Operand(name="q", tensor=self.q), *caches, *lists, *starts)
+        sinks = () if self.sinks is None else (Operand(name="sinks", tensor=self.sinks),)
+        return (Operand(name="q", tensor=self.q), *caches, *sinks, *lists, *starts)
 
     def dimensions(self, sequences: Size, query_start: Tensor | None = None) -> Mapping[Size, Size]:
         """What the symbolic sizes are, in steps of SIZE tokens."""
@@ -116,6 +134,33 @@ def cache_rows(table, t, length, block_stride, head, BLOCK_SIZE: tl.constexpr, H
     """
     t = tl.minimum(t, length - 1)
     return tl.load(table + t // BLOCK_SIZE).to(tl.int64) * block_stride + head + t % BLOCK_SIZE * HEAD_DIM
+
+
+@triton.jit
+def scores_of(products, SCALE: tl.constexpr, SOFTCAP: tl.constexpr):
+    """The scores of queries times keys; with a SOFTCAP > 0, SOFTCAP * tanh(score / SOFTCAP). SCALE and SOFTCAP are in units of log2.
+
+    tanh(y) is y * p(y^2) / q(y^2), with polynomials of degree 4 whose largest relative error up to y = 9 is smallest: below 3e-7 with
+    roundings, where 1 - 2 / (1 + e^2y) would lose the small scores. NaN stays NaN.
+    """
+    scores = products * SCALE
+    if SOFTCAP > 0:
+        scores = tl.clamp(scores, -9.0 * SOFTCAP, 9.0 * SOFTCAP, propagate_nan=tl.PropagateNan.ALL)
+        y = scores * (1.0 / SOFTCAP)
+        square = y * y
+        p = ((1.33546464e-8 * square + 2.06090695e-5) * square + 3.49558725e-3) * square + 0.133810249
+        q = ((7.77655159e-7 * square + 3.28563346e-4) * square + 2.58769787e-2) * square + 0.467143405
+        scores *= (p * square + 1.0) / (q * square + 1.0)
+    return scores
+
+
+@triton.jit
+def with_sinks(total, most, sinks, heads, heads_inside):
+    """The sums of weights, relative to the scores `most` (-inf where a row has seen nothing), with those of the heads' sinks, if any."""
+    if sinks is not None:
+        sink = tl.load(sinks + heads, mask=heads_inside, other=0.0) * _LOG2_E
+        total += tl.exp2(sink - tl.where(most == float("-inf"), 0.0, most))
+    return total
 
 
 @triton.jit

@@ -8,7 +8,7 @@ it writes to the cache, normalized and rotated queries, and the weights of the v
 import torch
 from torch import Tensor
 
-from ..attention.reference import rms_norm, rotate
+from ..attention.reference import rms_norm, rotate, soft_cap, softmax
 from ..rows.reference import rms_norm as rms_norm_rows
 from ..rows.reference import silu_mul
 from .formats import unpack_rows
@@ -117,8 +117,10 @@ def paged_attention(
     seq_lens: Tensor,
     block_table: Tensor,
     slots: Tensor,
+    sinks: Tensor | None,
     scale: float,
     window: int,
+    softcap: float,
 ) -> Tensor:
     """As attention.attention_emitter: writes the caches, returns [T, QH, D]. Tokens of no sequence get zeros."""
     write_cache(k, k_cache, slots)
@@ -129,7 +131,7 @@ def paged_attention(
         first, last = starts[sequence], starts[sequence + 1]
         if length:
             keys, values = (_of_sequence(cache, block_table[sequence], length).to(q.dtype) for cache in (k_cache, v_cache))
-            out[first:last] = _attend(q[first:last], keys, values, scale, window)
+            out[first:last] = _attend(q[first:last], keys, values, sinks, scale, window, softcap)
     return out
 
 
@@ -169,11 +171,11 @@ def _of_sequence(cache: Tensor, blocks: Tensor, length: int) -> Tensor:
     return cache[used].transpose(1, 2).flatten(0, 1)[:length]
 
 
-def _attend(q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int) -> Tensor:
+def _attend(q: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, scale: float, window: int, softcap: float) -> Tensor:
     """q [Q, QH, D], the last Q of a sequence whose keys and values are [L, KH, D]."""
     length, sharing = keys.shape[0], q.shape[1] // keys.shape[1]
     keys, values = (x.repeat_interleave(sharing, dim=1) for x in (keys, values))
     distance = torch.arange(length - q.shape[0], length)[:, None] - torch.arange(length)
     hidden = (distance < 0) | ((distance >= window) if window > 0 else False)
-    scores = torch.einsum("thd,lhd->htl", q, keys) * scale
-    return torch.einsum("htl,lhd->thd", scores.masked_fill(hidden, -torch.inf).softmax(dim=2), values)
+    scores = soft_cap(torch.einsum("thd,lhd->htl", q, keys) * scale, softcap)
+    return torch.einsum("htl,lhd->thd", softmax(scores.masked_fill(hidden, -torch.inf), sinks), values)
