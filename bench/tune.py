@@ -1,6 +1,7 @@
 """`engine tune`: times an artifact's candidates on this machine's GPU, and writes which to launch for which sizes."""
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from ..runtime.cuda.device import Device, Resource
 from ..runtime.cuda.find_device import find_device
 from ..runtime.cuda.kernels import Kernels
 from .candidates import Bench, Setting, agree
+
+_WIDTH = 160
+"""Columns of text that goes to a file or another program."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ def tune(options: TuneOptions, console: Console | None = None) -> Tuned:
     Raises UsageError for an artifact that was not built to be tuned, MismatchError without its GPU, DeviceError for what the driver
     refuses.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, width=None if sys.stderr.isatty() else _WIDTH)
     manifest = load_manifest(options.artifacts)
     check_code(options.artifacts, manifest)
     work = find_work(options.artifacts, manifest, options.only)
@@ -169,19 +173,22 @@ def write(tuned: Tuned, path: Path) -> None:
 
 
 def table(work: Sequence[Work], tuned: Tuned) -> Table:
-    """For every problem and size, the first guess and the choice."""
+    """Where the choice is another than the first guess, and candidates with other results."""
     drawn = Table(title=f"Tuned on {tuned.device}", title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in ("problem", "size", "first guess", "us", "choice", "us", "faster"):
         drawn.add_column(column, justify="right" if column in ("size", "us", "faster") else "left", overflow="fold")
+    kept = 0
     for each in work:
         problem, name = each.problem, each.problem.name
         for timing in tuned.timings[name]:
             guess, chosen = at(problem.policy, timing.size), at(tuned.choices[name], timing.size)
             before, after = timing.seconds[guess], timing.seconds[chosen]
-            gain = "" if chosen == guess else f"{before / after:.2f}x"
-            drawn.add_row(
-                name, str(timing.size), guess, f"{before * 1e6:.1f}", "" if chosen == guess else chosen, f"{after * 1e6:.1f}", gain
-            )
+            if chosen == guess:
+                kept += 1
+            else:
+                drawn.add_row(name, str(timing.size), guess, f"{before * 1e6:.1f}", chosen, f"{after * 1e6:.1f}", f"{before / after:.2f}x")
             if timing.refused:
-                drawn.add_row("", "", f"[red]other results: {', '.join(timing.refused)}")
+                drawn.add_row(name, str(timing.size), f"[red]other results, not taken: {', '.join(timing.refused)}")
+    drawn.caption = f"{kept} of {sum(map(len, tuned.timings.values()))} keep the first guess; all times are in the file"
+    drawn.caption_justify = "left"
     return drawn

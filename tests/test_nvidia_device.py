@@ -9,9 +9,8 @@ import msgspec
 import pytest
 import torch
 
-from engine.artifacts.launch_plan import LaunchPlan, evaluate
+from engine.artifacts.launch_plan import LaunchPlan, evaluate, holds
 from engine.compiler.nvidia import device
-from engine.compiler.nvidia.graphs import holds
 from engine.errors import BuildError
 
 

@@ -2,17 +2,18 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.artifacts import Call
-from engine.artifacts.graph import Place
-from engine.artifacts.launch_plan import Guard, LaunchPlan, Location, PlanKernel, PlanLaunch, evaluate
+from engine.artifacts.graph import Parameter, Place
+from engine.artifacts.launch_plan import Guard, LaunchPlan, Location, PlanKernel, PlanLaunch, evaluate, holds
 from engine.compiler.nvidia.cubin import is_multiple
 from engine.compiler.nvidia.expression import as_guard, expression
-from engine.compiler.nvidia.graphs import Bucket, KernelTable, holds, make_template
+from engine.compiler.nvidia.graphs import Bucket, KernelTable, make_template
 from engine.compiler.nvidia.workspace import ALIGNMENT, assign_offsets
 from engine.errors import ArtifactError, BuildError
 
@@ -89,10 +90,21 @@ def test_memory_is_used_again() -> None:
     assert end == 2 * 1024
 
 
-def kernel(name: str) -> PlanKernel:
+def kernel(name: str, given: list[Parameter], scratch_bytes: int = 0) -> PlanKernel:
+    """Its parameters: those given, and Triton's own two."""
     return PlanKernel(
-        cubin=name * 32, function=name, threads=128, shared_bytes=0, parameters=["pointer", "int32"], registers=10, stack_bytes=0
+        cubin=name * 32,
+        function=name,
+        threads=128,
+        shared_bytes=0,
+        parameters=[*given, "pointer", "pointer"],
+        registers=10,
+        stack_bytes=0,
+        scratch_bytes=scratch_bytes,
     )
+
+
+POINTERS: list[Parameter] = ["pointer", "pointer"]
 
 
 # y[T] = f(x[T]), in other kernels up to 16 and beyond; a temporary of 4 bytes a token
@@ -101,7 +113,7 @@ PLAN = LaunchPlan(
     buffers=[["*", 4, "d0"], ["*", 4, "d0"]],
     outputs=[Location(buffer=3, offset=0)],
     output_shapes=[["d0"]],
-    kernels=[kernel("a"), kernel("b"), kernel("c")],
+    kernels=[kernel("a", [*POINTERS, "int32"]), kernel("b", POINTERS), kernel("c", [*POINTERS, "pointer"])],
     launches=[
         PlanLaunch(kernel=0, grid=("d0", 1, 1), arguments=[Location(buffer=0), Location(buffer=2), "d0"]),
         PlanLaunch(
@@ -141,6 +153,22 @@ def test_a_template_launches_what_fits_its_size() -> None:
     assert large.outputs["logits"].shape == [40]
     assert workspace == 2 * ALIGNMENT  # of six buffers no more than two are alive at once
     assert small.bases == ["workspace", "input:tokens"]
+
+
+def test_memory_for_a_kernel_s_own_use_is_in_the_workspace() -> None:
+    """As much as all blocks of the launch want, alive at that launch alone, passed in the first of Triton's parameters."""
+    kernels = [*PLAN.kernels[:2], kernel("c", [*POINTERS, "pointer"], scratch_bytes=256)]
+    plan = msgspec.structs.replace(PLAN, kernels=kernels)
+    template, workspace = make_template(CALLS, {"f": plan}, KernelTable({"f": plan}), bucket(40), {"logits": ("value:2", "float32")})
+    for node in template.nodes[1::2]:
+        scratch, profile = node.arguments[-2:]
+        assert isinstance(scratch, Place)
+        assert template.bases[scratch.base] == "workspace"
+        assert profile == 0
+        taken = [place.offset for place in node.arguments[:-2] if isinstance(place, Place) and place.base == scratch.base]
+        assert all(abs(scratch.offset - other) >= ALIGNMENT for other in taken)
+        assert scratch.offset + node.grid[0] * 256 <= workspace
+    assert workspace == 2 * ALIGNMENT + 3 * 256
 
 
 def test_a_size_that_a_plan_does_not_hold_for() -> None:

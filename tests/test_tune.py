@@ -14,7 +14,7 @@ from tuning import candidate_kernels, computed_candidates
 
 from engine.artifacts import load_manifest
 from engine.artifacts.graph import load_template
-from engine.artifacts.launch_plan import PlanCandidate, PlanKernel, PlanProblem, load_plan
+from engine.artifacts.launch_plan import PlanCandidate, PlanKernel, PlanLaunch, PlanProblem, holds, load_plan
 from engine.artifacts.tuning import Timing, load_tuned
 from engine.bench.candidates import Setting, agree
 from engine.bench.tune import TuneOptions, at, choose, tune
@@ -83,12 +83,10 @@ def pretend(fake: FakeCuda, tunable: Tunable, spoil: str = "") -> None:
 def takes(problem: PlanProblem, kernels: list[PlanKernel], candidate: PlanCandidate, size: int) -> int:
     """Microseconds of one launch of a candidate."""
     dims = SETTING.dimensions(problem, size)
-    return sum(microseconds(kernels[launch.kernel].cubin) for launch in candidate.launches if tuning_holds(launch, dims))
+    return sum(microseconds(kernels[launch.kernel].cubin) for launch in candidate.launches if is_launched(launch, dims))
 
 
-def tuning_holds(launch: Any, dims: dict[str, int]) -> bool:
-    from engine.artifacts.launch_plan import holds
-
+def is_launched(launch: PlanLaunch, dims: dict[str, int]) -> bool:
     return all(holds(guard, dims) for guard in launch.when)
 
 
@@ -116,7 +114,9 @@ def test_the_fastest_is_chosen_and_built(tunable: Tunable, fake: FakeCuda, tmp_p
             better += chosen != at(problem.policy, size)
             below = size
     assert better > 10
-    assert "Tuned on Stand-in 0" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Tuned on Stand-in 0" in said
+    assert "keep the first guess" in said
 
     built = build(tunable.checkpoint, tmp_path, "--weights", "none", "--tuned", str(file))
     manifest = load_manifest(built.artifact)
@@ -127,7 +127,7 @@ def test_the_fastest_is_chosen_and_built(tunable: Tunable, fake: FakeCuda, tmp_p
         for name, (problem, kernels) in problems.items():
             dims = SETTING.dimensions(problem, graph.sequences)
             for candidate in problem.candidates if problem.kind != "prefill" else ():
-                files = {kernels[launch.kernel].file for launch in candidate.launches if tuning_holds(launch, dims)}
+                files = {kernels[launch.kernel].file for launch in candidate.launches if is_launched(launch, dims)}
                 (wanted if candidate.name == at(tuned.choices[name], graph.sequences) else others).update(files)
         assert wanted <= launched
         assert not (others - wanted) & launched
@@ -140,7 +140,7 @@ def test_a_candidate_with_other_results_is_refused(tunable: Tunable, fake: FakeC
     problem, kernels = problems[name]
     spoiled = next(each for each in problem.candidates if each.name == "2 programs s3")
     dims = SETTING.dimensions(problem, 256)  # at which splits are not worth it: one kernel, this candidate's own
-    (own,) = (kernels[launch.kernel].cubin for launch in spoiled.launches if tuning_holds(launch, dims))
+    (own,) = (kernels[launch.kernel].cubin for launch in spoiled.launches if is_launched(launch, dims))
     pretend(fake, tunable, spoil=own)
     tuned = tune(TuneOptions(artifacts=tunable.artifact, output=tmp_path / "tuned.json", only=name, runs=1, margin=0))
     refused = {timing.size: timing.refused for timing in tuned.timings[name]}
@@ -152,13 +152,13 @@ def test_a_candidate_with_other_results_is_refused(tunable: Tunable, fake: FakeC
 @pytest.mark.timeout(600)
 def test_what_is_timed_is_the_work(tunable: Tunable, tmp_path: Path) -> None:
     """Every launch by Triton's interpreter: operands, addresses and workspaces are such that all candidates agree."""
-    computed = computed_candidates(tunable.artifact, tunable.dump, sizes=[3, 33], only="attention decode", output=tmp_path / "tuned.json")
-    computed += computed_candidates(tunable.artifact, tunable.dump, sizes=[16, 33], only="attention mixed", output=tmp_path / "tuned.json")
-    computed += computed_candidates(tunable.artifact, tunable.dump, sizes=[5, 33], only="128x128", output=tmp_path / "tuned.json")
-    assert len(computed) == 6
-    for timing in computed:
-        assert len(timing.seconds) >= 4
-        assert timing.refused == []
+    sizes = {"attention decode": [3], "attention mixed": [33], "128x128": [5, 33]}
+    computed = computed_candidates(tunable.artifact, tunable.dump, sizes, tmp_path)
+    for name, timings in computed.items():
+        assert [timing.size for timing in timings] == sizes[name]
+        for timing in timings:
+            assert len(timing.seconds) >= 4
+            assert timing.refused == []
 
 
 def test_an_artifact_that_was_not_built_to_be_tuned(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,12 +252,15 @@ def test_files_that_are_none(content: bytes | None, message: str, tiny_checkpoin
         )
 
 
-@pytest.mark.parametrize("options", [{"tunable": True}, {"tuned": "tuned.json"}], ids=str)
-def test_cpu_targets_are_not_tuned(options: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "tuned.json").write_text(json.dumps({"version": 1, "target": "sm90", "device": "x", "choices": {}}))
-    given = {name: tmp_path / value if isinstance(value, str) else value for name, value in options.items()}
+@pytest.mark.parametrize("tuned", [False, True])
+def test_cpu_targets_are_not_tuned(tuned: bool, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tuned.json"
+    file.write_text(json.dumps({"version": 1, "target": "cpu-x86-64-v3", "device": "x", "choices": {}}))
+    options = BuildOptions(
+        model=str(tiny_checkpoint), output=tmp_path / "out", store=tmp_path / "store", tunable=not tuned, tuned=file if tuned else None
+    )
     with pytest.raises(UsageError, match="NVIDIA"):
-        build_artifact(BuildOptions(model=str(tiny_checkpoint), output=tmp_path / "out", target="cpu", store=tmp_path / "store", **given))
+        build_artifact(options)
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ class Found:
             operands=[self._operand(buffer, named) for buffer in places],
             out_bytes=expression(named(_extent(problem.out))),
             out_dtype=problem.out.dtype,
-            policy=[tuple(each) for each in problem.policy],
+            policy=[(each.up_to, each.use) for each in problem.policy],
             candidates=[
                 self._candidate(name, cut, problem.candidates[name], numbers, plan_launch, named) for name, cut in self.cuts.items()
             ],

@@ -111,7 +111,7 @@ def block_n_of_few_rows(features: int, multiprocessors: int) -> int:
 
 def policy_splits(tile: Tile, linear: Linear, multiprocessors: int) -> int:
     """Among how many programs K is cut: as many as fill the multiprocessors, each with at least two steps."""
-    return min(round(multiprocessors / cdiv(linear.out_features, tile.n)), linear.in_features // (2 * tile.k))
+    return min(round(multiprocessors / int(cdiv(linear.out_features, tile.n))), linear.in_features // (2 * tile.k))
 
 
 def rows_that_fill(tile: Tile, features: int, multiprocessors: int) -> int:

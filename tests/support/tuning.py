@@ -1,14 +1,16 @@
 """Knows an artifact's candidates: for tests of `engine tune` without a GPU."""
 
+import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.artifacts import load_manifest
+from engine.artifacts import Manifest, load_manifest
 from engine.artifacts.graph import Parameter
-from engine.artifacts.launch_plan import Location, load_plan
+from engine.artifacts.launch_plan import Location, PlanProblem, load_plan
 from engine.artifacts.tuning import Timing, load_tuned
 
 
@@ -38,19 +40,28 @@ def candidate_kernels(artifact: Path) -> dict[bytes, Known]:
     return known
 
 
-def computed_candidates(artifact: Path, dump: Path, *, sizes: list[int], only: str, output: Path) -> list[Timing]:
-    """What `engine tune` says where every launch is computed by Triton's interpreter, once each, in a process of its own."""
+def computed_candidates(artifact: Path, dump: Path, sizes: dict[str, list[int]], output: Path) -> dict[str, list[Timing]]:
+    """What `engine tune` says where every launch is computed by Triton's interpreter, once each, in a process of its own.
+
+    sizes: by a part of the names of the problems that are timed there.
+    """
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", str(Path(__file__)), str(artifact), str(dump), str(output), only, *map(str, sizes)]
+    command = [sys.executable, "-P", str(Path(__file__)), str(artifact), str(dump), str(output), json.dumps(sizes)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]
-    return [timing for timings in load_tuned(output).timings.values() for timing in timings]
+    return {
+        only: [t for timings in load_tuned(output / f"{number}.json").timings.values() for t in timings]
+        for number, only in enumerate(sizes)
+    }
+
+
+def _given(sizes: list[int], problem: PlanProblem, manifest: Manifest) -> list[int]:
+    return sizes
 
 
 def main() -> None:
-    artifact, dump, output, only = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
-    sizes = [int(size) for size in sys.argv[5:]]
+    artifact, dump, output = (Path(argument) for argument in sys.argv[1:4])
     from fake_cuda import fake_cuda_installed
     from interpreted_gpu import interpret
     from triton_launches import teach_bfloat16
@@ -60,11 +71,12 @@ def main() -> None:
 
     # Once is enough where nothing is timed.
     candidates.STREAMED_BYTES, candidates.LEAST_LAUNCHES, timing.WARM_UP = 1, 1, 0
-    tune.sizes_of = lambda problem, manifest: sizes
     teach_bfloat16()
     with fake_cuda_installed() as fake:
         interpret(fake, artifact, dump)
-        tune.tune(tune.TuneOptions(artifacts=artifact, output=output, only=only, runs=1, context=40))
+        for number, (only, sizes) in enumerate(json.loads(sys.argv[4]).items()):
+            tune.sizes_of = partial(_given, sizes)
+            tune.tune(tune.TuneOptions(artifacts=artifact, output=output / f"{number}.json", only=only, runs=1, context=40))
 
 
 if __name__ == "__main__":
