@@ -13,7 +13,7 @@ import msgspec
 from ..errors import ArtifactError, Misfit, MismatchError
 from .graph import GraphInfo, KernelInfo
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST_NAME = "manifest.json"
 
 KVDType = Literal["float32", "bfloat16", "int8"]
@@ -169,12 +169,14 @@ class Manifest(_Struct, frozen=True, kw_only=True):
 
     kernel_library: on CPU, the shared object with our operators. kernels and graphs: on NVIDIA,
     what the templates launch. has_weights: whether the files that `weights` names are there.
+    ingredients: what the keys of all that was compiled for it were made of (artifacts/ingredients.py).
     """
 
     schema: int
     created: int
     target: str
     toolchain: Toolchain
+    ingredients: dict[str, dict[str, str]] = {}
     model: ModelInfo
     kv_cache: KVCacheSpec
     kernel_library: str = ""

@@ -79,8 +79,8 @@ def _check_fp8(checkpoint: Checkpoint, quantize: str, layout: Layout) -> None:
             )
 
 
-def plan_weights(graph: fx.Graph, formats_by_name: Mapping[str, str], checkpoint: Checkpoint) -> list[PackedWeight]:
-    """The packed weights that `graph` reads, in the order of its placeholders."""
+def plan_weights(graph: fx.Graph, stored: Mapping[str, str]) -> list[PackedWeight]:
+    """The packed weights that `graph` reads, in the order of its placeholders. stored: the checkpoint's format of every parameter."""
     plan = []
     for node in graph.find_nodes(op="placeholder"):
         ref: str = node.meta["ref"]
@@ -96,16 +96,10 @@ def plan_weights(graph: fx.Graph, formats_by_name: Mapping[str, str], checkpoint
                     shape=tuple(value.shape),
                     format=packed_format or "f32",
                     sources=sources,
-                    recipe=_recipe(
-                        {_stored(checkpoint, source) for source in sources}, packed_format, len(sources), node.meta.get("layout")
-                    ),
+                    recipe=_recipe({stored.get(source, "f32") for source in sources}, packed_format, len(sources), node.meta.get("layout")),
                 )
             )
     return plan
-
-
-def _stored(checkpoint: Checkpoint, name: str) -> str:
-    return checkpoint.parameters[name].format if name in checkpoint.parameters else "f32"
 
 
 def _recipe(stored: set[str], packed_format: str | None, sources: int, layout: Layout | None) -> tuple[str, ...]:
