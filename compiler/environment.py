@@ -14,8 +14,9 @@ from ..errors import UsageError
 
 _HARMLESS = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|TMPDIR|TMP|TEMP|LANG|LANGUAGE|LC_\w+|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON\w*")
 """Where programs and temporary files are, whose they are, and how messages read. Which g++ PATH leads to is in the keys by its version."""
-_TORCHS = re.compile(r"(?:PY)?TORCH\w*|_?TORCHINDUCTOR\w*|TRITON\w*|AOT\w+|FX_\w+|FAKE_\w+|PT2_\w+|TENSORIFY_\w+")
-_TORCHS_HARMLESS = re.compile(r"TORCH_LOGS\w*|TORCH_HOME")
+_TORCHS = re.compile(
+    r"(?!TORCH_LOGS|TORCH_HOME)(?:(?:PY)?TORCH\w*|_?TORCHINDUCTOR\w*|TRITON\w*|AOT\w+|FX_\w+|FAKE_\w+|PT2_\w+|TENSORIFY_\w+)"
+)
 _READ_WHILE_TRACING = re.compile(r"TORCH_?DYNAMO\w*|TORCH_COMPILE\w*|TORCH_FAKE\w*|FX_\w+|FAKE_\w+|TENSORIFY_\w+")
 
 
@@ -33,7 +34,7 @@ def forget_torch_variables() -> None:
     """Remove from this process every variable that could change what torch makes, if torch has not been imported and read them yet."""
     if "torch" in sys.modules:
         return
-    _remove([name for name in os.environ if _TORCHS.fullmatch(name) and not _TORCHS_HARMLESS.fullmatch(name)], os.environ)
+    _remove([name for name in os.environ if _TORCHS.fullmatch(name)], os.environ)
 
 
 def check_tracing() -> None:

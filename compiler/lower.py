@@ -8,10 +8,10 @@ another build is compiling at the moment is waited for.
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,40 +87,54 @@ class Lowering:
         Raises BuildError for the first that fails.
         """
         done: dict[str | None, Lowered] = {}
+        running: dict[Future[None], _Job] = {}
 
-        def finish(form: str | None, lowered: Lowered | None) -> bool:
-            if lowered is not None:
-                done[form] = lowered
-                on_done(lowered)
-            return lowered is not None
+        def finish(form: str | None, lowered: Lowered) -> None:
+            done[form] = lowered
+            on_done(lowered)
 
-        missing = {form: identity for form, identity in wanted.items() if not finish(form, self._found(identity, form))}
-        with ExitStack() as stack:
-            scratch = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(dir=self._artifact, prefix=".lower-", ignore_cleanup_errors=True))
-            )
-            running: dict[Future[None], _Job] = {}
-            while missing or running:
-                # A claim is taken or left, never waited for: builds that want the same things in another order cannot lock up.
-                for form, identity in list(missing.items()):
-                    if (claim := self._store.claim(identity)) is None:
-                        continue
-                    del missing[form]
-                    stack.push(claim)
-                    if finish(form, self._found(identity, form)):  # the build that had the claim has just made it
-                        claim.release()
-                        continue
-                    job = _Job(identity=identity, form=form, output=self._output(scratch, identity, form), claim=claim)
+        for form, lowered in self._those_found(wanted):
+            finish(form, lowered)
+        with ExitStack() as claims, self._scratch() as scratch:
+            while len(done) < len(wanted):
+                ours = self._claimed(wanted.keys() - done.keys() - {job.form for job in running.values()}, wanted, claims)
+                for form, lowered in self._those_found({form: wanted[form] for form in ours}):  # by whoever had the claim before us
+                    finish(form, lowered)
+                    ours.pop(form).release()
+                for form, claim in ours.items():
+                    job = _Job(identity=wanted[form], form=form, output=self._output(scratch, wanted[form], form), claim=claim)
                     running[self._submit(job)] = job
-                if not running and missing:
+                others = len(wanted) - len(done) - len(running)
+                if others and not running:
                     on_wait()
                     time.sleep(PATIENCE)
-                for future in wait(running, PATIENCE if missing else None, FIRST_COMPLETED).done:
+                for future in wait(running, PATIENCE if others else None, FIRST_COMPLETED).done:
                     job = running.pop(future)
                     _check(future, job.identity)
                     finish(job.form, self._kept(job))
                     job.claim.release()
         return done
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=self._artifact, prefix=".lower-", ignore_cleanup_errors=True) as path:
+            yield Path(path)
+
+    def _claimed(self, forms: Collection[str | None], wanted: Wanted, claims: ExitStack) -> dict[str | None, Claim]:
+        """Claims on those of `forms` that no other build has.
+
+        None is waited for, so builds that want the same things in another order cannot lock up.
+        """
+        ours = {}
+        for form in (form for form in wanted if form in forms):
+            if (claim := self._store.claim(wanted[form])) is not None:
+                ours[form] = claims.enter_context(claim)
+        return ours
+
+    def _those_found(self, wanted: Wanted) -> Iterator[tuple[str | None, Lowered]]:
+        for form, identity in wanted.items():
+            if (found := self._found(identity, form)) is not None:
+                yield form, found
 
     def _found(self, identity: Identity, form: str | None) -> Lowered | None:
         entry = self._store.find(identity)
@@ -130,9 +144,8 @@ class Lowering:
         """What was compiled, into the store and the artifact."""
         names = [job.output.name, *(self._backend.parts(job.output) if job.form is not None else ())]
         contents = {name: job.output.with_name(name).read_bytes() for name in names}
-        lowered = self._placed(job.identity, job.form, contents, reused=False)
         self._store.add(job.identity, contents)
-        return lowered
+        return self._placed(job.identity, job.form, contents, reused=False)
 
     def _placed(self, identity: Identity, form: str | None, contents: Mapping[str, bytes], *, reused: bool) -> Lowered:
         main = self._name(identity, form)

@@ -10,7 +10,6 @@ import pytest
 from build_swarm import FORMS, lower_all
 from mounts import read_only, small_disk
 
-from engine.artifacts import load_manifest, verify
 from engine.artifacts.store import Store
 from engine.artifacts.store_upkeep import damaged, held
 from engine.cli import main
@@ -105,22 +104,3 @@ def test_commands_that_write_say_that_they_cannot(tmp_path: Path, capsys: pytest
         assert "cannot be written: Read-only file system" in capsys.readouterr().err
         assert main(["cache", "verify", "--store", str(mounted)]) == 0
         assert main(["cache", "stats", "--store", str(mounted)]) == 0
-
-
-@pytest.mark.slow
-def test_a_build_with_a_read_only_store(
-    tiny_checkpoint: Path, tiny_artifact: Path, store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """One segment is missing: it is compiled, into the artifact alone, and the summary says so."""
-    copy = Path(shutil.copytree(store, tmp_path / "store"))
-    segment = load_manifest(tiny_artifact).segments[0]
-    shutil.rmtree(copy / "segment" / segment.key)
-    with read_only(copy, tmp_path / "mounted") as mounted:
-        assert main(["build", str(tiny_checkpoint), "-o", str(tmp_path / "artifact"), "--store", str(mounted)]) == 0
-    said = " ".join(capfd.readouterr().err.split())
-    assert "3 distinct, 1 compiled, 2 reused" in said
-    assert "kept nothing of what was compiled (Read-only file system); it is only in the artifact" in said
-    manifest = load_manifest(tmp_path / "artifact")
-    verify(tmp_path / "artifact", manifest)
-    assert manifest.files[segment.file] == load_manifest(tiny_artifact).files[segment.file]
-    assert not (copy / "segment" / segment.key).exists()
