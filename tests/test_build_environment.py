@@ -71,7 +71,7 @@ def test_a_process_that_has_torch_already_is_told(name: str, monkeypatch: pytest
 
 @pytest.mark.slow
 def test_a_build_in_a_hostile_environment_makes_the_same(tiny_checkpoint: Path, tiny_artifact: Path, store: Path, tmp_path: Path) -> None:
-    """The program and one segment are made anew, the rest, for time's sake, is from the store: which keeps nothing, and the build says so."""
+    """The program and one segment are made anew, the rest is from the store; it keeps nothing, and the build says so."""
     copy = Path(shutil.copytree(store, tmp_path / "store"))
     manifest = load_manifest(tiny_artifact)
     wanted = {identity.kind: identity for identity in identities(manifest.ingredients)}
