@@ -40,6 +40,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def days(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days")
+    return number
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports a wrong flag as every other error of ours: a message and a hint."""
 
@@ -76,7 +86,7 @@ exit codes: 0 done, 2 usage, 3 damaged checkpoint, 4 unsupported model, 5 build 
     )
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify, _add_tune):
+    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify, _add_cache, _add_tune):
         add(commands)
     _add_bench(commands, chosen=list(sys.argv[1:] if argv is None else argv)[:1] == ["bench"])
     return parser.parse_args(argv)
@@ -155,7 +165,18 @@ The same build again, or one of the same architecture with other weights, compil
         help="keep all candidates of every kernel in the artifact, for `engine tune`; more to compile and a few MB more (NVIDIA targets)",
     )
     parser.add_argument("--jobs", type=positive, metavar="N", help="compiling processes; each takes up to 1 GB (default: by cores)")
-    parser.add_argument("--store", type=Path, metavar="DIR", help="cache of compiled segments, shared by builds (default: per user)")
+    _add_store(parser)
+    parser.add_argument(
+        "--require-warm",
+        action="store_true",
+        help="fail, and say which ingredient of which key differs, where something would have to be compiled: for CI, where a slow "
+        "build is a broken cache",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only print what would be compiled, reused and packed; takes seconds, unless the model has to be traced first",
+    )
     parser.add_argument("--debug-dump", type=Path, metavar="DIR", help="write graphs before and after each pass, and the generated code")
     parser.add_argument("--force", action="store_true", help="replace an artifact that is already at DIR")
 
@@ -302,6 +323,71 @@ A choice is for a shape, not for a model: one file serves every model whose laye
         help="how much faster than the first guess a candidate must be to be taken; more keeps noise out (default: 2)",
     )
     parser.add_argument("--only", metavar="TEXT", help="only problems whose name has this in it, e.g. 'attention' or '4096x14336'")
+
+
+def _add_cache(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "cache",
+        help="look at, move and shrink the store of what was compiled",
+        description="The store keeps what builds compile, by what it was made from: a build compiles only what the store lacks.",
+        epilog="""\
+examples:
+  engine cache stats
+  engine cache explain artifact-here artifact-from-ci        why one build missed what the other had compiled
+  engine cache export artifact -o warm                       all that building this artifact again needs
+  engine cache import warm                                   on another machine; or: engine build ... --store warm
+  engine cache prune --max-size 5GiB --unused-for 30""",
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def add(name: str, help: str, description: str) -> _Parser:
+        return actions.add_parser(name, help=help, description=description)
+
+    stats = add(
+        "stats", "entries, bytes and last use by kind", "Show what the store holds: entries, bytes and last use by kind, and where it is."
+    )
+    explain = add(
+        "explain", "why two builds have other keys", "Show which ingredients of their keys differ between two artifacts. Needs no store."
+    )
+    for name in ("first", "second"):
+        explain.add_argument(name, type=Path, metavar=name.upper(), help="an artifact's directory")
+    export = add(
+        "export",
+        "what one artifact needs, as a store",
+        "Copy what an artifact was built from into a store of its own: a build from it compiles nothing.",
+    )
+    export.add_argument("artifacts", type=Path, metavar="ARTIFACT", help="an artifact's directory")
+    export.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the new store, or one to add to")
+    imports = add(
+        "import",
+        "all entries of another store",
+        "Copy every entry of another store, once all of them are verified. It is code: import from whom you trust.",
+    )
+    imports.add_argument("directory", type=Path, metavar="DIR", help="a store, such as `engine cache export` wrote")
+    prune = add(
+        "prune",
+        "remove what was used longest ago",
+        "Remove entries by last use. What running builds read stays, and so does all that is no entry.",
+    )
+    prune.add_argument(
+        "--max-size", type=byte_size, metavar="SIZE", help="remove until the rest fits (5GiB); a smaller store compiles more often"
+    )
+    prune.add_argument("--unused-for", type=days, metavar="DAYS", help="remove what no build used for so many days")
+    verify = add(
+        "verify", "check every entry", "Check every entry against its digests. Builds do so too, and treat what is damaged as absent."
+    )
+    verify.add_argument("--remove", action="store_true", help="remove what is damaged; else it is listed, and the exit code is 6")
+    for action in (stats, export, imports, prune, verify):
+        _add_store(action)
+
+
+def _add_store(parser: _Parser) -> None:
+    parser.add_argument(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="the store of what was compiled: shared by builds, it spares them compiling (default: $ENGINE_STORE, else one per user)",
+    )
 
 
 def _add_bench(commands: "_Commands[_Parser]", *, chosen: bool) -> None:

@@ -42,10 +42,20 @@ def _fail(error: EngineError) -> int:
 
 
 def _build(options: Options) -> int:
+    from .compiler.environment import forget_torch_variables
+
+    forget_torch_variables()
     from .compiler.build import BuildOptions, build
     from .compiler.progress import Reporter
 
-    build(BuildOptions(**options), Reporter())
+    if options.pop("dry_run", False):
+        from rich.console import Console
+
+        from .compiler.dry_run import dry_run
+
+        Console().print(dry_run(BuildOptions(**options), Reporter()).table(), soft_wrap=True)
+    else:
+        build(BuildOptions(**options), Reporter())
     return 0
 
 
@@ -105,6 +115,12 @@ def _tune(options: Options) -> int:
     return 0
 
 
+def _cache(options: Options) -> int:
+    from .cache import cache
+
+    return cache(options.pop("action"), options)
+
+
 def _bench(options: Options) -> int:
     from .bench.command import bench
 
@@ -119,5 +135,6 @@ COMMANDS: dict[str, Callable[[Options], int]] = {
     "inspect": _inspect,
     "verify": _verify,
     "tune": _tune,
+    "cache": _cache,
     "bench": _bench,
 }

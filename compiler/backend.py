@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ..artifacts.keys import Identity
+
 
 class Backend(Protocol):
     """How segments are lowered for one target. Pickled into compiler processes."""
@@ -13,8 +15,8 @@ class Backend(Protocol):
         """Of a compiled segment's file."""
         ...
 
-    def segment_key(self, form_text: str) -> str:
-        """Identity of a compiled segment: the graph, the target, the toolchain, and our own recipe."""
+    def segment(self, form_text: str) -> Identity:
+        """Identity of a compiled segment: the graph, the target, the toolchain, and our own sources."""
         ...
 
     def compile(self, form_text: str, output: Path, sources: Path | None) -> None:
@@ -28,7 +30,7 @@ class Backend(Protocol):
         """Names of the files that a compiled segment cannot do without, all beside it when it was compiled."""
         ...
 
-    def library_key(self) -> str | None:
+    def library(self) -> Identity | None:
         """Identity of the library that all segments share, if there is one."""
         ...
 

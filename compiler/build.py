@@ -4,7 +4,6 @@ resolve -> trace -> fuse -> partition -> lower -> pack -> probe -> seal
 """
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,15 +24,20 @@ from ..artifacts import (
     parse_target,
     this_machine_flags,
 )
+from ..artifacts.ingredients import recorded
+from ..artifacts.keys import Identity
 from ..artifacts.launch_plan import load_plan
 from ..artifacts.manifest import SCHEMA_VERSION
-from ..artifacts.store import Store
+from ..artifacts.store import Store, chosen_store
 from ..artifacts.tuning import Tuned, load_tuned
 from ..errors import UsageError
 from ..models.checkpoint import Checkpoint, open_checkpoint
-from . import probe, seal
+from . import environment, probe, seal
+from .backend import Backend
+from .forecast import check_warm
 from .interpret import GraphInterpreter
-from .lower import Lowered, Lowering
+from .lower import KERNELS, SEGMENTS, Lowered, Lowering
+from .lower import wanted as everything_of
 from .nvidia.write_graphs import Graphs
 from .pack import Packed, leave_out, pack, packed_bytes
 from .partition import Partition
@@ -42,7 +46,6 @@ from .step_program import StepProgram, Wanted, step_program
 from .target_kind import BLOCK_SIZE, TargetKind, kind_of
 from .weights_plan import PackedWeight, choose_formats
 
-KERNELS = "kernels"
 QUANTIZE = ("none", "int8", "int4", "fp8", "fp8-block")
 WEIGHTS = ("all", "none")
 KV_DTYPES = ("auto", "float32", "bfloat16", "int8")
@@ -56,9 +59,9 @@ class BuildOptions:
     weights in float32, whose keys and values are float32 too. weights: all, or none to leave them out
     (then the model may be a directory with a config.json alone). max_context: at most what the
     model was made for (its default). disable_pass: names of graph rewrites to leave out. jobs:
-    compiler processes (default: one per core). store: the cache of compiled segments (default:
-    per user). debug_dump: a directory for graphs and generated code. force: replace an artifact
-    at `output`.
+    compiler processes (default: one per core). store: the cache of what is compiled (default:
+    $ENGINE_STORE, else one per user). require_warm: fail where something would have to be compiled.
+    debug_dump: a directory for graphs and generated code. force: replace an artifact at `output`.
     """
 
     model: str
@@ -72,6 +75,7 @@ class BuildOptions:
     disable_pass: Sequence[str] = ()
     jobs: int | None = None
     store: Path | None = None
+    require_warm: bool = False
     debug_dump: Path | None = None
     force: bool = False
     tuned: Path | None = None
@@ -83,6 +87,8 @@ class BuildOptions:
                 raise UsageError(f"{name} is {getattr(self, name)!r}", hint=f"it is one of {', '.join(known)}")
         if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"jobs is {self.jobs}, but must be at least 1")
+        if self.require_warm and self.debug_dump is not None:
+            raise UsageError("a debug dump is written while compiling, which require_warm forbids", hint="give one of the two")
 
 
 def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSummary:
@@ -91,45 +97,41 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
     Raises UsageError for options that cannot work, CheckpointError and UnsupportedModelError
     for the model, BuildError for everything that fails on the way; nothing is left at `output`.
     """
+    environment.check_tracing()
     reporter = reporter or Reporter(quiet=True)
     target = parse_target(options.target, machine_flags=this_machine_flags())
     tuned = load_tuned(options.tuned) if options.tuned else None
     kind = kind_of(target, tuned, tunable=options.tunable)
-    store = Store(options.store or default_store())
+    store = Store(chosen_store(options.store))
     jobs = options.jobs or len(os.sched_getaffinity(0))
     with (
         seal.building(options.output, force=options.force) as scratch,
-        Lowering(backend=kind.backend, store=store, jobs=jobs, work=scratch, debug_dump=options.debug_dump) as lowering,
+        Lowering(backend=kind.backend, store=store, jobs=jobs, artifact=scratch, debug_dump=options.debug_dump) as lowering,
         reporter.running(),
     ):
         with reporter.stage("resolve") as stage:
             checkpoint, formats = resolve(options, kind, stage)
             options = replace(options, kv_dtype=kind.kv_dtype(options.kv_dtype, checkpoint, formats))
-        wanted = Wanted(
-            checkpoint=checkpoint, formats=formats, kv_dtype=options.kv_dtype, kind=kind, disable_pass=tuple(options.disable_pass)
-        )
+        wanted = Wanted.of(checkpoint, formats, kv_dtype=options.kv_dtype, kind=kind, disable_pass=options.disable_pass)
+        if options.require_warm:
+            check_warm(wanted, store)
         program = step_program(wanted, store, options.debug_dump, reporter)
         with reporter.stage("lower") as stage:
-            code = lower(lowering, program.parts, scratch, stage)
+            code = lower(lowering, kind.backend, program.parts, stage)
             graphs = kind.write_graphs(scratch, program.parts, code.segments, options.max_context or checkpoint.config.max_context)
         with reporter.stage("pack") as stage:
             everything = options.weights == "all"
             weights = pack_weights(program.weights, checkpoint, scratch, stage) if everything else leave_out(program.weights)
             write_tokenizer(checkpoint, scratch, required=everything)
         with reporter.stage("probe") as stage:
-            manifest = _manifest(options, target, kind, checkpoint, program, code, graphs, weights)
+            manifest = _manifest(options, target, kind, checkpoint, wanted.identity(), program, code, graphs, weights)
             manifest = msgspec.structs.replace(manifest, tuned_on=tuned.device if tuned else "")
             manifest = finish_with_probe(manifest, scratch, weights, lambda: reference(program, checkpoint, kind), stage)
         with reporter.stage("seal"):
             seal.write_manifest(scratch, manifest)
             seal.seal(scratch, options.output)
     reporter.summary.tuning = _tuning_summary(tuned, code.segments.values())
-    return _summary(reporter, options, manifest, code.segments)
-
-
-def default_store() -> Path:
-    """The store used when none is named: in the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "engine" / "store"
+    return _summary(reporter, options, manifest, code, store)
 
 
 def can_run(target: AnyTarget) -> bool:
@@ -156,18 +158,21 @@ class Code:
     library: Lowered | None
     segments: dict[str, Lowered]
 
+    @property
+    def all(self) -> list[Lowered]:
+        return [*([self.library] if self.library is not None else []), *self.segments.values()]
 
-def lower(lowering: Lowering, parts: Partition, scratch: Path, stage: Stage) -> Code:
-    """Compile or find every segment, and the library if the target has one, and copy them into the artifact."""
-    stage.total(lowering.count(parts.forms))
-    library, segments = lowering.run(parts.forms, lambda done: stage.advance(note=done.key[:12] + (" (reused)" if done.reused else "")))
-    if library is not None:
-        _copy(library.file, scratch / _library_name(library))
-    for segment in segments.values():
-        _copy(segment.file, scratch / _segment_name(segment))
-        for name, part in segment.parts.items():
-            _copy(part, scratch / KERNELS / name)
-    return Code(library=library, segments=segments)
+
+def lower(lowering: Lowering, backend: Backend, parts: Partition, stage: Stage) -> Code:
+    """Compile or find every segment, and the library if the target has one; all of it is then in the artifact."""
+    wanted = everything_of(backend, parts.forms)
+    stage.total(len(wanted))
+    done = lowering.run(
+        wanted,
+        on_done=lambda lowered: stage.advance(note=lowered.key[:12] + (" (reused)" if lowered.reused else "")),
+        on_wait=lambda: stage.note("waiting for another build, which is compiling the same"),
+    )
+    return Code(library=done.get(None), segments={form: done[form] for form in parts.forms})
 
 
 def pack_weights(plan: list[PackedWeight], checkpoint: Checkpoint, scratch: Path, stage: Stage) -> Packed:
@@ -222,6 +227,7 @@ def _manifest(
     target: AnyTarget,
     kind: TargetKind,
     checkpoint: Checkpoint,
+    program_identity: Identity,
     program: StepProgram,
     code: Code,
     graphs: Graphs,
@@ -236,6 +242,7 @@ def _manifest(
         created=int(time.time()),
         target=str(target),
         toolchain=kind.toolchain.recorded(),
+        ingredients=recorded([program_identity, *(lowered.identity for lowered in code.all)]),
         model=ModelInfo(
             name=options.name or checkpoint.name,
             architecture=config.architecture,
@@ -284,21 +291,19 @@ def _library_name(library: Lowered) -> str:
 
 
 def _segment_name(segment: Lowered) -> str:
-    return f"segments/{segment.file.name}"
+    return f"{SEGMENTS}/{segment.file.name}"
 
 
-def _copy(source: Path, destination: Path) -> None:
-    destination.parent.mkdir(exist_ok=True)
-    shutil.copyfile(source, destination)
-
-
-def _summary(reporter: Reporter, options: BuildOptions, manifest: Manifest, segments: dict[str, Lowered]) -> BuildSummary:
-    summary = reporter.summary
+def _summary(reporter: Reporter, options: BuildOptions, manifest: Manifest, code: Code, store: Store) -> BuildSummary:
+    summary, segments = reporter.summary, code.segments
     summary.output, summary.target = str(options.output), manifest.target
     summary.segments_reused = sum(segment.reused for segment in segments.values())
     summary.segments_compiled = len(segments) - summary.segments_reused
     summary.segment_calls = sum(segment.calls for segment in manifest.segments)
     summary.kernels = _kernels_summary(manifest)
+    summary.store_refusal = (
+        store.refusal and f"{store.directory} kept nothing of what was compiled ({store.refusal}); it is only in the artifact"
+    )
     summary.fusions = {report.name: report.matches for report in manifest.fusion}
     summary.code_bytes = sum(manifest.files[name].bytes for name in manifest.code_files)
     summary.weight_bytes = sum(info.bytes for name, info in manifest.files.items() if name.startswith("weights/"))

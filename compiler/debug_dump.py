@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import fx
+if TYPE_CHECKING:
+    from torch import fx
 
 
-def write_graph(directory: Path | None, name: str, graph: fx.Graph) -> None:
+def write_graph(directory: Path | None, name: str, graph: "fx.Graph") -> None:
     """Write one graph as readable Python, with the references of its placeholders; nothing without a directory."""
     if directory is None:
         return

@@ -1,46 +1,78 @@
-"""Stage 5: every distinct segment, and the library that they share, to native code.
+"""Stage 5: every distinct segment, and the library that they share, to native code in the artifact.
 
 Each is looked up in the store by key first. What is missing is compiled in parallel processes
-and added to the store, so that the next build of the same architecture compiles nothing.
+and added to the store, so that the next build of the same architecture compiles nothing. What
+another build is compiling at the moment is waited for.
 """
 
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..artifacts.store import Store
+from ..artifacts.claim import Claim
+from ..artifacts.keys import Identity
+from ..artifacts.store import PATIENCE, Store
 from ..errors import BuildError, EngineError
 from .backend import Backend
 from .debug_dump import segment_sources
+from .environment import enter_compiler_process
 
+KERNELS, SEGMENTS = "kernels", "segments"
 LIBRARY_SUFFIX = ".so"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lowered:
-    """A compiled thing: its key, its file in the store, and whether it was there already. parts: files that it needs, by name."""
+    """A compiled thing: its identity, its file in the artifact, and whether it came from the store."""
 
-    key: str
+    identity: Identity
     file: Path
     reused: bool
-    parts: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return self.identity.key
+
+
+Wanted = Mapping[str | None, Identity]
+"""What to lower: forms (canonical text), and the library under None if the target has one."""
+
+
+def wanted(backend: Backend, forms: Iterable[str]) -> Wanted:
+    """All that a program with those forms needs."""
+    library = backend.library()
+    return ({} if library is None else {None: library}) | {form: backend.segment(form) for form in forms}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Something to compile: a form, or the library (None). The claim is held until it is in the store."""
+
+    identity: Identity
+    form: str | None
+    output: Path
+    claim: Claim
 
 
 class Lowering:
     """A pool of compiler processes over a store; use it as a context manager.
 
-    work: where intermediate files go, inside the build's own directory, so that what a killed
-    build leaves is removed with it. debug_dump: a directory that also gets the generated code.
+    artifact: the directory that gets the code; intermediate files are in it as well, so that what a
+    killed build leaves is removed with it. debug_dump: a directory that also gets the generated code.
     """
 
-    def __init__(self, *, backend: Backend, store: Store, jobs: int, work: Path, debug_dump: Path | None) -> None:
+    def __init__(self, *, backend: Backend, store: Store, jobs: int, artifact: Path, debug_dump: Path | None) -> None:
         self._backend, self._store = backend, store
-        self._work, self._debug_dump = work.absolute(), debug_dump.absolute() if debug_dump else None  # compilers run elsewhere
-        self._pool = ProcessPoolExecutor(max_workers=jobs, mp_context=multiprocessing.get_context("spawn"))
+        self._artifact = artifact.absolute()  # compilers run elsewhere
+        self._debug_dump = debug_dump.absolute() if debug_dump else None
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=enter_compiler_process)
 
     def __enter__(self) -> "Lowering":
         return self
@@ -48,63 +80,96 @@ class Lowering:
     def __exit__(self, *exc_info: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def count(self, forms: Collection[str]) -> int:
-        """How many things `run` will report."""
-        return len(forms) + (self._backend.library_key() is not None)
+    def run(self, wanted: Wanted, on_done: Callable[[Lowered], None], on_wait: Callable[[], None]) -> dict[str | None, Lowered]:
+        """All that is wanted, found or compiled, by the same names.
 
-    def run(self, forms: Iterable[str], on_done: Callable[[Lowered], None]) -> tuple[Lowered | None, dict[str, Lowered]]:
-        """The library, if the target has one, and every form (canonical text), compiled or found.
-
-        on_done is called as each is there. Raises BuildError for the first that fails.
+        on_done is called as each is there, on_wait where there is nothing to do but wait for other builds.
+        Raises BuildError for the first that fails.
         """
-        library_key = self._backend.library_key()
-        wanted: dict[str, str | None] = {} if library_key is None else {library_key: None}
-        wanted |= {self._backend.segment_key(form): form for form in forms}
-        done = {key: found for key, form in wanted.items() if (found := self._found(key, form))}
-        for found in done.values():
-            on_done(found)
-        with tempfile.TemporaryDirectory(dir=self._work, prefix=".lower-", ignore_cleanup_errors=True) as scratch:
-            pending: dict[Future[None], tuple[str, Path]] = {}
-            for key, form in wanted.items():
-                if key not in done:
-                    directory = Path(scratch) / key
-                    directory.mkdir()
-                    output = directory / (key + self._suffix(form))
-                    pending[self._submit(output, form)] = key, output
-            for future in as_completed(pending):
-                key, output = pending[future]
-                _check(future, key)
-                done[key] = self._add(key, output, wanted[key])
-                on_done(done[key])
-        return done[library_key] if library_key else None, {form: done[key] for key, form in wanted.items() if form is not None}
+        done: dict[str | None, Lowered] = {}
+        running: dict[Future[None], _Job] = {}
 
-    def _suffix(self, form: str | None) -> str:
-        return LIBRARY_SUFFIX if form is None else self._backend.suffix
+        def finish(form: str | None, lowered: Lowered) -> None:
+            done[form] = lowered
+            on_done(lowered)
 
-    def _submit(self, output: Path, form: str | None) -> "Future[None]":
-        if form is None:
-            return self._pool.submit(self._backend.compile_library, output)
-        return self._pool.submit(self._backend.compile, form, output, segment_sources(self._debug_dump, output.stem))
+        for form, lowered in self._those_found(wanted):
+            finish(form, lowered)
+        with ExitStack() as claims, self._scratch() as scratch:
+            while len(done) < len(wanted):
+                ours = self._claimed(wanted.keys() - done.keys() - {job.form for job in running.values()}, wanted, claims)
+                for form, lowered in self._those_found({form: wanted[form] for form in ours}):  # by whoever had the claim before us
+                    finish(form, lowered)
+                    ours.pop(form).release()
+                for form, claim in ours.items():
+                    job = _Job(identity=wanted[form], form=form, output=self._output(scratch, wanted[form], form), claim=claim)
+                    running[self._submit(job)] = job
+                others = len(wanted) - len(done) - len(running)
+                if others and not running:
+                    on_wait()
+                    time.sleep(PATIENCE)
+                for future in wait(running, PATIENCE if others else None, FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    _check(future, job.identity)
+                    finish(job.form, self._kept(job))
+                    job.claim.release()
+        return done
 
-    def _add(self, key: str, output: Path, form: str | None) -> Lowered:
-        """What was compiled, into the store: first the parts, so that whoever finds the entry finds them."""
-        parts = {}
-        for name in self._backend.parts(output) if form is not None else ():
-            part = output.with_name(name)
-            parts[name] = self._store.add(part.stem, part.suffix, part)
-        return Lowered(key=key, file=self._store.add(key, self._suffix(form), output), reused=False, parts=parts)
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=self._artifact, prefix=".lower-", ignore_cleanup_errors=True) as path:
+            yield Path(path)
 
-    def _found(self, key: str, form: str | None) -> Lowered | None:
-        file = self._store.find(key, self._suffix(form))
-        if file is None:
-            return None
-        names = self._backend.parts(file) if form is not None else ()
-        parts = {name: self._store.find(Path(name).stem, Path(name).suffix) for name in names}
-        held = {name: part for name, part in parts.items() if part is not None}
-        return Lowered(key=key, file=file, reused=True, parts=held) if len(held) == len(parts) else None
+    def _claimed(self, forms: Collection[str | None], wanted: Wanted, claims: ExitStack) -> dict[str | None, Claim]:
+        """Claims on those of `forms` that no other build has.
+
+        None is waited for, so builds that want the same things in another order cannot lock up.
+        """
+        ours = {}
+        for form in (form for form in wanted if form in forms):
+            if (claim := self._store.claim(wanted[form])) is not None:
+                ours[form] = claims.enter_context(claim)
+        return ours
+
+    def _those_found(self, wanted: Wanted) -> Iterator[tuple[str | None, Lowered]]:
+        for form, identity in wanted.items():
+            if (found := self._found(identity, form)) is not None:
+                yield form, found
+
+    def _found(self, identity: Identity, form: str | None) -> Lowered | None:
+        entry = self._store.find(identity)
+        return None if entry is None else self._placed(identity, form, entry.contents, reused=True)
+
+    def _kept(self, job: _Job) -> Lowered:
+        """What was compiled, into the store and the artifact."""
+        names = [job.output.name, *(self._backend.parts(job.output) if job.form is not None else ())]
+        contents = {name: job.output.with_name(name).read_bytes() for name in names}
+        self._store.add(job.identity, contents)
+        return self._placed(job.identity, job.form, contents, reused=False)
+
+    def _placed(self, identity: Identity, form: str | None, contents: Mapping[str, bytes], *, reused: bool) -> Lowered:
+        main = self._name(identity, form)
+        for name, content in contents.items():
+            place = self._artifact / (SEGMENTS if form is not None and name == main else KERNELS) / name
+            place.parent.mkdir(exist_ok=True)
+            place.write_bytes(content)
+        return Lowered(identity=identity, file=self._artifact / (KERNELS if form is None else SEGMENTS) / main, reused=reused)
+
+    def _name(self, identity: Identity, form: str | None) -> str:
+        return identity.key + (LIBRARY_SUFFIX if form is None else self._backend.suffix)
+
+    def _output(self, scratch: Path, identity: Identity, form: str | None) -> Path:
+        directory = scratch / identity.key
+        directory.mkdir()
+        return directory / self._name(identity, form)
+
+    def _submit(self, job: _Job) -> "Future[None]":
+        if job.form is None:
+            return self._pool.submit(self._backend.compile_library, job.output)
+        return self._pool.submit(self._backend.compile, job.form, job.output, segment_sources(self._debug_dump, job.identity.key))
 
 
-def _check(future: "Future[None]", key: str) -> None:
+def _check(future: "Future[None]", identity: Identity) -> None:
     try:
         future.result()
     except EngineError:
@@ -114,5 +179,5 @@ def _check(future: "Future[None]", key: str) -> None:
     except Exception as error:
         tail = "\n".join(str(error).splitlines()[-20:])
         raise BuildError(
-            f"segment {key} did not compile:\n{tail}", hint="run again with --debug-dump DIR and read the generated code"
+            f"{identity.kind} {identity.key} did not compile:\n{tail}", hint="run again with --debug-dump DIR and read the generated code"
         ) from error

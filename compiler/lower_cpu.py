@@ -1,46 +1,47 @@
-"""Stage 5 for CPU: one segment to one shared object, by AOTInductor.
+"""Stage 5 for CPU: segments are shared objects, over one library of kernels."""
 
-Runs in a process of its own (see lower.py): Inductor reads global configuration, and a crash
-of a compiler must not take the build with it. Everything that decides the result is in the
-form, the target and SETTINGS; all three are in the segment's key.
-"""
-
-import inspect
-import json
-import os
-import shutil
-import tempfile
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ..artifacts import Target
-from ..artifacts.store import key_of
-from ..kernels import library, ops
+from ..artifacts.keys import Identity, identity
+from ..artifacts.target import Target
+from ..kernels import library
 from . import segment_graph
+from .sources import sources
 from .toolchain import Versions
 
-EXAMPLE_SIZES = (512, 61, 37, 23)
-"""Example values of d0, d1, ...: fixed, because Inductor's heuristics look at them."""
+SEGMENT_SOURCES = (
+    "artifacts/target.py",
+    "compiler/compile_cpu.py",
+    "compiler/segment_graph.py",
+    "errors.py",
+    "kernels/linear/blocks.py",
+    "kernels/native.py",
+    "kernels/nvidia/packed_rows.py",
+    "kernels/ops.py",
+)
+"""Every file of ours that compiling a segment reads; tests/test_build_keys.py compares them with the imports."""
+LIBRARY_SOURCES = ("errors.py", "kernels/library.py", "kernels/native.py")
 
-SETTINGS: dict[str, Any] = {
-    # What is left to Inductor are elementwise operators and norms over a few rows: cheaper on one thread than a
-    # thread pool's barrier, which on a busy machine waits for milliseconds. Our kernels bring their own team.
-    "cpp.threads": 1,
-    "cpp.enable_kernel_profile": False,
-    "cpp.vec_isa_ok": True,  # the target decides; this machine need not be able to run the code
-    "cpp.weight_prepack": False,
-    "aot_inductor.package": False,
-    "aot_inductor.compile_wrapper_opt_level": "O1",
-    "aot_inductor.enable_frame_pointer": False,
-    "aot_inductor.enable_line_tables": False,
-    "fx_graph_cache": False,
-    "comprehensive_padding": False,
-    "assume_aligned_inputs": False,
-    "compile_threads": 1,
-}
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRecipe:
+    """What a compiled segment is made from. form: its parts as canonical text."""
+
+    form: Mapping[str, str]
+    target: Target
+    toolchain: Versions
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LibraryRecipe:
+    """What the kernel library is made from. flags: all that g++ gets but paths."""
+
+    flags: tuple[str, ...]
+    toolchain: Versions
+    sources: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,74 +52,22 @@ class CpuBackend:
     versions: Versions
     suffix: str = ".so"
 
-    def segment_key(self, form_text: str) -> str:
-        recipe = inspect.getsource(inspect.getmodule(CpuBackend)) + inspect.getsource(segment_graph)  # type: ignore[arg-type]
-        shims = (*ops.SCHEMAS, *ops.C_SHIMS.values())
-        return key_of("segment", form_text, str(self.target), *self.versions.ingredients(), recipe, *shims)
+    def segment(self, form_text: str) -> Identity:
+        form = segment_graph.parts(form_text)
+        return identity("segment", SegmentRecipe(form=form, target=self.target, toolchain=self.versions, sources=sources(*SEGMENT_SOURCES)))
 
     def compile(self, form_text: str, output: Path, sources: Path | None) -> None:
+        from .compile_cpu import compile_form
+
         compile_form(form_text, str(self.target), output, sources)
 
     def parts(self, compiled: Path) -> Sequence[str]:
         return ()
 
-    def library_key(self) -> str:
-        recipe = inspect.getsource(library)
-        return key_of("kernels", library.sources_digest(), str(self.target), *self.versions.ingredients(), recipe)
+    def library(self) -> Identity:
+        files = (f"kernels/cpu/{path.name}" for path in library.source_files())
+        flags = (*library.FLAGS, *self.target.compiler_flags)
+        return identity("kernels", LibraryRecipe(flags=flags, toolchain=self.versions, sources=sources(*LIBRARY_SOURCES, *files)))
 
     def compile_library(self, output: Path) -> None:
         library.compile_library(self.target.compiler_flags, output)
-
-
-def compile_form(form_text: str, target_name: str, output: Path, sources: Path | None = None) -> None:
-    """Compile a canonical form (segment_graph.text) for a CPU target into `output`, a shared object.
-
-    sources: a directory that also receives the generated C++. Raises whatever Inductor or the
-    C++ compiler raises.
-    """
-    warnings.simplefilter("ignore", FutureWarning)  # torch's, about torch
-    scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix="inductor-"))
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "inductor")
-    try:
-        target = Target.parse(target_name)
-        built = _aot_compile(form_text, target, scratch / "segment.so")
-        shutil.copyfile(built, output)
-        if sources is not None:
-            sources.mkdir(parents=True, exist_ok=True)
-            for source in scratch.rglob("*.cpp"):
-                shutil.copyfile(source, sources / source.name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _aot_compile(form_text: str, target: Target, output: Path) -> Path:
-    import torch
-    from torch._inductor import aot_compile, cpu_vec_isa
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental import _config as symbolic_config
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    isa = cpu_vec_isa.VecAVX512() if target.vector_bits == 512 else cpu_vec_isa.VecAVX2()
-    isa._arch_flags = type(isa)._arch_flags  # without what its constructor found on this machine
-    cpu_vec_isa.valid_vec_isa_list = lambda: [isa]  # type: ignore[assignment]
-    ops.define()
-    ops.register_fakes()
-    form = json.loads(form_text)
-    module = segment_graph.decode(form)
-    names = sorted({size for _, sizes in form["inputs"] for size in sizes if isinstance(size, str)}, key=lambda name: int(name[1:]))
-    dims = {name: torch.export.Dim(name, min=1) for name in names}
-    sizes = dict(zip(names, EXAMPLE_SIZES, strict=False))
-    with FakeTensorMode(shape_env=ShapeEnv()):  # weights are inputs: real ones would take the layer's memory
-        shapes = [(getattr(torch, dtype), [sizes.get(size, size) for size in shape]) for dtype, shape in form["inputs"]]
-        args = tuple(torch.empty(shape, dtype=dtype) for dtype, shape in shapes)
-    dynamic = tuple({axis: dims[size] for axis, size in enumerate(shape) if isinstance(size, str)} for _, shape in form["inputs"])
-    with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        exported = torch.export.export(module, args, dynamic_shapes=dynamic, strict=False)
-        shims = {getattr(torch.ops.engine, name).default: [declaration] for name, declaration in ops.C_SHIMS.items()}
-        options = SETTINGS | {
-            "aot_inductor.custom_ops_to_c_shims": shims,
-            "cpp.simdlen": target.vector_bits,
-            "cpp.march": target.level,
-            "aot_inductor.output_path": str(output),
-        }
-        return Path(str(aot_compile(exported.module(), args, options=options)))

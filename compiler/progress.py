@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 
 @dataclass(kw_only=True)
 class BuildSummary:
-    """What a build did. seconds: per stage, in order."""
+    """What a build did. seconds: per stage, in order. store_refusal: why the store could not keep what was compiled."""
 
     output: str = ""
     target: str = ""
@@ -26,6 +27,7 @@ class BuildSummary:
     code_bytes: int = 0
     weight_bytes: int = 0
     probe: str = ""
+    store_refusal: str = ""
 
 
 class Stage:
@@ -95,4 +97,6 @@ class Reporter:
         table.add_row("rewrites", ", ".join(f"{name} {matches}" for name, matches in summary.fusions.items()))
         table.add_row("bytes", f"code {summary.code_bytes / 1e6:.1f} MB, weights {summary.weight_bytes / 1e6:.1f} MB")
         table.add_row("probe", summary.probe)
+        if summary.store_refusal:
+            table.add_row("[bold yellow]store", f"[bold yellow]{escape(summary.store_refusal)}")
         self._console.print(table)

@@ -5,15 +5,13 @@ is on disk before the rename, so nothing half-written can ever be taken for an a
 killed build leaves is removed by the next build of the same DIR.
 """
 
-import fcntl
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..artifacts import FileInfo, Manifest
+from ..artifacts.locked_directory import locked_directory, remove_abandoned
 from ..artifacts.manifest import MANIFEST_NAME
 from ..artifacts.verify import file_digest
 from ..errors import BuildError, UsageError
@@ -29,8 +27,8 @@ def building(output: Path, *, force: bool) -> Iterator[Path]:
     _check_replaceable(output, force=force)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(output)
-        with _locked_directory(output) as scratch:
+        remove_abandoned(output.parent, _in_progress(output))
+        with locked_directory(output.parent, _in_progress(output)) as scratch:
             yield scratch
     except OSError as error:
         hint = "free some space, or choose another place with -o"
@@ -57,7 +55,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 def seal(scratch: Path, output: Path) -> None:
     """Rename the finished directory into place, replacing an artifact that is there."""
     if output.exists():
-        with _locked_directory(output) as old:
+        with locked_directory(output.parent, _in_progress(output)) as old:
             output.rename(old / "replaced")
             scratch.rename(output)
     else:
@@ -65,24 +63,8 @@ def seal(scratch: Path, output: Path) -> None:
     _sync(output.parent)
 
 
-@contextmanager
-def _locked_directory(output: Path) -> Iterator[Path]:
-    """A directory beside `output` that no other build takes for an abandoned one while the body runs."""
-    unlocked = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.new-"))
-    handle = os.open(unlocked, os.O_RDONLY)
-    path = unlocked
-    try:
-        unlocked.chmod(0o755)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        path = unlocked.rename(unlocked.with_name(_prefix(output) + unlocked.name.rpartition("-")[2]))
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(handle)
-
-
-def _prefix(output: Path) -> str:
-    return f".{output.name}.building-"
+def _in_progress(output: Path) -> str:
+    return f"{output.name}.building"
 
 
 def _check_replaceable(output: Path, *, force: bool) -> None:
@@ -92,22 +74,6 @@ def _check_replaceable(output: Path, *, force: bool) -> None:
         raise UsageError(f"{output} exists and is not an artifact", hint="choose another place with -o; nothing was changed")
     if not force:
         raise UsageError(f"{output} is an artifact already", hint="replace it with --force, or choose another place with -o")
-
-
-def _remove_abandoned(output: Path) -> None:
-    """Remove what killed builds of the same output left: their locks died with them."""
-    for path in output.parent.glob(_prefix(output) + "*"):
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # its build has just ended
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its build is at work
-        finally:
-            os.close(handle)
 
 
 def _sync(path: Path) -> None:

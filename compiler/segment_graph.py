@@ -37,6 +37,11 @@ def text(form: Form) -> str:
     return json.dumps(form, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def parts(form_text: str) -> dict[str, str]:
+    """A form's parts, each as canonical text: together they say what the form's text does."""
+    return {name: json.dumps(part, separators=(",", ":"), allow_nan=False) for name, part in json.loads(form_text).items()}
+
+
 def decode(form: Form, device: str = "cpu") -> fx.GraphModule:
     """A module that computes the form on `device`: takes its inputs in order, returns a tuple of its outputs."""
     graph = fx.Graph()

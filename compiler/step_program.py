@@ -6,10 +6,8 @@ kind of target and our own code: so the store keeps it, and a warm build traces 
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +15,37 @@ import msgspec
 from torch import fx
 
 from ..artifacts import Call, PassReport
-from ..artifacts.store import Store, key_of
+from ..artifacts.claim import Claim
+from ..artifacts.keys import Identity, identity
+from ..artifacts.store import Store
 from ..models.checkpoint import Checkpoint
+from ..models.config import ModelConfig
 from . import debug_dump
 from .memory_plan import ActivationBytes, plan_activations
 from .partition import Partition, partition
 from .progress import Reporter
+from .sources import sources
 from .target_kind import BLOCK_SIZE, TargetKind
 from .weights_plan import PackedWeight, plan_weights
 
-SUFFIX = ".program.json"
-_PACKAGE = Path(__file__).parent.parent
-_SOURCES = ("compiler", "kernels", "models", "passes")
+FILE = "program.json"
+SOURCES = (
+    "artifacts/graph.py",
+    "artifacts/manifest.py",
+    "compiler/memory_plan.py",
+    "compiler/nvidia",
+    "compiler/partition.py",
+    "compiler/segment_graph.py",
+    "compiler/step_program.py",
+    "compiler/target_kind.py",
+    "compiler/trace.py",
+    "compiler/weights_plan.py",
+    "errors.py",
+    "kernels",
+    "models",
+    "passes",
+)
+"""Every file of ours that makes programs; tests/test_build_keys.py compares them with the imports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,58 +61,88 @@ class StepProgram:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a program is made from, and for. formats: storage format of every parameter in the artifact, by name."""
+    """What a program is made from, and for.
 
-    checkpoint: Checkpoint
+    formats, stored: how the artifact and the checkpoint hold every parameter, by name.
+    """
+
+    config: ModelConfig
     formats: Mapping[str, str]
+    stored: Mapping[str, str]
     kv_dtype: str
     kind: TargetKind
-    disable_pass: Sequence[str]
+    disable_pass: tuple[str, ...]
+    block_size: int
+    sources: Mapping[str, str]
 
-    def key(self) -> str:
-        """Its identity: every field that the result depends on, and every source that makes it."""
-        checkpoint, kind = self.checkpoint, self.kind
-        stored = {name: parameter.format for name, parameter in checkpoint.parameters.items()}
-        facts = {
-            "config": dataclasses.asdict(checkpoint.config),
-            "stored": stored,
-            "formats": dict(self.formats),
-            "kv_dtype": self.kv_dtype,
-            "block_size": BLOCK_SIZE,
-            "layout": kind.layout,
-            "cuts_are_segments": kind.cuts_are_segments,
-            "disable_pass": sorted(self.disable_pass),
-        }
-        return key_of("program", json.dumps(facts, sort_keys=True), *kind.toolchain.ingredients(), *_sources())
+    @classmethod
+    def of(
+        cls, checkpoint: Checkpoint, formats: Mapping[str, str], *, kv_dtype: str, kind: TargetKind, disable_pass: Sequence[str]
+    ) -> "Wanted":
+        return cls(
+            config=checkpoint.config,
+            formats=formats,
+            stored={name: parameter.format for name, parameter in checkpoint.parameters.items()},
+            kv_dtype=kv_dtype,
+            kind=kind,
+            disable_pass=tuple(sorted(disable_pass)),
+            block_size=BLOCK_SIZE,
+            sources=sources(*SOURCES),
+        )
+
+    def identity(self) -> Identity:
+        """Its identity in the store: every field that the result depends on, and every source that makes it."""
+        return identity("program", self)
 
 
 def step_program(wanted: Wanted, store: Store, dump: Path | None, reporter: Reporter) -> StepProgram:
-    """The program, found in the store or made and added to it.
+    """The program, found in the store or made and added to it; where another build is making it, that is waited for.
 
     dump: a directory for graphs and bytecode; with one, it is made anew. Raises UsageError for passes that
     there are not, BuildError for a model that does not trace or cannot be cut.
     """
-    key = wanted.key()
-    if dump is None and (file := store.find(key, SUFFIX)) is not None:
-        with reporter.stage("trace") as stage:
-            found = _decode(file.read_bytes(), lambda: _fused(wanted, None, Reporter(quiet=True))[0])
-            stage.note(f"found in the store: {_counts(found.parts)}")
+    if dump is None and (found := find_program(wanted, store, reporter)) is not None:
+        return found
+    with _claim(wanted, store, reporter):
+        if dump is None and (found := find_program(wanted, store, reporter)) is not None:
             return found
+        made = make_program(wanted, dump, reporter)
+        store.add(wanted.identity(), {FILE: _encode(made)})
+        return made
+
+
+def find_program(wanted: Wanted, store: Store, reporter: Reporter) -> StepProgram | None:
+    """The program, if the store has it."""
+    entry = store.find(wanted.identity())
+    if entry is None:
+        return None
+    with reporter.stage("trace") as stage:
+        found = _decode(entry.contents[FILE], lambda: _fused(wanted, None, Reporter(quiet=True))[0])
+        stage.note(f"found in the store: {_counts(found.parts)}")
+        return found
+
+
+def make_program(wanted: Wanted, dump: Path | None, reporter: Reporter) -> StepProgram:
+    """Trace, fuse and partition. dump and errors as in `step_program`."""
     graph, reports = _fused(wanted, dump, reporter)
     with reporter.stage("partition") as stage:
         made = StepProgram(
-            parts=wanted.kind.complete(partition(graph.graph, cuts_are_segments=wanted.kind.cuts_are_segments), wanted.checkpoint.config),
-            weights=plan_weights(graph.graph, wanted.formats, wanted.checkpoint),
+            parts=wanted.kind.complete(partition(graph.graph, cuts_are_segments=wanted.kind.cuts_are_segments), wanted.config),
+            weights=plan_weights(graph.graph, wanted.stored),
             activations=plan_activations(graph.graph),
             reports=reports,
             graph=lambda: graph,
         )
-        with tempfile.TemporaryDirectory(prefix="engine-program-") as scratch:
-            path = Path(scratch) / "program"
-            path.write_bytes(_encode(made))
-            store.add(key, SUFFIX, path)
         stage.note(_counts(made.parts))
     return made
+
+
+def _claim(wanted: Wanted, store: Store, reporter: Reporter) -> Claim:
+    if (claim := store.claim(wanted.identity())) is not None:
+        return claim
+    with reporter.stage("wait") as stage:
+        stage.note("another build is tracing the same model")
+        return store.wait_for_claim(wanted.identity())
 
 
 def _counts(parts: Partition) -> str:
@@ -108,7 +155,7 @@ def _fused(wanted: Wanted, dump: Path | None, reporter: Reporter) -> tuple[fx.Gr
     from .trace import trace
 
     with reporter.stage("trace"), debug_dump.decompiled_bytecode(dump):
-        module = trace(wanted.checkpoint.config, block_size=BLOCK_SIZE, kv_dtype=wanted.kv_dtype)
+        module = trace(wanted.config, block_size=wanted.block_size, kv_dtype=wanted.kv_dtype)
     with reporter.stage("fuse") as stage:
         debug_dump.write_graph(dump, "00-traced", module.graph)
         passes = pipeline.pipeline(wanted.formats, wanted.disable_pass, wanted.kind.layout)
@@ -148,9 +195,3 @@ def _decode(content: bytes, graph: Callable[[], fx.GraphModule]) -> StepProgram:
     stored = msgspec.json.decode(content, type=_Stored)
     parts = Partition(calls=stored.calls, forms={text: json.loads(text) for text in stored.forms}, result=stored.result)
     return StepProgram(parts=parts, weights=stored.weights, activations=stored.activations, reports=stored.reports, graph=graph)
-
-
-@cache
-def _sources() -> tuple[str, ...]:
-    paths = sorted(path for name in _SOURCES for path in (_PACKAGE / name).rglob("*.py"))
-    return tuple(f"{path.relative_to(_PACKAGE)}\0{path.read_text()}" for path in paths)

@@ -1,12 +1,13 @@
 """What a build does differently for one kind of target than for another, decided once."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from ..artifacts import AnyTarget, NvidiaTarget
+from ..artifacts.keys import NOT_IN_KEY
 from ..artifacts.tuning import Tuned
 from ..errors import UsageError
 from ..kernels.linear.packed import Layout
@@ -28,16 +29,18 @@ BLOCK_SIZE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class TargetKind:
-    """layout: of weights. cuts_are_segments: whether attention is compiled like the rest. kv_dtypes: what the cache may be.
+    """Ingredients of every program, but for what says otherwise.
+
+    layout: of weights. cuts_are_segments: whether attention is compiled like the rest. kv_dtypes: what the cache may be.
     references: what each operator computes, in plain PyTorch.
     """
 
-    backend: Backend
+    backend: Backend = field(metadata=NOT_IN_KEY)  # what it compiles has keys of its own
     toolchain: Versions
     layout: Layout
     cuts_are_segments: bool
-    kv_dtypes: tuple[str, ...]
-    references: Callable[[], Mapping[str, Callable[..., Tensor]]]
+    kv_dtypes: tuple[str, ...] = field(metadata=NOT_IN_KEY)
+    references: Callable[[], Mapping[str, Callable[..., Tensor]]] = field(metadata=NOT_IN_KEY)
 
     def complete(self, parts: Partition, config: ModelConfig) -> Partition:
         """The program with the calls that only this kind of target has."""

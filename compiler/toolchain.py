@@ -1,9 +1,12 @@
 """What turns graphs and sources into code, as values that go into keys and the manifest."""
 
+import os
 import shutil
 import subprocess
-from dataclasses import astuple, dataclass
+import sys
+from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 
 import torch
 
@@ -17,14 +20,19 @@ COMPILER = "g++"
 
 @dataclass(frozen=True, kw_only=True)
 class Versions:
-    """Versions of everything that shapes the compiled code, empty where it does not. Every field is part of every key."""
+    """Versions of everything that shapes the compiled code, empty where it does not. Every field is part of every key.
+
+    torch_commit: what that version was built from, the same for its CPU and CUDA builds. compiler, linker, libc: of C++.
+    """
 
     torch: str
     compiler: str
     triton: str = ""
-
-    def ingredients(self) -> tuple[str, ...]:
-        return astuple(self)
+    torch_commit: str = ""
+    linker: str = ""
+    libc: str = ""
+    python: str = ""
+    sympy: str = ""
 
     def recorded(self) -> Toolchain:
         return Toolchain(engine=__version__, torch=self.torch, compiler=self.compiler, triton=self.triton)
@@ -37,8 +45,12 @@ def versions() -> Versions:
         raise BuildError(
             f"{COMPILER} is not installed", hint="building needs a C++ compiler (Debian and Ubuntu: apt-get install g++); serving does not"
         )
-    banner = subprocess.run([COMPILER, "--version"], capture_output=True, text=True, check=True).stdout
-    return Versions(torch=torch_release(torch.__version__), compiler=banner.splitlines()[0])
+    return Versions(
+        compiler=_first_line(COMPILER, "--version"),
+        linker=_first_line(_first_line(COMPILER, "-print-prog-name=ld"), "--version"),
+        libc=os.confstr("CS_GNU_LIBC_VERSION") or "",
+        **_python_packages(),
+    )
 
 
 def nvidia_versions() -> Versions:
@@ -46,4 +58,17 @@ def nvidia_versions() -> Versions:
     from .nvidia.device import check_versions, triton_version
 
     check_versions()
-    return Versions(torch=torch_release(torch.__version__), compiler="", triton=triton_version())
+    return Versions(compiler="", triton=triton_version(), **_python_packages())
+
+
+def _python_packages() -> dict[str, str]:
+    return {
+        "torch": torch_release(torch.__version__),
+        "torch_commit": str(torch.version.git_version),
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "sympy": version("sympy"),  # Inductor's sizes and indices are its expressions
+    }
+
+
+def _first_line(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.partition("\n")[0]

@@ -79,8 +79,8 @@ def _check_fp8(checkpoint: Checkpoint, quantize: str, layout: Layout) -> None:
             )
 
 
-def plan_weights(graph: fx.Graph, formats_by_name: Mapping[str, str], checkpoint: Checkpoint) -> list[PackedWeight]:
-    """The packed weights that `graph` reads, in the order of its placeholders."""
+def plan_weights(graph: fx.Graph, stored: Mapping[str, str]) -> list[PackedWeight]:
+    """The packed weights that `graph` reads, in the order of its placeholders. stored: the checkpoint's format of every parameter."""
     plan = []
     for node in graph.find_nodes(op="placeholder"):
         ref: str = node.meta["ref"]
@@ -97,15 +97,11 @@ def plan_weights(graph: fx.Graph, formats_by_name: Mapping[str, str], checkpoint
                     format=packed_format or "f32",
                     sources=sources,
                     recipe=_recipe(
-                        {_stored(checkpoint, source) for source in sources}, packed_format, node.meta.get("layout"), node.meta.get("join")
+                        {stored.get(source, "f32") for source in sources}, packed_format, node.meta.get("layout"), node.meta.get("join")
                     ),
                 )
             )
     return plan
-
-
-def _stored(checkpoint: Checkpoint, name: str) -> str:
-    return checkpoint.parameters[name].format if name in checkpoint.parameters else "f32"
 
 
 def _recipe(stored: set[str], packed_format: str | None, layout: Layout | None, join: str | None) -> tuple[str, ...]:

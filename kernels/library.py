@@ -1,6 +1,5 @@
 """Compiling the kernel library: every C++ source of this package into one shared object."""
 
-import hashlib
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from ..errors import BuildError
 from .native import torch_directory
 
 _SOURCES = Path(__file__).parent / "cpu"
-_FLAGS = (
+FLAGS = (
     "-O3",
     "-std=c++20",
     "-fopenmp",
@@ -32,20 +31,12 @@ def source_files() -> list[Path]:
     return sorted([*_SOURCES.glob("*.cpp"), *_SOURCES.glob("*.h")])
 
 
-def sources_digest() -> str:
-    """SHA-256, in hex, of all that decides the library's code but the target's flags and the toolchain's versions."""
-    digest = hashlib.sha256("\0".join(_FLAGS).encode())
-    for path in source_files():
-        digest.update(f"\0{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
 def compile_command(march_flags: Sequence[str], output: Path, *, compiler: str = "g++") -> list[str]:
     """The compiler's command line. Its result holds no path of this machine and no debug information."""
     torch = torch_directory()
     return [
         compiler,
-        *_FLAGS,
+        *FLAGS,
         *march_flags,
         f"-ffile-prefix-map={_SOURCES}=kernels",
         f"-ffile-prefix-map={torch}=torch",

@@ -1,15 +1,12 @@
-"""Targets, the store and the manifest as values."""
+"""Targets and the manifest as values."""
 
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from engine.artifacts import Target, load_manifest
 from engine.artifacts.manifest import Manifest
-from engine.artifacts.store import Store, key_of
-from engine.errors import BuildError, UsageError
+from engine.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -67,32 +64,6 @@ def test_unknown_targets_name_the_known_ones(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         Target.parse(text, machine_flags=Target(level="x86-64-v3").required_flags)
     assert "cpu-x86-64-v3" in (caught.value.hint or "")
-
-
-def test_an_entry_is_found_until_it_is_damaged(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
-    source = tmp_path / "source"
-    source.write_bytes(b"code")
-    assert store.find("key", ".so") is None
-    entry = store.add("key", ".so", source)
-    assert store.find("key", ".so") == entry
-    assert entry.read_bytes() == b"code"
-    entry.write_bytes(b"cod")
-    assert store.find("key", ".so") is None
-    store.add("key", ".so", source)
-    assert store.find("key", ".so") == entry
-    assert sorted(path.name for path in store.directory.iterdir()) == ["key.so", "key.so.sha256"]
-
-
-def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BuildError, match="--store"):
-        Store(tmp_path / "file" / "store")
-
-
-@given(st.lists(st.text(), min_size=1), st.lists(st.text(), min_size=1))
-def test_keys_differ_where_ingredients_do(one: list[str], other: list[str]) -> None:
-    assert (key_of(*one) == key_of(*other)) == (one == other)
 
 
 def test_a_manifest_round_trips(tiny_artifact: Path) -> None:

@@ -36,7 +36,7 @@ def test_kill_9_in_the_middle_and_the_same_build_again(tiny_checkpoint: Path, tm
     command = [str(ENGINE), "build", str(tiny_checkpoint), "-o", str(output), "--store", str(fresh_store)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 240
-    while not list(tmp_path.glob("out/.artifact.building-*")) or not list(fresh_store.glob("*.so")):
+    while not list(tmp_path.glob("out/.artifact.building-*")) or not list(fresh_store.glob("*/*/*.so")):
         assert process.poll() is None, "the build ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -124,7 +124,7 @@ def test_quantizing_what_is_quantized(smollm2_gguf: Path, store: Path, tmp_path:
 def test_a_damaged_store_entry_is_compiled_again(tiny_checkpoint: Path, tiny_artifact: Path, store: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(store, tmp_path / "store"))
     key = load_manifest(tiny_artifact).segments[0].key
-    damaged = copy / f"{key}.so"
+    damaged = copy / "segment" / key / f"{key}.so"
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)

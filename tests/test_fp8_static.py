@@ -64,7 +64,8 @@ def plan(checkpoint: Checkpoint, quantize: str) -> Planned:
     formats = choose_formats(checkpoint, quantize, "rows")
     module = trace(checkpoint.config, block_size=32, kv_dtype="bfloat16")
     results = pipeline.run(module.graph, pipeline.pipeline(formats, layout="rows"))
-    weights = {weight.name: weight for weight in plan_weights(module.graph, formats, checkpoint)}
+    stored = {name: parameter.format for name, parameter in checkpoint.parameters.items()}
+    weights = {weight.name: weight for weight in plan_weights(module.graph, stored)}
     return Planned(checkpoint, module, weights, {result.name: result.matches for result in results})
 
 

@@ -56,7 +56,7 @@ def attention(on_q: Rows, on_k: Rows) -> Callable[..., Tensor]:
     def layer(*inputs: Tensor) -> Tensor:
         given = SimpleNamespace(**dict(zip(NAMES, inputs, strict=True)))
         q, k, v = (x.view(-1, heads, DIM) for x, heads in ((given.q, HEADS), (given.k, 2), (given.v, 2)))
-        out = paged_attention(on_q(q, given), on_k(k, given), v, *inputs[7:], DIM**-0.5, 7, 1.5)  # type: ignore[arg-type]
+        out = paged_attention(on_q(q, given), on_k(k, given), v, *inputs[7:], DIM**-0.5, 7, 1.5)  # type: ignore[arg-type, call-arg]
         return out.view(-1, HEADS * DIM) * 2
 
     return layer

@@ -351,7 +351,7 @@ def uniform_step(length: int, *, scores: float, softcap: float = 0.0, sinks: Ten
     heads = Heads(query=4, key=2, dim=16)
     sequence = Sequence(torch.ones(length, 4, 16), torch.full((length, 2, 16), scores / 16), torch.ones(length, 2, 16))
     tensors, _ = Cache(heads, -(-length // 16)).arguments((sequence, 0, length))
-    out: Tensor = paged_attention(*tensors, sinks, 1.0, 0, softcap)
+    out: Tensor = paged_attention(*tensors, sinks, 1.0, 0, softcap)  # type: ignore[arg-type, call-arg]
     assert torch.equal(out[-1], out[-1, :, :1].expand(-1, 16))
     return out[-1, :, 0]
 
@@ -383,7 +383,7 @@ def test_the_soft_cap_is_exact_to_float32(cap: float) -> None:
     sequence = Sequence(torch.zeros(400, 2, 8), torch.ones(400, 1, 8), torch.ones(400, 1, 8))
     sequence.q[:, :, 0] = torch.stack((scores, -scores), dim=1)
     tensors, _ = Cache(heads, 25).arguments((sequence, 0, 400))
-    share = paged_attention(*tensors, torch.zeros(2), 1.0, 1, cap)[:, :, 0]
+    share = paged_attention(*tensors, torch.zeros(2), 1.0, 1, cap)[:, :, 0]  # type: ignore[arg-type, call-arg]
     capped = cap * (sequence.q[:, :, 0].double() / cap).tanh()
     # An error of a score is one of the share, relatively; float32 has the score itself with half an ULP, and takes a few steps.
     assert ((share / capped.sigmoid() - 1).abs() <= 4 * ULP * (1 + 2 * capped.abs())).all()

@@ -87,9 +87,9 @@ def test_attention_output_is_packed_even_for_sliced_queries() -> None:
     q, *others = attention_arguments()
     wide = torch.zeros(20, 400)
     wide[:, :192] = q.flatten(1)
-    real = paged_attention(wide[:, :192].unflatten(1, (6, 32)), *others, None, 0.2, 0, 0.0)  # type: ignore[arg-type]
+    real = paged_attention(wide[:, :192].unflatten(1, (6, 32)), *others, None, 0.2, 0, 0.0)  # type: ignore[arg-type, call-arg]
     with torch._subclasses.FakeTensorMode() as mode:
         fake_arguments = [mode.from_tensor(argument) for argument in (wide, *others)]
-        fake = paged_attention(fake_arguments[0][:, :192].unflatten(1, (6, 32)), *fake_arguments[1:], None, 0.2, 0, 0.0)  # type: ignore[arg-type]
+        fake = paged_attention(fake_arguments[0][:, :192].unflatten(1, (6, 32)), *fake_arguments[1:], None, 0.2, 0, 0.0)  # type: ignore[arg-type, call-arg]
     assert fake.shape == real.shape
     assert fake.stride() == real.stride() == (192, 32, 1)

@@ -1,36 +1,50 @@
-"""Stage 5 for NVIDIA: one segment to a launch plan and its cubins.
-
-Runs in a process of its own (see ../lower.py), which becomes one with a compile-only device.
-"""
+"""Stage 5 for NVIDIA: segments are launch plans with their cubins."""
 
 import json
-import os
-import shutil
-import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from ...artifacts.keys import Identity, identity
 from ...artifacts.launch_plan import load_plan
 from ...artifacts.nvidia_target import NvidiaTarget
-from ...artifacts.store import key_of
 from ...artifacts.tuning import Choice
-from ...kernels import ops
 from .. import segment_graph
+from ..sources import sources
 from ..toolchain import Versions
+from .compile_form import compile_form, cubin_name
 
-if TYPE_CHECKING:
-    from .plan import LoweredForm
+PLAN_SOURCES = (
+    "artifacts/graph.py",
+    "artifacts/launch_plan.py",
+    "artifacts/tuning.py",
+    "compiler/nvidia",
+    "compiler/nvidia/guard.cpp",
+    "compiler/segment_graph.py",
+    "errors.py",
+    "kernels/linear/blocks.py",
+    "kernels/native.py",
+    "kernels/nvidia",
+    "kernels/ops.py",
+)
+"""Every file of ours that makes plans, and what becomes graphs of them; tests/test_build_keys.py compares them with the imports."""
 
-CUBIN_SUFFIX = ".cubin"
-REPLAY = "replay.json"
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRecipe:
+    """What a launch plan is made from. form: the segment's parts as canonical text. choices: of `engine tune`, by problem, as JSON."""
+
+    form: Mapping[str, str]
+    choices: Mapping[str, str]
+    tunable: bool
+    target: NvidiaTarget
+    toolchain: Versions
+    sources: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NvidiaBackend:
-    """Segments as launch plans; their cubins are parts, shared by all segments that have the same.
+    """Segments as launch plans, each with its cubins.
 
     choices: what `engine tune` found out, by problem. tunable: whether plans hold what it needs for that.
     """
@@ -41,9 +55,17 @@ class NvidiaBackend:
     tunable: bool = False
     suffix: str = ".json"
 
-    def segment_key(self, form_text: str) -> str:
-        options = json.dumps({"choices": dict(self.choices), "tunable": self.tunable}, sort_keys=True)
-        return key_of("plan", form_text, str(self.target), options, *self.versions.ingredients(), *ops.SCHEMAS, *_recipe())
+    def segment(self, form_text: str) -> Identity:
+        form = segment_graph.parts(form_text)
+        recipe = PlanRecipe(
+            form=form,
+            choices={problem: json.dumps(choice) for problem, choice in self.choices.items()},
+            tunable=self.tunable,
+            target=self.target,
+            toolchain=self.versions,
+            sources=sources(*PLAN_SOURCES),
+        )
+        return identity("plan", recipe)
 
     def compile(self, form_text: str, output: Path, sources: Path | None) -> None:
         compile_form(form_text, output, sources, self.choices, tunable=self.tunable)
@@ -51,69 +73,8 @@ class NvidiaBackend:
     def parts(self, compiled: Path) -> Sequence[str]:
         return sorted({cubin_name(kernel.cubin) for kernel in load_plan(compiled).kernels})
 
-    def library_key(self) -> None:
+    def library(self) -> None:
         return None
 
     def compile_library(self, output: Path) -> None:
-        raise AssertionError("library_key says that there is none")
-
-
-def cubin_name(digest: str) -> str:
-    """File of a cubin with that SHA-256."""
-    return f"{digest[:32]}{CUBIN_SUFFIX}"
-
-
-def _recipe() -> list[str]:
-    """Every source that decides what a form becomes."""
-    here, kernels = Path(__file__).parent, Path(ops.__file__).parent / "nvidia"
-    files = [*here.glob("*.py"), *here.glob("*.cpp"), *kernels.glob("*.py"), Path(segment_graph.__file__)]
-    return [f"{path.name}\0{path.read_text()}" for path in sorted(files)]
-
-
-def compile_form(
-    form_text: str, output: Path, sources: Path | None = None, choices: Mapping[str, Choice] | None = None, *, tunable: bool = False
-) -> None:
-    """Compile a canonical form into `output`, a launch plan, with its cubins beside it.
-
-    sources: a directory that also gets the kernels that Inductor wrote, and what replaying the plan
-    with Triton's interpreter takes (REPLAY). Raises BuildError, and whatever Inductor raises.
-    """
-    warnings.simplefilter("ignore", FutureWarning)  # torch's, about torch
-    scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix="inductor-"))
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "inductor")
-    os.environ["TRITON_CACHE_DIR"] = str(output.parent.parent / "triton")  # one for all segments of a build: many kernels are the same
-    os.environ["TRITON_DISABLE_LINE_INFO"] = "1"  # paths of this machine do not belong into a cubin
-    try:
-        from . import device
-
-        device.install(scratch)
-        from .plan import lower_form  # asks for the device while it is imported
-
-        lowered = lower_form(json.loads(form_text), scratch, choices or {}, tunable=tunable)
-        output.write_bytes(lowered.plan.encode())
-        for digest, cubin in lowered.cubins.items():
-            output.with_name(cubin_name(digest)).write_bytes(cubin)
-        if sources is not None:
-            _write_sources(sources, lowered)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _write_sources(sources: Path, lowered: "LoweredForm") -> None:
-    sources.mkdir(parents=True, exist_ok=True)
-    for name, text in lowered.sources.items():
-        (sources / f"{name}.py").write_text(text)
-    (sources / REPLAY).write_text(json.dumps([_replayed(kernel, lowered.sources) for kernel in lowered.specializations], indent=1))
-
-
-def _replayed(kernel: Any, island_sources: dict[str, str]) -> dict[str, Any]:
-    """Where a kernel's function is (`is_here`: in a file beside this one), and the constants with which it was compiled."""
-    module = kernel.function.fn.__module__
-    return {
-        "function": kernel.function.__name__,
-        "module": module,
-        "is_here": module in island_sources,
-        "parameters": [parameter for parameter, _, _ in kernel.parameters],
-        "dtypes": [type for _, type, _ in kernel.parameters],
-        "constants": dict(kernel.constants),
-    }
+        raise AssertionError("library says that there is none")

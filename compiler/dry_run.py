@@ -1,0 +1,78 @@
+"""`engine build --dry-run`: what a build would compile, reuse and pack. Writes nothing, compiles nothing."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from ..artifacts import parse_target, this_machine_flags
+from ..artifacts.describe import human_bytes
+from ..artifacts.store import Store, chosen_store
+from ..artifacts.tuning import load_tuned
+from . import environment
+from .build import BuildOptions, resolve
+from .forecast import Expected, expected_code, expected_program
+from .pack import packed_bytes
+from .progress import Reporter
+from .step_program import Wanted, find_program, make_program
+from .target_kind import kind_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a build would do. traced_seconds: what tracing took, whose result the store does not have; 0 if it does."""
+
+    target: str
+    store: Store
+    expected: Sequence[Expected]
+    traced_seconds: float
+    tensors: int
+    packed_bytes: int
+
+    def table(self) -> Group:
+        """For rich to print."""
+        table = Table(box=None, pad_edge=False)
+        for column in ("", "kind", "what", "key", "size"):
+            table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+        for item in self.expected:
+            there = item.bytes is not None
+            make = "trace" if item.identity.kind == "program" else "compile"
+            size = human_bytes(item.bytes) if item.bytes is not None else ""
+            table.add_row("reuse" if there else f"[bold]{make}", item.identity.kind, item.what, item.identity.key[:16], size)
+        table.add_row("pack" if self.tensors else "leave out", "weights", f"{self.tensors} tensors", "", human_bytes(self.packed_bytes))
+        cold = [item for item in self.expected if item.bytes is None]
+        reasons = [escape(f"\n{item.identity.kind} {item.identity.key}: " + "\n".join(item.explained())) for item in cold]
+        summary = f"\nfor {self.target}, with the store {self.store.directory}: {len(cold)} of {len(self.expected)} to be made"
+        traced = f"; tracing took {self.traced_seconds:.1f} s, and nothing of it was kept" if self.traced_seconds else ""
+        return Group(table, *reasons, escape(summary + traced))
+
+
+def dry_run(options: BuildOptions, reporter: Reporter) -> DryRun:
+    """Find out what `build` would do with these options. Errors as there, but for `output`, which is not looked at."""
+    environment.check_tracing()
+    target = parse_target(options.target, machine_flags=this_machine_flags())
+    kind = kind_of(target, load_tuned(options.tuned) if options.tuned else None, tunable=options.tunable)
+    store = Store(chosen_store(options.store))
+    with reporter.running():
+        with reporter.stage("resolve") as stage:
+            checkpoint, formats = resolve(options, kind, stage)
+            options = replace(options, kv_dtype=kind.kv_dtype(options.kv_dtype, checkpoint, formats))
+        wanted = Wanted.of(checkpoint, formats, kv_dtype=options.kv_dtype, kind=kind, disable_pass=options.disable_pass)
+        expected, traced_seconds = expected_program(wanted, store), 0.0
+        program = find_program(wanted, store, reporter)
+        if program is None:
+            start = time.perf_counter()
+            program = make_program(wanted, None, reporter)
+            traced_seconds = time.perf_counter() - start
+    everything = options.weights == "all"
+    return DryRun(
+        target=str(target),
+        store=store,
+        expected=[expected, *expected_code(kind.backend, program.parts, store)],
+        traced_seconds=traced_seconds,
+        tensors=len(program.weights) if everything else 0,
+        packed_bytes=sum(packed_bytes(weight) for weight in program.weights) if everything else 0,
+    )

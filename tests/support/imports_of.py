@@ -1,0 +1,45 @@
+"""Which files of the package a file needs, read off the import statements."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from checkout import ROOT
+
+
+def needed_by(*roots: str) -> set[str]:
+    """`roots` and every file that they import, directly or not, lazily or not; names relative to the package.
+
+    What is imported for type checkers only does not count. A name that a package's `__init__` takes
+    from one of its modules leads to that module alone.
+    """
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _imports(ROOT / name)
+    return found
+
+
+def _imports(path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text())
+    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    unused = {inner for guard in guards for inner in ast.walk(guard)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and node not in unused:
+            module = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            for alias in node.names:
+                yield _file_of(module, alias.name).relative_to(ROOT).as_posix()
+
+
+def _file_of(module: Path, name: str) -> Path:
+    if module.with_suffix(".py").is_file():
+        return module.with_suffix(".py")
+    if (module / f"{name}.py").is_file():
+        return module / f"{name}.py"
+    for node in ast.parse((module / "__init__.py").read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and name in [alias.name for alias in node.names]:
+            return _file_of(module.joinpath(*(node.module or "").split(".")), name)
+    return module / "__init__.py"
