@@ -76,7 +76,7 @@ exit codes: 0 done, 2 usage, 3 damaged checkpoint, 4 unsupported model, 5 build 
     )
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify):
+    for add in (_add_build, _add_pack, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify):
         add(commands)
     _add_bench(commands, chosen=list(sys.argv[1:] if argv is None else argv)[:1] == ["bench"])
     return parser.parse_args(argv)
@@ -128,7 +128,7 @@ The same build again, or one of the same architecture with other weights, compil
         "--weights",
         choices=["all", "none"],
         help="none leaves the weights out: the code of an architecture alone, for which a directory with a config.json is enough. "
-        "It can be inspected and benchmarked, not served (default: all)",
+        "It can be inspected and benchmarked; to serve it, engine pack adds the weights of any such checkpoint (default: all)",
     )
     parser.add_argument(
         "--max-context",
@@ -146,6 +146,26 @@ The same build again, or one of the same architecture with other weights, compil
     parser.add_argument("--jobs", type=positive, metavar="N", help="compiling processes; each takes up to 1 GB (default: by cores)")
     parser.add_argument("--store", type=Path, metavar="DIR", help="cache of compiled segments, shared by builds (default: per user)")
     parser.add_argument("--debug-dump", type=Path, metavar="DIR", help="write graphs before and after each pass, and the generated code")
+    parser.add_argument("--force", action="store_true", help="replace an artifact that is already at DIR")
+
+
+def _add_pack(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "pack",
+        help="add a checkpoint's weights to an artifact's code",
+        description="Make an artifact of the code of one and the weights and tokenizer of a checkpoint. Compiles nothing and needs no "
+        "compiler. The checkpoint must be of the same architecture, shapes and storage formats; else a table says what differs.",
+        epilog="""\
+examples:
+  engine build ./my-llama --weights none -o code                once for an architecture: a few MB
+  engine pack code --weights-from ./my-fine-tune -o artifact    for each fine-tune of it""",
+    )
+    parser.add_argument("code", type=Path, metavar="CODE", help="an artifact, with weights or without (engine build --weights none)")
+    parser.add_argument(
+        "--weights-from", required=True, metavar="CHECKPOINT", help="a Hugging Face directory, a GGUF file or a name on the hub"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the new artifact goes")
+    parser.add_argument("--name", help="the model's name in the artifact and in the API (default: the checkpoint's)")
     parser.add_argument("--force", action="store_true", help="replace an artifact that is already at DIR")
 
 

@@ -49,6 +49,14 @@ def _build(options: Options) -> int:
     return 0
 
 
+def _pack(options: Options) -> int:
+    from .compiler.add_weights import PackOptions, add_weights
+    from .compiler.progress import Reporter
+
+    add_weights(PackOptions(**options), Reporter())
+    return 0
+
+
 def _serve(options: Options) -> int:
     from .server.options import ServeOptions
     from .server.serve import serve
@@ -106,6 +114,7 @@ def _bench(options: Options) -> int:
 
 COMMANDS: dict[str, Callable[[Options], int]] = {
     "build": _build,
+    "pack": _pack,
     "serve": _serve,
     "generate": _generate,
     "chat": _chat,

@@ -13,7 +13,7 @@ import msgspec
 from ..errors import ArtifactError, Misfit, MismatchError
 from .graph import GraphInfo, KernelInfo
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST_NAME = "manifest.json"
 
 KVDType = Literal["float32", "bfloat16", "int8"]
@@ -168,7 +168,8 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     """Everything about an artifact.
 
     kernel_library: on CPU, the shared object with our operators. kernels and graphs: on NVIDIA,
-    what the templates launch. has_weights: whether the files that `weights` names are there.
+    what the templates launch. has_weights: whether the files that `weights` names are there. model_config:
+    what the code and the recipes were made for; the weights of a checkpoint that says the same fit.
     """
 
     schema: int
@@ -176,6 +177,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     target: str
     toolchain: Toolchain
     model: ModelInfo
+    model_config: dict[str, str] = {}
     kv_cache: KVCacheSpec
     kernel_library: str = ""
     kernels: list[KernelInfo] = []

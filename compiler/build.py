@@ -22,16 +22,18 @@ from ..artifacts import (
     Probe,
     SegmentInfo,
     Target,
+    check_machine,
     parse_target,
     this_machine_flags,
 )
 from ..artifacts.manifest import SCHEMA_VERSION
 from ..artifacts.store import Store
-from ..errors import UsageError
+from ..errors import MismatchError, UsageError
 from ..models.checkpoint import Checkpoint, open_checkpoint
 from . import probe, seal
 from .interpret import GraphInterpreter
 from .lower import Lowered, Lowering
+from .model_facts import model_facts
 from .nvidia.write_graphs import Graphs
 from .pack import Packed, leave_out, pack, packed_bytes
 from .partition import Partition
@@ -117,7 +119,8 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
         with reporter.stage("seal"):
             seal.write_manifest(scratch, manifest)
             seal.seal(scratch, options.output)
-    return _summary(reporter, options, manifest, code.segments)
+    compiled = sum(not segment.reused for segment in code.segments.values())
+    return summarize(reporter, options.output, manifest, compiled=compiled)
 
 
 def default_store() -> Path:
@@ -125,9 +128,13 @@ def default_store() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "engine" / "store"
 
 
-def can_run(target: AnyTarget) -> bool:
-    """Whether this machine runs the target's code. Of NVIDIA's it is never asked: a build is the same with a GPU and without."""
-    return isinstance(target, Target) and not target.misfits(this_machine_flags())
+def can_run(manifest: Manifest) -> bool:
+    """Whether this machine runs the code. Of NVIDIA's it is never asked: a build is the same with a GPU and without."""
+    try:
+        check_machine(manifest)
+    except MismatchError:
+        return False
+    return isinstance(parse_target(manifest.target), Target)
 
 
 def resolve(options: BuildOptions, kind: TargetKind, stage: Stage) -> tuple[Checkpoint, dict[str, str]]:
@@ -201,7 +208,7 @@ def finish_with_probe(
         stage.note("none: no weights")
         return manifest
     prompts = probe.probe_prompts(manifest.model.vocab_size, manifest.model.max_context)
-    if can_run(parse_target(manifest.target)):
+    if can_run(manifest):
         seal.write_manifest(scratch, manifest)
         golden = probe.record_on_target(scratch, prompts)
     else:
@@ -240,6 +247,7 @@ def _manifest(
             quantize=options.quantize,
             source_format="+".join(sorted({info.format for info in checkpoint.parameters.values()})),
         ),
+        model_config=model_facts(checkpoint),
         kv_cache=KVCacheSpec(
             num_layers=len(config.layers),
             num_kv_heads=config.num_kv_heads,
@@ -285,11 +293,11 @@ def _copy(source: Path, destination: Path) -> None:
     shutil.copyfile(source, destination)
 
 
-def _summary(reporter: Reporter, options: BuildOptions, manifest: Manifest, segments: dict[str, Lowered]) -> BuildSummary:
+def summarize(reporter: Reporter, output: Path, manifest: Manifest, *, compiled: int) -> BuildSummary:
+    """Print and return what was done. compiled: how many of the artifact's segments."""
     summary = reporter.summary
-    summary.output, summary.target = str(options.output), manifest.target
-    summary.segments_reused = sum(segment.reused for segment in segments.values())
-    summary.segments_compiled = len(segments) - summary.segments_reused
+    summary.output, summary.target = str(output), manifest.target
+    summary.segments_compiled, summary.segments_reused = compiled, len(manifest.segments) - compiled
     summary.segment_calls = sum(segment.calls for segment in manifest.segments)
     summary.kernels = _kernels_summary(manifest)
     summary.fusions = {report.name: report.matches for report in manifest.fusion}

@@ -78,7 +78,7 @@ def step_program(wanted: Wanted, store: Store, dump: Path | None, reporter: Repo
     key = wanted.key()
     if dump is None and (file := store.find(key, SUFFIX)) is not None:
         with reporter.stage("trace") as stage:
-            found = _decode(file.read_bytes(), lambda: _fused(wanted, None, Reporter(quiet=True))[0])
+            found = _decode(file.read_bytes(), lambda: fused_graph(wanted))
             stage.note(f"found in the store: {_counts(found.parts)}")
             return found
     graph, reports = _fused(wanted, dump, reporter)
@@ -96,6 +96,11 @@ def step_program(wanted: Wanted, store: Store, dump: Path | None, reporter: Repo
             store.add(key, SUFFIX, path)
         stage.note(_counts(made.parts))
     return made
+
+
+def fused_graph(wanted: Wanted) -> fx.GraphModule:
+    """The graph alone, for whoever wants to interpret it."""
+    return _fused(wanted, None, Reporter(quiet=True))[0]
 
 
 def _counts(parts: Partition) -> str:

@@ -73,10 +73,10 @@ class NvidiaKind(TargetKind):
         return write_graphs(directory, parts, segments, max_context, BLOCK_SIZE)
 
 
-def kind_of(target: AnyTarget) -> TargetKind:
-    """The kind of a target, with this machine's toolchain. Raises BuildError where that is not there."""
+def kind_of(target: AnyTarget, toolchain: Versions | None = None) -> TargetKind:
+    """The kind of a target. toolchain: by default this machine's; raises BuildError where that is not there."""
     if isinstance(target, NvidiaTarget):
-        found = nvidia_versions()
+        found = toolchain or nvidia_versions()
         return NvidiaKind(
             backend=NvidiaBackend(target=target, versions=found),
             toolchain=found,
@@ -85,7 +85,7 @@ def kind_of(target: AnyTarget) -> TargetKind:
             kv_dtypes=("bfloat16",),
             references=nvidia_reference_operators,
         )
-    found = versions()
+    found = toolchain or versions()
     return TargetKind(
         backend=CpuBackend(target=target, versions=found),
         toolchain=found,
