@@ -11,6 +11,7 @@ EngineError
 +-- WorkerError             the worker process failed                          exit 8
 +-- RequestError            one request that cannot be served (HTTP 4xx/5xx)   exit 9
 +-- DeviceError             the GPU or its driver refused or failed            exit 10
++-- TransferError           a push or a pull did not succeed                   exit 11
 """
 
 from collections.abc import Sequence
@@ -108,3 +109,9 @@ class DeviceError(EngineError):
     def __init__(self, message: str, *, code: int | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.code = code
+
+
+class TransferError(EngineError):
+    """Something on the way to or from a hub: it is missing, refuses, cannot be reached, or there is no room here."""
+
+    exit_code = 11

@@ -14,11 +14,10 @@ from pathlib import Path
 import msgspec
 from torch import fx
 
-from ..artifacts import Manifest, Probe, load_manifest, parse_target
+from ..artifacts import Manifest, Probe, load_manifest, parse_target, seal
 from ..artifacts.verify import check_files
 from ..errors import ArtifactError, MismatchError
 from ..models.checkpoint import Checkpoint, open_checkpoint
-from . import seal
 from .build import finish_with_probe, pack_weights, summarize, write_tokenizer
 from .interpret import GraphInterpreter
 from .model_facts import misfits

@@ -24,13 +24,14 @@ from ..artifacts import (
     Target,
     check_machine,
     parse_target,
+    seal,
     this_machine_flags,
 )
 from ..artifacts.manifest import SCHEMA_VERSION
 from ..artifacts.store import Store
 from ..errors import MismatchError, UsageError
 from ..models.checkpoint import Checkpoint, open_checkpoint
-from . import probe, seal
+from . import probe
 from .interpret import GraphInterpreter
 from .lower import Lowered, Lowering
 from .model_facts import model_facts

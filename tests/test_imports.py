@@ -47,7 +47,7 @@ def test_reading_artifacts_needs_no_torch() -> None:
     assert forbidden(imported_by("\n".join(f"import {name}" for name in modules_of("engine.artifacts"))), ("torch", *COMPILES)) == []
 
 
-@pytest.mark.parametrize("command", ["build", "pack", "serve", "generate", "chat", "inspect", "verify"])
+@pytest.mark.parametrize("command", ["build", "pack", "serve", "generate", "chat", "inspect", "verify", "plan", "push", "pull"])
 def test_help_waits_for_nothing(command: str) -> None:
     code = "import contextlib, io, engine.cli\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
     code += f"    engine.cli.main([{command!r}, '--help'])"
