@@ -25,7 +25,7 @@ from ..artifacts.verify import file_digest
 from ..errors import ArtifactError, TransferError, UsageError
 from .hub import BrokenConnectionError, RemoteFile, Repository, disk_error
 from .progress import TransferBar
-from .push import BESIDE, Shipped
+from .push import BESIDE, Shipped, artifact_files
 
 CONNECTIONS = 8
 ATTEMPTS = 5
@@ -56,10 +56,10 @@ def pull(options: PullOptions, bar: TransferBar) -> Shipped:
     with _scratch(options.output) as scratch:
         sent = _fetch(source, source.manifest.files, scratch, options.output, bar)
         artifact = scratch / "artifact"
-        beside = source.write_beside(artifact)
+        source.write_beside(artifact)
         seal.write_manifest(artifact, source.manifest, source.raw)
         seal.seal(artifact, options.output)
-    return source.shipped([*sent, *beside, MANIFEST_NAME], sum(sent.values()))
+    return source.shipped([*sent, *source.beside, MANIFEST_NAME], sum(sent.values()))
 
 
 @contextmanager
@@ -106,17 +106,23 @@ class _Source:
                 )
         return cls(repository=repository, commit=commit, remote=remote, raw=raw, manifest=manifest)
 
-    def write_beside(self, directory: Path) -> list[str]:
-        """Write what lies beside the manifest and is said of it; the names."""
-        names = [name for name in self.remote if Path(name).match(BESIDE) and "/" not in name and name != MANIFEST_NAME]
-        for name in names:
+    @property
+    def beside(self) -> list[str]:
+        """What lies beside the manifest and is said of it."""
+        return [name for name in self.remote if Path(name).match(BESIDE) and "/" not in name and name != MANIFEST_NAME]
+
+    def write_beside(self, directory: Path) -> None:
+        for name in self.beside:
             with self.repository.read(self.commit, name) as (_, pieces):
                 (directory / name).write_bytes(b"".join(pieces))
-        return names
 
     def shipped(self, names: list[str], count: int) -> Shipped:
         return Shipped(
-            repo=self.repository.name, commit=self.commit, files=len(self.manifest.files) + 1, sent_files=len(names), sent_bytes=count
+            repo=self.repository.name,
+            commit=self.commit,
+            files=len(self.manifest.files) + len(self.beside) + 1,
+            sent_files=len(names),
+            sent_bytes=count,
         )
 
 
@@ -131,9 +137,10 @@ def _is_there(output: Path, source: _Source) -> bool:
         if (output / MANIFEST_NAME).read_bytes() != source.raw:
             return False
         verify(output, source.manifest)
+        ours = artifact_files(output, source.manifest)
+        return all(name in ours and source.remote[name].holds(output / name, ours[name]) for name in source.beside)
     except (OSError, ArtifactError):
         return False
-    return True
 
 
 @contextmanager

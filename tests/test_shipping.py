@@ -136,6 +136,13 @@ def test_what_the_hub_has_is_not_sent_again(hub: HubServer, artifact: Path, tmp_
     assert "fetched 0, 0 B" in succeed(hub, "pull", REPO, "-o", tmp_path / "pulled")
     assert hub.sent.keys() == {MANIFEST_NAME}
 
+    (artifact / SIGNATURE).write_bytes(b"\0signed by somebody else")
+    succeed(hub, "push", artifact, REPO)
+    assert engine(hub, "pull", REPO, "-o", tmp_path / "pulled").returncode == UsageError.exit_code
+    succeed(hub, "pull", REPO, "-o", tmp_path / "pulled", "--force")
+    assert contents(tmp_path / "pulled") == contents(artifact)
+    assert hub.sent.keys() == {MANIFEST_NAME, SIGNATURE}
+
 
 def test_a_killed_push_goes_on(hub: HubServer, artifact: Path) -> None:
     hub.stall = Stall(sha256((artifact / WEIGHTS).read_bytes()), after=100_000)
@@ -165,6 +172,7 @@ def test_a_killed_pull_leaves_nothing_that_looks_finished_and_goes_on(hub: HubSe
     assert list(scratch.rglob(MANIFEST_NAME)) == []
     hub.stall, had = None, part.stat().st_size
     hub.sent.clear()
+    hub.ranges.clear()
     succeed(hub, "pull", REPO, "-o", output)
     assert hub.ranges == [f"{WEIGHTS} bytes={had}-"]
     assert hub.sent[WEIGHTS] == SIZES[WEIGHTS] - had
