@@ -82,11 +82,14 @@ examples:
 `engine COMMAND --help` explains a command. Results go to stdout, everything else to stderr.
 exit codes: 0 done, 2 usage, 3 damaged checkpoint, 4 unsupported model, 5 build failed,
 6 damaged artifact, 7 artifact for another machine, 8 worker failed, 9 request refused, 10 GPU or its driver failed,
-130 Ctrl-C""",
+11 push or pull failed, 130 Ctrl-C""",
     )
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify, _add_cache, _add_tune):
+    for add in (
+        *(_add_build, _add_pack, _add_push, _add_pull, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify, _add_plan),
+        *(_add_cache, _add_tune),
+    ):
         add(commands)
     _add_bench(commands, chosen=list(sys.argv[1:] if argv is None else argv)[:1] == ["bench"])
     return parser.parse_args(argv)
@@ -138,7 +141,7 @@ The same build again, or one of the same architecture with other weights, compil
         "--weights",
         choices=["all", "none"],
         help="none leaves the weights out: the code of an architecture alone, for which a directory with a config.json is enough. "
-        "It can be inspected and benchmarked, not served (default: all)",
+        "It can be inspected and benchmarked; to serve it, engine pack adds the weights of any such checkpoint (default: all)",
     )
     parser.add_argument(
         "--max-context",
@@ -179,6 +182,69 @@ The same build again, or one of the same architecture with other weights, compil
     )
     parser.add_argument("--debug-dump", type=Path, metavar="DIR", help="write graphs before and after each pass, and the generated code")
     parser.add_argument("--force", action="store_true", help="replace an artifact that is already at DIR")
+
+
+def _add_pack(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "pack",
+        help="add a checkpoint's weights to an artifact's code",
+        description="Make an artifact of the code of one and the weights and tokenizer of a checkpoint. Compiles nothing and needs no "
+        "compiler. The checkpoint must be of the same architecture, shapes and storage formats; else a table says what differs.",
+        epilog="""\
+examples:
+  engine build ./my-llama --weights none -o code                once for an architecture: a few MB
+  engine pack code --weights-from ./my-fine-tune -o artifact    for each fine-tune of it""",
+    )
+    parser.add_argument("code", type=Path, metavar="CODE", help="an artifact, with weights or without (engine build --weights none)")
+    parser.add_argument(
+        "--weights-from", required=True, metavar="CHECKPOINT", help="a Hugging Face directory, a GGUF file or a name on the hub"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the new artifact goes")
+    parser.add_argument("--name", help="the model's name in the artifact and in the API (default: the checkpoint's)")
+    parser.add_argument("--force", action="store_true", help="replace an artifact that is already at DIR")
+
+
+def _add_push(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "push",
+        help="put an artifact into a repository on the Hugging Face hub",
+        description="Put an artifact into a repository on the Hugging Face hub, in one commit. What the hub has already is not sent again, "
+        "so an interrupted push goes on. Needs: pip install 'engine-llm[hub]'.",
+        epilog="""\
+example:
+  HF_TOKEN=... engine push smollm2 my-team/smollm2-cpu-v3 --private
+
+A repository holds one artifact; several are branches: --revision sm90. HF_ENDPOINT names another hub than huggingface.co.""",
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("repo", metavar="REPO", help="organization/name; made if there is none")
+    parser.add_argument("--revision", metavar="BRANCH", help="the branch to push to, made if there is none (default: main)")
+    parser.add_argument("--private", action="store_true", help="a repository that is made can be read with a token of yours alone")
+
+
+def _add_pull(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "pull",
+        help="fetch an artifact from a repository on the Hugging Face hub",
+        description="Fetch an artifact from a repository on the Hugging Face hub. DIR appears when every file is there and its SHA-256 is "
+        "the manifest's; an interrupted pull goes on where it stopped. Needs: pip install 'engine-llm[hub]'.",
+        epilog="""\
+examples:
+  engine pull my-team/smollm2-cpu-v3 -o smollm2
+  engine pull my-team/llama-8b-code -o tuned --weights-from ./my-fine-tune    the code alone, with weights of your own
+
+For private repositories, set HF_TOKEN or run `hf auth login`.""",
+    )
+    parser.add_argument("repo", metavar="REPO", help="organization/name")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where the artifact goes")
+    parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit; only a commit is the same tomorrow (default: main)")
+    parser.add_argument(
+        "--weights-from",
+        metavar="CHECKPOINT",
+        help="fetch the code alone and add the weights of this checkpoint, as engine pack does (needs the extra `build`, no compiler)",
+    )
+    parser.add_argument("--name", help="with --weights-from: the model's name in the artifact and in the API (default: the checkpoint's)")
+    parser.add_argument("--force", action="store_true", help="replace an artifact that is already at DIR; files that it shares stay here")
 
 
 def _add_serve(commands: "_Commands[_Parser]") -> None:
@@ -388,6 +454,37 @@ def _add_store(parser: _Parser) -> None:
         metavar="DIR",
         help="the store of what was compiled: shared by builds, it spares them compiling (default: $ENGINE_STORE, else one per user)",
     )
+
+
+def _add_plan(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="how many sequences an artifact serves in how much memory",
+        description="Say what serving takes and how many sequences fit, from the manifest alone: with the arithmetic of engine serve, "
+        "but without weights, and on any machine.",
+        epilog="""\
+examples:
+  engine plan smollm2 --memory 4GiB
+  engine plan smollm2 --memory 16GiB --context 1024 --context 8192 --max-num-seqs 128 --json""",
+    )
+    parser.add_argument("artifacts", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--memory",
+        type=byte_size,
+        required=True,
+        metavar="SIZE",
+        help="what is free where it is to be served, once the server's processes run: on a CPU what `free` calls available, within the "
+        "container's limit, on a GPU what its driver calls free",
+    )
+    parser.add_argument(
+        "--context",
+        type=positive,
+        action="append",
+        metavar="N",
+        help="prompt plus answer, in tokens; may be given more than once (default: a sixteenth, a quarter and all of the model's)",
+    )
+    _add_worker_options(parser, ("max_num_seqs", "max_batch_tokens"))
+    parser.add_argument("--json", action="store_true", help="all figures as JSON, in bytes and tokens")
 
 
 def _add_bench(commands: "_Commands[_Parser]", *, chosen: bool) -> None:

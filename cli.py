@@ -7,10 +7,13 @@ and a help text must not wait for torch.
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .arguments import parse
 from .errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from .artifacts import Manifest
 
 Options = dict[str, Any]
 BUILD_PACKAGES = ("depyf", "filelock", "gguf", "huggingface_hub", "transformers")
@@ -57,6 +60,58 @@ def _build(options: Options) -> int:
     else:
         build(BuildOptions(**options), Reporter())
     return 0
+
+
+def _pack(options: Options) -> int:
+    from .compiler.add_weights import PackOptions, add_weights
+    from .compiler.progress import Reporter
+
+    add_weights(PackOptions(**options), Reporter())
+    return 0
+
+
+def _push(options: Options) -> int:
+    from .artifacts.describe import human_bytes
+    from .shipping.progress import TransferBar
+    from .shipping.push import PushOptions, push
+
+    with TransferBar() as bar:
+        done = push(PushOptions(**options), bar)
+    print(f"{done.repo}@{done.commit[:12]}: {done.files} files, sent {done.sent_files}, {human_bytes(done.sent_bytes)}")
+    return 0
+
+
+def _pull(options: Options) -> int:
+    from .artifacts import load_manifest
+    from .artifacts.describe import human_bytes
+    from .shipping.progress import TransferBar
+    from .shipping.pull import PullOptions, pull, pulled_code
+
+    weights_from, name = options.pop("weights_from", None), options.pop("name", None)
+    wanted = PullOptions(**options)
+    if weights_from is None:
+        if name is not None:
+            raise UsageError("--name is for an artifact that is made here", hint="it goes with --weights-from")
+        with TransferBar() as bar:
+            done = pull(wanted, bar)
+        print(f"{done.repo}@{done.commit[:12]}: {done.files} files, fetched {done.sent_files}, {human_bytes(done.sent_bytes)}")
+    else:
+        with TransferBar() as bar, pulled_code(wanted, bar) as code:
+            bar.stop()
+            _pack({"code": code, "weights_from": weights_from, "output": wanted.output, "name": name, "force": wanted.force})
+    _warn_of_what_serve_will_refuse(load_manifest(wanted.output))
+    return 0
+
+
+def _warn_of_what_serve_will_refuse(manifest: "Manifest") -> None:
+    from .artifacts import check_servable
+    from .runtime.fit import check_fit
+
+    for check in (check_servable, check_fit):
+        try:
+            check(manifest)
+        except EngineError as error:
+            print(f"warning: {error}", file=sys.stderr)
 
 
 def _serve(options: Options) -> int:
@@ -121,6 +176,26 @@ def _cache(options: Options) -> int:
     return cache(options.pop("action"), options)
 
 
+def _plan(options: Options) -> int:
+    from .artifacts import load_manifest
+    from .runtime.options import RuntimeOptions
+    from .runtime.plan import check, plan
+
+    manifest = load_manifest(options["artifacts"])
+    limits = {name: options[name] for name in ("max_num_seqs", "max_batch_tokens") if name in options}
+    planned = plan(manifest, options["memory"], RuntimeOptions(**limits), options.get("context"))
+    if options.get("json"):
+        sys.stdout.buffer.write(planned.encode())
+    else:
+        from rich.console import Console
+
+        from .runtime.plan_table import plan_table
+
+        Console().print(plan_table(planned))
+    check(planned)
+    return 0
+
+
 def _bench(options: Options) -> int:
     from .bench.command import bench
 
@@ -129,6 +204,9 @@ def _bench(options: Options) -> int:
 
 COMMANDS: dict[str, Callable[[Options], int]] = {
     "build": _build,
+    "pack": _pack,
+    "push": _push,
+    "pull": _pull,
     "serve": _serve,
     "generate": _generate,
     "chat": _chat,
@@ -136,5 +214,6 @@ COMMANDS: dict[str, Callable[[Options], int]] = {
     "verify": _verify,
     "tune": _tune,
     "cache": _cache,
+    "plan": _plan,
     "bench": _bench,
 }

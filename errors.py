@@ -6,10 +6,12 @@ EngineError
 +-- UnsupportedModelError   a model this version does not know                 exit 4
 +-- BuildError              a stage of the build failed                        exit 5
 +-- ArtifactError           an artifact that is damaged or not an artifact     exit 6
-|   +-- MismatchError       a whole artifact that does not fit this machine    exit 7
+|   +-- MismatchError       a whole artifact that does not fit this machine,   exit 7
+|                           or a checkpoint
 +-- WorkerError             the worker process failed                          exit 8
 +-- RequestError            one request that cannot be served (HTTP 4xx/5xx)   exit 9
 +-- DeviceError             the GPU or its driver refused or failed            exit 10
++-- TransferError           a push or a pull did not succeed                   exit 11
 """
 
 from collections.abc import Sequence
@@ -55,7 +57,7 @@ class ArtifactError(EngineError):
 
 @dataclass(frozen=True, kw_only=True)
 class Misfit:
-    """One row of a mismatch table: what the artifact wants, what this machine has."""
+    """One row of a mismatch table: what the artifact wants, what this machine (or whatever it is compared with) has."""
 
     field: str
     artifact: str
@@ -63,13 +65,13 @@ class Misfit:
 
 
 class MismatchError(ArtifactError):
-    """An artifact that is whole but was made for something else; prints one row per field."""
+    """An artifact that is whole but was made for something else; prints one row per field. other: what it does not fit."""
 
     exit_code = 7
 
-    def __init__(self, message: str, misfits: Sequence[Misfit], *, hint: str | None = None) -> None:
+    def __init__(self, message: str, misfits: Sequence[Misfit], *, other: str = "this machine", hint: str | None = None) -> None:
         self.misfits = tuple(misfits)
-        rows = [("field", "artifact", "this machine")]
+        rows = [("field", "artifact", other)]
         rows += [(m.field, m.artifact, m.machine) for m in misfits]
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         table = "\n".join("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
@@ -107,3 +109,9 @@ class DeviceError(EngineError):
     def __init__(self, message: str, *, code: int | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.code = code
+
+
+class TransferError(EngineError):
+    """Something on the way to or from a hub: it is missing, refuses, cannot be reached, or there is no room here."""
+
+    exit_code = 11

@@ -158,6 +158,11 @@ class Probe(_Struct, frozen=True, kw_only=True):
     recorded_on: Literal["target", "reference"]
     prompts: list[ProbePrompt]
 
+    @property
+    def shortest(self) -> ProbePrompt | None:
+        """The prompt that is replayed, None if none was recorded."""
+        return min(self.prompts, key=lambda prompt: len(prompt.tokens), default=None)
+
 
 class FileInfo(_Struct, frozen=True, kw_only=True):
     bytes: int
@@ -221,6 +226,11 @@ def load_manifest(directory: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+    return parse_manifest(raw, path)
+
+
+def parse_manifest(raw: bytes, path: Path) -> Manifest:
+    """Validate the content of a manifest.json. path: what to call it in a message. Raises as `load_manifest` does."""
     _check_schema(raw, path)
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)

@@ -57,7 +57,11 @@ def _installed_torch() -> str:
 
 def check_sizes(directory: Path, manifest: Manifest) -> None:
     """Every listed file exists and has its size. Cheap: no file is read."""
-    for name, info in manifest.files.items():
+    _check_sizes(directory, manifest.files)
+
+
+def _check_sizes(directory: Path, files: dict[str, FileInfo]) -> None:
+    for name, info in files.items():
         path = directory / name
         try:
             size = path.stat().st_size
@@ -74,8 +78,16 @@ def check_servable(manifest: Manifest) -> None:
     """Refuse an artifact that is code alone."""
     if not manifest.has_weights:
         raise ArtifactError(
-            f"{manifest.model.name} was built with --weights none: the artifact holds no weights", hint="build it from a whole checkpoint"
+            f"{manifest.model.name} was built with --weights none: the artifact holds no weights",
+            hint="add those of a checkpoint, which compiles nothing: engine pack DIR --weights-from CHECKPOINT -o NEW",
         )
+
+
+def check_files(directory: Path, manifest: Manifest, names: Iterable[str]) -> None:
+    """Sizes and digests of some files, whatever else is there. Raises ArtifactError at the first that differs."""
+    files = {name: manifest.files[name] for name in sorted(names)}
+    _check_sizes(directory, files)
+    _check_digests(directory, files)
 
 
 def check_code(directory: Path, manifest: Manifest) -> None:

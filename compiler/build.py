@@ -21,7 +21,9 @@ from ..artifacts import (
     Probe,
     SegmentInfo,
     Target,
+    check_machine,
     parse_target,
+    seal,
     this_machine_flags,
 )
 from ..artifacts.ingredients import recorded
@@ -30,9 +32,9 @@ from ..artifacts.launch_plan import load_plan
 from ..artifacts.manifest import SCHEMA_VERSION
 from ..artifacts.store import Store, chosen_store
 from ..artifacts.tuning import Tuned, load_tuned
-from ..errors import UsageError
+from ..errors import MismatchError, UsageError
 from ..models.checkpoint import Checkpoint, open_checkpoint
-from . import environment, probe, seal
+from . import environment, probe
 from .backend import Backend
 from .forecast import check_warm
 from .interpret import GraphInterpreter
@@ -130,13 +132,22 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
         with reporter.stage("seal"):
             seal.write_manifest(scratch, manifest)
             seal.seal(scratch, options.output)
-    reporter.summary.tuning = _tuning_summary(tuned, code.segments.values())
-    return _summary(reporter, options, manifest, code, store)
+    summary = reporter.summary
+    summary.tuning = _tuning_summary(tuned, code.segments.values())
+    summary.store_refusal = (
+        store.refusal and f"{store.directory} kept nothing of what was compiled ({store.refusal}); it is only in the artifact"
+    )
+    compiled = sum(not segment.reused for segment in code.segments.values())
+    return summarize(reporter, options.output, manifest, compiled=compiled)
 
 
-def can_run(target: AnyTarget) -> bool:
-    """Whether this machine runs the target's code. Of NVIDIA's it is never asked: a build is the same with a GPU and without."""
-    return isinstance(target, Target) and not target.misfits(this_machine_flags())
+def can_run(manifest: Manifest) -> bool:
+    """Whether this machine runs the code. Of NVIDIA's it is never asked: a build is the same with a GPU and without."""
+    try:
+        check_machine(manifest)
+    except MismatchError:
+        return False
+    return isinstance(parse_target(manifest.target), Target)
 
 
 def resolve(options: BuildOptions, kind: TargetKind, stage: Stage) -> tuple[Checkpoint, dict[str, str]]:
@@ -213,7 +224,7 @@ def finish_with_probe(
         stage.note("none: no weights")
         return manifest
     prompts = probe.probe_prompts(manifest.model.vocab_size, manifest.model.max_context)
-    if can_run(parse_target(manifest.target)):
+    if can_run(manifest):
         seal.write_manifest(scratch, manifest)
         golden = probe.record_on_target(scratch, prompts)
     else:
@@ -294,16 +305,13 @@ def _segment_name(segment: Lowered) -> str:
     return f"{SEGMENTS}/{segment.file.name}"
 
 
-def _summary(reporter: Reporter, options: BuildOptions, manifest: Manifest, code: Code, store: Store) -> BuildSummary:
-    summary, segments = reporter.summary, code.segments
-    summary.output, summary.target = str(options.output), manifest.target
-    summary.segments_reused = sum(segment.reused for segment in segments.values())
-    summary.segments_compiled = len(segments) - summary.segments_reused
+def summarize(reporter: Reporter, output: Path, manifest: Manifest, *, compiled: int) -> BuildSummary:
+    """Print and return what was done. compiled: how many of the artifact's segments."""
+    summary = reporter.summary
+    summary.output, summary.target = str(output), manifest.target
+    summary.segments_compiled, summary.segments_reused = compiled, len(manifest.segments) - compiled
     summary.segment_calls = sum(segment.calls for segment in manifest.segments)
     summary.kernels = _kernels_summary(manifest)
-    summary.store_refusal = (
-        store.refusal and f"{store.directory} kept nothing of what was compiled ({store.refusal}); it is only in the artifact"
-    )
     summary.fusions = {report.name: report.matches for report in manifest.fusion}
     summary.code_bytes = sum(manifest.files[name].bytes for name in manifest.code_files)
     summary.weight_bytes = sum(info.bytes for name, info in manifest.files.items() if name.startswith("weights/"))

@@ -117,7 +117,7 @@ def find_program(wanted: Wanted, store: Store, reporter: Reporter) -> StepProgra
     if entry is None:
         return None
     with reporter.stage("trace") as stage:
-        found = _decode(entry.contents[FILE], lambda: _fused(wanted, None, Reporter(quiet=True))[0])
+        found = _decode(entry.contents[FILE], lambda: fused_graph(wanted))
         stage.note(f"found in the store: {_counts(found.parts)}")
         return found
 
@@ -143,6 +143,11 @@ def _claim(wanted: Wanted, store: Store, reporter: Reporter) -> Claim:
     with reporter.stage("wait") as stage:
         stage.note("another build is tracing the same model")
         return store.wait_for_claim(wanted.identity())
+
+
+def fused_graph(wanted: Wanted) -> fx.GraphModule:
+    """The graph alone, for whoever wants to interpret it."""
+    return _fused(wanted, None, Reporter(quiet=True))[0]
 
 
 def _counts(parts: Partition) -> str:

@@ -77,16 +77,16 @@ class NvidiaKind(TargetKind):
         return write_graphs(directory, parts, segments, max_context, BLOCK_SIZE)
 
 
-def kind_of(target: AnyTarget, tuned: Tuned | None = None, *, tunable: bool = False) -> TargetKind:
-    """The kind of a target, with this machine's toolchain.
+def kind_of(target: AnyTarget, tuned: Tuned | None = None, *, tunable: bool = False, toolchain: Versions | None = None) -> TargetKind:
+    """The kind of a target.
 
-    tuned, tunable: what `engine tune` found out, and whether it is to find out more. Raises BuildError where the
-    toolchain is not there, UsageError for tuning of another target or of one that has none.
+    tuned, tunable: what `engine tune` found out, and whether it is to find out more. toolchain: by default this machine's. Raises
+    BuildError where that is not there, UsageError for tuning of another target or of one that has none.
     """
     if isinstance(target, NvidiaTarget):
         if tuned is not None and tuned.target != str(target):
             raise UsageError(f"--tuned is for {tuned.target}, and this build for {target}", hint="tune on a GPU of the target")
-        found = nvidia_versions()
+        found = toolchain or nvidia_versions()
         choices = {} if tuned is None else tuned.choices
         return NvidiaKind(
             backend=NvidiaBackend(target=target, versions=found, choices=choices, tunable=tunable),
@@ -98,7 +98,7 @@ def kind_of(target: AnyTarget, tuned: Tuned | None = None, *, tunable: bool = Fa
         )
     if tuned is not None or tunable:
         raise UsageError(f"--tuned and --tunable are for NVIDIA targets, not {target}", hint="leave them out, or say --target sm90")
-    found = versions()
+    found = toolchain or versions()
     return TargetKind(
         backend=CpuBackend(target=target, versions=found),
         toolchain=found,

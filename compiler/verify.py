@@ -97,7 +97,8 @@ def _check_same_model(checkpoint: Checkpoint, vocab_size: int, num_layers: int, 
     misfits = [Misfit(field=name, artifact=str(ours), machine=str(theirs)) for name, ours, theirs in rows if ours != theirs]
     if misfits:
         raise MismatchError(
-            f"{checkpoint.name} is not the model of this artifact (last column: the checkpoint)",
+            f"{checkpoint.name} is not the model of this artifact",
             misfits,
+            other="checkpoint",
             hint="compare with the checkpoint it was built from",
         )

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import fx
 
-from ..errors import UsageError
+from ..errors import ArtifactError, UsageError
 from ..kernels import ops
 from ..kernels.linear.blocks import FORMATS, GROUP
 from ..kernels.linear.formats import pack_blocks, pack_dense, unpack
@@ -115,7 +115,10 @@ def _recipe(stored: set[str], packed_format: str | None, layout: Layout | None, 
 
 
 def make(weight: PackedWeight, checkpoint: Checkpoint) -> torch.Tensor:
-    """Run a recipe: reads the sources and returns the packed tensor, of the planned dtype and shape."""
+    """Run a recipe: reads the sources and returns the packed tensor, of the planned dtype and shape.
+
+    Raises CheckpointError for a source that cannot be read, ArtifactError for an operation that does not exist.
+    """
     parts = [_make_part(source, weight.recipe, checkpoint) for source in weight.sources]
     match weight.recipe[-1:]:
         case ("concat",):
@@ -147,6 +150,10 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> 
                 data = rows.pack_rows(held, data)
             case "pack", _, _:
                 data = pack_blocks(held, data) if held in ops.QUANTIZED_FORMATS else pack_dense(data)
+            case "concat", _, _:
+                pass  # of all parts, once each is made
+            case _:
+                raise ArtifactError(f"there is no recipe {operation!r} for weights in this version", hint="build the artifact again")
     return data
 
 

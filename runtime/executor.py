@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..kernels.native import load_code
 from .batch import StepInputs
 from .draws import Draws
-from .kv_memory import default_kv_memory
+from .kv_memory import count_blocks
 from .machine import default_threads
 from .memory import Memory
 from .native_program import NativeProgram
@@ -65,7 +65,7 @@ class Executor:
         clock.ended("load_code")
         constants = {f"weight:{name}": memory for name, memory in open_weights(directory, manifest).items()}
         clock.ended("map_weights")
-        num_blocks = _num_blocks(manifest, kv_memory, max_num_seqs, max_batch_tokens)
+        num_blocks = count_blocks(manifest, kv_memory, max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens)
         constants |= _allocate_kv(manifest, num_blocks)
         clock.ended("allocate_kv")
         executor = cls(manifest, num_blocks, NativeProgram(directory, manifest, constants, threads=threads or default_threads()))
@@ -85,24 +85,6 @@ class Executor:
     def choose(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
         """As `StepExecutor.choose`: the largest."""
         return self._program.argmax(logits, rows)
-
-
-def _num_blocks(manifest: Manifest, kv_memory: int | None, max_num_seqs: int, max_batch_tokens: int) -> int:
-    spec, memory = manifest.kv_cache, manifest.memory
-    if kv_memory is None:
-        kv_memory = default_kv_memory(
-            bytes_per_block=spec.bytes_per_block,
-            block_size=spec.block_size,
-            max_context=manifest.model.max_context,
-            max_num_seqs=max_num_seqs,
-            reserved=memory.weight_bytes + memory.bytes_per_token * max_batch_tokens + memory.bytes_per_sequence * max_num_seqs,
-        )
-    if kv_memory < spec.bytes_per_block:
-        raise UsageError(
-            f"--kv-memory {kv_memory:,} bytes holds no block of the KV cache ({spec.bytes_per_block:,} bytes for {spec.block_size} tokens)",
-            hint="give at least a few hundred blocks",
-        )
-    return kv_memory // spec.bytes_per_block
 
 
 def _allocate_kv(manifest: Manifest, num_blocks: int) -> dict[str, Memory]:

@@ -1,10 +1,39 @@
-"""How much memory the KV cache gets, and how much of it is for remembering, when nobody says. No torch."""
+"""How much memory the KV cache gets on a CPU, and how much of it is for remembering, when nobody says. No torch."""
 
+from ..artifacts import Manifest
 from ..errors import UsageError
 from .machine import free_memory
 
 FREE_MEMORY_SHARE = 0.5
 REMEMBERED_SHARE = 0.25
+
+
+def count_blocks(manifest: Manifest, kv_memory: int | None, *, max_num_seqs: int, max_batch_tokens: int, free: int | None = None) -> int:
+    """Blocks of the KV cache for kv_memory bytes, by default for what `default_kv_memory` gives; free: bytes (default: this machine's).
+
+    Raises UsageError when not even one block fits.
+    """
+    spec = manifest.kv_cache
+    if kv_memory is None:
+        kv_memory = default_kv_memory(
+            bytes_per_block=spec.bytes_per_block,
+            block_size=spec.block_size,
+            max_context=manifest.model.max_context,
+            max_num_seqs=max_num_seqs,
+            reserved=manifest.memory.weight_bytes + step_bytes(manifest, max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens),
+            free=free,
+        )
+    if kv_memory < spec.bytes_per_block:
+        raise UsageError(
+            f"--kv-memory {kv_memory:,} bytes holds no block of the KV cache ({spec.bytes_per_block:,} bytes for {spec.block_size} tokens)",
+            hint="give at least a few hundred blocks",
+        )
+    return kv_memory // spec.bytes_per_block
+
+
+def step_bytes(manifest: Manifest, *, max_num_seqs: int, max_batch_tokens: int) -> int:
+    """What activations and logits of the largest step take at most."""
+    return manifest.memory.bytes_per_token * max_batch_tokens + manifest.memory.bytes_per_sequence * max_num_seqs
 
 
 def default_kv_memory(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..artifacts import Manifest, ProbePrompt
+from ..artifacts import Manifest
 from ..errors import ArtifactError
 from .batch import StepInputs
 from .sampler import Logits
@@ -36,14 +36,9 @@ def whole_prompt(tokens: list[int], block_size: int) -> StepInputs:
     )
 
 
-def shortest_prompt(manifest: Manifest) -> ProbePrompt | None:
-    """The prompt that is replayed, None if none was recorded."""
-    return min(manifest.probe.prompts, key=lambda prompt: len(prompt.tokens), default=None)
-
-
 def replay(manifest: Manifest, step: Step) -> None:
     """Run the shortest probe prompt. Raises ArtifactError if its logits are not the recorded ones."""
-    golden = shortest_prompt(manifest)
+    golden = manifest.probe.shortest
     if golden is None:
         return
     logits = step(whole_prompt(golden.tokens, manifest.kv_cache.block_size))[0]

@@ -51,7 +51,9 @@ def test_the_cache_needs_no_torch() -> None:
     assert forbidden(imported_by("import engine.cache"), ("torch", "numpy", "engine.runtime", "engine.server", *COMPILES)) == []
 
 
-@pytest.mark.parametrize("command", ["build", "serve", "generate", "chat", "inspect", "verify", "cache"])
+@pytest.mark.parametrize(
+    "command", ["build", "pack", "serve", "generate", "chat", "inspect", "verify", "plan", "push", "pull", "cache", "tune"]
+)
 def test_help_waits_for_nothing(command: str) -> None:
     code = "import contextlib, io, engine.cli\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
     code += f"    engine.cli.main([{command!r}, '--help'])"

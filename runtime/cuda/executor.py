@@ -16,13 +16,14 @@ from ...errors import ArtifactError
 from ..batch import StepInputs
 from ..draws import Draws
 from ..phases import OnPhase, Phases
-from ..probe import replay, shortest_prompt
+from ..probe import replay
 from ..weights import Span, locate_weights
+from .block_count import count_blocks, probe_tokens
 from .buckets import Buckets
 from .device import Device, Resource
 from .find_device import find_device
 from .inputs import InputArea
-from .kv_cache import cache_bytes, cache_regions, count_blocks
+from .kv_cache import cache_bytes, cache_regions
 from .outputs import DeviceLogits, OutputArea
 from .random_numbers import fill_random
 from .step_graphs import StepGraph, StepGraphs
@@ -124,8 +125,6 @@ class _Loader:
         self._manifest = manifest
         self._clock = clock
         self._held = held
-        golden = shortest_prompt(manifest)
-        self._probe_tokens = len(golden.tokens) if golden else 1
 
     def load(self, kv_memory: int | None, max_num_seqs: int, max_batch_tokens: int) -> CudaExecutor:
         device = self._held.enter_context(find_device(self._manifest))
@@ -138,7 +137,7 @@ class _Loader:
         infos = [self._manifest.graphs[number] for number in wanted]
         inputs, outputs = self._make_areas(device, stream, infos)
         regions |= self._allocate_workspace(device, max(info.workspace_bytes for info in infos))
-        num_blocks = count_blocks(self._manifest, kv_memory, device.memory()[0], least=self._blocks(self._probe_tokens))
+        num_blocks = count_blocks(self._manifest, kv_memory, device.memory()[0])
         caches = self._allocate_cache(device, num_blocks, stream)
         if self._random_numbers:
             fill_random(device, stream, caches, dict.fromkeys(caches, self._manifest.kv_cache.dtype))
@@ -161,7 +160,7 @@ class _Loader:
         check_code(self._directory, self._manifest)
         if not self._manifest.graphs:
             raise ArtifactError(f"{self._directory} has no graphs", hint="build the artifact again")
-        return Buckets(self._manifest.graphs).within(max_num_seqs, max(max_batch_tokens, self._probe_tokens))
+        return Buckets(self._manifest.graphs).within(max_num_seqs, max(max_batch_tokens, probe_tokens(self._manifest)))
 
     def _blocks(self, tokens: int) -> int:
         return -(-tokens // self._manifest.kv_cache.block_size)

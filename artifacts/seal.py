@@ -1,4 +1,4 @@
-"""Stage 8: from a directory in progress to an artifact, in one rename.
+"""From a directory in progress to an artifact, in one rename: the last stage of a build, and of whatever else makes artifacts.
 
 A build works in `.DIR.building-XXXX` beside DIR. The manifest is written last and everything
 is on disk before the rename, so nothing half-written can ever be taken for an artifact; what a
@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..artifacts import FileInfo, Manifest
-from ..artifacts.locked_directory import locked_directory, remove_abandoned
-from ..artifacts.manifest import MANIFEST_NAME
-from ..artifacts.verify import file_digest
 from ..errors import BuildError, UsageError
+from .locked_directory import locked_directory, remove_abandoned
+from .manifest import MANIFEST_NAME, FileInfo, Manifest
+from .verify import file_digest
 
 
 @contextmanager
@@ -24,7 +23,7 @@ def building(output: Path, *, force: bool) -> Iterator[Path]:
     Raises UsageError if `output` exists and `force` is not set, or is not an artifact of ours, and
     BuildError if the disk does not cooperate.
     """
-    _check_replaceable(output, force=force)
+    check_replaceable(output, force=force)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(output.parent, _in_progress(output))
@@ -41,12 +40,12 @@ def file_infos(directory: Path) -> dict[str, FileInfo]:
     return {path.relative_to(directory).as_posix(): FileInfo(bytes=path.stat().st_size, sha256=file_digest(path)) for path in paths}
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest durably: everything the directory holds is on disk when this returns."""
+def write_manifest(directory: Path, manifest: Manifest, raw: bytes | None = None) -> None:
+    """Write the manifest durably: everything it lists is on disk when this returns. raw: its bytes, if it came as such."""
     for path in [*(directory / name for name in manifest.files), directory]:
         _sync(path)
     temporary = directory / (MANIFEST_NAME + ".new")
-    temporary.write_bytes(manifest.encode())
+    temporary.write_bytes(raw or manifest.encode())
     _sync(temporary)
     temporary.replace(directory / MANIFEST_NAME)
     _sync(directory)
@@ -67,7 +66,8 @@ def _in_progress(output: Path) -> str:
     return f"{output.name}.building"
 
 
-def _check_replaceable(output: Path, *, force: bool) -> None:
+def check_replaceable(output: Path, *, force: bool) -> None:
+    """Raise UsageError if something is at `output` that must not be replaced."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / MANIFEST_NAME).exists():
