@@ -8,6 +8,6 @@ def check_fit(manifest: Manifest) -> None:
     """Raise MismatchError for an artifact that was made for another kind of machine: another processor, torch or GPU."""
     check_machine(manifest)
     if manifest.target in CAPABILITIES:
-        from .cuda.executor import find_device
+        from .cuda.find_device import find_device
 
         find_device(manifest)
