@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Repository:
         if _NAME.fullmatch(name) is None:
             raise UsageError(f"{name!r} is not the name of a repository", hint="it is organization/name, or your user name/name")
         self.name = name
-        self._library = _library()
+        self._library, self._utils = _library()
         self._api = self._library.HfApi(library_name="engine")
 
     def head(self, revision: str | None) -> Head:
@@ -90,17 +91,16 @@ class Repository:
     @contextmanager
     def read(self, commit: str, path: str, start: int = 0) -> Iterator[tuple[int, Iterator[bytes]]]:
         """A file's content in pieces, and the byte with which they begin: `start`, or 0 if the hub cannot."""
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
+        utils = self._utils
         url = self._library.hf_hub_url(self.name, path, revision=commit)
-        headers = build_hf_headers(library_name="engine") | {"Accept-Encoding": "identity"}
+        headers = utils.build_hf_headers(library_name="engine") | {"Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
         with (
             self._explained(),
-            get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=READ_TIMEOUT_S) as response,
+            utils.get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=READ_TIMEOUT_S) as response,
         ):
-            hf_raise_for_status(response)
+            utils.hf_raise_for_status(response)
             yield start if response.status_code == 206 else 0, response.iter_bytes()
 
     def upload(self, files: Mapping[str, Path], revision: str) -> list[Any]:
@@ -137,14 +137,13 @@ class _NotThereError(TransferError):
     """No such repository, or none that the token may see: the hub does not tell the two apart."""
 
 
-def _library() -> Any:
+def _library() -> tuple[Any, Any]:
     try:
-        import huggingface_hub
-        from huggingface_hub.utils import disable_progress_bars
+        library, utils = (import_module(name) for name in ("huggingface_hub", "huggingface_hub.utils"))
     except ModuleNotFoundError as error:
         raise UsageError(f"the package {error.name} is not installed", hint="pip install 'engine-llm[hub]'") from None
-    disable_progress_bars()  # ours are on stderr already
-    return huggingface_hub
+    utils.disable_progress_bars()  # ours are on stderr already
+    return library, utils
 
 
 def transport_errors() -> tuple[type[Exception], ...]:

@@ -37,4 +37,6 @@ class TransferBar:
         self._progress.reset(self._task, total=total, description=name, note="")
 
     def advance(self, count: int, note: str | None = None) -> None:
-        self._progress.update(self._task, advance=count, **({} if note is None else {"note": note}))
+        self._progress.advance(self._task, count)
+        if note is not None:
+            self._progress.update(self._task, note=note)

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from engine.models.checkpoint import open_checkpoint
 @pytest.mark.parametrize("quantization", ["Q4_0", "Q4_1", "Q8_0"])
 def test_other_weights_of_the_same_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "head_dim": 16, "num_hidden_layers": 1}
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "head_dim": 16, "num_hidden_layers": 1}
     checkpoint = write_random_checkpoint("llama", tmp_path / "model", **sizes)
     model = write_gguf(checkpoint, tmp_path / "model.gguf", quantization=quantization)
     other = import_module("startup").write_other_weights(model, tmp_path / "other.gguf")

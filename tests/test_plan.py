@@ -54,7 +54,7 @@ def planned(artifact: Path, memory: int, contexts: list[int] | None = None, **li
     ],
     ids=["all that it can use", "all that few sequences can use", "half of what is left", "half of what a larger step leaves"],
 )
-def test_a_server_that_starts_has_the_planned_blocks(tiny_artifact: Path, free: int | None, limits: dict[str, int]) -> None:
+def test_a_server_that_starts_has_the_planned_blocks(tiny_artifact: Path, free: int | None, limits: dict[str, Any]) -> None:
     """free: what the worker finds free; by default what this machine has, far more than so small a model can use."""
     script = _WORKER_WITH_FREE_MEMORY.format(free=free)
     command = None if free is None else [sys.executable, "-P", "-c", script]
@@ -157,7 +157,7 @@ def test_on_a_gpu_a_step_that_has_no_graph_is_refused(tmp_path: Path) -> None:
 
 def test_on_a_gpu_the_least_memory_is_the_least(tmp_path: Path) -> None:
     write_toy_artifact(tmp_path / "artifact")
-    limits = {"max_num_seqs": 8, "max_batch_tokens": 64}
+    limits: dict[str, Any] = {"max_num_seqs": 8, "max_batch_tokens": 64}
     least = planned(tmp_path / "artifact", GIB, **limits).least_memory
     assert planned(tmp_path / "artifact", least, **limits).blocks > 0
     assert planned(tmp_path / "artifact", least - 4, **limits).blocks == 0

@@ -210,7 +210,7 @@ def test_a_file_with_a_wrong_digest_is_refused_and_fetched_again(hub: HubServer,
     hub.damaged[WEIGHTS] = bytes(damaged)
     done = engine(hub, "pull", REPO, "-o", tmp_path / "pulled")
     assert done.returncode == ArtifactError.exit_code
-    assert f"{WEIGHTS} of {REPO} is damaged: SHA-256 {sha256(damaged)[:16]}" in done.stderr
+    assert f"{WEIGHTS} of {REPO} is damaged: SHA-256 {sha256(bytes(damaged))[:16]}" in done.stderr
     assert not (tmp_path / "pulled").exists()
     hub.damaged.clear()
     succeed(hub, "pull", REPO, "-o", tmp_path / "pulled")
