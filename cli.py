@@ -154,8 +154,15 @@ def _verify(options: Options) -> int:
 
     directory = options["artifacts"]
     manifest = load_manifest(directory)
+    signed = ""
+    if "key" in options:
+        from .artifacts.signature import verify_signature
+
+        verify_signature(directory, manifest.digest, options["key"])
+        signed = f", signed by the owner of {options['key']}"
     verify(directory, manifest)
-    print(f"{directory}: {len(manifest.files)} files, {sum(file.bytes for file in manifest.files.values()):,} bytes, all intact")
+    print(f"{directory}: {len(manifest.files)} files, {sum(file.bytes for file in manifest.files.values()):,} bytes, all intact{signed}")
+    print(f"digest {manifest.digest}")
     if "against" in options:
         from .compiler.verify import compare
 
@@ -196,6 +203,19 @@ def _plan(options: Options) -> int:
     return 0
 
 
+def _sign(options: Options) -> int:
+    from .artifacts import load_manifest, verify
+    from .artifacts.signature import read_private_key, sign
+
+    directory = options["artifacts"]
+    key = read_private_key(options["key"])
+    manifest = load_manifest(directory)
+    verify(directory, manifest)
+    print(sign(directory, manifest.digest, key))
+    print(f"digest {manifest.digest}")
+    return 0
+
+
 def _bench(options: Options) -> int:
     from .bench.command import bench
 
@@ -215,5 +235,6 @@ COMMANDS: dict[str, Callable[[Options], int]] = {
     "tune": _tune,
     "cache": _cache,
     "plan": _plan,
+    "sign": _sign,
     "bench": _bench,
 }

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import BuildError, UsageError
+from .files import file_digest
 from .locked_directory import locked_directory, remove_abandoned
 from .manifest import MANIFEST_NAME, FileInfo, Manifest
-from .verify import file_digest
 
 
 @contextmanager

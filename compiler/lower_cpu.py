@@ -16,6 +16,7 @@ SEGMENT_SOURCES = (
     "compiler/compile_cpu.py",
     "compiler/segment_graph.py",
     "errors.py",
+    "kernels/library.py",
     "kernels/linear/blocks.py",
     "kernels/native.py",
     "kernels/nvidia/packed_rows.py",

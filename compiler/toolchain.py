@@ -14,8 +14,7 @@ from .. import __version__
 from ..artifacts import Toolchain
 from ..artifacts.verify import torch_release
 from ..errors import BuildError
-
-COMPILER = "g++"
+from ..kernels.library import COMPILER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,14 @@
 """Compiling the kernel library: every C++ source of this package into one shared object."""
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import BuildError
 from .native import torch_directory
 
 _SOURCES = Path(__file__).parent / "cpu"
+COMPILER = "g++"
 FLAGS = (
     "-O3",
     "-std=c++20",
@@ -21,7 +22,6 @@ FLAGS = (
     # It moves every addition of a sum behind its last product, and all the products spill.
     "-fno-tree-ter",
     "-Wno-psabi",
-    "-Wl,--build-id=none",
 )
 _MESSAGE_LINES = 20
 
@@ -31,15 +31,20 @@ def source_files() -> list[Path]:
     return sorted([*_SOURCES.glob("*.cpp"), *_SOURCES.glob("*.h")])
 
 
-def compile_command(march_flags: Sequence[str], output: Path, *, compiler: str = "g++") -> list[str]:
+def anonymous_flags(names: Mapping[Path, str]) -> list[str]:
+    """What keeps places of this machine out of the compiler's result: torch's, and those of `names`, with what they are called instead."""
+    maps = [f"-ffile-prefix-map={directory}={name}" for directory, name in {**names, torch_directory(): "torch"}.items()]
+    return [*maps, "-Wl,--build-id=none"]
+
+
+def compile_command(march_flags: Sequence[str], output: Path, *, compiler: str = COMPILER) -> list[str]:
     """The compiler's command line. Its result holds no path of this machine and no debug information."""
     torch = torch_directory()
     return [
         compiler,
         *FLAGS,
         *march_flags,
-        f"-ffile-prefix-map={_SOURCES}=kernels",
-        f"-ffile-prefix-map={torch}=torch",
+        *anonymous_flags({_SOURCES: "kernels"}),
         f"-isystem{torch / 'include'}",
         *(str(path) for path in source_files() if path.suffix == ".cpp"),
         f"-L{torch / 'lib'}",
@@ -50,7 +55,7 @@ def compile_command(march_flags: Sequence[str], output: Path, *, compiler: str =
     ]
 
 
-def compile_library(march_flags: Sequence[str], output: Path, *, compiler: str = "g++") -> None:
+def compile_library(march_flags: Sequence[str], output: Path, *, compiler: str = COMPILER) -> None:
     """Compile the kernels for the CPU that `march_flags` name (`-march=x86-64-v3`) into `output`.
 
     Raises BuildError if there is no such compiler or it fails.

@@ -70,7 +70,7 @@ class Executor:
         clock.ended("allocate_kv")
         executor = cls(manifest, num_blocks, NativeProgram(directory, manifest, constants, threads=threads or default_threads()))
         clock.ended("bind")
-        replay(manifest, executor.step)
+        replay(manifest, executor.step, num_blocks)
         clock.ended("probe")
         return executor
 

@@ -6,6 +6,8 @@ from .machine import free_memory
 
 FREE_MEMORY_SHARE = 0.5
 REMEMBERED_SHARE = 0.25
+MOST_SLOTS = 2**31 - 1
+"""A slot's number is an int32."""
 
 
 def count_blocks(manifest: Manifest, kv_memory: int | None, *, max_num_seqs: int, max_batch_tokens: int, free: int | None = None) -> int:
@@ -28,7 +30,7 @@ def count_blocks(manifest: Manifest, kv_memory: int | None, *, max_num_seqs: int
             f"--kv-memory {kv_memory:,} bytes holds no block of the KV cache ({spec.bytes_per_block:,} bytes for {spec.block_size} tokens)",
             hint="give at least a few hundred blocks",
         )
-    return kv_memory // spec.bytes_per_block
+    return min(kv_memory // spec.bytes_per_block, MOST_SLOTS // spec.block_size)
 
 
 def step_bytes(manifest: Manifest, *, max_num_seqs: int, max_batch_tokens: int) -> int:

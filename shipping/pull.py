@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..artifacts import FileInfo, Manifest, seal, verify
-from ..artifacts.manifest import MANIFEST_NAME, parse_manifest
-from ..artifacts.verify import file_digest
+from ..artifacts.files import file_digest
+from ..artifacts.manifest import MANIFEST_NAME
+from ..artifacts.read_manifest import parse_manifest
 from ..errors import ArtifactError, TransferError, UsageError
 from .hub import BrokenConnectionError, RemoteFile, Repository, disk_error
 from .progress import TransferBar

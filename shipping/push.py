@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts import FileInfo, Manifest, load_manifest, verify
-from ..artifacts.manifest import MANIFEST_NAME, parse_manifest
-from ..artifacts.verify import file_digest
+from ..artifacts.files import file_digest
+from ..artifacts.manifest import MANIFEST_NAME
+from ..artifacts.read_manifest import parse_manifest
 from ..errors import ArtifactError, UsageError
 from .hub import RemoteFile, Repository
 from .progress import TransferBar

@@ -16,7 +16,9 @@ from .compile_form import compile_form, cubin_name
 
 PLAN_SOURCES = (
     "artifacts/graph.py",
+    "artifacts/json_file.py",
     "artifacts/launch_plan.py",
+    "artifacts/numbers.py",
     "artifacts/tuning.py",
     "compiler/nvidia",
     "compiler/nvidia/guard.cpp",
