@@ -76,7 +76,7 @@ exit codes: 0 done, 2 usage, 3 damaged checkpoint, 4 unsupported model, 5 build 
     )
     parser.add_argument("--version", action="version", version=f"engine {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify):
+    for add in (_add_build, _add_serve, _add_generate, _add_chat, _add_inspect, _add_verify, _add_sign):
         add(commands)
     _add_bench(commands, chosen=list(sys.argv[1:] if argv is None else argv)[:1] == ["bench"])
     return parser.parse_args(argv)
@@ -192,6 +192,19 @@ example:
         help="seconds that running requests get to finish after SIGTERM before they are cut off; "
         f"keep it below what stops the container (default: {default.drain_timeout:g})",
     )
+    parser.add_argument(
+        "--verify-weights",
+        choices=["before", "background", "off"],
+        help="when to compare the weights with the manifest, as code and tokenizer always are at once. before: a damaged file is never "
+        "served, but the start waits until all have been read; background: beside serving, with a tenth of a core at most, "
+        f"and a server whose weights are damaged stops then; off: only by the golden probe (default: {default.verify_weights})",
+    )
+    parser.add_argument(
+        "--verify-key",
+        type=Path,
+        metavar="FILE",
+        help="a PEM file with an Ed25519 public key: load nothing of an artifact that its owner has not signed (default: load any)",
+    )
 
 
 def _add_generate(commands: "_Commands[_Parser]") -> None:
@@ -247,11 +260,13 @@ def _add_inspect(commands: "_Commands[_Parser]") -> None:
 def _add_verify(commands: "_Commands[_Parser]") -> None:
     parser = commands.add_parser(
         "verify",
-        help="check an artifact's files, or its numbers against a checkpoint",
-        description="Check size and SHA-256 of every file of an artifact; with --against, also what it computes.",
+        help="check an artifact's files, who signed it, or its numbers against a checkpoint",
+        description="Check an artifact's digest, size and SHA-256 of every file, and that there are no others; report all that is wrong. "
+        "With --key, also its signature; with --against, also what it computes.",
         epilog="""\
 examples:
   engine verify smollm2
+  engine verify smollm2 --key public.pem
   engine verify smollm2 --against ./SmolLM2-135M-Instruct""",
     )
     parser.add_argument("artifacts", type=Path, metavar="DIR")
@@ -260,6 +275,27 @@ examples:
         metavar="CHECKPOINT",
         help="run artifact and checkpoint (in float32, plain PyTorch) on the same texts; print KL divergence and top-1 agreement",
     )
+    parser.add_argument(
+        "--key", type=Path, metavar="FILE", help="a PEM file with an Ed25519 public key: refuse an artifact that its owner has not signed"
+    )
+
+
+def _add_sign(commands: "_Commands[_Parser]") -> None:
+    parser = commands.add_parser(
+        "sign",
+        help="vouch for an artifact with an Ed25519 key",
+        description="Sign an artifact's digest, after checking every file. The signature lies beside the manifest, in manifest.sig. "
+        "Needs the package cryptography (pip install 'engine-llm[sign]').",
+        epilog="""\
+examples:
+  openssl genpkey -algorithm ed25519 -out private.pem
+  openssl pkey -in private.pem -pubout -out public.pem
+  engine sign smollm2 --key private.pem
+  engine verify smollm2 --key public.pem
+  engine serve --artifacts smollm2 --verify-key public.pem""",
+    )
+    parser.add_argument("artifacts", type=Path, metavar="DIR")
+    parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="a PEM file with an Ed25519 private key, not encrypted")
 
 
 def _add_bench(commands: "_Commands[_Parser]", *, chosen: bool) -> None:

@@ -89,12 +89,32 @@ def _verify(options: Options) -> int:
 
     directory = options["artifacts"]
     manifest = load_manifest(directory)
+    signed = ""
+    if "key" in options:
+        from .artifacts.signature import verify_signature
+
+        verify_signature(directory, manifest.digest, options["key"])
+        signed = f", signed by the owner of {options['key']}"
     verify(directory, manifest)
-    print(f"{directory}: {len(manifest.files)} files, {sum(file.bytes for file in manifest.files.values()):,} bytes, all intact")
+    print(f"{directory}: {len(manifest.files)} files, {sum(file.bytes for file in manifest.files.values()):,} bytes, all intact{signed}")
+    print(f"digest {manifest.digest}")
     if "against" in options:
         from .compiler.verify import compare
 
         print(compare(directory, options["against"]))
+    return 0
+
+
+def _sign(options: Options) -> int:
+    from .artifacts import load_manifest, verify
+    from .artifacts.signature import read_private_key, sign
+
+    directory = options["artifacts"]
+    key = read_private_key(options["key"])
+    manifest = load_manifest(directory)
+    verify(directory, manifest)
+    print(sign(directory, manifest.digest, key))
+    print(f"digest {manifest.digest}")
     return 0
 
 
@@ -111,5 +131,6 @@ COMMANDS: dict[str, Callable[[Options], int]] = {
     "chat": _chat,
     "inspect": _inspect,
     "verify": _verify,
+    "sign": _sign,
     "bench": _bench,
 }

@@ -14,12 +14,12 @@ from .manifest import (
     SegmentInfo,
     Toolchain,
     WeightInfo,
-    load_manifest,
 )
 from .nvidia_target import NvidiaTarget
+from .read_manifest import load_manifest
 from .target import Target, this_machine_flags
 from .targets import AnyTarget, parse_target
-from .verify import check_code, check_machine, check_servable, verify
+from .verify import check_code, check_machine, check_servable, check_text, check_weights, verify
 
 __all__ = [
     "AnyTarget",
@@ -41,6 +41,8 @@ __all__ = [
     "check_code",
     "check_machine",
     "check_servable",
+    "check_text",
+    "check_weights",
     "load_manifest",
     "parse_target",
     "this_machine_flags",

@@ -7,8 +7,10 @@ from math import prod
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from .manifest import DTYPE_BYTES, Manifest, Toolchain, WeightInfo
+from .printable import printable
 
 
 def describe(manifest: Manifest) -> Group:
@@ -34,11 +36,11 @@ def human_bytes(count: float) -> str:
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = ()) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=any(columns))
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=None, pad_edge=False, show_header=any(columns))
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else printable(str(cell))) for cell in row))
     return table
 
 
@@ -50,6 +52,7 @@ def _summary(manifest: Manifest) -> Table:
         ("parameters", f"{model.parameters:,}"),
         ("context", f"{model.max_context:,} tokens, vocabulary {model.vocab_size:,}"),
         ("weights from", f"{model.source_format}, quantize {model.quantize}"),
+        ("digest", manifest.digest),
         ("target", manifest.target),
         ("made by", ", ".join([f"engine {tools.engine}", f"torch {tools.torch}", *_compilers(tools)])),
         ("made at", datetime.fromtimestamp(manifest.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")),
@@ -61,7 +64,7 @@ def _summary(manifest: Manifest) -> Table:
         ),
         ("program", f"{len(manifest.program.calls)} calls a step"),
     ]
-    return _table(model.name, ("", " "), rows)
+    return _table(printable(model.name), ("", " "), rows)
 
 
 def _compilers(tools: Toolchain) -> list[str]:

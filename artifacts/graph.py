@@ -5,13 +5,14 @@ weight, a KV cache, an input) and an offset in bytes. The runtime resolves bases
 makes the graph through the driver; nothing is captured and nothing is warmed up.
 """
 
-import math
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from ..errors import ArtifactError
+from .json_file import read_json
+from .numbers import Count, Index, Number, Shape, Size
 
 Kind = Literal["decode", "mixed"]
 Parameter = Literal["pointer", "int32", "int64", "float32"]
@@ -29,11 +30,11 @@ class KernelInfo(_Struct, frozen=True, kw_only=True):
 
     file: str
     function: str
-    threads: int
-    shared_bytes: int
+    threads: Size
+    shared_bytes: Index
     parameters: list[Parameter]
-    registers: int
-    stack_bytes: int
+    registers: Index
+    stack_bytes: Index
 
 
 class GraphInfo(_Struct, frozen=True, kw_only=True):
@@ -45,25 +46,25 @@ class GraphInfo(_Struct, frozen=True, kw_only=True):
 
     file: str
     kind: Kind
-    tokens: int
-    sequences: int
-    nodes: int
-    workspace_bytes: int
+    tokens: Size
+    sequences: Size
+    nodes: Count
+    workspace_bytes: Count
 
 
 class Place(_Struct, frozen=True, kw_only=True, array_like=True):
     """Memory: an index into the template's bases, and bytes from its start."""
 
-    base: int
-    offset: int
+    base: Index
+    offset: Count
 
 
 class Node(_Struct, frozen=True, kw_only=True, array_like=True):
     """One launch, after all before it. Arguments that are no memory are numbers."""
 
-    kernel: int
-    grid: tuple[int, int, int]
-    arguments: list[Place | int | float]
+    kernel: Index
+    grid: tuple[Size, Size, Size]
+    arguments: list[Place | Number | float]
 
 
 class Output(_Struct, frozen=True, kw_only=True):
@@ -71,7 +72,7 @@ class Output(_Struct, frozen=True, kw_only=True):
 
     place: Place
     dtype: str
-    shape: list[int]
+    shape: Shape
 
 
 class GraphTemplate(_Struct, frozen=True, kw_only=True):
@@ -89,7 +90,7 @@ class GraphTemplate(_Struct, frozen=True, kw_only=True):
     """
 
     bases: list[str]
-    table_width: int
+    table_width: Size
     nodes: list[Node]
     outputs: dict[str, Output]
 
@@ -99,13 +100,9 @@ class GraphTemplate(_Struct, frozen=True, kw_only=True):
 
 def load_template(path: Path) -> GraphTemplate:
     """Read a template. Raises ArtifactError if it is damaged."""
-    try:
-        template = msgspec.json.decode(path.read_bytes(), type=GraphTemplate)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ArtifactError(f"{path} is not a valid graph template: {error}", hint="build or copy the artifact again") from None
+    template = read_json(path, GraphTemplate, "graph template")
     places = [argument for node in template.nodes for argument in node.arguments if isinstance(argument, Place)]
-    if any(not 0 <= place.base < len(template.bases) or place.offset < 0 for place in places):
+    places += [output.place for output in template.outputs.values()]
+    if any(place.base >= len(template.bases) for place in places):
         raise ArtifactError(f"{path} names memory that is not there", hint="build or copy the artifact again")
-    if any(math.prod(node.grid) < 1 for node in template.nodes):
-        raise ArtifactError(f"{path} has a launch without a block", hint="build or copy the artifact again")
     return template

@@ -1,25 +1,30 @@
 """The manifest: everything about an artifact that is not code, weights or tokenizer.
 
-Plain JSON, read into frozen structs with strict types. Reading it executes nothing and opens
-no other file. Paths in it are relative, use `/`, and cannot leave the directory.
+Plain JSON, read into frozen structs with strict types. Its digest covers every other file of the
+artifact, because it lists theirs. `read_manifest.py` reads it.
 """
 
+import hashlib
 import json
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from ..errors import ArtifactError, Misfit, MismatchError
 from .graph import GraphInfo, KernelInfo
+from .numbers import Count, Index, Seconds, Sha256, Shape, Size
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.sig"
+UNDIGESTED = ("created", "digest")
+"""The fields of a manifest that its digest leaves out: when a build ran says nothing of what it made."""
 
 KVDType = Literal["float32", "bfloat16", "int8"]
 KV_SCALE_BYTES = 4
 """What a key or value of int8 takes beside its quants: a float32 scale."""
 Scalar = int | float
+TEXT_FOLDER = "tokenizer/"
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1, "int8": 1, "int32": 4}
 
 
@@ -32,11 +37,11 @@ class ModelInfo(_Struct, frozen=True, kw_only=True):
 
     name: str
     architecture: str
-    vocab_size: int
-    max_context: int
-    hidden_size: int
-    num_layers: int
-    parameters: int
+    vocab_size: Size
+    max_context: Size
+    hidden_size: Size
+    num_layers: Size
+    parameters: Count
     quantize: str
     source_format: str
 
@@ -58,10 +63,10 @@ def kv_row_elements(head_dim: int, dtype: str) -> int:
 class KVCacheSpec(_Struct, frozen=True, kw_only=True):
     """Paged KV cache: per layer two tensors [blocks, num_kv_heads, block_size, row_elements]."""
 
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    block_size: int
+    num_layers: Size
+    num_kv_heads: Size
+    head_dim: Size
+    block_size: Size
     dtype: KVDType
 
     @property
@@ -80,8 +85,8 @@ class SegmentInfo(_Struct, frozen=True, kw_only=True):
 
     key: str
     file: str
-    calls: int
-    nodes: int
+    calls: Count
+    nodes: Count
 
 
 class Call(_Struct, frozen=True, kw_only=True):
@@ -115,7 +120,7 @@ class WeightInfo(_Struct, frozen=True, kw_only=True):
 
     file: str
     dtype: str
-    shape: list[int]
+    shape: Shape
     format: str
     sources: list[str]
     recipe: list[str]
@@ -125,25 +130,25 @@ class MemoryPlan(_Struct, frozen=True, kw_only=True):
     """Upper bounds for sizing, computed from the graph: a step with T tokens and S sequences
     needs at most `bytes_per_token * T + bytes_per_sequence * S` for activations and logits."""
 
-    weight_bytes: int
-    bytes_per_token: int
-    bytes_per_sequence: int
+    weight_bytes: Count
+    bytes_per_token: Count
+    bytes_per_sequence: Count
 
 
 class PassReport(_Struct, frozen=True, kw_only=True):
     """What one graph rewrite did."""
 
     name: str
-    matches: int
-    nodes_before: int
-    nodes_after: int
+    matches: Count
+    nodes_before: Count
+    nodes_after: Count
 
 
 class ProbePrompt(_Struct, frozen=True, kw_only=True):
     """Token ids and the largest logits that they must lead to, best first."""
 
-    tokens: list[int]
-    top_tokens: list[int]
+    tokens: list[Index]
+    top_tokens: list[Index]
     top_logits: list[float]
     logits_sha256: str
 
@@ -160,8 +165,8 @@ class Probe(_Struct, frozen=True, kw_only=True):
 
 
 class FileInfo(_Struct, frozen=True, kw_only=True):
-    bytes: int
-    sha256: str
+    bytes: Count
+    sha256: Sha256
 
 
 class Manifest(_Struct, frozen=True, kw_only=True):
@@ -169,10 +174,12 @@ class Manifest(_Struct, frozen=True, kw_only=True):
 
     kernel_library: on CPU, the shared object with our operators. kernels and graphs: on NVIDIA,
     what the templates launch. has_weights: whether the files that `weights` names are there.
+    digest: `content_digest` of all the rest, of a manifest that has been read; `encode` writes the right one.
     """
 
     schema: int
-    created: int
+    digest: str = ""
+    created: Seconds
     target: str
     toolchain: Toolchain
     model: ModelInfo
@@ -196,64 +203,25 @@ class Manifest(_Struct, frozen=True, kw_only=True):
         segments, kernels, graphs = (s.file for s in self.segments), (k.file for k in self.kernels), (g.file for g in self.graphs)
         return list(dict.fromkeys([*library, *segments, *kernels, *graphs]))
 
+    @property
+    def text_files(self) -> list[str]:
+        """The tokenizer, the chat template and what belongs to them."""
+        return [name for name in self.files if name.startswith(TEXT_FOLDER)]
+
+    @property
+    def weight_files(self) -> list[str]:
+        """Those that are there."""
+        return list(dict.fromkeys(weight.file for weight in self.weights.values())) if self.has_weights else []
+
     def encode(self) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+        sealed = msgspec.structs.replace(self, digest=content_digest(msgspec.to_builtins(self)))
+        return msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"
 
 
-def load_manifest(directory: Path) -> Manifest:
-    """Read and validate DIR/manifest.json.
+def content_digest(content: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, of a manifest as a JSON object: ASCII, keys sorted, no spaces, without the fields of UNDIGESTED.
 
-    Raises ArtifactError if the directory is no artifact or the manifest is damaged, and
-    MismatchError if it was written in another schema version.
+    Raises ValueError for numbers that are none in JSON.
     """
-    path = directory / MANIFEST_NAME
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise ArtifactError(f"{directory} is not an artifact: it has no {MANIFEST_NAME}", hint=_not_artifact_hint(directory)) from None
-    except NotADirectoryError:
-        raise ArtifactError(
-            f"{directory} is a file, not an artifact directory", hint="give the directory that `engine build -o DIR` wrote"
-        ) from None
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
-    _check_schema(raw, path)
-    try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
-    except msgspec.ValidationError as error:
-        raise ArtifactError(
-            f"{path} is not a valid manifest: {error}", hint="the file was edited or damaged; build or copy the artifact again"
-        ) from None
-    _check_paths(manifest, path)
-    return manifest
-
-
-def _not_artifact_hint(directory: Path) -> str:
-    if (directory / "config.json").exists():
-        return f"this looks like a checkpoint; compile it first: engine build {directory} --target cpu -o DIR"
-    return "a build that was stopped leaves no manifest; run `engine build` again"
-
-
-def _check_schema(raw: bytes, path: Path) -> None:
-    try:
-        head: Any = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(
-            f"{path} is not JSON: {error}", hint="the file was cut off or damaged; build or copy the artifact again"
-        ) from None
-    schema = head.get("schema") if isinstance(head, dict) else None
-    if schema != SCHEMA_VERSION:
-        misfit = Misfit(field="schema", artifact=repr(schema), machine=str(SCHEMA_VERSION))
-        raise MismatchError(f"{path} was written by another version of Engine", [misfit], hint="build the artifact again with this version")
-
-
-def _check_paths(manifest: Manifest, path: Path) -> None:
-    weight_files = {weight.file for weight in manifest.weights.values()}
-    for name in [*manifest.files, *manifest.code_files, *weight_files]:
-        pure = PurePosixPath(name)
-        if not name or pure.is_absolute() or ".." in pure.parts or "\0" in name or "\\" in name:
-            raise ArtifactError(
-                f"{path} names a file outside the artifact: {name!r}", hint="do not use this artifact: it was not written by Engine"
-            )
-        if name not in manifest.files and (manifest.has_weights or name not in weight_files):
-            raise ArtifactError(f"{path} uses {name!r} but lists no digest for it", hint="build or copy the artifact again")
+    digested = {name: value for name, value in content.items() if name not in UNDIGESTED}
+    return hashlib.sha256(json.dumps(digested, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()

@@ -1,25 +1,15 @@
 """Is this artifact whole, and does it fit this machine?"""
 
-import hashlib
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..errors import ArtifactError, Misfit, MismatchError
-from .manifest import FileInfo, Manifest
+from .files import Fault, faults_in, file_digest, refusal, unlisted
+from .manifest import MANIFEST_NAME, SIGNATURE_NAME, TEXT_FOLDER, Manifest
 from .nvidia_target import NvidiaTarget
 from .target import this_machine_flags
 from .targets import parse_target
-
-_WORTH_A_THREAD = 256 << 10
-"""Bytes of a file below which handing it to another thread takes longer than reading it: artifacts for GPUs have hundreds of them."""
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def torch_release(text: str) -> str:
@@ -55,21 +45,6 @@ def _installed_torch() -> str:
         return "not installed"
 
 
-def check_sizes(directory: Path, manifest: Manifest) -> None:
-    """Every listed file exists and has its size. Cheap: no file is read."""
-    for name, info in manifest.files.items():
-        path = directory / name
-        try:
-            size = path.stat().st_size
-        except OSError:
-            raise ArtifactError(f"{path} is missing", hint="the artifact was copied incompletely; copy or build it again") from None
-        if size != info.bytes:
-            raise ArtifactError(
-                f"{path} has {size:,} bytes, the manifest says {info.bytes:,}",
-                hint="the artifact was copied incompletely; copy or build it again",
-            )
-
-
 def check_servable(manifest: Manifest) -> None:
     """Refuse an artifact that is code alone."""
     if not manifest.has_weights:
@@ -79,29 +54,35 @@ def check_servable(manifest: Manifest) -> None:
 
 
 def check_code(directory: Path, manifest: Manifest) -> None:
-    """Sizes of all files, and digests of everything that will be executed."""
-    check_sizes(directory, manifest)
-    _check_digests(directory, {name: manifest.files[name] for name in sorted(manifest.code_files)})
+    """Sizes of all files, and digests of everything that will be executed. Raises ArtifactError with all that differs."""
+    _refuse(directory, faults_in(directory, manifest.files, manifest.code_files))
+
+
+def check_text(directory: Path, manifest: Manifest) -> None:
+    """Sizes of all files, and digests of the tokenizer's; a file among those that is not listed would be read all the same.
+
+    Raises ArtifactError with all that differs.
+    """
+    _refuse(directory, faults_in(directory, manifest.files, manifest.text_files))
+    others = unlisted(directory, manifest.files)
+    _refuse(directory, [fault for fault in others if f"{fault.name}/".startswith(TEXT_FOLDER)])
+
+
+def check_weights(directory: Path, manifest: Manifest, *, digest: Callable[[Path], str] = file_digest, threads: int | None = None) -> None:
+    """Sizes and digests of the weights. Raises ArtifactError with all that differs. digest, threads: how, see `faults_in`."""
+    files = {name: manifest.files[name] for name in manifest.weight_files}
+    _refuse(directory, faults_in(directory, files, files, digest=digest, threads=threads))
 
 
 def verify(directory: Path, manifest: Manifest, on_file: Callable[[str, int], None] | None = None) -> None:
-    """Sizes and digests of every file, weights included. Raises ArtifactError at the first that differs.
+    """Sizes and digests of every file, weights included, and that there are no others. Raises ArtifactError with all that differs.
 
     on_file(name, bytes) is called after each file that holds.
     """
-    check_sizes(directory, manifest)
-    _check_digests(directory, manifest.files, on_file)
+    faults = faults_in(directory, manifest.files, manifest.files, on_file)
+    _refuse(directory, faults + unlisted(directory, {*manifest.files, MANIFEST_NAME, SIGNATURE_NAME}))
 
 
-def _check_digests(directory: Path, files: dict[str, FileInfo], on_file: Callable[[str, int], None] | None = None) -> None:
-    with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
-        large = {name: pool.submit(file_digest, directory / name) for name, info in files.items() if info.bytes >= _WORTH_A_THREAD}
-        for name, info in files.items():
-            digest = large[name].result() if name in large else file_digest(directory / name)
-            if digest != info.sha256:
-                raise ArtifactError(
-                    f"{directory / name} is damaged: SHA-256 {digest[:16]}…, the manifest says {info.sha256[:16]}…",
-                    hint="never serve this copy; build or copy the artifact again",
-                )
-            if on_file:
-                on_file(name, info.bytes)
+def _refuse(directory: Path, faults: list[Fault]) -> None:
+    if faults:
+        raise refusal(directory, faults)

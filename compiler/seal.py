@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..artifacts import FileInfo, Manifest
+from ..artifacts.files import file_digest
 from ..artifacts.manifest import MANIFEST_NAME
-from ..artifacts.verify import file_digest
 from ..errors import BuildError, UsageError
 
 

@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..kernels.native import load_code
 from .batch import StepInputs
 from .draws import Draws
-from .kv_memory import default_kv_memory
+from .kv_memory import MOST_SLOTS, default_kv_memory
 from .machine import default_threads
 from .memory import Memory
 from .native_program import NativeProgram
@@ -65,12 +65,12 @@ class Executor:
         clock.ended("load_code")
         constants = {f"weight:{name}": memory for name, memory in open_weights(directory, manifest).items()}
         clock.ended("map_weights")
-        num_blocks = _num_blocks(manifest, kv_memory, max_num_seqs, max_batch_tokens)
+        num_blocks = count_blocks(manifest, kv_memory, max_num_seqs, max_batch_tokens)
         constants |= _allocate_kv(manifest, num_blocks)
         clock.ended("allocate_kv")
         executor = cls(manifest, num_blocks, NativeProgram(directory, manifest, constants, threads=threads or default_threads()))
         clock.ended("bind")
-        replay(manifest, executor.step)
+        replay(manifest, executor.step, num_blocks)
         clock.ended("probe")
         return executor
 
@@ -87,7 +87,8 @@ class Executor:
         return self._program.argmax(logits, rows)
 
 
-def _num_blocks(manifest: Manifest, kv_memory: int | None, max_num_seqs: int, max_batch_tokens: int) -> int:
+def count_blocks(manifest: Manifest, kv_memory: int | None, max_num_seqs: int, max_batch_tokens: int) -> int:
+    """Blocks for kv_memory bytes, or for a share of the free ones. Raises UsageError where not even one fits."""
     spec, memory = manifest.kv_cache, manifest.memory
     if kv_memory is None:
         kv_memory = default_kv_memory(
@@ -102,7 +103,7 @@ def _num_blocks(manifest: Manifest, kv_memory: int | None, max_num_seqs: int, ma
             f"--kv-memory {kv_memory:,} bytes holds no block of the KV cache ({spec.bytes_per_block:,} bytes for {spec.block_size} tokens)",
             hint="give at least a few hundred blocks",
         )
-    return kv_memory // spec.bytes_per_block
+    return min(kv_memory // spec.bytes_per_block, MOST_SLOTS // spec.block_size)
 
 
 def _allocate_kv(manifest: Manifest, num_blocks: int) -> dict[str, Memory]:

@@ -5,6 +5,8 @@ from .machine import free_memory
 
 FREE_MEMORY_SHARE = 0.5
 REMEMBERED_SHARE = 0.25
+MOST_SLOTS = 2**31 - 1
+"""A slot's number is an int32."""
 
 
 def default_kv_memory(

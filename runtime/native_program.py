@@ -12,6 +12,7 @@ from ..artifacts import Call, Manifest
 from ..errors import ArtifactError
 from ..kernels.native import load_code
 from .batch import StepInputs
+from .check_program import check_program
 from .memory import Memory
 
 STEP_INPUTS = ("tokens", "positions", "query_start", "seq_lens", "block_table", "slots")
@@ -61,9 +62,10 @@ class NativeProgram:
     """
 
     def __init__(self, directory: Path, manifest: Manifest, constants: Mapping[str, Memory], *, threads: int) -> None:
+        names = [f"input:{name}" for name in STEP_INPUTS]
+        check_program(manifest, names, constants)
         self._c = _functions(directory / manifest.kernel_library)
         calls = manifest.program.calls
-        names = [f"input:{name}" for name in STEP_INPUTS]
         names += dict.fromkeys(name for call in calls for name in (*call.inputs, *call.outputs) if not name.startswith("input:"))
         self._slots = {name: slot for slot, name in enumerate(names)}
         self._program = self._c["engine_program_new"](len(names), threads)
@@ -72,7 +74,7 @@ class NativeProgram:
         self._constants: list[Memory] = []
         for name, slot in self._slots.items():
             if name.startswith(("weight:", "kv:")):
-                self._set(slot, name, constants)
+                self._set(slot, constants[name])
         segments = {info.key: number for number, info in enumerate(manifest.segments)}
         for info in manifest.segments:
             _check(self._c["engine_program_open"](self._program, bytes(directory / info.file)))
@@ -106,18 +108,13 @@ class NativeProgram:
         if getattr(self, "_program", None):
             self._c["engine_program_delete"](self._program)
 
-    def _set(self, slot: int, name: str, constants: Mapping[str, Memory]) -> None:
-        if name not in constants:
-            raise ArtifactError(f"the program uses {name}, which the artifact does not hold")
-        memory = constants[name]
+    def _set(self, slot: int, memory: Memory) -> None:
         self._constants.append(memory)
         sizes = (ctypes.c_int64 * len(memory.shape))(*memory.shape)
         address = memory.data.ctypes.data
         _check(self._c["engine_program_set"](self._program, slot, address, memory.dtype.encode(), len(memory.shape), sizes))
 
     def _add(self, call: Call, segments: Mapping[str, int]) -> None:
-        if call.kind == "segment" and call.target not in segments:
-            raise ArtifactError(f"the program calls segment {call.target}, which the artifact does not hold")
         arguments: list[Any] = [segments[call.target] if call.kind == "segment" else -1, call.target.encode()]
         for names in (call.inputs, call.outputs, call.frees):
             slots = [self._slots[name] for name in names]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..artifacts import Manifest, ProbePrompt
-from ..errors import ArtifactError
+from ..errors import ArtifactError, UsageError
 from .batch import StepInputs
 from .sampler import Logits
 
@@ -41,11 +41,16 @@ def shortest_prompt(manifest: Manifest) -> ProbePrompt | None:
     return min(manifest.probe.prompts, key=lambda prompt: len(prompt.tokens), default=None)
 
 
-def replay(manifest: Manifest, step: Step) -> None:
-    """Run the shortest probe prompt. Raises ArtifactError if its logits are not the recorded ones."""
+def replay(manifest: Manifest, step: Step, num_blocks: int) -> None:
+    """Run the shortest probe prompt in the first of `num_blocks` blocks.
+
+    Raises ArtifactError if its logits are not the recorded ones, UsageError if the KV cache is too small for it.
+    """
     golden = shortest_prompt(manifest)
     if golden is None:
         return
+    if len(golden.tokens) > num_blocks * manifest.kv_cache.block_size:
+        raise UsageError(f"the KV cache holds {num_blocks} blocks, too few for the golden probe", hint="give more with --kv-memory")
     logits = step(whole_prompt(golden.tokens, manifest.kv_cache.block_size))[0]
     difference = float(np.abs(logits[golden.top_tokens] - np.array(golden.top_logits)).max())
     allowed = TOLERANCE[manifest.probe.recorded_on] * max(abs(value) for value in golden.top_logits)

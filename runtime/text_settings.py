@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import ArtifactError
+from ..artifacts.json_file import read_json
 
 TEXT_SETTINGS = "tokenizer/text.json"
 
@@ -15,8 +15,4 @@ class _TextSettings(msgspec.Struct, frozen=True):
 
 def read_eos_token_ids(directory: Path) -> list[int]:
     """`eos_token_ids` of DIR/tokenizer/text.json. Raises ArtifactError if the file is missing or damaged."""
-    path = directory / TEXT_SETTINGS
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_TextSettings).eos_token_ids
-    except (OSError, msgspec.DecodeError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}", hint="the artifact is damaged; build or copy it again") from None
+    return read_json(directory / TEXT_SETTINGS, _TextSettings, "description of a tokenizer").eos_token_ids

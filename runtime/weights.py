@@ -16,6 +16,8 @@ from ..errors import ArtifactError
 from .memory import Memory
 
 _HEADER_BYTES = 8
+_MOST_HEADER_BYTES = 100_000_000
+"""What other readers of the format allow."""
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8", "int8": "I8", "int32": "I32"}
 """Ours, and what safetensors calls them."""
 
@@ -72,9 +74,9 @@ def _locate(path: Path, wanted: dict[str, WeightInfo]) -> dict[str, Span]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_HEADER_BYTES), "little")
             size = os.fstat(file.fileno()).st_size
-            header: dict[str, Any] = msgspec.json.decode(file.read(min(length, size)))
+            header = msgspec.json.decode(file.read(min(length, _MOST_HEADER_BYTES)), type=dict[str, Any])
         entries = {weight: msgspec.convert(header[weight], _Entry) for weight in wanted}
-    except (OSError, ValueError, KeyError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, KeyError, RecursionError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{path} cannot be opened: {error}", hint="copy or build the artifact again") from error
     data = _HEADER_BYTES + length
     return {weight: _span(path, data, size, weight, entries[weight], info) for weight, info in wanted.items()}

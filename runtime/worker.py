@@ -83,7 +83,21 @@ def _load(parsed: argparse.Namespace, channel: Channel) -> "EngineCore":
 
     import_guard.install()
     channel.send(Phase("imports", time.perf_counter() - started))
+    if parsed.verify_weights or parsed.digest is not None:
+        _verify(parsed, channel)
     return EngineCore.load(parsed.artifacts, options, on_phase=lambda name, seconds: channel.send(Phase(name, seconds)))
+
+
+def _verify(parsed: argparse.Namespace, channel: Channel) -> None:
+    """The artifact is the one that is wanted, and its weights are those that were built."""
+    from ..artifacts import check_machine, check_weights, load_manifest
+
+    started = time.perf_counter()
+    manifest = load_manifest(parsed.artifacts, digest=parsed.digest)
+    if parsed.verify_weights:
+        check_machine(manifest)  # which is quicker
+        check_weights(parsed.artifacts, manifest)
+        channel.send(Phase("verify_weights", time.perf_counter() - started))
 
 
 def _fail(channel: Channel, error: EngineError) -> int:
@@ -96,6 +110,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="engine.runtime.worker", allow_abbrev=False)
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--artifacts", type=Path, required=True)
+    parser.add_argument("--digest")
+    parser.add_argument("--verify-weights", action="store_true")
     for option in fields(RuntimeOptions):
         parser.add_argument(f"--{option.name.replace('_', '-')}", type=int, default=option.default)
     return parser.parse_args(arguments)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias, cast
 
 from msgspec import Meta
 
-from ..artifacts import load_manifest
+from ..artifacts import check_text, load_manifest
 from ..errors import RequestError
 from ..protocol import Ready
 from .assembler import Assembler, Delta
@@ -63,6 +63,7 @@ class LLM:
         self._loop = LoopThread()
         try:
             self.manifest = load_manifest(options.artifacts)
+            check_text(options.artifacts, self.manifest)
             self.text = Text.load(options.artifacts / "tokenizer")
             self._limits = ModelLimits(self.manifest.model.max_context, self.manifest.model.vocab_size)
             self._client = self._loop.call(_client(options, handle, log))

@@ -87,6 +87,10 @@ class _WorkerState(Collector):
         yield _counter("steps", "Scheduler steps.", stats.steps_total)
         yield _counter("jit_compilations", "Compilations while serving; anything but 0 is a bug.", stats.jit_compilations_total)
         yield _counter("worker_restarts", "Workers started to replace one that died.", worker.restarts)
+        yield _gauge(
+            "weights_verified", "1 once the weights have been compared with the manifest, and are whole.", worker.weights == "whole"
+        )
+        yield _gauge("weights_damaged", "1 if they were found to be damaged: nothing is served any more.", worker.weights == "damaged")
         phases = GaugeMetricFamily("engine_startup_phase_seconds", "Seconds that each phase of the last start took.", labels=["phase"])
         for name, seconds in (self._own_phases | worker.phases).items():
             phases.add_metric([name], seconds)

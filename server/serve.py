@@ -4,6 +4,8 @@ The worker's imports take longest, so everything else happens beside them.
 """
 
 import socket
+from dataclasses import replace
+from pathlib import Path
 
 from ..errors import UsageError
 from .options import ServeOptions
@@ -16,8 +18,10 @@ def serve(options: ServeOptions) -> int:
     """Serves until SIGTERM or SIGINT; the exit code. Requests in flight are finished first.
 
     Raises UsageError if the address cannot be listened on, ArtifactError if there is nothing to
-    serve there, and WorkerError if no worker can be kept running.
+    serve there or it is not signed as it must be, and WorkerError if no worker can be kept running.
     """
+    if options.verify_key is not None:
+        options = replace(options, digest=_signed_digest(options.artifacts, options.verify_key))
     with listen(options.host, options.port) as listener:
         worker = spawn_worker(options)
         try:
@@ -26,6 +30,16 @@ def serve(options: ServeOptions) -> int:
             return run_server(options, listener, worker)
         finally:
             worker.kill()
+
+
+def _signed_digest(artifacts: Path, key: Path) -> str:
+    """Of the artifact, whose signature must be right. Nothing else of it has been read by then."""
+    from ..artifacts import load_manifest
+    from ..artifacts.signature import verify_signature
+
+    digest = load_manifest(artifacts).digest
+    verify_signature(artifacts, digest, key)
+    return digest
 
 
 def listen(host: str, port: int) -> socket.socket:

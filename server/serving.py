@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from ..artifacts import load_manifest
-from ..artifacts.verify import check_servable, check_sizes
+from ..artifacts import check_servable, check_text, load_manifest
+from ..errors import ArtifactError, WorkerError
 from .app import build_app
 from .connection import Connection
 from .metrics import Metrics
@@ -20,6 +20,7 @@ from .planning import ModelLimits
 from .process_age import process_age
 from .service import Service
 from .text import Text
+from .weights_check import check_weights_in_background
 from .worker_client import WorkerClient
 from .worker_process import WorkerHandle
 
@@ -76,6 +77,7 @@ class _Serving:
         worker_task = asyncio.create_task(self._worker.run())
         http_task = asyncio.create_task(http.serve(sockets=[self._listener]))
         announcement = asyncio.create_task(self._announce())
+        checking = asyncio.create_task(self._check_weights())
         stopping = asyncio.create_task(self._until_stopped())
         try:
             await asyncio.wait((worker_task, http_task, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -84,18 +86,18 @@ class _Serving:
             self._worker.stop()
             http.should_exit = True
             await asyncio.gather(worker_task, http_task)
-            return code
+            return code if self._worker.weights != "damaged" else code or ArtifactError.exit_code
         finally:
             http.should_exit = True
-            for task in (announcement, stopping):
+            for task in (announcement, checking, stopping):
                 task.cancel()
-            await asyncio.gather(worker_task, http_task, announcement, stopping, return_exceptions=True)
+            await asyncio.gather(worker_task, http_task, announcement, checking, stopping, return_exceptions=True)
 
     def _load(self) -> Service:
         started = time.monotonic()
-        manifest = load_manifest(self._options.artifacts)
+        manifest = self._manifest = load_manifest(self._options.artifacts, digest=self._options.digest)
         check_servable(manifest)
-        check_sizes(self._options.artifacts, manifest)
+        check_text(self._options.artifacts, manifest)
         text = Text.load(self._options.artifacts / "tokenizer")
         self._phases["tokenizer"] = time.monotonic() - started
         log(f"tokenizer {self._phases['tokenizer']:.2f} s")
@@ -131,6 +133,23 @@ class _Serving:
     async def _announce(self) -> None:
         await self._worker.until_ready()
         log(f"ready in {process_age():.2f} s at {_url(self._listener)}")
+
+    async def _check_weights(self) -> None:
+        """Find out whether the weights are those that were built; if they are not, stop serving, but stay to say so."""
+        await self._worker.until_ready()
+        if self._options.verify_weights == "background" and self._manifest.weight_files:
+            try:
+                await check_weights_in_background(self._options.artifacts, self._manifest.digest)
+            except ArtifactError as error:
+                log(f"ERROR: no request is served any more: {error}")
+                self._worker.condemn()
+                return
+            except WorkerError as error:
+                log(f"{error}; whether the weights are whole is not known")
+                return
+        if self._options.verify_weights != "off":
+            self._worker.weights = "whole"
+            log("the weights are those that were built")
 
     async def _until_stopped(self) -> int:
         """The exit code: 0 after a signal and a drain, 128 + number if a second signal cut it short."""

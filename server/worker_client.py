@@ -18,7 +18,8 @@ from .options import WorkerOptions
 from .worker_connection import WorkerConnection
 from .worker_process import WorkerHandle, describe_exit, spawn_worker
 
-State = Literal["loading", "ready", "restarting", "draining", "stopped"]
+State = Literal["loading", "ready", "restarting", "damaged", "draining", "stopped"]
+Weights = Literal["unchecked", "whole", "damaged"]
 MAX_DEATHS = 3
 DEATH_WINDOW = 60.0
 EXIT_PATIENCE = 5.0
@@ -51,6 +52,7 @@ class WorkerClient:
 
     state: see /health. phases: start-up phases of the current worker with their seconds.
     stats: totals over all workers so far. ready: what the worker said it can take, once it has.
+    weights: whether they are known to be those that were built.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class WorkerClient:
         self.ready: Ready | None = None
         self.phases: dict[str, float] = {}
         self.restarts = 0
+        self.weights: Weights = "unchecked"
 
     # --- requests ---------------------------------------------------------------------------
 
@@ -152,6 +155,8 @@ class WorkerClient:
         return _plus(self._past, self._current)
 
     def _check_open(self) -> None:
+        if self.state == "damaged":
+            raise _damaged()
         if self.state in ("draining", "stopped"):
             raise RequestError("the server is shutting down", status=503, code="shutting_down")
 
@@ -219,12 +224,17 @@ class WorkerClient:
             await asyncio.wait([self._connection.lost], timeout=EXIT_PATIENCE)
         self.stop()
 
+    def condemn(self) -> None:
+        """The weights are damaged: requests in flight fail, the worker is ended by `run`, and no other is started."""
+        self.weights = "damaged"
+        self._stop(_damaged(), "damaged")
+
     def stop(self) -> None:
         """End at once: requests in flight fail, the worker is killed by `run`."""
         self._stop(RequestError("the server is shutting down", status=503, code="shutting_down"))
 
-    def _stop(self, error: RequestError) -> None:
-        self._set_state("stopped")
+    def _stop(self, error: RequestError, state: State = "stopped") -> None:
+        self._set_state(state)
         self._fail_all(error)
         if self._connection is not None:
             self._connection.close()
@@ -236,7 +246,7 @@ class WorkerClient:
 
     async def _serve_one_worker(self) -> None:
         self._connection = await WorkerConnection.open(self._handle, self._on_message)
-        if self.state == "stopped":
+        if self.state in ("stopped", "damaged"):
             return
         await self._connection.lost
         self._serving = False
@@ -280,7 +290,7 @@ class WorkerClient:
         self._probation.clear()
 
     def _is_over(self) -> bool:
-        return self.state == "stopped" or (self.state == "draining" and not self._live)
+        return self.state in ("stopped", "damaged") or (self.state == "draining" and not self._live)
 
     def _set_state(self, state: State) -> None:
         self.state = state
@@ -334,6 +344,10 @@ class WorkerClient:
         if output.finish_reason is not None:
             self._forget(output.id)
         live.receiver.put(output)
+
+
+def _damaged() -> RequestError:
+    return RequestError("this server has stopped: its artifact is damaged, and its log says where", status=503, code="artifact_damaged")
 
 
 def _plus(past: Stats, current: Stats) -> Stats:

@@ -59,8 +59,10 @@ def _flags(options: WorkerOptions) -> list[str]:
         "--kv-memory": options.kv_memory,
         "--max-num-seqs": options.max_num_seqs,
         "--max-batch-tokens": options.max_batch_tokens,
+        "--digest": options.digest,
     }
-    return [part for flag, value in values.items() if value is not None for part in (flag, str(value))]
+    switches = ["--verify-weights"] if options.verify_weights == "before" else []
+    return [*(part for flag, value in values.items() if value is not None for part in (flag, str(value))), *switches]
 
 
 def describe_exit(code: int | None) -> str:

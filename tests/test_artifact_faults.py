@@ -1,14 +1,13 @@
 """Damaged, foreign and outdated artifacts: refused with the right type and a hint, before anything runs."""
 
-import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from artifact_stand_in import edit_manifest
 
 from engine.artifacts import Target, check_machine, load_manifest
 from engine.artifacts.manifest import SCHEMA_VERSION
@@ -20,13 +19,6 @@ ENGINE = Path(sys.executable).with_name("engine")
 @pytest.fixture
 def copy(tiny_artifact: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_artifact, tmp_path / "copy"))
-
-
-def edit_manifest(artifact: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    path = artifact / "manifest.json"
-    content = json.loads(path.read_bytes())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def flip_byte(path: Path, offset: int) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from artifact_stand_in import write_artifact
+from artifact_stand_in import seal, write_artifact
 
-from engine.artifacts import FileInfo, Manifest, PassReport, ProbePrompt, SegmentInfo, WeightInfo, load_manifest
+from engine.artifacts import Manifest, PassReport, ProbePrompt, SegmentInfo, WeightInfo, load_manifest
 from engine.artifacts.describe import human_bytes
 from engine.cli import main
 
@@ -22,7 +22,6 @@ def artifact(tmp_path: Path) -> Path:
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_bytes(content)
     manifest = load_manifest(directory)
-    info = {name: FileInfo(bytes=len(content), sha256=hashlib.sha256(content).hexdigest()) for name, content in FILES.items()}
     weight = WeightInfo(
         file="weights/0.safetensors", dtype="uint8", shape=[4, 1024], format="q4_1", sources=["layers.0.q.weight"], recipe=["pack"]
     )
@@ -34,9 +33,8 @@ def artifact(tmp_path: Path) -> Path:
         probe=msgspec.structs.replace(
             manifest.probe, prompts=[ProbePrompt(tokens=[1, 2, 3], top_tokens=[7], top_logits=[1.5], logits_sha256="e" * 64)]
         ),
-        files=info,
     )
-    (directory / "manifest.json").write_bytes(manifest.encode())
+    seal(directory, manifest)
     return directory
 
 
@@ -46,6 +44,7 @@ def test_inspect_shows_what_is_inside(artifact: Path, capsys: pytest.CaptureFixt
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for expected in (
         "echo",
+        f"digest {load_manifest(artifact).digest}",
         "abcdef0123456789 57 30 12",
         "q4_1 1 4,096 4.0 KiB",
         "eliminate_no_ops 12 1,000 988",
@@ -65,7 +64,28 @@ def test_inspect_as_json_is_the_manifest(artifact: Path, capfdbinary: pytest.Cap
 
 def test_verify_reads_every_file(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(artifact)]) == 0
-    assert capsys.readouterr().out == f"{artifact}: 3 files, 4,115 bytes, all intact\n"
+    manifest = load_manifest(artifact)
+    size = sum(path.stat().st_size for path in artifact.rglob("*") if path.is_file() and path.name != "manifest.json")
+    assert capsys.readouterr().out == f"{artifact}: 6 files, {size:,} bytes, all intact\ndigest {manifest.digest}\n"
+
+
+def test_verify_reports_all_that_is_wrong(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (artifact / "segments" / "abc.so").write_bytes(b"segment cod3")
+    (artifact / "tokenizer" / "text.json").unlink()
+    (artifact / "weights" / "0.safetensors").write_bytes(bytes(4095))
+    (artifact / "weights" / "1\x1b[2J.safetensors").write_bytes(b"")
+    (artifact / "link").symlink_to("/etc")
+    assert main(["verify", str(artifact)]) == 6
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"error: {artifact} is not as it was built, 5 files are at fault:"
+    assert [line.split(":")[0].strip() for line in lines[1:-1]] == [
+        "segments/abc.so is damaged",
+        "tokenizer/text.json is missing",
+        "weights/0.safetensors has 4,095 bytes, the manifest says 4,096",
+        "link is not listed in the manifest",
+        r"weights/1\x1b[2J.safetensors is not listed in the manifest",
+    ]
+    assert lines[-1].startswith("hint: never serve this copy")
 
 
 @pytest.mark.parametrize("name", FILES)

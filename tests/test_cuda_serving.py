@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from artifact_stand_in import BOS, EOS, byte_level_tokenizer, write_tokenizer
+from artifact_stand_in import byte_level_tokenizer, with_tokenizer
 from fake_cuda import FakeCuda, fake_cuda_installed
 from large_gpu_artifact import DECODE, LAUNCHES, LAYERS, MIXED, write_large_artifact
 from toy_gpu_artifact import ToyKernels, solo, write_toy_artifact
@@ -72,7 +72,6 @@ from pathlib import Path
 sys.path.append({str(Path(__file__).with_name("support"))!r})
 from engine.runtime import import_guard
 import_guard.install()
-from artifact_stand_in import BOS, EOS, byte_level_tokenizer, write_tokenizer
 from fake_cuda import fake_cuda_installed
 from toy_gpu_artifact import ToyKernels
 from engine.artifacts import load_manifest
@@ -130,9 +129,8 @@ except MismatchError as error:
 
 
 def test_the_python_class_over_a_real_worker(tmp_path: Path) -> None:
-    tokenizer = byte_level_tokenizer()
-    manifest = write_toy_artifact(tmp_path / "toy", vocab_size=tokenizer.get_vocab_size())
-    write_tokenizer(tmp_path / "toy" / "tokenizer", tokenizer, bos=BOS, eos=EOS, add_bos=False)
+    manifest = write_toy_artifact(tmp_path / "toy", vocab_size=byte_level_tokenizer().get_vocab_size())
+    with_tokenizer(tmp_path / "toy", manifest)
     prompts = [[index + 3] * (index % 7 + 1) for index in range(10)]
     kv_memory = NUM_BLOCKS * manifest.kv_cache.bytes_per_block
     phases: list[str] = []
@@ -145,8 +143,7 @@ def test_the_python_class_over_a_real_worker(tmp_path: Path) -> None:
 
 
 def test_the_command_on_a_machine_without_a_gpu(tmp_path: Path) -> None:
-    write_toy_artifact(tmp_path / "toy")
-    write_tokenizer(tmp_path / "toy" / "tokenizer", byte_level_tokenizer(), bos=BOS, eos=EOS, add_bos=False)
+    with_tokenizer(tmp_path / "toy", write_toy_artifact(tmp_path / "toy"))
     run = [sys.executable, "-P", "-m", "engine", "serve", "--artifacts", str(tmp_path / "toy"), "--port", "0"]
     environment = {**os.environ, "ENGINE_LIBCUDA": "libthereisnone.so"}
     done = subprocess.run(run, capture_output=True, text=True, check=False, env=environment, cwd="/")

@@ -152,7 +152,7 @@ class _Loader:
         self._clock.ended("load_code")
         executor = CudaExecutor(self._manifest, num_blocks, device, stream, inputs, outputs, graphs)
         if not self._random_numbers:
-            replay(self._manifest, executor.step)
+            replay(self._manifest, executor.step, num_blocks)
         self._clock.ended("probe")
         graphs.make_behind(wanted[first:])
         return executor

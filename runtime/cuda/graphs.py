@@ -54,7 +54,10 @@ def pack_arguments(
     base = np.array([argument.base if type(argument) is Place else _NO_BASE for argument in flat], np.int64)
     values: list[Any] = [argument.offset if type(argument) is Place else argument for argument in flat]
     floats = np.flatnonzero(kind == _KINDS["float32"])
-    reals = np.array([values[index] for index in floats], np.float32)
+    with np.errstate(over="ignore"):
+        reals = np.array([values[index] for index in floats], np.float64).astype(np.float32)
+    if not np.isfinite(reals).all():
+        raise _damaged("a launch passes a number that its kernel does not take")
     for index in floats:
         values[index] = 0
     value = _integers(values)

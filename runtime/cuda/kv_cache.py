@@ -2,12 +2,11 @@
 
 from ...artifacts import Manifest
 from ...errors import DeviceError, UsageError
+from ..kv_memory import MOST_SLOTS
 from .weights import Region, align
 
 FREE_MEMORY_SHARE = 0.9
 """Of what weights and the largest step leave free; the rest is for code, graphs and whoever else uses the GPU."""
-_MOST_SLOTS = 2**31 - 1
-"""A slot's number is an int32."""
 
 
 def count_blocks(manifest: Manifest, kv_memory: int | None, free: int, *, least: int) -> int:
@@ -17,7 +16,7 @@ def count_blocks(manifest: Manifest, kv_memory: int | None, free: int, *, least:
     """
     spec = manifest.kv_cache
     wanted = int(FREE_MEMORY_SHARE * free) if kv_memory is None else kv_memory
-    blocks = min(wanted // spec.bytes_per_block, _MOST_SLOTS // spec.block_size)
+    blocks = min(wanted // spec.bytes_per_block, MOST_SLOTS // spec.block_size)
     if blocks >= least:
         return blocks
     needs = f"the least is {least * spec.bytes_per_block:,} bytes for {least * spec.block_size} tokens"

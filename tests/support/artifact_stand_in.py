@@ -1,12 +1,16 @@
 """An artifact directory for a worker without a model: real manifest, real small tokenizers, no code and no weights."""
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from engine.artifacts import FileInfo, KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
-from engine.artifacts.manifest import SCHEMA_VERSION
+from engine.artifacts import FileInfo, KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain, load_manifest
+from engine.artifacts.manifest import SCHEMA_VERSION, content_digest
 
 MODEL = "echo"
 MAX_CONTEXT = 512
@@ -93,9 +97,43 @@ def write_artifact(directory: Path, *, template: str | None = CHAT_TEMPLATE) -> 
         memory=MemoryPlan(weight_bytes=0, bytes_per_token=0, bytes_per_sequence=0),
         fusion=[],
         probe=Probe(recorded_on="reference", prompts=[]),
-        files={"kernels/none.so": FileInfo(bytes=0, sha256="0" * 64)},
+        files={},
     )
     (directory / "kernels").mkdir()
     (directory / "kernels" / "none.so").touch()
-    (directory / "manifest.json").write_bytes(manifest.encode())
+    seal(directory, manifest)
     return directory
+
+
+def seal(directory: Path, manifest: Manifest) -> Manifest:
+    """Write a manifest that lists the files that are in `directory` now; gives it as it is read."""
+    sealed = msgspec.structs.replace(manifest, files=file_infos(directory))
+    (directory / "manifest.json").write_bytes(sealed.encode())
+    return load_manifest(directory)
+
+
+def with_tokenizer(directory: Path, manifest: Manifest) -> Manifest:
+    """Give an artifact whose vocabulary is that of `byte_level_tokenizer` a tokenizer."""
+    write_tokenizer(directory / "tokenizer", byte_level_tokenizer(), bos=BOS, eos=EOS, add_bos=False)
+    return seal(directory, manifest)
+
+
+def file_infos(directory: Path) -> dict[str, FileInfo]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in ("manifest.json", "manifest.sig"))
+    return {
+        path.relative_to(directory).as_posix(): FileInfo(bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in files
+    }
+
+
+def edit_manifest(directory: Path, change: Callable[[dict[str, Any]], object], *, reseal: bool = True) -> None:
+    """Change the parsed manifest; its digest is made right again, unless what changes it is to be noticed."""
+    path = directory / "manifest.json"
+    content = json.loads(path.read_bytes())
+    change(content)
+    path.write_text(json.dumps(resealed(content) if reseal else content))
+
+
+def resealed(content: dict[str, Any]) -> dict[str, Any]:
+    """The same with its right digest."""
+    return {**content, "digest": content_digest(content)}

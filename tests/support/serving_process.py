@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +28,7 @@ from engine.server.serve import serve
 options = json.loads(sys.argv[1])
 options["artifacts"] = pathlib.Path(options["artifacts"])
 options["worker_command"] = options["worker_command"] and tuple(options["worker_command"])
+options["verify_key"] = pathlib.Path(options["verify_key"]) if "verify_key" in options else None
 try:
     code = serve(ServeOptions(**options))
 except EngineError as error:
@@ -40,9 +42,19 @@ class ServingProcess:
     """Starts on `with`; every wait has an end.
 
     worker: flags of the scripted worker. Another worker is worker_command; None is the real one.
+    launcher: what the command line begins with. environment: all there is of it, if given.
     """
 
-    def __init__(self, artifacts: Path, *worker: str, gated: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        artifacts: Path,
+        *worker: str,
+        gated: bool = False,
+        launcher: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        self._launcher, self._environment = launcher, environment
         self._directory = tempfile.TemporaryDirectory()
         folder = Path(self._directory.name)
         self._events = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -58,9 +70,8 @@ class ServingProcess:
         self.lines: list[str] = []
 
     def __enter__(self) -> "ServingProcess":
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "error", "-c", _SERVE, json.dumps(self._options)], stderr=subprocess.PIPE, text=True
-        )
+        command = [*self._launcher, sys.executable, "-P", "-W", "error", "-c", _SERVE, json.dumps(self._options)]
+        self.process = subprocess.Popen(command, env=self._environment, stderr=subprocess.PIPE, text=True)
         self._listener = threading.Thread(target=self._hear, daemon=True)
         self._listener.start()
         try:

@@ -1,0 +1,152 @@
+"""Reading a manifest: nothing is believed that it says, and nothing executed.
+
+Its numbers are within their bounds, its digest holds, its paths stay inside the directory, and
+what it says in one place fits what it says in another. So whoever has a Manifest may use it.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import ArtifactError, Misfit, MismatchError
+from .files import read_file
+from .manifest import DTYPE_BYTES, MANIFEST_NAME, SCHEMA_VERSION, SIGNATURE_NAME, Manifest, ProbePrompt, content_digest
+
+MOST_BYTES = 64 << 20
+"""Of a manifest: far more than that of any model, far less than would fill memory."""
+_FOREIGN = "do not use this artifact: it was not written by Engine"
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}"
+_NAME = re.compile(rf"{_PART}(?:/{_PART}){{0,7}}", re.ASCII)
+_OWN_NAMES = {MANIFEST_NAME, SIGNATURE_NAME}
+
+
+def load_manifest(directory: Path, *, digest: str | None = None) -> Manifest:
+    """Read and validate DIR/manifest.json. Of other files nothing is opened.
+
+    digest: of the one artifact that is wanted. Raises ArtifactError if the directory is no artifact,
+    another one, or its manifest is damaged or was changed, and MismatchError if it was written in
+    another schema version.
+    """
+    path = directory / MANIFEST_NAME
+    raw = _read(directory)
+    content = _parse(raw, path)
+    _check_schema(content, path)
+    manifest = _decode(raw, path)
+    _check_digest(manifest, content, path)
+    if fault := next(_faults(manifest), None):
+        raise ArtifactError(f"{path} {fault}", hint=_FOREIGN)
+    if digest is not None and manifest.digest != digest:
+        raise ArtifactError(
+            f"{directory} is not the artifact that was asked for: its digest is {manifest.digest[:16]}…, not {digest[:16]}…",
+            hint="it was replaced meanwhile: start again",
+        )
+    return manifest
+
+
+def _read(directory: Path) -> bytes:
+    if directory.is_file():
+        raise ArtifactError(f"{directory} is a file, not an artifact directory", hint="give the directory that `engine build -o DIR` wrote")
+    try:
+        return read_file(directory, MANIFEST_NAME, most=MOST_BYTES)
+    except FileNotFoundError:
+        raise ArtifactError(f"{directory} is not an artifact: it has no {MANIFEST_NAME}", hint=_not_artifact_hint(directory)) from None
+
+
+def _not_artifact_hint(directory: Path) -> str:
+    if (directory / "config.json").exists():
+        return f"this looks like a checkpoint; compile it first: engine build {directory} --target cpu -o DIR"
+    return "a build that was stopped leaves no manifest; run `engine build` again"
+
+
+def _parse(raw: bytes, path: Path) -> Any:
+    try:
+        return json.loads(raw.decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path} is not JSON: {error}", hint="the file was cut off or damaged; build or copy the artifact again"
+        ) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in found if names.count(name) > 1)!r} twice")
+    return found
+
+
+def _check_schema(content: Any, path: Path) -> None:
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if type(schema) is not int or schema != SCHEMA_VERSION:
+        misfit = Misfit(field="schema", artifact=repr(schema)[:40], machine=str(SCHEMA_VERSION))
+        raise MismatchError(f"{path} was written by another version of Engine", [misfit], hint="build the artifact again with this version")
+
+
+def _decode(raw: bytes, path: Path) -> Manifest:
+    try:
+        return msgspec.json.decode(raw, type=Manifest)
+    except (RecursionError, msgspec.MsgspecError) as error:
+        raise ArtifactError(
+            f"{path} is not a valid manifest: {error}", hint="the file was edited or damaged; build or copy the artifact again"
+        ) from None
+
+
+def _check_digest(manifest: Manifest, content: dict[str, Any], path: Path) -> None:
+    try:
+        digest = content_digest(content)
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not a valid manifest: {error}", hint=_FOREIGN) from None
+    if digest != manifest.digest:
+        raise ArtifactError(
+            f"{path} was changed after it was written: its digest is {digest[:16]}…, it says {manifest.digest[:16]!r}",
+            hint="never serve this copy; build or copy the artifact again",
+        )
+
+
+def _faults(manifest: Manifest) -> Iterator[str]:
+    """What of a manifest does not fit the rest of it."""
+    yield from _faults_of_names(manifest)
+    for name, weight in manifest.weights.items():
+        if weight.dtype not in DTYPE_BYTES:
+            yield f"has a weight of an unknown dtype: {name!r} is {weight.dtype!r}"
+    for prompt in manifest.probe.prompts:
+        if not _is_computable(prompt, manifest):
+            yield "has a probe that this model cannot compute"
+
+
+def _faults_of_names(manifest: Manifest) -> Iterator[str]:
+    absent = set() if manifest.has_weights else {weight.file for weight in manifest.weights.values()}
+    used = [*manifest.code_files, *(weight.file for weight in manifest.weights.values())]
+    for name in [*manifest.files, *used]:
+        if not _NAME.fullmatch(name):
+            yield f"names a file outside the artifact, or one that no build writes: {name!r}"
+        if name not in manifest.files and name not in absent:
+            yield f"uses {name!r} but lists no digest for it"
+    taken: dict[str, str] = {name: name for name in _OWN_NAMES}
+    for name in manifest.files:
+        for place in (name, *_folders(name)):
+            if taken.setdefault(place.lower(), place) != place or place in _OWN_NAMES:
+                yield f"lists {name!r} and {taken[place.lower()]!r}, which are one file to some systems"
+    for name in manifest.files:
+        if not manifest.files.keys().isdisjoint(_folders(name)):
+            yield f"lists {name!r}, and as a file a folder that it lies in"
+
+
+def _folders(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _is_computable(prompt: ProbePrompt, manifest: Manifest) -> bool:
+    vocabulary = range(manifest.model.vocab_size)
+    return (
+        0 < len(prompt.tokens) <= manifest.model.max_context
+        and 0 < len(prompt.top_tokens) == len(prompt.top_logits)
+        and all(token in vocabulary for token in (*prompt.tokens, *prompt.top_tokens))
+        and all(map(math.isfinite, prompt.top_logits))
+    )
