@@ -8,6 +8,7 @@ form, the target and SETTINGS; all three are in the segment's key.
 import inspect
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -20,7 +21,7 @@ from ..artifacts import Target
 from ..artifacts.store import key_of
 from ..kernels import library, ops
 from . import segment_graph
-from .toolchain import Versions
+from .toolchain import COMPILER, Versions
 
 EXAMPLE_SIZES = (512, 61, 37, 23)
 """Example values of d0, d1, ...: fixed, because Inductor's heuristics look at them."""
@@ -30,12 +31,18 @@ SETTINGS: dict[str, Any] = {
     # thread pool's barrier, which on a busy machine waits for milliseconds. Our kernels bring their own team.
     "cpp.threads": 1,
     "cpp.enable_kernel_profile": False,
+    "cpp.cxx": (None, COMPILER),
     "cpp.vec_isa_ok": True,  # the target decides; this machine need not be able to run the code
     "cpp.weight_prepack": False,
     "aot_inductor.package": False,
     "aot_inductor.compile_wrapper_opt_level": "O1",
+    "aot_inductor.debug_symbols": False,
     "aot_inductor.enable_frame_pointer": False,
     "aot_inductor.enable_line_tables": False,
+    # Headers compiled in advance would know the paths of another build.
+    "aot_inductor.precompile_headers": False,
+    # Else a hash of paths.
+    "aot_inductor.model_name_for_generated_files": "segment",
     "fx_graph_cache": False,
     "comprehensive_padding": False,
     "assume_aligned_inputs": False,
@@ -52,7 +59,8 @@ class CpuBackend:
     suffix: str = ".so"
 
     def segment_key(self, form_text: str) -> str:
-        recipe = inspect.getsource(inspect.getmodule(CpuBackend)) + inspect.getsource(segment_graph)  # type: ignore[arg-type]
+        sources = (inspect.getmodule(CpuBackend), segment_graph, library)
+        recipe = "".join(inspect.getsource(module) for module in sources)  # type: ignore[arg-type]
         shims = (*ops.SCHEMAS, *ops.C_SHIMS.values())
         return key_of("segment", form_text, str(self.target), *self.versions.ingredients(), recipe, *shims)
 
@@ -99,7 +107,8 @@ def _aot_compile(form_text: str, target: Target, output: Path) -> Path:
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     isa = cpu_vec_isa.VecAVX512() if target.vector_bits == 512 else cpu_vec_isa.VecAVX2()
-    isa._arch_flags = type(isa)._arch_flags  # without what its constructor found on this machine
+    # Without what its constructor found on this machine, and with what keeps this machine's paths out of the code.
+    isa._arch_flags = " ".join([type(isa)._arch_flags, *map(shlex.quote, library.anonymous_flags({output.parent: "segment"}))])
     cpu_vec_isa.valid_vec_isa_list = lambda: [isa]  # type: ignore[assignment]
     ops.define()
     ops.register_fakes()

@@ -2,7 +2,7 @@
 
 import hashlib
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import BuildError
@@ -22,7 +22,6 @@ _FLAGS = (
     # It moves every addition of a sum behind its last product, and all the products spill.
     "-fno-tree-ter",
     "-Wno-psabi",
-    "-Wl,--build-id=none",
 )
 _MESSAGE_LINES = 20
 
@@ -40,6 +39,12 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
+def anonymous_flags(names: Mapping[Path, str]) -> list[str]:
+    """What keeps places of this machine out of the compiler's result: torch's, and those of `names`, with what they are called instead."""
+    maps = [f"-ffile-prefix-map={directory}={name}" for directory, name in {**names, torch_directory(): "torch"}.items()]
+    return [*maps, "-Wl,--build-id=none"]
+
+
 def compile_command(march_flags: Sequence[str], output: Path, *, compiler: str = "g++") -> list[str]:
     """The compiler's command line. Its result holds no path of this machine and no debug information."""
     torch = torch_directory()
@@ -47,8 +52,7 @@ def compile_command(march_flags: Sequence[str], output: Path, *, compiler: str =
         compiler,
         *_FLAGS,
         *march_flags,
-        f"-ffile-prefix-map={_SOURCES}=kernels",
-        f"-ffile-prefix-map={torch}=torch",
+        *anonymous_flags({_SOURCES: "kernels"}),
         f"-isystem{torch / 'include'}",
         *(str(path) for path in source_files() if path.suffix == ".cpp"),
         f"-L{torch / 'lib'}",

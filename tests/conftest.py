@@ -1,5 +1,6 @@
 """Fixtures and options shared by the tests."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,14 +21,17 @@ def kernel_library(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     """The compiled kernel library, loaded into this process.
 
     The same bytes as the one inside an artifact for this machine, so that both can be used in
-    one process.
+    one process; from a copy of the sources, to see that it does not depend on where they lie.
     """
     from engine.kernels import library, ops
 
     chosen: str | None = request.config.getoption("--kernel-flags")
     flags = chosen.split() if chosen else Target.parse("cpu", machine_flags=this_machine_flags()).compiler_flags
-    path = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    library.compile_library(flags, path)
+    directory = tmp_path_factory.mktemp("kernels")
+    path = directory / "kernels.so"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "_SOURCES", Path(shutil.copytree(library._SOURCES, directory / "sources")))
+        library.compile_library(flags, path)
     ops.load(path)
     return path
 
