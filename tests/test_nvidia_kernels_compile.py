@@ -109,8 +109,7 @@ def test_kernels_compile_without_spilling() -> None:
     check(launches_of([*between(), *quantizers()]))
 
 
-@pytest.mark.parametrize("head_dim", [64, 128])
-@pytest.mark.parametrize("window", [0, 4096])
+@pytest.mark.parametrize(("head_dim", "window"), [(64, 0), (128, 4096)])
 def test_attention_with_soft_cap_and_sinks_compiles_without_spilling(head_dim: int, window: int) -> None:
     launches = launches_of([attention(head_dim, window=window, softcap=50.0, with_sinks=True)])
     check([launch for launch in launches if launch.function.__name__ != "rope_kv_write_kernel"])

@@ -55,7 +55,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", {"num_key_value_heads": 3, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}),
     "qwen3": ("Qwen3Config", {"head_dim": 16, "num_key_value_heads": 1, "tie_word_embeddings": True}),
     "smollm3": ("SmolLM3Config", {"no_rope_layer_interval": 2, "num_key_value_heads": 6, "tie_word_embeddings": True}),
-    "granite_swa": ("GraniteSWAConfig", {"sliding_window": 7, "attention_multiplier": 0.4, "layer_rope_theta": [0, 10000.0, 10000.0]}),
+    "granite_swa": (
+        "GraniteSWAConfig",
+        {
+            "sliding_window": 7,
+            "attention_multiplier": 0.4,
+            "layer_rope_theta": [0, 10000.0, 10000.0],
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
 }
 
 

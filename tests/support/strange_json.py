@@ -60,7 +60,8 @@ def _change(draw: st.DrawFn, content: Any) -> None:
     if not content:
         return
     place = draw(st.sampled_from([place for place in places(content) if place]))
-    holder, key = found_at(content, place[:-1]), place[-1]
+    holder: Any = found_at(content, place[:-1])
+    key: Any = place[-1]
     match draw(st.sampled_from(["replace", "alike", "alike", "alike", "nudge", "remove", "rename", "double", "swap"])):
         case "alike":
             alike = [value for value in _STRANGE if type(value) is type(holder[key])]
