@@ -54,7 +54,7 @@ def versions() -> Versions:
 
 def nvidia_versions() -> Versions:
     """What makes code for NVIDIA. Raises BuildError where it is not there, or too new."""
-    from .nvidia.device import check_versions, triton_version
+    from .nvidia.releases import check_versions, triton_version
 
     check_versions()
     return Versions(compiler="", triton=triton_version(), **_python_packages())

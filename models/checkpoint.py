@@ -82,8 +82,7 @@ def open_checkpoint(model: str, *, weights: bool = True) -> Checkpoint:
     Raises UsageError if `model` is none of them, CheckpointError for files that are missing, damaged or
     contradictory, UnsupportedModelError for a model or a setting that this version does not implement.
     """
-    # Imported here because both implement `Checkpoint`.
-    from .gguf_checkpoint import GGUFCheckpoint
+    # Imported here because it implements `Checkpoint`, as does GGUFCheckpoint.
     from .safetensors_checkpoint import SafetensorsCheckpoint
 
     path = Path(model).expanduser()
@@ -92,6 +91,8 @@ def open_checkpoint(model: str, *, weights: bool = True) -> Checkpoint:
     if path.is_file():
         if path.suffix in (".safetensors", ".json"):
             raise UsageError(f"{model} is one file of a checkpoint", hint=f"give its directory: {path.parent}")
+        from .gguf_checkpoint import GGUFCheckpoint
+
         return GGUFCheckpoint(path)
     if _HUB_ID.fullmatch(model):
         from .hub import download

@@ -11,8 +11,11 @@ from .config import RopeConfig
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> torch.Tensor:
-    """Radians per position of each rotated pair: [head_dim / 2] float32, without `attention_factor`."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).to(torch.float32) / head_dim
+    """Radians per position of each rotated pair: [head_dim / 2] float32, without `attention_factor`.
+
+    On the CPU whatever the default device: on "meta", a power would import Dynamo.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64, device="cpu").to(torch.float32) / head_dim
     periods = rope.theta**exponents
     frequencies = 1.0 / periods
     match rope.kind:
@@ -25,7 +28,7 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> torch.Tensor:
         case "yarn":
             return _yarn(rope, periods, head_dim)
         case "divisors":
-            return frequencies / torch.tensor(rope.divisors, dtype=torch.float32)
+            return frequencies / torch.tensor(rope.divisors, dtype=torch.float32, device="cpu")
 
 
 def _llama3(rope: RopeConfig, frequencies: torch.Tensor) -> torch.Tensor:
@@ -50,7 +53,7 @@ def _yarn(rope: RopeConfig, periods: torch.Tensor, head_dim: int) -> torch.Tenso
     low, high = max(low, 0), min(high, head_dim - 1)
     if low == high:
         high += 0.001
-    ramp = torch.clamp((torch.arange(head_dim // 2, dtype=torch.float32) - low) / (high - low), 0, 1)
+    ramp = torch.clamp((torch.arange(head_dim // 2, dtype=torch.float32, device="cpu") - low) / (high - low), 0, 1)
     keep = 1 - ramp
     extrapolated = 1.0 / periods
     interpolated = 1.0 / (rope.factor * periods)

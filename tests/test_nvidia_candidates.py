@@ -19,7 +19,7 @@ from engine.kernels.nvidia.launch import Condition, Context
 from engine.kernels.nvidia.launch import Tensor as Place
 from engine.kernels.nvidia.linear_cuts import Family, linear_problem
 from engine.kernels.nvidia.linear_launches import Linear
-from engine.kernels.nvidia.packed_rows import FP8_FORMATS, fp8_row_bytes, packed_shape
+from engine.kernels.nvidia.packed_rows import FP8_LAYOUTS, fp8_row_bytes, packed_shape
 
 FEATURES, INPUTS = 136, 1152
 """No multiple of a tile, and enough of K to be cut."""
@@ -39,7 +39,7 @@ def packed(format: str) -> Tensor:
     w = numbers(FEATURES, INPUTS, seed=1)
     if format == "dense":
         return w
-    if format in FP8_FORMATS:
+    if format in FP8_LAYOUTS:
         groups = 1 if format == "fp8_channel" else INPUTS // 128
         return pack_fp8(format, w.to(torch.float8_e4m3fn), torch.full((FEATURES, groups), 0.5))
     return pack_rows(format, panels.quantize(format, w.float()))
@@ -47,7 +47,7 @@ def packed(format: str) -> Tensor:
 
 def call(format: str, count: int) -> Call:
     x = numbers(count, INPUTS)
-    rows = quantize_fp8(format, x) if format in FP8_FORMATS else x
+    rows = quantize_fp8(format, x) if format in FP8_LAYOUTS else x
     arguments = (Given(rows, ("T", rows.shape[1])), Given(packed(format)), None, None, FEATURES)
     dims = {"T": count}
     return Call(operator=f"linear_rows_{format}", arguments=arguments, shape=("T", FEATURES), dtype="float32", dims=dims, device=TINY)
@@ -94,7 +94,7 @@ def test_rows_that_the_copy_engine_cannot_read_have_no_persistent_candidates() -
 
 def families() -> Iterator[tuple[str, Family]]:
     yield "dense", linear.FAMILY
-    for format in FP8_FORMATS:
+    for format in FP8_LAYOUTS:
         yield format, linear_fp8.family(format)
     for format in ("q4_1", "q8_0"):  # q4_0 has the same but for the mins
         yield format, linear_quantized.family(format, 2048)
@@ -108,7 +108,7 @@ def test_every_candidate_compiles_without_spilling(format: str, family: Family) 
     def place(*shape: Any, dtype: str) -> Place:
         return Place(buffer="memory", dtype=dtype, shape=shape, strides=contiguous_strides(shape))
 
-    x = place(rows, fp8_row_bytes(format, 2048), dtype="uint8") if format in FP8_FORMATS else place(rows, 2048, dtype="bfloat16")
+    x = place(rows, fp8_row_bytes(format, 2048), dtype="uint8") if format in FP8_LAYOUTS else place(rows, 2048, dtype="bfloat16")
     w = place(*packed_shape(format, 4096, 2048), dtype="bfloat16" if format == "dense" else "uint8")
     operands = Linear(x=x, w=w, bias=None, residual=None, out=place(rows, 4096, dtype="bfloat16"), in_features=2048)
     context = Context(device=H200, allocate=Allocator())

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from engine.artifacts.launch_plan import LaunchPlan, evaluate, holds
-from engine.compiler.nvidia import device
+from engine.compiler.nvidia import device, releases
 from engine.errors import BuildError
 
 
 def test_the_installed_releases_are_known() -> None:
-    device.check_versions()
+    releases.check_versions()
 
 
 @pytest.mark.parametrize(("package", "release"), [("torch", "1.9.0"), ("torch", "2.99.1+cpu"), ("triton", "2.0.0"), ("triton", "nightly")])
@@ -25,9 +25,9 @@ def test_other_releases_are_refused(package: str, release: str, monkeypatch: pyt
     else:
         monkeypatch.setattr(device, "version", lambda name: release)
     with pytest.raises(BuildError, match=package) as error:
-        device.check_versions()
+        releases.check_versions()
     assert release in error.value.message
-    assert ", ".join(device.HOLDS_FOR[package]) in (error.value.hint or "")
+    assert ", ".join(releases.HOLDS_FOR[package]) in (error.value.hint or "")
 
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(device, "version", missing)
     with pytest.raises(BuildError, match="Triton is not installed") as error:
-        device.check_versions()
+        releases.check_versions()
     assert "engine-llm[nvidia]" in (error.value.hint or "")
 
 
@@ -44,7 +44,7 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 SELF_TEST = """
 import json, sys
 from pathlib import Path
-from engine.compiler.nvidia import device
+from engine.compiler.nvidia import device, releases
 scratch = Path(sys.argv[1])
 device.install(scratch)
 device.install(scratch)

@@ -7,10 +7,8 @@ starts them.
 """
 
 import ctypes
-import re
 import subprocess
 import sysconfig
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ...errors import BuildError
 from ...kernels.native import torch_directory
 from ...kernels.nvidia.launch import Device
-
-HOLDS_FOR = {"torch": ("2.11", "2.12", "2.13"), "triton": ("3.6", "3.7")}
-"""Releases whose private parts are as this module takes them."""
+from .releases import check_versions
 
 HOPPER = Device(multiprocessors=132, shared_bytes=232_448, capability=90)
 _PROPERTIES = SimpleNamespace(
@@ -66,24 +62,6 @@ def install(scratch: Path) -> None:
     _answer_torch()
     _answer_triton()
     _State.installed = True
-
-
-def triton_version() -> str:
-    """Triton's version. Raises BuildError where it is not installed."""
-    try:
-        return version("triton")
-    except PackageNotFoundError:
-        raise BuildError("Triton is not installed", hint="building for NVIDIA needs it: pip install 'engine-llm[nvidia]'") from None
-
-
-def check_versions() -> None:
-    """Raises BuildError if torch or Triton is not one that this module holds for."""
-    for name, found in (("torch", torch.__version__), ("triton", triton_version())):
-        release = re.match(r"\d+\.\d+", found)
-        if release is None or release[0] not in HOLDS_FOR[name]:
-            raise BuildError(
-                f"building for NVIDIA was not written for {name} {found}", hint=f"install one of {name} {', '.join(HOLDS_FOR[name])}"
-            )
 
 
 def _compile_guard(scratch: Path) -> Path:
