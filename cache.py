@@ -50,29 +50,26 @@ def _add_stats(table: Table, kind: str, entries: list[Held]) -> None:
 
 
 def _explain(options: Options) -> int:
-    first, second = (load_manifest(options[name]) for name in ("first", "second"))
-    comparisons = explain(first.ingredients, second.ingredients)
-    console = Console()
+    first, second = options["first"], options["second"]
+    comparisons = explain(load_manifest(first).ingredients, load_manifest(second).ingredients)
     if not comparisons:
-        console.print("the same keys: one compiles nothing after the other")
+        print("the same keys: one compiles nothing after the other")
     for comparison in comparisons:
-        console.print(_compared(comparison, options["first"], options["second"]), soft_wrap=True)
+        _print_comparison(comparison, first, second)
     return 0
 
 
-def _compared(comparison: Comparison, first: Path, second: Path) -> Group:
-    for mine, owner in ((comparison.first, first), (comparison.second, second)):
-        other = comparison.second if mine is comparison.first else comparison.first
-        if mine is not None and other is None:
-            return Group(escape(f"only {owner} has {mine.kind} {mine.key}\n"))
-    assert comparison.first is not None
-    assert comparison.second is not None
-    table = Table(box=None, pad_edge=False)
-    for column in ("ingredient", str(first), str(second)):
-        table.add_column(escape(column), overflow="fold")
+def _print_comparison(comparison: Comparison, first: Path, second: Path) -> None:
+    """One difference a line, so that it can be searched: `NAME: first -> second`."""
+    mine, other = comparison.first, comparison.second
+    if mine is None or other is None:
+        only, owner = (mine, first) if mine is not None else (other, second)
+        assert only is not None
+        print(f"{only.kind} {only.key}: only in {owner}")
+        return
+    print(f"{mine.kind} {mine.key} in {first} -> {other.key} in {second}")
     for difference in comparison.differences:
-        table.add_row(*(escape(value) for value in (difference.ingredient, difference.first or "-", difference.second or "-")))
-    return Group(escape(f"{comparison.first.kind}: {comparison.first.key}, {comparison.second.key}"), table, "")
+        print(f"  {difference.ingredient}: {difference.first or '(none)'} -> {difference.second or '(none)'}")
 
 
 def _export(options: Options) -> int:

@@ -101,15 +101,19 @@ def test_explain_names_the_ingredients_that_differ(tiny_artifact: Path, tmp_path
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_bytes(msgspec.structs.replace(manifest, ingredients=changed).encode())
     assert main(["cache", "explain", str(tiny_artifact), str(tmp_path / "other")]) == 0
-    printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines() if line.startswith((" ", "sources", "toolchain", "new"))] == [
-        "new",
-        "sources.kernels/cpu/dot.h",
-        "toolchain.compiler",
-        "toolchain.libc",
+    head, *differences = capsys.readouterr().out.splitlines()
+    key, own = next((name.removeprefix("kernels "), own) for name, own in manifest.ingredients.items() if name.startswith("kernels "))
+    assert own == {}
+    assert head == f"kernels {key} in {tiny_artifact} -> f{key} in {tmp_path / 'other'}"
+    old = manifest.ingredients["kernels"]
+    assert differences == [
+        "  new: (none) -> 1",
+        f"  sources.kernels/cpu/dot.h: {old['sources.kernels/cpu/dot.h']} -> sha256:0123456789abcdef",
+        f"  toolchain.compiler: {old['toolchain.compiler']} -> g++ 99",
+        f"  toolchain.libc: {old['toolchain.libc']} -> (none)",
     ]
-    assert "g++ 99" in printed
-    assert "segment" not in printed
+    assert main(["cache", "explain", str(tmp_path / "other"), str(tiny_artifact)]) == 0
+    assert "  new: 1 -> (none)" in capsys.readouterr().out.splitlines()
 
 
 def test_a_cold_build_that_must_be_warm_says_why(
