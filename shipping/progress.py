@@ -19,7 +19,7 @@ class TransferBar:
             TextColumn("[dim]{task.fields[note]}"),
             console=Console(stderr=True, quiet=quiet),
         )
-        self._task = self._progress.add_task("", total=None, note="")
+        self._task = self._progress.add_task("", total=None, visible=False, note="")
 
     def __enter__(self) -> "TransferBar":
         self._progress.start()
@@ -34,7 +34,7 @@ class TransferBar:
 
     def begin(self, name: str, total: int | None = None) -> None:
         """A new stretch of `total` bytes (None: of unknown length)."""
-        self._progress.reset(self._task, total=total, description=name, note="")
+        self._progress.reset(self._task, total=total, visible=True, description=name, note="")
 
     def advance(self, count: int, note: str | None = None) -> None:
         self._progress.advance(self._task, count)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 from artifact_stand_in import write_artifact
+from forking_engine import ForkingEngine, Started
 from hub_server import HubServer, Stall
 
 from engine.artifacts import load_manifest, seal, verify
@@ -31,10 +33,64 @@ SIZES = {"kernels/none.so": 30_000, "segments/first.so": 20_000, "segments/secon
 PATIENCE = 60.0
 
 
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[HubServer]:
     with HubServer() as hub:
         yield hub
+
+
+@pytest.fixture
+def hub(server: HubServer) -> HubServer:
+    """The hub, with nothing in it."""
+    server.reset()
+    return server
+
+
+@pytest.fixture(scope="module")
+def forking(server: HubServer) -> Iterator[ForkingEngine]:
+    with ForkingEngine(surroundings(server, None)) as forking:
+        yield forking
+
+
+class Engine:
+    """The command line, with a token that may write unless a test gives another."""
+
+    def __init__(self, hub: HubServer, forking: ForkingEngine) -> None:
+        self._hub, self._forking = hub, forking
+
+    def __call__(self, *arguments: object, token: str | None = HubServer.WRITE, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """environment: variables that the hub's library reads when it is imported: a process from the start."""
+        if environment:
+            done = subprocess.run(
+                command(*arguments), env=surroundings(self._hub, token) | environment, capture_output=True, text=True, check=False
+            )
+        else:
+            done = self._forking.wait(self._start(*arguments, token=token))
+        assert not any(secret in done.stdout + done.stderr for secret in (HubServer.WRITE, HubServer.READ))
+        return done
+
+    def succeed(self, *arguments: object, token: str | None = HubServer.WRITE) -> str:
+        done = self(*arguments, token=token)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @contextmanager
+    def killed(self, *arguments: object) -> Iterator[None]:
+        """Runs a command; kills it after the body, as a machine that goes down would."""
+        started = self._start(*arguments, token=HubServer.WRITE)
+        try:
+            yield
+        finally:
+            os.kill(started.pid, signal.SIGKILL)
+            assert self._forking.wait(started).returncode == -signal.SIGKILL
+
+    def _start(self, *arguments: object, token: str | None) -> Started:
+        return self._forking.start([str(argument) for argument in arguments], {"HF_TOKEN": token} if token else {})
+
+
+@pytest.fixture
+def engine(hub: HubServer, forking: ForkingEngine) -> Engine:
+    return Engine(hub, forking)
 
 
 @pytest.fixture
@@ -62,27 +118,13 @@ def describe(directory: Path, **fields: Any) -> None:
     (directory / MANIFEST_NAME).write_bytes(manifest.encode())
 
 
-def engine(
-    hub: HubServer, *arguments: object, token: str | None = HubServer.WRITE, **environment: str
-) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(command(*arguments), env=surroundings(hub, token) | environment, capture_output=True, text=True, check=False)
-    assert not any(secret in done.stdout + done.stderr for secret in (HubServer.WRITE, HubServer.READ))
-    return done
-
-
 def command(*arguments: object) -> list[str]:
     return [str(ENGINE), *map(str, arguments)]
 
 
 def surroundings(hub: HubServer, token: str | None = HubServer.WRITE) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    return inherited | {"HF_HOME": "/nonexistent"} | hub.environment(token)
-
-
-def succeed(hub: HubServer, *arguments: object, **options: Any) -> str:
-    done = engine(hub, *arguments, **options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return inherited | hub.environment | ({"HF_TOKEN": token} if token else {})
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -93,11 +135,11 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_there_and_back(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
-    pushed = succeed(hub, "push", artifact, REPO)
+def test_there_and_back(engine: Engine, hub: HubServer, artifact: Path, tmp_path: Path) -> None:
+    pushed = engine.succeed("push", artifact, REPO)
     assert {name: file.content for name, file in hub.files(REPO).items() if name != ".gitattributes"} == contents(artifact)
     assert f"{len(contents(artifact))} files, sent {len(contents(artifact))}" in pushed
-    pulled = engine(hub, "pull", REPO, "-o", tmp_path / "pulled", token=None)
+    pulled = engine("pull", REPO, "-o", tmp_path / "pulled", token=None)
     assert (pulled.returncode, "warning" in pulled.stderr) == (0, False), pulled.stderr
     assert contents(tmp_path / "pulled") == contents(artifact)
     verify(tmp_path / "pulled", load_manifest(tmp_path / "pulled"))
@@ -105,18 +147,18 @@ def test_there_and_back(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "pulled"]
 
 
-def test_what_the_hub_has_is_not_sent_again(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
-    succeed(hub, "push", artifact, REPO)
+def test_what_the_hub_has_is_not_sent_again(engine: Engine, hub: HubServer, artifact: Path, tmp_path: Path) -> None:
+    engine.succeed("push", artifact, REPO)
     commits = len(hub.repos[REPO].commits)
     hub.received.clear()
-    assert "sent 0, 0 B" in succeed(hub, "push", artifact, REPO)
+    assert "sent 0, 0 B" in engine.succeed("push", artifact, REPO)
     assert (hub.received.total(), len(hub.repos[REPO].commits)) == (0, commits)
 
     (artifact / "segments" / "second.so").unlink()
     put(artifact, "segments/third.so", 99, 25_000)
     describe(artifact)
     hub.repos[REPO].add_commit("main", {**hub.files(REPO), "README.md": hub.files(REPO)[".gitattributes"]})
-    succeed(hub, "push", artifact, REPO)
+    engine.succeed("push", artifact, REPO)
     manifest = (artifact / MANIFEST_NAME).read_bytes()
     assert hub.received == {sha256((artifact / "segments" / "third.so").read_bytes()): 25_000, sha256(manifest): len(manifest)}
     assert {"README.md", "segments/third.so"} <= hub.files(REPO).keys()
@@ -126,54 +168,56 @@ def test_what_the_hub_has_is_not_sent_again(hub: HubServer, artifact: Path, tmp_
     shutil.copytree(artifact, tmp_path / "pulled")
     put(tmp_path / "pulled", "segments/third.so", 98, 25_000)  # an older artifact, but for one file the same
     describe(tmp_path / "pulled", created=5)
-    assert engine(hub, "pull", REPO, "-o", tmp_path / "pulled").returncode == UsageError.exit_code
-    succeed(hub, "pull", REPO, "-o", tmp_path / "pulled", "--force")
+    assert engine("pull", REPO, "-o", tmp_path / "pulled").returncode == UsageError.exit_code
+    engine.succeed("pull", REPO, "-o", tmp_path / "pulled", "--force")
     assert contents(tmp_path / "pulled") == contents(artifact)
     assert hub.sent[WEIGHTS] == hub.sent["kernels/none.so"] == 0
     assert hub.sent["segments/third.so"] == 25_000
 
     hub.sent.clear()
-    assert "fetched 0, 0 B" in succeed(hub, "pull", REPO, "-o", tmp_path / "pulled")
+    assert "fetched 0, 0 B" in engine.succeed("pull", REPO, "-o", tmp_path / "pulled")
     assert hub.sent.keys() == {MANIFEST_NAME}
 
     (artifact / SIGNATURE).write_bytes(b"\0signed by somebody else")
-    succeed(hub, "push", artifact, REPO)
-    assert engine(hub, "pull", REPO, "-o", tmp_path / "pulled").returncode == UsageError.exit_code
-    succeed(hub, "pull", REPO, "-o", tmp_path / "pulled", "--force")
+    engine.succeed("push", artifact, REPO)
+    assert engine("pull", REPO, "-o", tmp_path / "pulled").returncode == UsageError.exit_code
+    engine.succeed("pull", REPO, "-o", tmp_path / "pulled", "--force")
     assert contents(tmp_path / "pulled") == contents(artifact)
     assert hub.sent.keys() == {MANIFEST_NAME, SIGNATURE}
 
 
-def test_a_killed_push_goes_on(hub: HubServer, artifact: Path) -> None:
+def test_a_killed_push_goes_on(engine: Engine, hub: HubServer, artifact: Path) -> None:
     hub.stall = Stall(sha256((artifact / WEIGHTS).read_bytes()), after=100_000)
-    with killed(hub, "push", artifact, REPO):
+    with engine.killed("push", artifact, REPO):
         assert hub.stall.reached.wait(PATIENCE)
         large = {sha256((artifact / name).read_bytes()) for name in SIZES if name != WEIGHTS}
         wait_until(lambda: large <= hub.received.keys())
     assert hub.files(REPO).keys() == {".gitattributes"}  # nobody sees half of it
     hub.stall = None
     before = dict(hub.received)
-    succeed(hub, "push", artifact, REPO)
+    engine.succeed("push", artifact, REPO)
     assert {key: hub.received[key] for key in before} == before
     assert hub.received[sha256((artifact / WEIGHTS).read_bytes())] == SIZES[WEIGHTS]
     assert {name: file.content for name, file in hub.files(REPO).items() if name != ".gitattributes"} == contents(artifact)
 
 
-def test_a_killed_pull_leaves_nothing_that_looks_finished_and_goes_on(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
-    succeed(hub, "push", artifact, REPO)
+def test_a_killed_pull_leaves_nothing_that_looks_finished_and_goes_on(
+    engine: Engine, hub: HubServer, artifact: Path, tmp_path: Path
+) -> None:
+    engine.succeed("push", artifact, REPO)
     output, scratch = tmp_path / "place" / "pulled", tmp_path / "place" / ".pulled.pulling"
     hub.stall = Stall(sha256((artifact / WEIGHTS).read_bytes()), after=200_000)
     part = scratch / "parts" / hub.stall.sha256
-    with killed(hub, "pull", REPO, "-o", output):
+    with engine.killed("pull", REPO, "-o", output):
         assert hub.stall.reached.wait(PATIENCE)
         wait_until(lambda: part.is_file() and part.stat().st_size >= 150_000 and (scratch / "artifact" / "segments" / "first.so").is_file())
-        assert "another pull" in engine(hub, "pull", REPO, "-o", output).stderr
+        assert "another pull" in engine("pull", REPO, "-o", output).stderr
     assert [path.name for path in output.parent.iterdir()] == [scratch.name]
     assert list(scratch.rglob(MANIFEST_NAME)) == []
     hub.stall, had = None, part.stat().st_size
     hub.sent.clear()
     hub.ranges.clear()
-    succeed(hub, "pull", REPO, "-o", output)
+    engine.succeed("pull", REPO, "-o", output)
     assert hub.ranges == [f"{WEIGHTS} bytes={had}-"]
     assert hub.sent[WEIGHTS] == SIZES[WEIGHTS] - had
     assert hub.sent["segments/first.so"] == hub.sent["segments/second.so"] == 0
@@ -181,76 +225,66 @@ def test_a_killed_pull_leaves_nothing_that_looks_finished_and_goes_on(hub: HubSe
     assert [path.name for path in output.parent.iterdir()] == ["pulled"]
 
 
-def test_a_connection_that_breaks_is_made_again(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
+def test_a_connection_that_breaks_is_made_again(engine: Engine, hub: HubServer, artifact: Path, tmp_path: Path) -> None:
     for name in set(SIZES) - {WEIGHTS}:
         (artifact / name).unlink()
     describe(artifact, kernel_library="")
-    succeed(hub, "push", artifact, REPO)
-    source = tmp_path / "pulled"
-    code = f"""
-import sys
-from engine.shipping import pull
-from engine.shipping.progress import TransferBar
-pull.RETRY_S = 0.01
-print(pull.pull(pull.PullOptions(repo={REPO!r}, output=pull.Path({str(source)!r})), TransferBar(quiet=True)).sent_bytes)
-"""
+    engine.succeed("push", artifact, REPO)
     hub.cut_after = 250_000
-    done = subprocess.run([sys.executable, "-P", "-c", code], env=surroundings(hub), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert contents(source) == contents(artifact)
+    engine.succeed("pull", REPO, "-o", tmp_path / "pulled")
+    assert contents(tmp_path / "pulled") == contents(artifact)
     (resumed,) = hub.ranges
     assert resumed.startswith(f"{WEIGHTS} bytes=")
-    assert int(done.stdout) == sum(info.bytes for info in load_manifest(artifact).files.values())  # not a byte twice
 
 
-def test_a_file_with_a_wrong_digest_is_refused_and_fetched_again(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
-    succeed(hub, "push", artifact, REPO)
+def test_a_file_with_a_wrong_digest_is_refused_and_fetched_again(engine: Engine, hub: HubServer, artifact: Path, tmp_path: Path) -> None:
+    engine.succeed("push", artifact, REPO)
     damaged = bytearray((artifact / WEIGHTS).read_bytes())
     damaged[1234] ^= 1
     hub.damaged[WEIGHTS] = bytes(damaged)
-    done = engine(hub, "pull", REPO, "-o", tmp_path / "pulled")
+    done = engine("pull", REPO, "-o", tmp_path / "pulled")
     assert done.returncode == ArtifactError.exit_code
     assert f"{WEIGHTS} of {REPO} is damaged: SHA-256 {sha256(bytes(damaged))[:16]}" in done.stderr
     assert not (tmp_path / "pulled").exists()
     hub.damaged.clear()
-    succeed(hub, "pull", REPO, "-o", tmp_path / "pulled")
+    engine.succeed("pull", REPO, "-o", tmp_path / "pulled")
     assert contents(tmp_path / "pulled") == contents(artifact)
 
 
-def test_a_damaged_artifact_is_not_pushed(hub: HubServer, artifact: Path) -> None:
+def test_a_damaged_artifact_is_not_pushed(engine: Engine, hub: HubServer, artifact: Path) -> None:
     put(artifact, WEIGHTS, 77, SIZES[WEIGHTS])
-    assert engine(hub, "push", artifact, REPO).returncode == ArtifactError.exit_code
+    assert engine("push", artifact, REPO).returncode == ArtifactError.exit_code
     assert hub.repos == {}
 
 
-def test_a_repository_that_lacks_a_file_is_no_artifact(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
+def test_a_repository_that_lacks_a_file_is_no_artifact(engine: Engine, hub: HubServer, artifact: Path, tmp_path: Path) -> None:
     files = {name: content for name, content in contents(artifact).items() if name != WEIGHTS}
     hub.add(REPO, files)
-    done = engine(hub, "pull", REPO, "-o", tmp_path / "pulled")
+    done = engine("pull", REPO, "-o", tmp_path / "pulled")
     assert done.returncode == ArtifactError.exit_code
     assert f"{REPO} lacks {WEIGHTS}" in done.stderr
 
 
-def test_branches_hold_artifacts_of_their_own(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
-    succeed(hub, "push", artifact, REPO, "--revision", "v3")
+def test_branches_hold_artifacts_of_their_own(engine: Engine, hub: HubServer, artifact: Path, tmp_path: Path) -> None:
+    engine.succeed("push", artifact, REPO, "--revision", "v3")
     assert MANIFEST_NAME not in hub.files(REPO)
-    succeed(hub, "pull", REPO, "-o", tmp_path / "pulled", "--revision", "v3")
-    succeed(hub, "pull", REPO, "-o", tmp_path / "same", "--revision", hub.repos[REPO].branches["v3"])
+    engine.succeed("pull", REPO, "-o", tmp_path / "pulled", "--revision", "v3")
+    engine.succeed("pull", REPO, "-o", tmp_path / "same", "--revision", hub.repos[REPO].branches["v3"])
     assert contents(tmp_path / "pulled") == contents(tmp_path / "same") == contents(artifact)
 
 
-def test_private_repositories_need_a_token(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
-    succeed(hub, "push", artifact, REPO, "--private")
+def test_private_repositories_need_a_token(engine: Engine, hub: HubServer, artifact: Path, tmp_path: Path) -> None:
+    engine.succeed("push", artifact, REPO, "--private")
     assert hub.repos[REPO].private
-    done = engine(hub, "pull", REPO, "-o", tmp_path / "pulled", token=None)
+    done = engine("pull", REPO, "-o", tmp_path / "pulled", token=None)
     assert done.returncode == TransferError.exit_code
     assert "does not show it to you" in done.stderr
     assert "HF_TOKEN" in done.stderr
-    succeed(hub, "pull", REPO, "-o", tmp_path / "pulled", token=HubServer.READ)
-    refused = engine(hub, "push", artifact, REPO, "--revision", "other", token=HubServer.READ)
+    engine.succeed("pull", REPO, "-o", tmp_path / "pulled", token=HubServer.READ)
+    refused = engine("push", artifact, REPO, "--revision", "other", token=HubServer.READ)
     assert (refused.returncode, "does not let you write" in refused.stderr) == (TransferError.exit_code, True)
     hub.repos[REPO].private = False
-    done = engine(hub, "push", artifact, REPO, "--private")
+    done = engine("push", artifact, REPO, "--private")
     assert (done.returncode, "everybody can read it" in done.stderr) == (UsageError.exit_code, True)
 
 
@@ -272,25 +306,27 @@ def test_private_repositories_need_a_token(hub: HubServer, artifact: Path, tmp_p
         ("push DIR team/new", {}, ArtifactError.exit_code, "is not an artifact"),
     ],
 )
-def test_what_cannot_be(hub: HubServer, tmp_path: Path, line: str, environment: dict[str, str], code: int, words: str) -> None:
+def test_what_cannot_be(
+    engine: Engine, hub: HubServer, tmp_path: Path, line: str, environment: dict[str, str], code: int, words: str
+) -> None:
     hub.add("team/checkpoint", {"config.json": b"{}", "model.safetensors": b"weights"})
-    done = engine(hub, *[str(tmp_path / "place") if word == "DIR" else word for word in line.split()], **environment)
+    done = engine(*[str(tmp_path / "place") if word == "DIR" else word for word in line.split()], **environment)
     assert (done.returncode, done.stdout) == (code, "")
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_push_without_the_right_to_write(hub: HubServer, artifact: Path) -> None:
-    done = engine(hub, "push", artifact, REPO, token=HubServer.READ)
+def test_a_push_without_the_right_to_write(engine: Engine, hub: HubServer, artifact: Path) -> None:
+    done = engine("push", artifact, REPO, token=HubServer.READ)
     assert done.returncode == TransferError.exit_code
     assert f"the hub does not let you write to {REPO}" in done.stderr
     assert hub.repos == {}
 
 
-def test_a_full_disk(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
+def test_a_full_disk(engine: Engine, hub: HubServer, artifact: Path, tmp_path: Path) -> None:
     """The weights do not fit into the largest file that this pull may write."""
-    succeed(hub, "push", artifact, REPO)
+    engine.succeed("push", artifact, REPO)
     limited = ["bash", "-c", 'ulimit -f 100; trap "" XFSZ; exec "$@"', "bash", *command("pull", REPO, "-o", tmp_path / "pulled")]
     done = subprocess.run(limited, env=surroundings(hub), capture_output=True, text=True, check=False)
     assert done.returncode == TransferError.exit_code
@@ -300,10 +336,10 @@ def test_a_full_disk(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
         _check_room(tmp_path, 10**18)
 
 
-def test_what_this_machine_cannot_run_is_pulled_with_a_warning(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
+def test_what_this_machine_cannot_run_is_pulled_with_a_warning(engine: Engine, hub: HubServer, artifact: Path, tmp_path: Path) -> None:
     describe(artifact, toolchain=msgspec.structs.replace(load_manifest(artifact).toolchain, torch="1.0"), has_weights=False)
-    succeed(hub, "push", artifact, REPO)
-    done = engine(hub, "pull", REPO, "-o", tmp_path / "pulled")
+    engine.succeed("push", artifact, REPO)
+    done = engine("pull", REPO, "-o", tmp_path / "pulled")
     assert done.returncode == 0
     assert "warning: this artifact was built for another machine" in done.stderr
     assert ["torch", "1.0"] in [line.split()[:2] for line in done.stderr.splitlines()]
@@ -328,9 +364,9 @@ def test_without_the_hubs_library_the_extra_is_named(artifact: Path, tmp_path: P
         assert "hint: pip install 'engine-llm[hub]'" in done.stderr
 
 
-def test_other_tools_fetch_the_same(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
+def test_other_tools_fetch_the_same(engine: Engine, hub: HubServer, artifact: Path, tmp_path: Path) -> None:
     """The hub's own client, which asks for headers and etags first."""
-    succeed(hub, "push", artifact, REPO)
+    engine.succeed("push", artifact, REPO)
     code = "import sys, huggingface_hub; huggingface_hub.snapshot_download(sys.argv[1], local_dir=sys.argv[2])"
     subprocess.run(
         [sys.executable, "-P", "-c", code, REPO, str(tmp_path / "plain")],
@@ -350,29 +386,17 @@ def test_a_plain_copy_is_an_artifact(tiny_artifact: Path, tmp_path: Path, way: s
     subprocess.run(command(*answer), check=True, capture_output=True)
 
 
-def test_code_from_the_hub_and_weights_from_here(hub: HubServer, tiny_artifact: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    succeed(hub, "push", tiny_artifact, REPO)
-    done = engine(hub, "pull", REPO, "-o", tmp_path / "tuned", "--weights-from", tiny_checkpoint, "--name", "tuned")
+def test_code_from_the_hub_and_weights_from_here(
+    engine: Engine, hub: HubServer, tiny_artifact: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    engine.succeed("push", tiny_artifact, REPO)
+    done = engine("pull", REPO, "-o", tmp_path / "tuned", "--weights-from", tiny_checkpoint, "--name", "tuned")
     assert done.returncode == 0, done.stderr
     assert not any(path.startswith(("weights/", "tokenizer/")) for path in hub.sent)
     ours, theirs = contents(tmp_path / "tuned"), contents(tiny_artifact)
     assert [name for name in theirs if theirs[name] != ours.get(name)] == [MANIFEST_NAME]
     assert load_manifest(tmp_path / "tuned").model.name == "tuned"
     assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
-
-
-class killed:
-    """Starts a command; kills it after the body, as a machine that goes down would."""
-
-    def __init__(self, hub: HubServer, *arguments: object) -> None:
-        self._hub, self._command = hub, command(*arguments)
-
-    def __enter__(self) -> None:
-        self._process = subprocess.Popen(self._command, env=surroundings(self._hub), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def __exit__(self, *error: object) -> None:
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
 
 
 def wait_until(condition: Any) -> None:

@@ -67,6 +67,14 @@ class HubServer:
     WRITE, READ = "hf_write_0123456789", "hf_read_0123456789"
 
     def __init__(self) -> None:
+        self.released = threading.Event()
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """An empty hub; transfers that were stalled end."""
+        self.released.set()
+        self.released = threading.Event()
         self.repos: dict[str, Repo] = {}
         self.large: dict[str, bytes] = {}
         self.received: Counter[str] = Counter()
@@ -79,8 +87,6 @@ class HubServer:
         self.stall: Stall | None = None
         self.cut_after: int | None = None
         """The next content that is longer breaks off after so many bytes."""
-        self.released = threading.Event()
-        self._lock = threading.Lock()
 
     def __enter__(self) -> "HubServer":
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -97,10 +103,11 @@ class HubServer:
         self._server.server_close()
         self._thread.join()
 
-    def environment(self, token: str | None = None) -> dict[str, str]:
-        """What makes the hub's library use this server and nothing of the user's."""
-        base = {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0"}
-        return base | ({} if token is None else {"HF_TOKEN": token})
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes the hub's library use this server, and no token of the user's."""
+        settings = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0", "HF_HOME": "/nonexistent"}
+        return settings | {"HF_ENDPOINT": self.url}
 
     def files(self, repo: str, revision: str = "main") -> dict[str, Stored]:
         found = self.repos[repo]
