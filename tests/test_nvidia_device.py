@@ -23,7 +23,7 @@ def test_other_releases_are_refused(package: str, release: str, monkeypatch: pyt
     if package == "torch":
         monkeypatch.setattr(torch, "__version__", release)
     else:
-        monkeypatch.setattr(device, "version", lambda name: release)
+        monkeypatch.setattr(releases, "version", lambda name: release)
     with pytest.raises(BuildError, match=package) as error:
         releases.check_versions()
     assert release in error.value.message
@@ -34,7 +34,7 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(device, "version", missing)
+    monkeypatch.setattr(releases, "version", missing)
     with pytest.raises(BuildError, match="Triton is not installed") as error:
         releases.check_versions()
     assert "engine-llm[nvidia]" in (error.value.hint or "")
