@@ -26,8 +26,20 @@ from strange_json import DEEP, HUGE, as_text, found_at, places, strange
 
 from engine.artifacts import Manifest, check_code, check_machine, check_text, check_weights, load_manifest, verify
 from engine.artifacts.describe import describe
-from engine.artifacts.launch_plan import Guard, LaunchPlan, Location, PlanKernel, PlanLaunch, evaluate, load_plan
+from engine.artifacts.launch_plan import (
+    Guard,
+    LaunchPlan,
+    Location,
+    PlanCandidate,
+    PlanKernel,
+    PlanLaunch,
+    PlanOperand,
+    PlanProblem,
+    evaluate,
+    load_plan,
+)
 from engine.artifacts.manifest import UNDIGESTED, content_digest
+from engine.bench.tune import at
 from engine.errors import ArtifactError, EngineError
 from engine.runtime.check_program import check_program
 from engine.runtime.kv_memory import count_blocks
@@ -190,7 +202,7 @@ PLAN = LaunchPlan(
             function="f",
             threads=128,
             shared_bytes=0,
-            parameters=["pointer", "pointer", "int32"],
+            parameters=["pointer", "pointer", "int32", "pointer", "pointer"],
             registers=1,
             stack_bytes=0,
         )
@@ -204,6 +216,26 @@ PLAN = LaunchPlan(
         )
     ],
     guards=[Guard(value=["min", "d0", "Q"], minimum=1, maximum=None)],
+    problems=[
+        PlanProblem(
+            name="work",
+            kind="rows",
+            dimensions={"d0": ["+", "size", 1], "Q": 1},
+            operands=[PlanOperand(name="x", bytes=["*", "d0", 32], dtype="bfloat16", content="numbers", streamed=False)],
+            out_bytes=["*", "d0", 64],
+            out_dtype="float32",
+            policy=[(16, "few"), (None, "few")],
+            candidates=[
+                PlanCandidate(
+                    name="few",
+                    least=1,
+                    most=None,
+                    buffers=[["*", "table", 4]],
+                    launches=[PlanLaunch(kernel=0, grid=(1, 1, 1), arguments=[Location(buffer=0), Location(buffer=2), "d0"])],
+                )
+            ],
+        )
+    ],
 )
 
 
@@ -217,10 +249,20 @@ def test_a_strange_launch_plan_is_refused_or_usable(tmp_path: Path, data: st.Dat
     except ArtifactError:
         return
     event("read")
-    buffers = len(plan.inputs) + len(plan.buffers)
     dimensions = {size: 3 for shape in plan.inputs for size in shape if isinstance(size, str)} | {"Q": 2}
-    for launch in plan.launches:
-        assert len(launch.arguments) == len(plan.kernels[launch.kernel].parameters)
+    use_launches(plan, plan.launches, len(plan.inputs) + len(plan.buffers), dimensions)
+    for problem in plan.problems:
+        given_sizes = {"size": 5, "table": 2}
+        refused(lambda problem=problem, sizes=given_sizes: [evaluate(value, sizes) for value in problem.dimensions.values()])
+        assert at(problem.policy, 10**6) in {candidate.name for candidate in problem.candidates}
+        for candidate in problem.candidates:
+            sizes = given_sizes | dict.fromkeys(problem.dimensions, 3)
+            use_launches(plan, candidate.launches, len(problem.operands) + 1 + len(candidate.buffers), sizes)
+
+
+def use_launches(plan: LaunchPlan, launches: list[PlanLaunch], buffers: int, dimensions: dict[str, int]) -> None:
+    for launch in launches:
+        assert len(launch.arguments) <= len(plan.kernels[launch.kernel].parameters)
         for given_one in launch.arguments:
             assert not isinstance(given_one, Location) or given_one.buffer < buffers
             offset = given_one.offset if isinstance(given_one, Location) else given_one

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine.artifacts.launch_plan import LaunchPlan, evaluate, holds
-from engine.compiler.nvidia import device, releases
+from engine.compiler.nvidia import releases
 from engine.errors import BuildError
 
 

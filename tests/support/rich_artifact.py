@@ -31,7 +31,7 @@ def write_rich_artifact(directory: Path) -> Manifest:
             target="engine.rope_paged_attention",
             inputs=[*ATTENTION_INPUTS, "input:slots"],
             outputs=["value:5"],
-            scalars=[0.25, 0],
+            scalars=[0.25, 0, 0.0],
             frees=[f"value:{n}" for n in range(5)],
         ),
     ]

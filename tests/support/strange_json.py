@@ -65,7 +65,7 @@ def _change(draw: st.DrawFn, content: Any) -> None:
     match draw(st.sampled_from(["replace", "alike", "alike", "alike", "nudge", "remove", "rename", "double", "swap"])):
         case "alike":
             alike = [value for value in _STRANGE if type(value) is type(holder[key])]
-            holder[key] = draw(st.sampled_from(alike)) if alike else None
+            holder[key] = copy.deepcopy(draw(st.sampled_from(alike))) if alike else None
         case "nudge" if isinstance(holder[key], int):
             holder[key] = holder[key] + draw(st.sampled_from([-1, 1, 64, 1 << 20]))
         case "remove":
@@ -77,7 +77,7 @@ def _change(draw: st.DrawFn, content: Any) -> None:
         case "swap" if isinstance(holder[key], (dict, list)) and holder[key]:
             holder[key] = copy.deepcopy(draw(st.sampled_from(list(holder[key].values() if isinstance(holder[key], dict) else holder[key]))))
         case _:
-            holder[key] = draw(values)
+            holder[key] = copy.deepcopy(draw(values))  # it is changed in its turn
 
 
 def as_text(content: Any) -> str:
