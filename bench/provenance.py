@@ -1,6 +1,5 @@
 """What a measurement belongs to: machine, versions, commit, artifact, command line."""
 
-import hashlib
 import os
 import platform
 import re
@@ -15,7 +14,6 @@ from pathlib import Path
 import msgspec
 
 from ..artifacts import load_manifest, this_machine_flags
-from ..artifacts.manifest import MANIFEST_NAME
 from ..artifacts.nvidia_target import CAPABILITIES
 from ..errors import DeviceError
 from ..runtime.machine import usable_cpus
@@ -26,7 +24,7 @@ PACKAGES = ("engine-llm", "torch", "numpy", "tokenizers", "uvloop", "httptools",
 
 
 class ArtifactFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Which artifact. manifest_sha256 covers code, weights and tokenizer, whose digests the manifest holds."""
+    """Which artifact. digest covers every byte of it (docs/integrity.md)."""
 
     directory: str
     model: str
@@ -34,7 +32,7 @@ class ArtifactFacts(msgspec.Struct, frozen=True, kw_only=True):
     weights: str
     target: str
     toolchain: dict[str, str]
-    manifest_sha256: str
+    digest: str
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,5 +132,5 @@ def _artifact(directory: Path) -> ArtifactFacts:
         weights=f"{manifest.model.source_format}, quantize {manifest.model.quantize}",
         target=manifest.target,
         toolchain=msgspec.structs.asdict(manifest.toolchain),
-        manifest_sha256=hashlib.sha256((directory / MANIFEST_NAME).read_bytes()).hexdigest(),
+        digest=manifest.digest,
     )
