@@ -21,6 +21,10 @@ from . import segment_graph
 EXAMPLE_SIZES = (512, 61, 37, 23)
 """Example values of d0, d1, ...: fixed, because Inductor's heuristics look at them."""
 
+NO_PATHS = ("-Wno-builtin-macro-redefined", '-D__FILE__="segment"')
+"""Flags of the C++ compiler, the same in every build, so that headers compiled in advance fit: checks in the code name their file,
+whose path is another one each time."""
+
 SETTINGS: dict[str, Any] = {
     # What is left to Inductor are elementwise operators and norms over a few rows: cheaper on one thread than a
     # thread pool's barrier, which on a busy machine waits for milliseconds. Our kernels bring their own team.
@@ -34,9 +38,7 @@ SETTINGS: dict[str, Any] = {
     "aot_inductor.debug_symbols": False,
     "aot_inductor.enable_frame_pointer": False,
     "aot_inductor.enable_line_tables": False,
-    # Headers compiled in advance would know the paths of another build.
-    "aot_inductor.precompile_headers": False,
-    # Else a hash of paths.
+    # Else it is a hash of paths.
     "aot_inductor.model_name_for_generated_files": "segment",
     "fx_graph_cache": False,
     "comprehensive_padding": False,
@@ -74,8 +76,7 @@ def _aot_compile(form_text: str, target: Target, output: Path) -> Path:
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     isa = cpu_vec_isa.VecAVX512() if target.vector_bits == 512 else cpu_vec_isa.VecAVX2()
-    # Without what its constructor found on this machine, and with what keeps this machine's paths out of the code.
-    isa._arch_flags = " ".join([type(isa)._arch_flags, *map(shlex.quote, library.anonymous_flags({output.parent: "segment"}))])
+    isa._arch_flags = " ".join([type(isa)._arch_flags, *map(shlex.quote, NO_PATHS)])  # without what its constructor found on this machine
     cpu_vec_isa.valid_vec_isa_list = lambda: [isa]  # type: ignore[assignment]
     ops.define()
     ops.register_fakes()

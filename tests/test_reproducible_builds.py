@@ -27,9 +27,8 @@ def rebuilt(tiny_artifact: Path, tiny_checkpoint: Path, store: Path, tmp_path_fa
     place = tmp_path_factory.mktemp("another-user") / "far" / "away"
     checkpoint = shutil.copytree(tiny_checkpoint, place / "models" / tiny_checkpoint.name)
     copied = shutil.copytree(store, place / "store")
-    for pattern in (f"*{smallest_segment(tiny_artifact, load_manifest(tiny_artifact))}*", "*.program.json*"):
-        for entry in copied.rglob(pattern):
-            entry.unlink()
+    shutil.rmtree(copied / "segment" / smallest_segment(tiny_artifact, load_manifest(tiny_artifact)))
+    shutil.rmtree(copied / "program")
     command = [sys.executable, "-P", "-m", "engine", "build", str(checkpoint), "-o", "out", "--store", "store", "--jobs", "1"]
     (place / "tmp").mkdir()
     elsewhere = {"HOME": str(place), "TMPDIR": str(place / "tmp"), "USER": "another", "LOGNAME": "another"}
