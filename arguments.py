@@ -297,6 +297,7 @@ example:
         "served, but the start waits until all have been read; background: beside serving, with a tenth of a core at most, "
         f"and a server whose weights are damaged stops then; off: only by the golden probe (default: {default.verify_weights})",
     )
+    parser.add_argument("--digest", metavar="HEX", help="load no other artifact than that of this digest, which engine verify prints")
     parser.add_argument(
         "--verify-key",
         type=Path,

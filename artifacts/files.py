@@ -33,7 +33,7 @@ def file_digest(path: Path) -> str:
 
 def read_file(directory: Path, name: str, *, most: int) -> bytes:
     """A file of the artifact, of at most `most` bytes. Raises FileNotFoundError if there is none, ArtifactError for anything else."""
-    found = _look(os.path.realpath(directory), directory, name)
+    found = _look(os.path.realpath(directory), name)
     if isinstance(found, Fault):
         if found.kind == "missing":
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory / name))
@@ -61,8 +61,9 @@ def faults_in(
     many do, at most. A link that leads out of the directory is not followed.
     """
     root = os.path.realpath(directory)
-    faults = {name: fault for name, info in files.items() if (fault := _place_and_size(root, directory, name, info))}
-    wanted = [name for name in files if name in digests and name not in faults]
+    faults = {name: fault for name, info in files.items() if (fault := _place_and_size(root, name, info))}
+    readable = set(digests) - faults.keys()
+    wanted = [name for name in files if name in readable]
     with ThreadPoolExecutor(threads) as pool:  # hashlib releases the GIL
         large = {name: pool.submit(_try, digest, directory, name) for name in wanted if files[name].bytes >= _WORTH_A_THREAD}
         for name in wanted:
@@ -99,9 +100,9 @@ def refusal(directory: Path, faults: Sequence[Fault]) -> ArtifactError:
     return ArtifactError("\n  ".join([f"{directory} is not as it was built, {len(lines)} files are at fault:", *lines]), hint=hint)
 
 
-def _look(root: str, directory: Path, name: str) -> int | Fault:
-    """The size of a file, if it is one and lies in the directory."""
-    real = os.path.realpath(directory / name)
+def _look(root: str, name: str) -> int | Fault:
+    """The size of a file, if it is one and lies in the directory, whose real path is `root`."""
+    real = os.path.realpath(f"{root}/{name}")
     if not real.startswith(root.rstrip("/") + "/"):
         return Fault(name, "foreign", "is a link that leads out of the artifact")
     try:
@@ -115,8 +116,8 @@ def _look(root: str, directory: Path, name: str) -> int | Fault:
     return found.st_size
 
 
-def _place_and_size(root: str, directory: Path, name: str, info: FileInfo) -> Fault | None:
-    found = _look(root, directory, name)
+def _place_and_size(root: str, name: str, info: FileInfo) -> Fault | None:
+    found = _look(root, name)
     if isinstance(found, Fault):
         return found
     if found != info.bytes:

@@ -12,7 +12,7 @@ import msgspec
 
 from ..errors import ArtifactError
 from .json_file import read_json
-from .numbers import Count, Index, Number, Shape, Size
+from .numbers import Count, Grid, Index, Number, Shape, SharedBytes, Size, Threads
 
 Kind = Literal["decode", "mixed"]
 Parameter = Literal["pointer", "int32", "int64", "float32"]
@@ -30,8 +30,8 @@ class KernelInfo(_Struct, frozen=True, kw_only=True):
 
     file: str
     function: str
-    threads: Size
-    shared_bytes: Index
+    threads: Threads
+    shared_bytes: SharedBytes
     parameters: list[Parameter]
     registers: Index
     stack_bytes: Index
@@ -63,7 +63,7 @@ class Node(_Struct, frozen=True, kw_only=True, array_like=True):
     """One launch, after all before it. Arguments that are no memory are numbers."""
 
     kernel: Index
-    grid: tuple[Size, Size, Size]
+    grid: Grid
     arguments: list[Place | Number | float]
 
 

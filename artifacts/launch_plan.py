@@ -16,7 +16,7 @@ import msgspec
 from ..errors import ArtifactError
 from .graph import KernelInfo, Parameter
 from .json_file import read_json
-from .numbers import Index, Size
+from .numbers import Index, SharedBytes, Threads
 from .tuning import Choice
 
 Expression = int | str | list[Any]
@@ -60,8 +60,8 @@ class PlanKernel(_Struct, frozen=True, kw_only=True):
 
     cubin: str
     function: str
-    threads: Size
-    shared_bytes: Index
+    threads: Threads
+    shared_bytes: SharedBytes
     parameters: list[Parameter]
     registers: Index
     stack_bytes: Index

@@ -12,6 +12,12 @@ Count = Annotated[int, Meta(ge=0, le=MOST)]
 Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 """Of something that is there: code counts it in 32 bits."""
 Index = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Threads = Annotated[int, Meta(ge=1, le=1024)]
+"""Of a block of a kernel."""
+SharedBytes = Annotated[int, Meta(ge=0, le=227 << 10)]
+"""Of a block of a kernel; no GPU has more so far."""
+Grid = tuple[Size, Annotated[int, Meta(ge=1, le=65_535)], Annotated[int, Meta(ge=1, le=65_535)]]
+"""Blocks of a launch; CUDA takes no more."""
 Shape = Annotated[list[Annotated[int, Meta(ge=0, le=MOST)]], Meta(max_length=8)]
 Seconds = Annotated[int, Meta(ge=0, le=253_402_300_799)]
 """Since 1970, until the year 9999."""

@@ -36,7 +36,7 @@ def load_manifest(directory: Path, *, digest: str | None = None) -> Manifest:
     if digest is not None and manifest.digest != digest:
         raise ArtifactError(
             f"{directory} is not the artifact that was asked for: its digest is {manifest.digest[:16]}…, not {digest[:16]}…",
-            hint="it was replaced meanwhile: start again",
+            hint="give the digest of the artifact that is there (engine verify DIR), or put back the one that was asked for",
         )
     return manifest
 

@@ -21,7 +21,7 @@ def serve(options: ServeOptions) -> int:
     serve there or it is not signed as it must be, and WorkerError if no worker can be kept running.
     """
     if options.verify_key is not None:
-        options = replace(options, digest=_signed_digest(options.artifacts, options.verify_key))
+        options = replace(options, digest=_signed_digest(options, options.verify_key))
     with listen(options.host, options.port) as listener:
         worker = spawn_worker(options)
         try:
@@ -32,13 +32,13 @@ def serve(options: ServeOptions) -> int:
             worker.kill()
 
 
-def _signed_digest(artifacts: Path, key: Path) -> str:
+def _signed_digest(options: ServeOptions, key: Path) -> str:
     """Of the artifact, whose signature must be right. Nothing else of it has been read by then."""
     from ..artifacts import load_manifest
     from ..artifacts.signature import verify_signature
 
-    digest = load_manifest(artifacts).digest
-    verify_signature(artifacts, digest, key)
+    digest = load_manifest(options.artifacts, digest=options.digest).digest
+    verify_signature(options.artifacts, digest, key)
     return digest
 
 

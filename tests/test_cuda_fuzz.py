@@ -23,7 +23,7 @@ from engine.errors import ArtifactError, EngineError
 from engine.runtime.loading import load_executor
 
 fuzzed = settings(
-    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 TEMPLATE = "graphs/mixed-16-4.json"
 

@@ -61,7 +61,7 @@ def test_a_program_that_uses_what_is_not_there_is_refused(tiny_artifact: Path) -
     constants = {name: nothing for call in manifest.program.calls for name in call.inputs if name.startswith(("weight:", "kv:"))}
     for broken, message in (
         (msgspec.structs.replace(first, target="0000"), "calls segment 0000"),
-        (msgspec.structs.replace(first, kind="operator", target="engine.nothing"), "no operator engine.nothing"),
+        (msgspec.structs.replace(first, kind="operator", target="engine.nothing"), "calls engine.nothing with"),
     ):
         program = msgspec.structs.replace(manifest.program, calls=[broken, *others])
         with pytest.raises(ArtifactError, match=message):
