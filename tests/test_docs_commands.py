@@ -12,10 +12,6 @@ from checkout import ROOT
 
 from engine.arguments import parse
 from engine.cli import COMMANDS
-from engine.errors import UsageError
-
-NOT_YET = ("engine cache", "--dry-run", "--require-warm")
-"""What documents speak of and the command line does not have yet."""
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WORKFLOW = ROOT / "docs" / "ci" / "build-artifact.yml"
@@ -32,10 +28,6 @@ def commands_in(script: str) -> Iterator[list[str]]:
             begin = next(index for index, word in enumerate(words) if Path(word).name == "engine")
             end = next((index for index, word in enumerate(words) if word in _ENDS), len(words))
             yield words[begin + 1 : end]
-
-
-def is_there(line: str) -> bool:
-    return not any(word in line for word in NOT_YET)
 
 
 def shown(path: Path) -> Iterator[list[str]]:
@@ -64,8 +56,7 @@ def options_of(command: str) -> set[str]:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_in_blocks_are_whole(path: Path) -> None:
     for words in shown(path):
-        if is_there(shlex.join(["engine", *words])):
-            assert parse(words).command == words[0]
+        assert parse(words).command == words[0]
 
 
 def test_documents_show_commands() -> None:
@@ -83,21 +74,13 @@ def test_documents_show_commands() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_in_sentences_exist_with_their_flags(path: Path) -> None:
-    for text in filter(is_there, _INLINE.findall(_FENCED.sub("", path.read_text()))):
+    for text in _INLINE.findall(_FENCED.sub("", path.read_text())):
         words = text.split()[1:]
         if words[0].startswith("-") or words[0] == "COMMAND":
             continue
         assert words[0] in COMMANDS, text
         flags = {word.partition("=")[0] for word in words if word.startswith("-") and word != "--"}
         assert flags <= options_of(words[0]), text
-
-
-@pytest.mark.parametrize("text", NOT_YET)
-def test_what_is_not_there_yet_is_not(text: str) -> None:
-    """When it comes, it leaves the list, and the documents' use of it is tested like all else."""
-    line = [*text.split()[1:], "stats"] if text.startswith("engine ") else ["build", "model", "-o", "artifact", text]
-    with pytest.raises(UsageError):
-        parse(line)
 
 
 def test_the_ci_recipe() -> None:
@@ -111,8 +94,7 @@ def test_the_ci_recipe() -> None:
         *("cache", "build", "verify", "push"),
     ]
     for words in lines:
-        if is_there(shlex.join(["engine", *words])):
-            assert parse(words).command == words[0]
+        assert parse(words).command == words[0]
     written = WORKFLOW.read_text()
     used, given = set(re.findall(r"\"\$(\w+)\"", written)), set(re.findall(r"^ +([A-Z_]+): ", written, re.MULTILINE))
     assert used <= given
