@@ -1,17 +1,20 @@
-"""What of the environment may reach a compiler.
+"""What a process that compiles is like: what of the environment may reach it, and that it does not outlive its build.
 
 torch, Triton and g++ read hundreds of variables that change the code they make and that no key
 could name. So a process that compiles has only those that cannot, and the one that traces loses
-torch's before torch is imported. Imports nothing, to be in time.
+torch's before torch is imported. Imports nothing of ours but errors, to be in time.
 """
 
+import ctypes
 import os
 import re
+import signal
 import sys
 from collections.abc import MutableMapping
 
 from ..errors import UsageError
 
+_SET_PARENT_DEATH_SIGNAL = 1
 _HARMLESS = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|TMPDIR|TMP|TEMP|LANG|LANGUAGE|LC_\w+|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON\w*")
 """Where programs and temporary files are, whose they are, and how messages read. Which g++ PATH leads to is in the keys by its version."""
 _TORCHS = re.compile(
@@ -20,8 +23,14 @@ _TORCHS = re.compile(
 _READ_WHILE_TRACING = re.compile(r"TORCH_?DYNAMO\w*|TORCH_COMPILE\w*|TORCH_FAKE\w*|FX_\w+|FAKE_\w+|TENSORIFY_\w+")
 
 
-def enter_compiler_process() -> None:
-    """Remove from this process, which only compiles, every variable that could change code. Raises UsageError if torch has read them."""
+def enter_compiler_process(build: int) -> None:
+    """Make this process one that only compiles: without any variable that could change code, and ending with the build that started it.
+
+    build: its process. Raises UsageError if torch has read such a variable already.
+    """
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)  # else it would wait for work for ever
+    if os.getppid() != build:
+        os._exit(1)  # it ended before we could ask
     removed = [name for name in os.environ if not _HARMLESS.fullmatch(name)]
     _remove(removed, os.environ)
     if (read := [name for name in removed if _TORCHS.fullmatch(name)]) and "torch._inductor.config" in sys.modules:

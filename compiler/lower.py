@@ -6,6 +6,7 @@ another build is compiling at the moment is waited for.
 """
 
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -72,7 +73,7 @@ class Lowering:
         self._artifact = artifact.absolute()  # compilers run elsewhere
         self._debug_dump = debug_dump.absolute() if debug_dump else None
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=enter_compiler_process)
+        self._pool = ProcessPoolExecutor(jobs, context, initializer=enter_compiler_process, initargs=(os.getpid(),))
 
     def __enter__(self) -> "Lowering":
         return self

@@ -37,9 +37,9 @@ HOSTILE = {
 }
 
 
-def left_by(function: str) -> dict[str, str]:
-    """The variables that a new process has after calling one of `environment`'s functions."""
-    code = f"import json, os, sys; from engine.compiler import environment; environment.{function}()\n"
+def left_by(call: str) -> dict[str, str]:
+    """The variables that a new process has after a call of one of `environment`'s functions."""
+    code = f"import json, os, sys; from engine.compiler import environment; environment.{call}\n"
     code += "print(json.dumps(dict(os.environ))); assert 'torch' not in sys.modules"
     given = {**os.environ, **HOSTILE, "CPATH": "/nonexistent", "HF_HUB_OFFLINE": "1", "TORCH_HOME": "/models", "LC_CTYPE": "C.UTF-8"}
     given["PYTHONHASHSEED"] = "7"
@@ -49,14 +49,14 @@ def left_by(function: str) -> dict[str, str]:
 
 
 def test_a_compiler_process_has_only_what_cannot_change_code() -> None:
-    left = left_by("enter_compiler_process")
+    left = left_by("enter_compiler_process(os.getppid())")
     assert left["PATH"] == os.environ["PATH"]
     assert left["PYTHONHASHSEED"] == "7"
     assert not left.keys() & {*HOSTILE, "CPATH", "HF_HUB_OFFLINE", "TORCH_HOME"}
 
 
 def test_the_command_forgets_what_torch_would_read() -> None:
-    left = left_by("forget_torch_variables")
+    left = left_by("forget_torch_variables()")
     assert left.keys() & {"HF_HUB_OFFLINE", "TORCH_HOME", "OMP_NUM_THREADS"} == {"HF_HUB_OFFLINE", "TORCH_HOME", "OMP_NUM_THREADS"}
     assert [name for name in left if name.startswith(("TORCHDYNAMO", "TORCH_COMPILE", "TORCHINDUCTOR", "AOT_", "TRITON"))] == []
 

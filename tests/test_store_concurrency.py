@@ -6,8 +6,10 @@ does the same with whole builds of a small model: minutes per round.
 """
 
 import collections
+import contextlib
 import json
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -62,6 +64,30 @@ def _check_survivors(directory: Path, seed: int) -> None:
         }
         whole += artifact == stored
     assert whole >= 4
+
+
+def test_compilers_end_with_a_build_that_is_killed_alone(tmp_path: Path) -> None:
+    """As the kernel kills for lack of memory: only the process that is largest."""
+    command = [*commands(tmp_path, 0)[0], "--seconds", "600"]
+    with subprocess.Popen(command, start_new_session=True) as build:
+        while not list(tmp_path.glob("artifact-0/.lower-*/*/started")):
+            assert build.poll() is None
+            time.sleep(0.05)
+        assert len(group(build.pid)) > 1
+        build.kill()
+    while group(build.pid):
+        time.sleep(0.05)
+
+
+def group(leader: int) -> list[int]:
+    """Living processes of a process group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, process_group = path.joinpath("stat").read_text().rpartition(")")[2].split()[:3]
+            if int(process_group) == leader and state != "Z":
+                found.append(int(path.name))
+    return found
 
 
 @pytest.mark.timeout(100_000)

@@ -1,5 +1,6 @@
 """Several builds at once, some of them killed at random moments."""
 
+import argparse
 import os
 import random
 import signal
@@ -60,10 +61,8 @@ class UnrepeatableBackend:
         return identity("segment", Recipe(form=form_text))
 
     def compile(self, form_text: str, output: Path, sources: Path | None) -> None:
-        time.sleep(self.seconds)
-        output.write_bytes(os.urandom(self.size))
+        self.compile_library(output)
         output.with_name(f"{output.stem}.part").write_bytes(os.urandom(9))
-        (self.log / f"{output.stem}-{os.getpid()}").touch()
 
     def parts(self, compiled: Path) -> Sequence[str]:
         return [f"{compiled.stem}.part"]
@@ -72,6 +71,7 @@ class UnrepeatableBackend:
         return identity("kernels", Recipe(form="library"))
 
     def compile_library(self, output: Path) -> None:
+        output.with_name("started").touch()
         time.sleep(self.seconds)
         output.write_bytes(os.urandom(self.size))
         (self.log / f"{output.stem}-{os.getpid()}").touch()
@@ -94,5 +94,11 @@ def lower_all(store: Store, artifact: Path, log: Path, *, seconds: float = 0.0, 
 
 
 if __name__ == "__main__":
-    place, output, compiles, order_seed = sys.argv[1:]
-    lower_all(Store(Path(place)), Path(output), Path(compiles), seconds=0.3, seed=int(order_seed))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("store", type=Path)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("log", type=Path)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--seconds", type=float, default=0.3)
+    given = parser.parse_args()
+    lower_all(Store(given.store), given.artifact, given.log, seconds=given.seconds, seed=given.seed)
