@@ -121,6 +121,7 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
         with reporter.stage("lower") as stage:
             code = lower(lowering, kind.backend, program.parts, stage)
             graphs = kind.write_graphs(scratch, program.parts, code.segments, options.max_context or checkpoint.config.max_context)
+            reporter.summary.tuning = _tuning_summary(tuned, code.segments.values())
         with reporter.stage("pack") as stage:
             everything = options.weights == "all"
             weights = pack_weights(program.weights, checkpoint, scratch, stage) if everything else leave_out(program.weights)
@@ -133,7 +134,6 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
             seal.write_manifest(scratch, manifest)
             seal.seal(scratch, options.output)
     summary = reporter.summary
-    summary.tuning = _tuning_summary(tuned, code.segments.values())
     summary.store_refusal = (
         store.refusal and f"{store.directory} kept nothing of what was compiled ({store.refusal}); it is only in the artifact"
     )

@@ -150,7 +150,7 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> 
                 data = rows.pack_rows(held, data)
             case "pack", _, _:
                 data = pack_blocks(held, data) if held in ops.QUANTIZED_FORMATS else pack_dense(data)
-            case "concat", _, _:
+            case "concat" | "max", _, _:
                 pass  # of all parts, once each is made
             case _:
                 raise ArtifactError(f"there is no recipe {operation!r} for weights in this version", hint="build the artifact again")

@@ -373,6 +373,8 @@ def test_other_tools_fetch_the_same(engine: Engine, hub: HubServer, artifact: Pa
         env=surroundings(hub) | {"HF_HOME": str(tmp_path / "home")},
         check=True,
     )
+    shutil.rmtree(tmp_path / "plain" / ".cache")  # the client's own
+    (tmp_path / "plain" / ".gitattributes").unlink()  # the hub's own
     verify(tmp_path / "plain", load_manifest(tmp_path / "plain"))
 
 
