@@ -23,7 +23,8 @@ from .verify import check_weights
 NICENESS = 19
 """Whatever serves goes first, also to the disk."""
 SHARE = 0.1
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 64 << 10
+"""Read and digested at once, between two pauses: longer ones make steps wait that share the core."""
 REPLACED = 1
 
 
