@@ -64,7 +64,7 @@ form = {
 }
 if len(sys.argv) > 2:
     form = json.loads(sys.argv[2])
-lowered = lower_form(form, scratch)
+lowered = lower_form(form, scratch, {})
 print(lowered.plan.encode().decode())
 """
 
