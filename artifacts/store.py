@@ -5,8 +5,8 @@
     locks/KIND-KEY     locked by the build that makes the entry; others wait for it instead of making it too
 
 Entries are whole or absent to whoever reads, also when writers are killed or the disk is full. A
-store that cannot be written costs time, never a build: `add` then keeps nothing and says why in
-`refusal`.
+store that cannot be written costs time, never a build: `add` then keeps nothing and `refusal` says
+why.
 """
 
 import errno

@@ -135,7 +135,7 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
             seal.seal(scratch, options.output)
     summary = reporter.summary
     summary.store_refusal = (
-        store.refusal and f"{store.directory} kept nothing of what was compiled ({store.refusal}); it is only in the artifact"
+        store.refusal and f"{store.directory} could not keep all that was compiled ({store.refusal}); the artifact has it"
     )
     compiled = sum(not segment.reused for segment in code.segments.values())
     return summarize(reporter, options.output, manifest, compiled=compiled)

@@ -54,7 +54,7 @@ def compile_form(form_text: str, target_name: str, output: Path, sources: Path |
     C++ compiler raises.
     """
     warnings.simplefilter("ignore", FutureWarning)  # torch's, about torch
-    scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix="inductor-"))
+    scratch = Path(tempfile.mkdtemp(dir=_unquoted(output.parent), prefix="inductor-"))
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "inductor")
     try:
         target = Target.parse(target_name)
@@ -66,6 +66,11 @@ def compile_form(form_text: str, target_name: str, output: Path, sources: Path |
                 shutil.copyfile(source, sources / source.name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _unquoted(directory: Path) -> Path | None:
+    """`directory`, or None (where the system has temporary files) if a shell wants quotes around it: Inductor writes commands without."""
+    return directory if shlex.quote(str(directory)) == str(directory) else None
 
 
 def _aot_compile(form_text: str, target: Target, output: Path) -> Path:

@@ -40,6 +40,8 @@ def test_quantized_layers_are_one_segment_too(quantize: str, store: Path, tmp_pa
 
 
 def test_the_debug_dump_shows_every_step(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """In directories whose names have spaces, as people's have."""
+    tmp_path = tmp_path / "with a space"
     dump = tmp_path / "dump"
     command = [Path(sys.executable).with_name("engine"), "build", tiny_checkpoint, "-o", tmp_path / "artifact"]
     subprocess.run([*map(str, command), "--store", str(tmp_path / "store"), "--debug-dump", str(dump)], check=True)
