@@ -5,6 +5,7 @@
 #
 # PYTHON=python3.12    the Python (3.11 to 3.13) to make .venv from
 # TORCH_INDEX=URL      an index with CPU builds of torch, where the default index has only CUDA ones
+# ARGS="-k tune"       more arguments of pytest
 
 PYTHON ?= python3
 # Without this the repository root would come first on sys.path, and other packages would import our `kernels/` as theirs.
@@ -18,7 +19,7 @@ demo: .venv/.installed-build
 	$(BIN)/python tools/demo.py
 
 test: .venv/.installed-dev
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check

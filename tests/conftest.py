@@ -3,12 +3,19 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from checkout import ROOT, build_wheel
+from filelock import FileLock
 
+from engine.artifacts import load_manifest
+from engine.artifacts.store import Store
+from engine.artifacts.store_transfer import export_entries
 from engine.artifacts.target import Target, this_machine_flags
+
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,7 +25,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def kernel_library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`once(name, make)` is a path that `make(path)` has filled, in whichever of the processes that run the tests was first."""
+    own = tmp_path_factory.getbasetemp()
+    directory = own.parent if hasattr(request.config, "workerinput") else own
+
+    def path(name: str, make: Callable[[Path], object]) -> Path:
+        place = directory / f"once-{name}"
+        with FileLock(f"{place}.lock"):
+            if not (place / "made").exists():
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                make(place / name)
+                (place / "made").touch()
+        return place / name
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def kernel_library(request: pytest.FixtureRequest, once: Once) -> Path:
     """The compiled kernel library, loaded into this process.
 
     The same bytes as the one inside an artifact for this machine, so that both can be used in
@@ -28,58 +54,65 @@ def kernel_library(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
     chosen: str | None = request.config.getoption("--kernel-flags")
     flags = chosen.split() if chosen else Target.parse("cpu", machine_flags=this_machine_flags()).compiler_flags
-    directory = tmp_path_factory.mktemp("kernels")
-    path = directory / "kernels.so"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "_SOURCES", Path(shutil.copytree(library._SOURCES, directory / "sources")))
-        library.compile_library(flags, path)
+
+    def compile_copy(path: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(library, "_SOURCES", Path(shutil.copytree(library._SOURCES, path.with_name("sources"))))
+            library.compile_library(flags, path)
+
+    path = once("kernels.so", compile_copy)
     ops.load(path)
     return path
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of every build in this run, empty at first."""
-    return tmp_path_factory.mktemp("store")
+def store(once: Once) -> Path:
+    """The store of every build in this run, empty at first. Others may be writing to it: tests that look at all of it have their own."""
+    return once("store", lambda path: path.mkdir())
 
 
 @pytest.fixture(scope="session")
-def smollm2_gguf() -> Path:
+def smollm2_gguf(once: Once) -> Path:
     """The demo model's file, fetched as `make demo` fetches it."""
-    subprocess.run([sys.executable, str(ROOT / "tools" / "demo.py"), "--fetch-only"], check=True)
+    fetch = [sys.executable, str(ROOT / "tools" / "demo.py"), "--fetch-only"]
+    once("fetched", lambda path: subprocess.run(fetch, check=True))
     (path,) = (ROOT / ".demo").glob("*.gguf")
     return path
 
 
 @pytest.fixture(scope="session")
-def smollm2(smollm2_gguf: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smollm2(smollm2_gguf: Path, store: Path, once: Once) -> Path:
     """The demo model's artifact for this machine."""
     from engine.compiler.build import BuildOptions, build
 
-    output = tmp_path_factory.mktemp("smollm2") / "artifact"
-    build(BuildOptions(model=str(smollm2_gguf), output=output, name="smollm2", store=store))
-    return output
+    return once("smollm2", lambda path: build(BuildOptions(model=str(smollm2_gguf), output=path, name="smollm2", store=store)))
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_checkpoint(once: Once) -> Path:
     """A random Llama of three layers in a Hugging Face directory."""
     from random_checkpoints import write_random_checkpoint
 
-    return write_random_checkpoint("llama", tmp_path_factory.mktemp("tiny") / "tiny-llama")
+    return once("tiny-llama", lambda path: write_random_checkpoint("llama", path))
 
 
 @pytest.fixture(scope="session")
-def tiny_artifact(tiny_checkpoint: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_artifact(tiny_checkpoint: Path, store: Path, once: Once) -> Path:
     """The artifact of `tiny_checkpoint`. Tests that change it work on a copy."""
     from engine.compiler.build import BuildOptions, build
 
-    output = tmp_path_factory.mktemp("tiny-artifact") / "artifact"
-    build(BuildOptions(model=str(tiny_checkpoint), output=output, store=store))
-    return output
+    return once("tiny-artifact", lambda path: build(BuildOptions(model=str(tiny_checkpoint), output=path, store=store)))
+
+
+@pytest.fixture
+def own_store(tiny_artifact: Path, store: Path, tmp_path: Path) -> Path:
+    """A store with what `tiny_artifact` was made from, of which a test may do with it what it likes."""
+    export_entries(load_manifest(tiny_artifact), Store(store), Store(tmp_path / "own-store"))
+    return tmp_path / "own-store"
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(once: Once) -> Path:
     """The package as it is shipped."""
-    return build_wheel(tmp_path_factory.mktemp("source") / "checkout", tmp_path_factory.mktemp("wheel"))
+    (path,) = once("wheel", lambda wheels: build_wheel(wheels.with_name("checkout"), wheels)).iterdir()
+    return path

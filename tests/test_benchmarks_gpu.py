@@ -38,10 +38,10 @@ def gpu() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def work(gpu: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Artifacts of the smallest shape: as it is, with quantized weights, and without some rewrites."""
+    """Artifacts of the smallest shape: as it is, with quantized weights, and without a rewrite."""
     work: Path = tmp_path_factory.mktemp("gpu-benchmark")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu, "optional_passes", lambda: ["merge_sibling_linears", "fuse_silu_mul"])
+        patch.setattr(gpu, "optional_passes", lambda: ["merge_sibling_linears"])
         assert gpu.main(["--work", str(work), "--models", "tiny", "--quantize", "none,int4", "--passes", "--build-only"]) == 0
     return work
 
@@ -50,10 +50,10 @@ def work(gpu: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_measured_from_end_to_end(
     gpu: ModuleType, work: Path, fake: FakeCuda, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ["tiny-none", "tiny-int4", "tiny-without-merge_sibling_linears", "tiny-without-fuse_silu_mul"]
+    names = ["tiny-none", "tiny-int4", "tiny-without-merge_sibling_linears"]
     for name in names:
         fake.declare(work / name, load_manifest(work / name))
-    monkeypatch.setattr(gpu, "optional_passes", lambda: ["merge_sibling_linears", "fuse_silu_mul"])
+    monkeypatch.setattr(gpu, "optional_passes", lambda: ["merge_sibling_linears"])
     monkeypatch.setattr(gpu, "matrix_flops", lambda: 790e12)
     sizes = ["--batch", "1,3", "--context", "40", "--prefill", "50,100", "--steps", "7"]
     file = work / "gpu.json"
@@ -65,7 +65,6 @@ def test_measured_from_end_to_end(
         ("tiny", "none", None),
         ("tiny", "int4", None),
         ("tiny", "none", "merge_sibling_linears"),
-        ("tiny", "none", "fuse_silu_mul"),
     ]
     for one in results["measured"]:
         assert [len(row["seconds"]) for row in one["decode"]] == [7, 7]
@@ -73,7 +72,7 @@ def test_measured_from_end_to_end(
         assert all(seconds == pytest.approx(1e-3) for row in one["decode"] for seconds in row["seconds"])  # the stand-in's clock
         assert "probe" in one["phases"]
         assert [graph["name"] for graph in one["graphs"]].count("decode-4") == 1
-    whole, packed, parted, _ = results["measured"]
+    whole, packed, parted = results["measured"]
     assert packed["decode"][0]["weight_bytes"] < whole["decode"][0]["weight_bytes"] / 2
     assert parted["graphs"][0]["nodes"] > whole["graphs"][0]["nodes"]
     # keys and values of 3 x 40 tokens, 2 layers of 2 heads of 64 numbers

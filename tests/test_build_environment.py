@@ -71,19 +71,20 @@ def test_a_process_that_has_torch_already_is_told(name: str, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_a_build_in_a_hostile_environment_makes_the_same(tiny_checkpoint: Path, tiny_artifact: Path, store: Path, tmp_path: Path) -> None:
+def test_a_build_in_a_hostile_environment_makes_the_same(
+    tiny_checkpoint: Path, tiny_artifact: Path, own_store: Path, tmp_path: Path
+) -> None:
     """The program and one segment are made anew, the rest is from the store; it keeps nothing, and the build says so."""
-    copy = Path(shutil.copytree(store, tmp_path / "store"))
     manifest = load_manifest(tiny_artifact)
     wanted = {identity.kind: identity for identity in identities(manifest.ingredients)}
     for kind in ("program", "segment"):
-        shutil.rmtree(copy / kind / wanted[kind].key)
-    (copy / "locks").rmdir()
-    (copy / "locks").touch()
-    before = sorted(copy.rglob("*"))
+        shutil.rmtree(own_store / kind / wanted[kind].key)
+    (own_store / "locks").rmdir()
+    (own_store / "locks").touch()
+    before = sorted(own_store.rglob("*"))
     command = [str(Path(sys.executable).with_name("engine")), "build", str(tiny_checkpoint), "-o", str(tmp_path / "artifact")]
     done = subprocess.run(
-        [*command, "--store", str(copy)],
+        [*command, "--store", str(own_store)],
         env={**os.environ, **HOSTILE, "CPATH": "/nonexistent"},
         capture_output=True,
         text=True,
@@ -93,6 +94,6 @@ def test_a_build_in_a_hostile_environment_makes_the_same(tiny_checkpoint: Path, 
     said = " ".join(done.stderr.split())
     assert "3 distinct, 1 compiled, 2 reused" in said
     assert "could not keep all that was compiled (File exists); the artifact has it" in said
-    assert sorted(copy.rglob("*")) == before
+    assert sorted(own_store.rglob("*")) == before
     made = load_manifest(tmp_path / "artifact")
     assert msgspec.structs.replace(made, created=0) == msgspec.structs.replace(manifest, created=0)

@@ -1,5 +1,6 @@
 """Compile time depends on the kinds of layer, not on their number or their weights."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from random_checkpoints import write_random_checkpoint
 
-from engine.artifacts import load_manifest
+from engine.artifacts import load_manifest, verify
 from engine.compiler.build import BuildOptions, build
 
 
@@ -39,15 +40,32 @@ def test_quantized_layers_are_one_segment_too(quantize: str, store: Path, tmp_pa
     assert matrices == ({"q8_0"} if quantize == "int8" else {"q4_1", "q8_0"})
 
 
-def test_the_debug_dump_shows_every_step(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """In directories whose names have spaces, as people's have."""
-    tmp_path = tmp_path / "with a space"
-    dump = tmp_path / "dump"
-    command = [Path(sys.executable).with_name("engine"), "build", tiny_checkpoint, "-o", tmp_path / "artifact"]
-    subprocess.run([*map(str, command), "--store", str(tmp_path / "store"), "--debug-dump", str(dump)], check=True)
+def test_everything_anew_with_paths_as_people_type_them(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Relative to a directory with a space in its name: compilers do not run in it, and not all of them know of quotes.
+
+    Along with it: the debug dump shows every step, and nothing else is left lying about.
+    """
+    place = tmp_path / "My Models"
+    shutil.copytree(tiny_checkpoint, place / "model")
+    command = [
+        str(Path(sys.executable).with_name("engine")),
+        "build",
+        "model",
+        "-o",
+        "artifact",
+        "--store",
+        "store",
+        "--debug-dump",
+        "dump",
+    ]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in place.iterdir()) == ["artifact", "dump", "model", "store"]
+    manifest, dump = load_manifest(place / "artifact"), place / "dump"
+    verify(place / "artifact", manifest)
     assert "aten.linear.default" in (dump / "graphs" / "00-traced.py").read_text()
     assert "engine.linear_dense" in (dump / "graphs" / "after-assign_weight_kernels.py").read_text()
     assert any("paged_attention" in path.read_text() for path in (dump / "bytecode").glob("*.py"))
-    keys = {segment.key for segment in load_manifest(tmp_path / "artifact").segments}
+    keys = {segment.key for segment in manifest.segments}
     assert {path.name for path in (dump / "segments").iterdir()} == keys
     assert all(list((dump / "segments" / key).glob("*.cpp")) for key in keys)

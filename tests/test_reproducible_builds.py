@@ -10,6 +10,8 @@ import pytest
 from checkout import ROOT
 
 from engine.artifacts import Manifest, load_manifest
+from engine.artifacts.store import Store
+from engine.artifacts.store_transfer import export_entries
 from engine.kernels.native import torch_directory
 
 
@@ -26,9 +28,9 @@ def rebuilt(tiny_artifact: Path, tiny_checkpoint: Path, store: Path, tmp_path_fa
     """
     place = tmp_path_factory.mktemp("another-user") / "far" / "away"
     checkpoint = shutil.copytree(tiny_checkpoint, place / "models" / tiny_checkpoint.name)
-    copied = shutil.copytree(store, place / "store")
-    shutil.rmtree(copied / "segment" / smallest_segment(tiny_artifact, load_manifest(tiny_artifact)))
-    shutil.rmtree(copied / "program")
+    export_entries(load_manifest(tiny_artifact), Store(store), Store(place / "store"))
+    shutil.rmtree(place / "store" / "segment" / smallest_segment(tiny_artifact, load_manifest(tiny_artifact)))
+    shutil.rmtree(place / "store" / "program")
     command = [sys.executable, "-P", "-m", "engine", "build", str(checkpoint), "-o", "out", "--store", "store", "--jobs", "1"]
     (place / "tmp").mkdir()
     elsewhere = {"HOME": str(place), "TMPDIR": str(place / "tmp"), "USER": "another", "LOGNAME": "another"}
