@@ -83,7 +83,7 @@ def test_measured_from_end_to_end(
     assert fake.launches - before == len(names) * launched
     shown = " ".join(capsys.readouterr().out.split())
     assert "Time without a rewrite / with all" in shown
-    assert "fuse_silu_mul 1.000 1.000 1.000 1.000" in shown
+    assert "merge_sibling_linears 1.000 1.000 1.000 1.000" in shown
 
 
 @pytest.mark.slow
