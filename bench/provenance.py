@@ -56,12 +56,19 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     gpu: str | None = None
 
 
+def _program() -> list[str]:
+    """What was typed before the arguments: `engine`, or a program of benchmarks/."""
+    program = Path(sys.argv[0]).resolve()
+    in_tree = program.suffix == ".py" and program.is_relative_to(_ROOT / "benchmarks")
+    return ["python", str(program.relative_to(_ROOT))] if in_tree else ["engine"]
+
+
 def provenance(artifacts: Path | None = None, packages: Iterable[str] = PACKAGES) -> Provenance:
     """The facts of now. packages: names whose versions matter; those that are not installed are left out."""
     artifact = _artifact(artifacts) if artifacts else None
     return Provenance(
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        command=shlex.join(["engine", *map(_without_place, sys.argv[1:])]),
+        command=shlex.join([*_program(), *map(_without_place, sys.argv[1:])]),
         cpu=_cpu(),
         isa=[flag for flag in _ISA if flag in this_machine_flags()],
         cores=len(usable_cpus()),

@@ -32,7 +32,7 @@ class Server:
         url = self._wait_for(r"listening at (http://\S+?),")[1]
         self._wait_for(r"ready in")
         self.http = httpx.Client(base_url=url, timeout=60)
-        self.openai: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=60, max_retries=0)
+        self.openai: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
 
     def _wait_for(self, pattern: str) -> "re.Match[str]":
         deadline = time.monotonic() + 60
