@@ -59,8 +59,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 def _program() -> list[str]:
     """What was typed before the arguments: `engine`, or a program of benchmarks/."""
     program = Path(sys.argv[0]).resolve()
-    in_tree = program.suffix == ".py" and program.is_relative_to(_ROOT / "benchmarks")
-    return ["python", str(program.relative_to(_ROOT))] if in_tree else ["engine"]
+    if not program.is_relative_to(_ROOT / "benchmarks"):
+        return ["engine"]
+    return ["python", str((program.parent if program.name == "__main__.py" else program).relative_to(_ROOT))]
 
 
 def provenance(artifacts: Path | None = None, packages: Iterable[str] = PACKAGES) -> Provenance:

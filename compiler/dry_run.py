@@ -14,6 +14,7 @@ from ..artifacts.store import Store, chosen_store
 from ..artifacts.tuning import load_tuned
 from . import environment
 from .build import BuildOptions, resolve
+from .fewer_layers import FewerLayers, fewer_layers
 from .forecast import Expected, expected_code, expected_program
 from .pack import packed_bytes
 from .progress import Reporter
@@ -23,12 +24,12 @@ from .target_kind import kind_of
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What a build would do. traced_seconds: what tracing took, whose result the store does not have; 0 if it does."""
+    """What a build would do. traced: how the model was traced, whose program the store does not have; empty if it does."""
 
     target: str
     store: Store
     expected: Sequence[Expected]
-    traced_seconds: float
+    traced: str
     tensors: int
     packed_bytes: int
 
@@ -46,8 +47,7 @@ class DryRun:
         cold = [item for item in self.expected if item.bytes is None]
         reasons = [escape(f"\n{item.identity.kind} {item.identity.key}: " + "\n".join(item.explained())) for item in cold]
         summary = f"\nfor {self.target}, with the store {self.store.directory}: {len(cold)} of {len(self.expected)} to be made"
-        traced = f"; tracing took {self.traced_seconds:.1f} s, and nothing of it was kept" if self.traced_seconds else ""
-        return Group(table, *reasons, escape(summary + traced))
+        return Group(table, *reasons, escape(summary + self.traced))
 
 
 def dry_run(options: BuildOptions, reporter: Reporter) -> DryRun:
@@ -61,18 +61,21 @@ def dry_run(options: BuildOptions, reporter: Reporter) -> DryRun:
             checkpoint, formats = resolve(options, kind, stage)
             options = replace(options, kv_dtype=kind.kv_dtype(options.kv_dtype, checkpoint, formats))
         wanted = Wanted.of(checkpoint, formats, kv_dtype=options.kv_dtype, kind=kind, disable_pass=options.disable_pass)
-        expected, traced_seconds = expected_program(wanted, store), 0.0
-        program = find_program(wanted, store, reporter)
+        program, traced = find_program(wanted, store, reporter), ""
+        all_layers = len(wanted.config.layers)
+        model = FewerLayers(wanted=wanted, stands_for=(1,) * all_layers)
         if program is None:
-            start = time.perf_counter()
-            program = make_program(wanted, None, reporter)
-            traced_seconds = time.perf_counter() - start
-    everything = options.weights == "all"
+            model, start = fewer_layers(wanted), time.perf_counter()
+            program = make_program(model.wanted, None, reporter)
+            others = "" if len(model.stands_for) == all_layers else ", the others being like them,"
+            seconds = time.perf_counter() - start
+            traced = f"; traced {len(model.stands_for)} of {all_layers} layers{others} in {seconds:.1f} s, and kept nothing of it"
+    weights = program.weights if options.weights == "all" else []
     return DryRun(
         target=str(target),
         store=store,
-        expected=[expected, *expected_code(kind.backend, program.parts, store)],
-        traced_seconds=traced_seconds,
-        tensors=len(program.weights) if everything else 0,
-        packed_bytes=sum(packed_bytes(weight) for weight in program.weights) if everything else 0,
+        expected=[expected_program(wanted, store), *expected_code(kind.backend, program.parts, store, whole=not traced)],
+        traced=traced,
+        tensors=sum(model.times(weight) for weight in weights),
+        packed_bytes=sum(model.times(weight) * packed_bytes(weight) for weight in weights),
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from artifact_stand_in import write_artifact
+from checkout import ROOT
 from rich.console import Console
 
 from engine.artifacts import load_manifest
@@ -89,6 +90,12 @@ def test_provenance_names_machine_versions_and_artifact(tmp_path: Path, monkeypa
     assert facts.artifact is not None
     assert (facts.artifact.model, facts.artifact.directory) == ("echo", "artifact")
     assert facts.artifact.digest == load_manifest(artifact).digest
+
+
+@pytest.mark.parametrize(("typed", "command"), [("gpu.py", "benchmarks/gpu.py"), ("peers/__main__.py", "benchmarks/peers")])
+def test_provenance_names_the_program_of_a_benchmark(typed: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks" / typed), "--json", "/results/file.json"])
+    assert provenance().command == f"python {command} --json file.json"
 
 
 def test_an_installed_package_has_no_commit(tmp_path: Path) -> None:

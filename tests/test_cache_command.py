@@ -158,3 +158,25 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(
     assert "1 of 5 to be made" in printed
     assert not (tmp_path / "out").exists()
     assert sorted(path for path in exported.rglob("*") if path.name != RECORD) == before
+
+
+def test_a_dry_run_without_the_program_knows_the_same(
+    exported: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It traces what it needs of the model, and keeps nothing of it."""
+    monkeypatch.setenv("COLUMNS", "200")
+    printed = {}
+    for name, store in (("warm", exported), ("cold", tmp_path / "empty")):
+        assert build(tiny_checkpoint, tmp_path / "out", "--store", str(store), "--dry-run") == 0
+        printed[name] = capsys.readouterr().out.splitlines()
+    assert "; traced 2 of 3 layers, the others being like them, in " in printed["cold"][-1]
+    assert "5 of 5 to be made" in printed["cold"][-1]
+    things = {
+        name: sorted(line.split()[1] + key for line in lines for key in line.split() if len(key) == 16) for name, lines in printed.items()
+    }
+    assert things["cold"] == things["warm"]
+    assert len(things["cold"]) == 5
+    assert [next(line for line in lines if line.startswith("pack")) for lines in printed.values()] == [
+        next(line for line in printed["warm"] if line.startswith("pack"))
+    ] * 2
+    assert not (tmp_path / "empty").exists()

@@ -21,7 +21,7 @@ FORMS = tuple(f"form {index}" for index in range(4))
 def swarm(commands: Sequence[Sequence[str]], kills: int, within: float, seed: int) -> list[int]:
     """Runs all commands at once and kills the groups of `kills` of them at random moments; returns the exit codes of the others.
 
-    within: the last moment for a kill, in seconds.
+    within: the last moment for a kill, in seconds. Who has ended by then is not killed.
     """
     random_numbers = random.Random(seed)
     processes = [
@@ -31,8 +31,10 @@ def swarm(commands: Sequence[Sequence[str]], kills: int, within: float, seed: in
     moments = sorted(random_numbers.uniform(0, within) for _ in range(kills))
     victims = random_numbers.sample(processes, kills)
     for moment, victim in zip(moments, victims, strict=True):
-        time.sleep(max(0.0, start + moment - time.monotonic()))
-        os.killpg(victim.pid, signal.SIGKILL)
+        while time.monotonic() < start + moment and any(process.poll() is None for process in processes):
+            time.sleep(0.02)
+        if victim.poll() is None:
+            os.killpg(victim.pid, signal.SIGKILL)
     codes = []
     for process in processes:
         _, errors = process.communicate()

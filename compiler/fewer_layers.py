@@ -1,0 +1,61 @@
+"""A model without the layers that are like their neighbours: traced in a fraction of the time, into the same segments."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from .step_program import Wanted
+from .weights_plan import PackedWeight
+
+_LAYER = re.compile(r"layers\.(\d+)\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewerLayers:
+    """wanted: the smaller model's. stands_for: by its layers, how many of the whole model each of them stands for."""
+
+    wanted: Wanted
+    stands_for: tuple[int, ...]
+
+    def times(self, weight: PackedWeight) -> int:
+        """How many tensors of the whole model one of the smaller stands for."""
+        found = _LAYER.match(weight.sources[0] if weight.sources else weight.name)
+        return self.stands_for[int(found[1])] if found else 1
+
+
+def fewer_layers(wanted: Wanted) -> FewerLayers:
+    """Of every run of equal layers (equal in configuration and in the formats of all parameters) the first and the last are kept.
+
+    A segment reaches at most from one layer into the next, so every pair of neighbours that the whole model has is in it.
+    """
+    runs = [list(run) for _, run in groupby(range(len(wanted.config.layers)), key=lambda index: _kind(wanted, index))]
+    kept = [index for run in runs for index in ((run[0], run[-1]) if len(run) > 1 else run)]
+    stands_for = [count for run in runs for count in ((len(run) - 1, 1) if len(run) > 1 else (1,))]
+    smaller = replace(
+        wanted,
+        config=replace(wanted.config, layers=tuple(wanted.config.layers[index] for index in kept)),
+        formats=_of_layers(wanted.formats, kept),
+        stored=_of_layers(wanted.stored, kept),
+    )
+    return FewerLayers(wanted=smaller, stands_for=tuple(stands_for))
+
+
+def _kind(wanted: Wanted, index: int) -> object:
+    prefix = f"layers.{index}."
+    parameters = [
+        {n.removeprefix(prefix): f for n, f in names.items() if n.startswith(prefix)} for names in (wanted.formats, wanted.stored)
+    ]
+    return wanted.config.layers[index], parameters
+
+
+def _of_layers(names: Mapping[str, str], kept: list[int]) -> dict[str, str]:
+    """The entries of layers that are kept, under their new numbers, and those of no layer."""
+    number = {index: position for position, index in enumerate(kept)}
+    found = {}
+    for name, format in names.items():
+        if (layer := _LAYER.match(name)) is None:
+            found[name] = format
+        elif (index := int(layer[1])) in number:
+            found[f"layers.{number[index]}.{name[layer.end() :]}"] = format
+    return found
