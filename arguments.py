@@ -178,7 +178,7 @@ The same build again, or one of the same architecture with other weights, compil
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="only print what would be compiled, reused and packed; takes seconds, unless the model has to be traced first",
+        help="only print what would be compiled, reused and packed, in seconds; writes nothing",
     )
     parser.add_argument("--debug-dump", type=Path, metavar="DIR", help="write graphs before and after each pass, and the generated code")
     parser.add_argument("--force", action="store_true", help="replace an artifact that is already at DIR")
