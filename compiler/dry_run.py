@@ -24,12 +24,17 @@ from .target_kind import kind_of
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What a build would do. traced: how the model was traced, whose program the store does not have; empty if it does."""
+    """What a build would do.
+
+    traced_layers: how many of the model's `layers` were traced, in `traced_seconds`; none if the store has the program.
+    """
 
     target: str
     store: Store
     expected: Sequence[Expected]
-    traced: str
+    layers: int
+    traced_layers: int
+    traced_seconds: float
     tensors: int
     packed_bytes: int
 
@@ -47,7 +52,13 @@ class DryRun:
         cold = [item for item in self.expected if item.bytes is None]
         reasons = [escape(f"\n{item.identity.kind} {item.identity.key}: " + "\n".join(item.explained())) for item in cold]
         summary = f"\nfor {self.target}, with the store {self.store.directory}: {len(cold)} of {len(self.expected)} to be made"
-        return Group(table, *reasons, escape(summary + self.traced))
+        return Group(table, *reasons, escape(summary + self._traced()))
+
+    def _traced(self) -> str:
+        if not self.traced_layers:
+            return ""
+        others = ", the others being like them," if self.traced_layers < self.layers else ""
+        return f"; traced {self.traced_layers} of {self.layers} layers{others} in {self.traced_seconds:.1f} s, and kept nothing of it"
 
 
 def dry_run(options: BuildOptions, reporter: Reporter) -> DryRun:
@@ -61,21 +72,21 @@ def dry_run(options: BuildOptions, reporter: Reporter) -> DryRun:
             checkpoint, formats = resolve(options, kind, stage)
             options = replace(options, kv_dtype=kind.kv_dtype(options.kv_dtype, checkpoint, formats))
         wanted = Wanted.of(checkpoint, formats, kv_dtype=options.kv_dtype, kind=kind, disable_pass=options.disable_pass)
-        program, traced = find_program(wanted, store, reporter), ""
-        all_layers = len(wanted.config.layers)
-        model = FewerLayers(wanted=wanted, stands_for=(1,) * all_layers)
+        start = time.perf_counter()
+        program, model = find_program(wanted, store, reporter), FewerLayers.none_left_out(wanted)
+        traced = program is None
         if program is None:
-            model, start = fewer_layers(wanted), time.perf_counter()
+            model = fewer_layers(wanted)
             program = make_program(model.wanted, None, reporter)
-            others = "" if len(model.stands_for) == all_layers else ", the others being like them,"
-            seconds = time.perf_counter() - start
-            traced = f"; traced {len(model.stands_for)} of {all_layers} layers{others} in {seconds:.1f} s, and kept nothing of it"
+        seconds = time.perf_counter() - start
     weights = program.weights if options.weights == "all" else []
     return DryRun(
         target=str(target),
         store=store,
         expected=[expected_program(wanted, store), *expected_code(kind.backend, program.parts, store, whole=not traced)],
-        traced=traced,
+        layers=len(wanted.config.layers),
+        traced_layers=len(model.stands_for) if traced else 0,
+        traced_seconds=seconds,
         tensors=sum(model.times(weight) for weight in weights),
         packed_bytes=sum(model.times(weight) * packed_bytes(weight) for weight in weights),
     )

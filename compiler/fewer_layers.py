@@ -18,6 +18,11 @@ class FewerLayers:
     wanted: Wanted
     stands_for: tuple[int, ...]
 
+    @classmethod
+    def none_left_out(cls, wanted: Wanted) -> "FewerLayers":
+        """The model as it is."""
+        return cls(wanted=wanted, stands_for=(1,) * len(wanted.config.layers))
+
     def times(self, weight: PackedWeight) -> int:
         """How many tensors of the whole model one of the smaller stands for."""
         found = _LAYER.match(weight.sources[0] if weight.sources else weight.name)
