@@ -10,6 +10,7 @@ import pytest
 
 from engine.artifacts import load_manifest
 from engine.errors import ArtifactError
+from engine.runtime.batch import StepInputs
 from engine.runtime.executor import Executor
 from engine.runtime.memory import Memory
 from engine.runtime.native_program import NativeProgram
@@ -18,6 +19,13 @@ from engine.runtime.probe import whole_prompt
 
 def load(artifact: Path, blocks: int = 8) -> Executor:
     return Executor.load(artifact, kv_memory=blocks * load_manifest(artifact).kv_cache.bytes_per_block)
+
+
+def one_token_each(sequences: int, block_size: int) -> StepInputs:
+    """A step in which every sequence computes its first token, in a block of its own."""
+    numbers = np.arange(sequences + 1, dtype=np.int32)
+    first, ones = np.zeros(sequences, np.int32), np.ones(sequences, np.int32)
+    return StepInputs(numbers[:-1].copy(), first, numbers, ones, numbers[:-1, None].copy(), numbers[:-1] * block_size)
 
 
 def test_logits_are_the_callers_to_keep(tiny_artifact: Path) -> None:
@@ -32,17 +40,35 @@ def test_logits_are_the_callers_to_keep(tiny_artifact: Path) -> None:
     assert np.array_equal(first, copy)
 
 
-def test_logits_give_their_memory_back(tiny_artifact: Path) -> None:
+def test_logits_give_their_memory_back(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native tensor goes with the last array over it: not earlier, and once."""
     executor = load(tiny_artifact)
+    functions = executor._program._c
+    delete, deleted = functions["engine_tensor_delete"], []
+
+    def record(tensor: int) -> None:
+        deleted.append(tensor)
+        delete(tensor)
+
+    monkeypatch.setitem(functions, "engine_tensor_delete", record)
     inputs = whole_prompt(list(range(20)), executor.manifest.kv_cache.block_size)
-    addresses = [executor.step(inputs).ctypes.data for _ in range(20)]
-    assert len(set(addresses)) < 5
+    for step in range(5):
+        logits = executor.step(inputs)
+        row = logits[0]
+        del logits
+        assert len(deleted) == step
+        assert np.isfinite(row).all()
+        del row
+        assert len(deleted) == step + 1
 
 
-def test_nothing_is_left_behind(tiny_artifact: Path) -> None:
-    """Activations of 4,000 steps would be gigabytes."""
-    executor = load(tiny_artifact)
+@pytest.mark.parametrize("sequences", [1, 200])
+def test_nothing_is_left_behind(tiny_artifact: Path, sequences: int) -> None:
+    """200 steps take hundreds of megabytes of activations for 200 tokens, and 50 of logits for 200 sequences."""
+    executor = load(tiny_artifact, blocks=200)
     inputs = whole_prompt(list(range(200)), executor.manifest.kv_cache.block_size)
+    if sequences > 1:
+        inputs = one_token_each(sequences, executor.manifest.kv_cache.block_size)
     for _ in range(20):
         executor.step(inputs)
     before = psutil.Process().memory_info().rss
