@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from artifact_stand_in import edit_manifest
+from patience import PATIENCE
 
 from engine.artifacts import Target, check_machine, load_manifest
 from engine.artifacts.manifest import SCHEMA_VERSION
@@ -28,7 +29,7 @@ def flip_byte(path: Path, offset: int) -> None:
 
 
 def engine(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([str(ENGINE), *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([str(ENGINE), *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def serve(artifact: Path) -> "subprocess.CompletedProcess[str]":

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from artifact_stand_in import MODEL, write_artifact
 from misbehaving_server import HEADERS, LAST_CHUNK, event, misbehaving
+from patience import PATIENCE
 from serving_process import ServingProcess
 
 from engine.arguments import parse
@@ -193,7 +194,7 @@ def test_a_load_test_that_fails_altogether(capsys: pytest.CaptureFixture[str], t
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        ready.wait(30)
+        assert ready.wait(PATIENCE)
         line = ["bench", "serve", "--url", started[0], "--model", "m", "--tokenizer", str(artifact), *SMALL]
         assert main(line) == 8
     finally:

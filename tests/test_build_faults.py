@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from safetensors.torch import load_file, save_file
 
 from engine.artifacts import load_manifest, verify
@@ -36,7 +37,7 @@ def test_kill_9_in_the_middle_and_the_same_build_again(tiny_checkpoint: Path, ow
     shutil.rmtree(own_store / "segment")
     command = [str(ENGINE), "build", str(tiny_checkpoint), "-o", str(output), "--store", str(own_store)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     while not list(tmp_path.glob("out/.artifact.building-*")) or not list(own_store.glob("segment/*/*.so")):
         assert process.poll() is None, "the build ended before it could be killed"
         assert time.monotonic() < deadline

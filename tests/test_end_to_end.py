@@ -15,6 +15,7 @@ import httpx
 import openai
 import psutil
 import pytest
+from patience import PATIENCE
 
 ENGINE = Path(sys.executable).with_name("engine")
 FORBIDDEN = ("torch", "triton", "transformers", "engine.compiler", "engine.passes", "engine.models", "sympy")
@@ -31,11 +32,11 @@ class Server:
             self.process = subprocess.Popen(command, stderr=stderr, env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
         url = self._wait_for(r"listening at (http://\S+?),")[1]
         self._wait_for(r"ready in")
-        self.http = httpx.Client(base_url=url, timeout=60)
-        self.openai: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300, max_retries=0)
+        self.http = httpx.Client(base_url=url, timeout=PATIENCE)
+        self.openai: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=PATIENCE, max_retries=0)
 
     def _wait_for(self, pattern: str) -> "re.Match[str]":
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self.process.poll() is None:
             if match := re.search(pattern, self.log.read_text(errors="replace")):
                 return match
@@ -60,7 +61,7 @@ class Server:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -199,4 +200,4 @@ def test_sigterm_drains_and_exits_0(server: Server) -> None:
         server.process.send_signal(signal.SIGTERM)
         rest = [line for line in lines if line.startswith("data: {")]
     assert json.loads(rest[-1].removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
-    assert server.process.wait(timeout=60) == 0
+    assert server.process.wait(timeout=PATIENCE) == 0

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from artifact_stand_in import MODEL, write_artifact
-from serving_process import PATIENCE, ServingProcess
+from patience import PATIENCE
+from serving_process import ServingProcess
 
 from engine.errors import ArtifactError, UsageError
 from engine.server.options import ServeOptions

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from artifact_stand_in import byte_level_tokenizer, write_artifact
+from patience import PATIENCE
 from serving_process import WORKER
 
 from engine.errors import ArtifactError, MismatchError, RequestError, WorkerError
@@ -80,7 +81,7 @@ def test_chat_streams_and_counts(llm: LLM) -> None:
 def test_a_stream_that_is_left_is_aborted(artifact: Path, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as events:
         events.bind(str(tmp_path / "events"))
-        events.settimeout(30)
+        events.settimeout(PATIENCE)
         with LLM(artifact, worker_command=command("--step", "0.005", "--events", str(tmp_path / "events"))) as llm:
             with llm.stream("a b c", Params(temperature=0, ignore_eos=True)) as stream:
                 assert next(iter(stream)) == "a"

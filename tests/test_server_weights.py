@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from artifact_stand_in import byte_level_tokenizer, edit_manifest, seal, with_tokenizer
+from patience import PATIENCE
 from rich_artifact import read_unchecked, write_rich_artifact
 from serving_process import WORKER, ServingProcess
 from toy_gpu_artifact import write_toy_artifact
@@ -151,7 +152,7 @@ def test_the_check_by_itself(artifact: Path) -> None:
     """Exit code and message are what the server reads; it ends when its standard input does."""
     command = [sys.executable, "-P", "-m", "engine.artifacts.background_check", str(artifact), load_manifest(artifact).digest]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
     done = subprocess.run([*command[:-1], "0" * 64], stdin=subprocess.PIPE, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (background_check.REPLACED, "")
     assert "not the artifact that was asked for" in done.stderr
@@ -162,7 +163,7 @@ def test_the_check_by_itself(artifact: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert "weights/0.safetensors is damaged" in process.stdout.read()
-        assert process.wait(60) == 6
+        assert process.wait(PATIENCE) == 6
     early = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert (early.returncode, early.stdout) == (0, "")
 

@@ -19,6 +19,7 @@ import pytest
 from artifact_stand_in import write_artifact
 from forking_engine import ForkingEngine, Started
 from hub_server import HubServer, Stall
+from patience import PATIENCE
 
 from engine.artifacts import load_manifest, seal, verify
 from engine.artifacts.manifest import MANIFEST_NAME
@@ -30,7 +31,6 @@ REPO = "team/echo-cpu"
 WEIGHTS = "weights/00000.safetensors"
 SIGNATURE = "manifest.sig"
 SIZES = {"kernels/none.so": 30_000, "segments/first.so": 20_000, "segments/second.so": 20_000, WEIGHTS: 600_000}
-PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")

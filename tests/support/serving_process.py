@@ -17,9 +17,9 @@ from typing import Any
 
 import httpx
 import openai
+from patience import PATIENCE
 
 WORKER = Path(__file__).with_name("scripted_worker.py")
-PATIENCE = 30.0
 _SERVE = """
 import json, pathlib, sys
 from engine.errors import EngineError
