@@ -6,12 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import PATIENCE
+from patience import wait_until
 from safetensors.torch import load_file, save_file
 
 from engine.artifacts import load_manifest, verify
@@ -37,11 +36,9 @@ def test_kill_9_in_the_middle_and_the_same_build_again(tiny_checkpoint: Path, ow
     shutil.rmtree(own_store / "segment")
     command = [str(ENGINE), "build", str(tiny_checkpoint), "-o", str(output), "--store", str(own_store)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + PATIENCE
-    while not list(tmp_path.glob("out/.artifact.building-*")) or not list(own_store.glob("segment/*/*.so")):
-        assert process.poll() is None, "the build ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    under_way = (tmp_path / "out", ".artifact.building-*"), (own_store, "segment/*/*.so")
+    wait_until(lambda: process.poll() is not None or all(list(directory.glob(pattern)) for directory, pattern in under_way))
+    assert process.poll() is None, "the build ended before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not output.exists()

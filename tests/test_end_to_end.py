@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import httpx
 import openai
 import psutil
 import pytest
-from patience import PATIENCE
+from patience import PATIENCE, wait_until
 
 ENGINE = Path(sys.executable).with_name("engine")
 FORBIDDEN = ("torch", "triton", "transformers", "engine.compiler", "engine.passes", "engine.models", "sympy")
@@ -58,13 +58,6 @@ class Server:
         self.openai.close()
         self.process.kill()
         self.process.wait()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from artifact_stand_in import byte_level_tokenizer, edit_manifest, seal, with_tokenizer
-from patience import PATIENCE
+from patience import PATIENCE, wait_until
 from rich_artifact import read_unchecked, write_rich_artifact
 from serving_process import WORKER, ServingProcess
 from toy_gpu_artifact import write_toy_artifact
@@ -115,11 +114,9 @@ def test_a_server_that_is_stopped_takes_its_check_along(artifact: Path) -> None:
     with ServingProcess(artifact) as server:
         server.ready()
         children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-        while len(pids := children.read_text().split()) < 2:
-            time.sleep(0.01)
-        (check,) = [pid for pid in pids if b"background_check" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        while os.getpriority(os.PRIO_PROCESS, int(check)) != background_check.NICENESS:
-            time.sleep(0.01)
+        wait_until(lambda: len(children.read_text().split()) == 2)
+        (check,) = [pid for pid in children.read_text().split() if b"background_check" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        wait_until(lambda: os.getpriority(os.PRIO_PROCESS, int(check)) == background_check.NICENESS)
     assert server.process.returncode == 0
     assert not Path(f"/proc/{check}").exists()
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -19,7 +18,7 @@ import pytest
 from artifact_stand_in import write_artifact
 from forking_engine import ForkingEngine, Started
 from hub_server import HubServer, Stall
-from patience import PATIENCE
+from patience import PATIENCE, wait_until
 
 from engine.artifacts import load_manifest, seal, verify
 from engine.artifacts.manifest import MANIFEST_NAME
@@ -399,10 +398,3 @@ def test_code_from_the_hub_and_weights_from_here(
     assert [name for name in theirs if theirs[name] != ours.get(name)] == [MANIFEST_NAME]
     assert load_manifest(tmp_path / "tuned").model.name == "tuned"
     assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
-
-
-def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

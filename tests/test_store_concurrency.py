@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from build_swarm import FORMS, swarm
+from patience import wait_until
 
 from engine.artifacts import load_manifest, verify
 from engine.artifacts.store import Store
@@ -70,13 +71,11 @@ def test_compilers_end_with_a_build_that_is_killed_alone(tmp_path: Path) -> None
     """As the kernel kills for lack of memory: only the process that is largest."""
     command = [*commands(tmp_path, 0)[0], "--seconds", "600"]
     with subprocess.Popen(command, start_new_session=True) as build:
-        while not list(tmp_path.glob("artifact-0/.lower-*/*/started")):
-            assert build.poll() is None
-            time.sleep(0.05)
+        wait_until(lambda: build.poll() is not None or list(tmp_path.glob("artifact-0/.lower-*/*/started")))
+        assert build.poll() is None
         assert len(group(build.pid)) > 1
         build.kill()
-    while group(build.pid):
-        time.sleep(0.05)
+    wait_until(lambda: not group(build.pid))
 
 
 def group(leader: int) -> list[int]:
