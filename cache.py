@@ -11,11 +11,11 @@ from rich.table import Table
 
 from .artifacts import load_manifest
 from .artifacts.describe import human_bytes
-from .artifacts.explain import Comparison, explain
-from .artifacts.store import Store, chosen_store
-from .artifacts.store_entry import KINDS, Record
-from .artifacts.store_transfer import export_entries, import_entries
-from .artifacts.store_upkeep import Held, damaged, held, prune
+from .artifacts.store.entry import KINDS, Record
+from .artifacts.store.explain import Comparison, explain
+from .artifacts.store.store import Store, chosen_store
+from .artifacts.store.transfer import export_entries, import_entries
+from .artifacts.store.upkeep import Held, damaged, held, prune
 from .errors import ArtifactError, BuildError, UsageError
 
 Options = dict[str, Any]

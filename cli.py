@@ -185,8 +185,8 @@ def _cache(options: Options) -> int:
 
 def _plan(options: Options) -> int:
     from .artifacts import load_manifest
+    from .runtime.capacity.capacity import check, plan
     from .runtime.options import RuntimeOptions
-    from .runtime.plan import check, plan
 
     manifest = load_manifest(options["artifacts"])
     limits = {name: options[name] for name in ("max_num_seqs", "max_batch_tokens") if name in options}
@@ -196,7 +196,7 @@ def _plan(options: Options) -> int:
     else:
         from rich.console import Console
 
-        from .runtime.plan_table import plan_table
+        from .runtime.capacity.table import plan_table
 
         Console().print(plan_table(planned))
     check(planned)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RequestError, UsageError
-from .server.completion import Completion
 from .server.llm import LLM, Params
+from .server.text.completion import Completion
 
 Message = dict[str, Any]
 Prompt = str | list[Message]

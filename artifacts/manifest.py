@@ -180,7 +180,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     kernel_library: on CPU, the shared object with our operators. kernels and graphs: on NVIDIA,
     what the templates launch. tuned_on: the GPU whose measurements chose among kernels, if any did.
     has_weights: whether the files that `weights` names are there.
-    ingredients: what the keys of all that was compiled for it were made of (artifacts/ingredients.py).
+    ingredients: what the keys of all that was compiled for it were made of (artifacts/store/ingredients.py).
     digest: `content_digest` of all the rest, of a manifest that has been read; `encode` writes the right one.
     """
 

@@ -11,7 +11,7 @@ from ..artifacts import Manifest, check_code, check_machine, load_manifest
 from ..artifacts.nvidia_target import CAPABILITIES
 from ..errors import UsageError
 from ..kernels import ops
-from ..runtime.machine import default_threads
+from ..runtime.capacity.machine import default_threads
 from .kernel_cases import FORMATS_COMPARED, Case, LinearShape, attention_cases, linear_cases, linear_shapes
 from .latency_tables import describe_limits
 from .limits import Limits, measure_limits

@@ -8,8 +8,8 @@ import msgspec
 from ..artifacts import Manifest, load_manifest
 from ..artifacts.manifest import DTYPE_BYTES
 from ..artifacts.nvidia_target import CAPABILITIES
+from ..runtime.capacity.machine import default_threads
 from ..runtime.core import EngineCore
-from ..runtime.machine import default_threads
 from ..runtime.options import RuntimeOptions
 from .engine_steps import EngineSteps
 from .latency_tables import tables

@@ -16,7 +16,7 @@ import msgspec
 from ..artifacts import load_manifest, this_machine_flags
 from ..artifacts.nvidia_target import CAPABILITIES
 from ..errors import DeviceError
-from ..runtime.machine import usable_cpus
+from ..runtime.capacity.machine import usable_cpus
 
 _ROOT = Path(__file__).resolve().parent.parent
 _ISA = ("avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")

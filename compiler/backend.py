@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ..artifacts.keys import Identity
+from ..artifacts.store.keys import Identity
 
 
 class Backend(Protocol):

@@ -26,11 +26,11 @@ from ..artifacts import (
     seal,
     this_machine_flags,
 )
-from ..artifacts.ingredients import recorded
-from ..artifacts.keys import Identity
 from ..artifacts.launch_plan import load_plan
 from ..artifacts.manifest import SCHEMA_VERSION
-from ..artifacts.store import Store, chosen_store
+from ..artifacts.store.ingredients import recorded
+from ..artifacts.store.keys import Identity
+from ..artifacts.store.store import Store, chosen_store
 from ..artifacts.tuning import Tuned, load_tuned
 from ..errors import MismatchError, UsageError
 from ..models.checkpoint import Checkpoint, open_checkpoint

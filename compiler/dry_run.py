@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ..artifacts import parse_target, this_machine_flags
 from ..artifacts.describe import human_bytes
-from ..artifacts.store import Store, chosen_store
+from ..artifacts.store.store import Store, chosen_store
 from ..artifacts.tuning import load_tuned
 from . import environment
 from .build import BuildOptions, resolve

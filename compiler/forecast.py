@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..artifacts.ingredients import Difference, differences, nearest
-from ..artifacts.keys import Identity
-from ..artifacts.store import Store
+from ..artifacts.store.ingredients import Difference, differences, nearest
+from ..artifacts.store.keys import Identity
+from ..artifacts.store.store import Store
 from ..errors import BuildError
 from .backend import Backend
 from .lower import wanted as everything_of

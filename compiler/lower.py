@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..artifacts.claim import Claim
-from ..artifacts.keys import Identity
-from ..artifacts.store import PATIENCE, Store
+from ..artifacts.store.claim import Claim
+from ..artifacts.store.keys import Identity
+from ..artifacts.store.store import PATIENCE, Store
 from ..errors import BuildError, EngineError
 from .backend import Backend
 from .debug_dump import segment_sources

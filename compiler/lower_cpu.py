@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..artifacts.keys import Identity, identity
+from ..artifacts.store.keys import Identity, identity
 from ..artifacts.target import Target
 from ..kernels import library
 from . import segment_graph
@@ -22,7 +22,7 @@ SEGMENT_SOURCES = (
     "kernels/nvidia/packed_rows.py",
     "kernels/ops.py",
 )
-"""Every file of ours that compiling a segment reads; tests/test_build_keys.py compares them with the imports."""
+"""Every file of ours that compiling a segment reads; test_build_keys.py compares them with the imports."""
 LIBRARY_SOURCES = ("errors.py", "kernels/library.py", "kernels/native.py")
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..artifacts import Manifest
-from ..artifacts.ingredients import differences, identities
-from ..artifacts.keys import compact, flatten
+from ..artifacts.store.ingredients import differences, identities
+from ..artifacts.store.keys import compact, flatten
 from ..errors import Misfit
 from ..models.checkpoint import Checkpoint
 from ..models.config import ModelConfig

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from ..artifacts.keys import digest_of
+from ..artifacts.store.keys import digest_of
 
 PACKAGE = Path(__file__).parent.parent
 

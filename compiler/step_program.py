@@ -15,9 +15,9 @@ import msgspec
 from torch import fx
 
 from ..artifacts import Call, PassReport
-from ..artifacts.claim import Claim
-from ..artifacts.keys import Identity, identity
-from ..artifacts.store import Store
+from ..artifacts.store.claim import Claim
+from ..artifacts.store.keys import Identity, identity
+from ..artifacts.store.store import Store
 from ..models.checkpoint import Checkpoint
 from ..models.config import ModelConfig
 from . import debug_dump
@@ -45,7 +45,7 @@ SOURCES = (
     "models",
     "passes",
 )
-"""Every file of ours that makes programs; tests/test_build_keys.py compares them with the imports."""
+"""Every file of ours that makes programs; test_build_keys.py compares them with the imports."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..artifacts import AnyTarget, NvidiaTarget
-from ..artifacts.keys import NOT_IN_KEY
+from ..artifacts.store.keys import NOT_IN_KEY
 from ..artifacts.tuning import Tuned
 from ..errors import UsageError
 from ..kernels.linear.packed import Layout

@@ -7,14 +7,14 @@ from typing import Self
 from ..artifacts.nvidia_target import CAPABILITIES
 from ..errors import RequestError
 from ..protocol import FinishReason, Output, Ready, Stats, StepDone, Submit
-from . import import_guard
 from .batch import BatchBuilder
-from .blocks import BlockManager
-from .draws import plan_draws
-from .kv_memory import default_resident_blocks
+from .caches.blocks import BlockManager
+from .capacity.kv_memory import default_resident_blocks
 from .loading import load_executor
 from .options import RuntimeOptions
-from .sampler import Choice
+from .process import import_guard
+from .sampling.device_draws import plan_draws
+from .sampling.sampler import Choice
 from .scheduler import Scheduler
 from .sequence import Sequence
 from .step import Computed, Step, StepExecutor, compute

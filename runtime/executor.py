@@ -16,13 +16,13 @@ from ..artifacts.manifest import DTYPE_BYTES
 from ..errors import UsageError
 from ..kernels.native import load_code
 from .batch import StepInputs
-from .draws import Draws
-from .kv_memory import count_blocks
-from .machine import default_threads
+from .capacity.kv_memory import count_blocks
+from .capacity.machine import default_threads
 from .memory import Memory
 from .native_program import NativeProgram
 from .phases import OnPhase, Phases
 from .probe import replay
+from .sampling.device_draws import Draws
 from .weights import open_weights
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..artifacts import Manifest
 from ..errors import ArtifactError, UsageError
 from .batch import StepInputs
-from .sampler import Logits
+from .sampling.sampler import Logits
 
 TOLERANCE = {"target": 1e-3, "reference": 3e-2}
 """Largest accepted difference, relative to the largest recorded logit, by where it was recorded. The

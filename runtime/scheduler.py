@@ -3,7 +3,7 @@
 from collections import deque
 from typing import NamedTuple
 
-from .blocks import BlockManager
+from .caches.blocks import BlockManager
 from .sequence import Sequence
 
 

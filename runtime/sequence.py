@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol import SamplingParams
-from .blocks import ROOT_DIGEST, block_digest
-from .sampling_state import SamplingState
+from .caches.blocks import ROOT_DIGEST, block_digest
+from .sampling.state import SamplingState
 
 
 class Sequence:

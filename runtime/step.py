@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 from ..artifacts.manifest import Manifest
 from .batch import Batch, StepInputs
-from .draws import Draws
-from .sampler import Choice, Logits, sample
+from .sampling.device_draws import Draws
+from .sampling.sampler import Choice, Logits, sample
 from .scheduler import Chunk
 
 

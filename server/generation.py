@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from ..errors import EngineError
 from ..protocol import Output
-from .assembler import Assembler, Delta, Finish, Plan
-from .worker_client import WorkerClient
+from .text.assembler import Assembler, Delta, Finish, Plan
+from .workers.client import WorkerClient
 
 
 class Observer:

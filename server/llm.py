@@ -12,17 +12,17 @@ from msgspec import Meta
 from ..artifacts import check_text, load_manifest
 from ..errors import RequestError
 from ..protocol import Ready
-from .assembler import Assembler, Delta
-from .completion import Collector, Completion
+from .dialects.params import MAX_LOGPROBS, GenerationParams
+from .dialects.planning import Ask, ModelLimits, Prompt, plan
+from .dialects.schemas import checked
 from .generation import Generation, Observer
 from .loop_thread import LoopThread
 from .options import WorkerOptions
-from .params import MAX_LOGPROBS, GenerationParams
-from .planning import Ask, ModelLimits, Prompt, plan
-from .schemas import checked
-from .text import Text
-from .worker_client import WorkerClient
-from .worker_process import WorkerHandle, spawn_worker
+from .text.assembler import Assembler, Delta
+from .text.completion import Collector, Completion
+from .text.text import Text
+from .workers.client import WorkerClient
+from .workers.process import WorkerHandle, spawn_worker
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from .options import ServeOptions
-from .worker_process import spawn_worker
+from .workers.process import spawn_worker
 
 BACKLOG = 2048
 

@@ -7,12 +7,12 @@ from functools import partial
 from typing import TypeVar
 
 from ..errors import RequestError
-from .assembler import Assembler
+from .dialects.planning import Ask, ModelLimits, check_prompts, plan
+from .dialects.schemas import GenerateRequest
 from .metrics import Metrics
-from .planning import Ask, ModelLimits, check_prompts, plan
-from .schemas import GenerateRequest
-from .text import Text
-from .worker_client import WorkerClient
+from .text.assembler import Assembler
+from .text.text import Text
+from .workers.client import WorkerClient
 
 _LONG = 20_000
 _T = TypeVar("_T")

@@ -12,17 +12,17 @@ import uvicorn
 
 from ..artifacts import check_servable, check_text, load_manifest
 from ..errors import ArtifactError, WorkerError
-from .app import build_app
-from .connection import Connection
+from .dialects.planning import ModelLimits
+from .http.app import build_app
+from .http.connection import Connection
 from .metrics import Metrics
 from .options import ServeOptions
-from .planning import ModelLimits
 from .process_age import process_age
 from .service import Service
-from .text import Text
-from .weights_check import check_weights_in_background
-from .worker_client import WorkerClient
-from .worker_process import WorkerHandle
+from .text.text import Text
+from .workers.client import WorkerClient
+from .workers.process import WorkerHandle
+from .workers.weights_check import check_weights_in_background
 
 FLUSH_SECONDS = 2
 KEEP_ALIVE_SECONDS = 30

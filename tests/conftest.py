@@ -11,8 +11,8 @@ from checkout import ROOT, build_wheel
 from filelock import FileLock
 
 from engine.artifacts import load_manifest
-from engine.artifacts.store import Store
-from engine.artifacts.store_transfer import export_entries
+from engine.artifacts.store.store import Store
+from engine.artifacts.store.transfer import export_entries
 from engine.artifacts.target import Target, this_machine_flags
 
 Once = Callable[[str, Callable[[Path], object]], Path]

@@ -179,7 +179,7 @@ def test_kill_9_of_the_worker_is_a_pause_for_the_client(server: Server) -> None:
 def test_neither_process_ever_imported_torch_or_a_compiler(server: Server) -> None:
     """Last but one: after everything above, over both processes and the restarted worker."""
     imported = server.imported()
-    assert {"numpy", "engine.runtime.executor", "engine.server.app"} <= imported
+    assert {"numpy", "engine.runtime.executor", "engine.server.http.app"} <= imported
     bad = sorted(name for name in imported if any(name == root or name.startswith(f"{root}.") for root in FORBIDDEN))
     assert bad == []
     assert server.metric("engine_jit_compilations_total") == 0

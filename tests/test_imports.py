@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 COMPILES = ("torch._dynamo", "torch._inductor", "triton", "transformers", "engine.compiler", "engine.passes", "engine.models")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from engine.bench.workload import Request, open_tokenizer, random_requests
-from engine.server.text import Text
+from engine.server.text.text import Text
 
 PHASES = ("startup", "single", "ttft", "throughput")
 CONCURRENCY = (8, 32)

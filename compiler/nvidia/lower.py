@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...artifacts.keys import Identity, identity
 from ...artifacts.launch_plan import load_plan
 from ...artifacts.nvidia_target import NvidiaTarget
+from ...artifacts.store.keys import Identity, identity
 from ...artifacts.tuning import Choice
 from .. import segment_graph
 from ..sources import sources
@@ -29,7 +29,7 @@ PLAN_SOURCES = (
     "kernels/nvidia",
     "kernels/ops.py",
 )
-"""Every file of ours that makes plans, and what becomes graphs of them; tests/test_build_keys.py compares them with the imports."""
+"""Every file of ours that makes plans, and what becomes graphs of them; test_build_keys.py compares them with the imports."""
 
 
 @dataclass(frozen=True, kw_only=True)

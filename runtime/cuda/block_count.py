@@ -2,7 +2,7 @@
 
 from ...artifacts import Manifest
 from ...errors import DeviceError, UsageError
-from ..kv_memory import MOST_SLOTS
+from ..capacity.kv_memory import MOST_SLOTS
 
 FREE_MEMORY_SHARE = 0.9
 """Of what weights and the largest step leave free; the rest is for code, graphs and whoever else uses the GPU."""

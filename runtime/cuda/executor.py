@@ -14,9 +14,9 @@ from ...artifacts.graph import WORKSPACE, GraphInfo
 from ...artifacts.manifest import DTYPE_BYTES
 from ...errors import ArtifactError
 from ..batch import StepInputs
-from ..draws import Draws
 from ..phases import OnPhase, Phases
 from ..probe import replay
+from ..sampling.device_draws import Draws
 from ..weights import Span, locate_weights
 from .block_count import count_blocks, probe_tokens
 from .buckets import Buckets

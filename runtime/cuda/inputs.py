@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...artifacts.graph import DRAW_INPUTS, GraphInfo, GraphTemplate
 from ...errors import ArtifactError
 from ..batch import StepInputs
-from ..draws import Draws
+from ..sampling.device_draws import Draws
 from .device import Device, Resource
 from .driver import MEMORY_DEVICE, MEMORY_HOST, Memcpy2D
 from .weights import Region, align

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import ArtifactError
-from ..machine import usable_cpus
+from ..capacity.machine import usable_cpus
 from ..weights import Span
 from .device import Device, Pinned, Resource
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.artifacts.keys import Identity, identity
-from engine.artifacts.store import Store
+from engine.artifacts.store.keys import Identity, identity
+from engine.artifacts.store.store import Store
 from engine.compiler.lower import Lowering, wanted
 
 FORMS = tuple(f"form {index}" for index in range(4))

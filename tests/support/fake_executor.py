@@ -15,9 +15,9 @@ from engine.artifacts import KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe
 from engine.artifacts.manifest import SCHEMA_VERSION
 from engine.protocol import SamplingParams
 from engine.runtime.batch import StepInputs
-from engine.runtime.draws import Draws
-from engine.runtime.sampler import sample
-from engine.runtime.sampling_state import SamplingState
+from engine.runtime.sampling.device_draws import Draws
+from engine.runtime.sampling.sampler import sample
+from engine.runtime.sampling.state import SamplingState
 
 UNWRITTEN = -1
 

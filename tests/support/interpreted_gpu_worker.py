@@ -19,8 +19,8 @@ def main(dump: str) -> None:
     from interpreted_gpu import interpret
     from triton_launches import teach_bfloat16
 
-    from engine.runtime import import_guard, worker
     from engine.runtime.cuda.driver import LIBRARY_VARIABLE
+    from engine.runtime.process import import_guard, worker
 
     teach_bfloat16()
     fake = FakeCuda()

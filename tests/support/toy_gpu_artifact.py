@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 
 from engine.artifacts import FileInfo, KVCacheSpec, Manifest, MemoryPlan, Probe, ProbePrompt, WeightInfo
 from engine.artifacts.graph import DRAW_INPUTS, GraphInfo, GraphTemplate, KernelInfo, Kind, Node, Output, Parameter, Place
-from engine.runtime.philox import uniform
-from engine.runtime.sampling_state import SamplingState
+from engine.runtime.sampling.philox import uniform
+from engine.runtime.sampling.state import SamplingState
 
 VOCAB = 32
 MAX_CONTEXT = 64

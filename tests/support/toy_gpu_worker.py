@@ -8,8 +8,8 @@ from fake_cuda import FakeCuda
 from toy_gpu_artifact import ToyKernels
 
 from engine.artifacts import load_manifest
-from engine.runtime import worker
 from engine.runtime.cuda.driver import LIBRARY_VARIABLE
+from engine.runtime.process import worker
 
 _SUPPORT = str(Path(__file__).parent)
 COMMAND = (sys.executable, "-P", "-c", f"import sys; sys.path.append({_SUPPORT!r}); import toy_gpu_worker; toy_gpu_worker.main()")

@@ -1,0 +1,96 @@
+"""What the sampler remembers about one sequence."""
+
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...protocol import SamplingParams
+
+GREEDY_BELOW = 1e-5
+"""Temperatures below this are greedy: float32 differences divided by less would overflow."""
+
+
+class TokenCounts:
+    """How often each token occurred, as parallel arrays ready for indexed arithmetic."""
+
+    def __init__(self, tokens: Iterable[int]) -> None:
+        self._index: dict[int, int] = {}
+        self._ids = np.empty(64, np.int64)
+        self._counts = np.empty(64, np.float32)
+        for token in tokens:
+            self.add(token)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Distinct tokens, in order of first occurrence."""
+        return self._ids[: len(self._index)]
+
+    @property
+    def counts(self) -> NDArray[np.float32]:
+        """Occurrences of each of `ids`."""
+        return self._counts[: len(self._index)]
+
+    def add(self, token: int) -> None:
+        size = len(self._index)
+        at = self._index.setdefault(token, size)
+        if at < size:
+            self._counts[at] += 1
+            return
+        if size == len(self._ids):
+            self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
+            self._counts = np.concatenate([self._counts, np.empty_like(self._counts)])
+        self._ids[at] = token
+        self._counts[at] = 1
+
+
+class SamplingState:
+    """Parameters of one sequence and what they need to know of its tokens.
+
+    stop_ids: tokens that end the sequence, and may not be chosen before `params.min_tokens`.
+    """
+
+    def __init__(self, params: SamplingParams, prompt: Sequence[int], generated: Sequence[int], stop_ids: frozenset[int]) -> None:
+        self.params = params
+        self.index = len(generated)
+        """Index, among the generated tokens, of the token to be chosen next."""
+        self.seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
+        self.greedy = params.temperature < GREEDY_BELOW
+        self.stop_ids = stop_ids
+        self.banned = np.fromiter(stop_ids, np.int64, len(stop_ids))
+        self.bias_ids = np.fromiter(params.logit_bias.keys(), np.int64, len(params.logit_bias))
+        self.bias = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
+        self.seen = TokenCounts([*prompt, *generated]) if params.repetition_penalty != 1.0 else None
+        counted = params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+        self.generated = TokenCounts(generated) if counted else None
+        self._always_adjusts = self.seen is not None or counted or bool(params.logit_bias)
+        self.takes_argmax = self._is_plain()
+        """Whether the next token is just the index of the largest raw logit."""
+
+    @property
+    def bans_stop(self) -> bool:
+        return self.index < self.params.min_tokens and len(self.banned) > 0
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether the next token's logits are changed before anything else."""
+        return self._always_adjusts or self.bans_stop
+
+    def is_plain_draw(self, index: int) -> bool:
+        """Whether the token at `index` is drawn from the raw logits: with temperature, top-k, top-p and min-p, and nothing else."""
+        bans_stop = index < self.params.min_tokens and len(self.banned) > 0
+        return not (self.greedy or self._always_adjusts or bans_stop)
+
+    def record(self, token: int) -> None:
+        """The token at `index` has been chosen."""
+        self.index += 1
+        if self.index == self.params.min_tokens:
+            self.takes_argmax = self._is_plain()
+        if self.seen is not None:
+            self.seen.add(token)
+        if self.generated is not None:
+            self.generated.add(token)
+
+    def _is_plain(self) -> bool:
+        return self.greedy and self.params.logprobs is None and not self.adjusts

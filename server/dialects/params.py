@@ -1,0 +1,96 @@
+"""How a request wants its tokens chosen: one set of fields for the HTTP API and for `LLM`."""
+
+import secrets
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from ...errors import RequestError
+from ...protocol import SamplingParams
+
+MAX_STOPS = 16
+MAX_LOGPROBS = 20
+_SEED_MASK = 2**63 - 1
+
+Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
+_T = TypeVar("_T")
+
+
+class GenerationParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Sampling and stopping. None means the default that OpenAI documents.
+
+    max_tokens: default is the rest of the context. temperature 0 is greedy. top_k 0 or -1, top_p 1
+    and min_p 0 switch the filter off. stop: one string or up to 16; generation ends before the
+    first to appear. seed: same seed, same tokens; drawn at random if None.
+    min_tokens: neither end of text nor a stop ends the generation before this many tokens.
+    """
+
+    max_tokens: Positive | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Probability | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Probability | None = None
+    seed: Int64 | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[int, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] | None = None
+    include_stop_str_in_output: bool | None = None
+    stop_token_ids: Annotated[list[Natural], Meta(max_length=256)] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: Natural | None = None
+
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    def sampling(self, *, max_tokens: int, vocab_size: int, logprobs: int | None, choice: int = 0) -> SamplingParams:
+        """What the worker is told. The n-th choice of a request gets its seed plus n.
+
+        A seed is always sent, so that a sequence goes on the same way if its worker must be replaced.
+        Raises RequestError for token ids outside of the vocabulary, and if min_tokens > max_tokens.
+        """
+        self._check_token_ids(vocab_size)
+        min_tokens = _or(self.min_tokens, 0)
+        if min_tokens > max_tokens:
+            raise RequestError(f"min_tokens is {min_tokens}, more than the {max_tokens} tokens that may be generated", param="min_tokens")
+        seed = secrets.randbits(63) if self.seed is None else self.seed + choice
+        return SamplingParams(
+            max_tokens=max_tokens,
+            temperature=_or(self.temperature, 1.0),
+            top_k=max(_or(self.top_k, 0), 0),
+            top_p=_or(self.top_p, 1.0),
+            min_p=_or(self.min_p, 0.0),
+            seed=seed & _SEED_MASK,
+            repetition_penalty=_or(self.repetition_penalty, 1.0),
+            presence_penalty=_or(self.presence_penalty, 0.0),
+            frequency_penalty=_or(self.frequency_penalty, 0.0),
+            logit_bias=_or(self.logit_bias, {}),
+            logprobs=logprobs,
+            stop_token_ids=tuple(_or(self.stop_token_ids, [])),
+            ignore_eos=_or(self.ignore_eos, False),
+            min_tokens=min_tokens,
+        )
+
+    def _check_token_ids(self, vocab_size: int) -> None:
+        for name, ids in (("logit_bias", _or(self.logit_bias, {})), ("stop_token_ids", _or(self.stop_token_ids, []))):
+            if wrong := [id for id in ids if not 0 <= id < vocab_size]:
+                raise RequestError(f"token {wrong[0]} is not in the vocabulary of {vocab_size} tokens", param=name)
+
+
+def _or(value: _T | None, default: _T) -> _T:
+    return default if value is None else value
+
+
+def refuse_set_fields(request: msgspec.Struct, unsupported: dict[str, tuple[Any, ...]]) -> None:
+    """Raises RequestError for a field with a value beyond null and those that ask for nothing special."""
+    for name, harmless in unsupported.items():
+        value = getattr(request, name)
+        if value is not None and value not in harmless:
+            raise RequestError(f"{name} is not supported", param=name, code="unsupported_parameter")

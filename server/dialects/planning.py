@@ -1,0 +1,107 @@
+"""From a validated request to the sequences that answer it."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ...errors import RequestError
+from ...protocol import Ready
+from ..text.assembler import Assembler, Plan
+from ..text.text import Text
+from .params import GenerationParams
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """Sizes of the model, in tokens."""
+
+    max_context: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids. `continues`: the answer goes on from the prompt's text, as a chat's answer does not."""
+
+    tokens: list[int]
+    continues: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """Prompts and what to make of each: `choices` answers of up to `max_tokens` (None: what the context leaves).
+
+    logprobs: alternatives per token, None for no logprobs. param: the field that errors name.
+    lists_tokens: whether the answer says which tokens it is made of.
+    """
+
+    prompts: Sequence[Prompt]
+    params: GenerationParams
+    param: str
+    max_tokens: int | None
+    logprobs: int | None = None
+    lists_tokens: bool = False
+    choices: int = 1
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    arrived: float = field(default_factory=time.monotonic)
+
+
+def check_prompts(ask: Ask, limits: ModelLimits) -> None:
+    """What can be said before the worker is there. Raises RequestError."""
+    for prompt in ask.prompts:
+        if not prompt.tokens:
+            raise RequestError("the prompt has no tokens", param=ask.param)
+        if max(prompt.tokens) >= limits.vocab_size or min(prompt.tokens) < 0:
+            raise RequestError(f"the prompt has a token outside of the vocabulary of {limits.vocab_size}", param=ask.param)
+        _token_budget(ask, len(prompt.tokens), limits.max_context, "the model's context")
+
+
+def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assembler]:
+    """One assembler per prompt and choice, all choices of a prompt next to each other. Raises RequestError."""
+    check_prompts(ask, limits)
+    plans: list[Plan] = []
+    for prompt in ask.prompts:
+        budget = _budget(ask, len(prompt.tokens), limits, ready)
+        for choice in range(ask.choices):
+            sampling = ask.params.sampling(max_tokens=budget, vocab_size=limits.vocab_size, logprobs=ask.logprobs, choice=choice)
+            plans.append(
+                Plan(
+                    id=f"{ask.id}-{len(plans)}",
+                    prompt=prompt.tokens,
+                    sampling=sampling,
+                    arrived=ask.arrived,
+                    stops=ask.params.stops(),
+                    include_stop=bool(ask.params.include_stop_str_in_output),
+                    continues=prompt.continues and not text.token_bytes.special.issuperset(prompt.tokens),
+                    lists_tokens=ask.lists_tokens or ask.logprobs is not None,
+                )
+            )
+    return [Assembler(text, made) for made in plans]
+
+
+def _budget(ask: Ask, prompt: int, limits: ModelLimits, ready: Ready) -> int:
+    capacity = ready.num_blocks * ready.block_size
+    if capacity < limits.max_context:
+        return _token_budget(ask, prompt, capacity, "the KV cache (see --kv-memory)")
+    return _token_budget(ask, prompt, limits.max_context, "the model's context")
+
+
+def _token_budget(ask: Ask, prompt: int, room: int, what: str) -> int:
+    """Tokens that may be generated where prompt and answer together must fit in `room`."""
+    left = room - prompt
+    if left < 1:
+        raise RequestError(
+            f"the prompt has {prompt} tokens, but {what} holds {room}, answer included",
+            param=ask.param,
+            code="context_length_exceeded",
+            hint=f"shorten the prompt by at least {1 - left} tokens",
+        )
+    if ask.max_tokens is not None and ask.max_tokens > left:
+        raise RequestError(
+            f"the prompt has {prompt} tokens and max_tokens is {ask.max_tokens}: {prompt + ask.max_tokens} in all, but {what} holds {room}",
+            param="max_tokens",
+            code="context_length_exceeded",
+            hint=f"lower max_tokens to {left} or less, or leave it out",
+        )
+    return left if ask.max_tokens is None else ask.max_tokens

@@ -1,0 +1,199 @@
+"""The requests of the HTTP API, validated as they are decoded.
+
+A field that is not declared here is refused by name: an option that does nothing would be a lie.
+Fields of OpenAI's API that only describe the caller are declared and have no effect.
+"""
+
+import re
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from ...errors import RequestError
+from .params import MAX_LOGPROBS, GenerationParams, Natural, Positive, refuse_set_fields
+
+MAX_CHOICES = 128
+_REQUEST = TypeVar("_REQUEST", bound=msgspec.Struct)
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
+_FIELD = re.compile(r"(?:unknown|missing required) field `([^`]*)`")
+_BYTE = re.compile(r"\(byte (\d+)\)$")
+
+
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class GenerateRequest(GenerationParams, kw_only=True):
+    """What chat and completions have in common."""
+
+    model: str | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    user: Any = None
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
+
+    def choices(self) -> int:
+        return self.n or 1
+
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def check(self) -> None:
+        """Rules that hold between fields. Raises RequestError."""
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("stream_options is only allowed with stream: true", param="stream_options")
+
+
+class ChatRequest(GenerateRequest, kw_only=True):
+    messages: list[dict[str, Any]]
+    max_completion_tokens: Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    parallel_tool_calls: Any = None
+
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    response_format: Any = None
+    modalities: Any = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+    reasoning_effort: Any = None
+    verbosity: Any = None
+
+    def check(self) -> None:
+        super().check()
+        refuse_set_fields(
+            self,
+            {
+                "tools": ([],),
+                "tool_choice": ("none", "auto"),
+                "functions": ([],),
+                "function_call": ("none", "auto"),
+                "response_format": ({"type": "text"},),
+                "modalities": (["text"],),
+                "audio": (),
+                "prediction": (),
+                "web_search_options": (),
+                "reasoning_effort": ("none",),
+                "verbosity": ("medium",),
+            },
+        )
+        if self.top_logprobs is not None and not self.logprobs:
+            raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+        if reserved := {"messages", "add_generation_prompt", "tools", "documents"} & set(self.chat_template_kwargs or {}):
+            raise RequestError(f"chat_template_kwargs may not set {min(reserved)}", param="chat_template_kwargs")
+
+    def token_limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def wanted_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionRequest(GenerateRequest, kw_only=True):
+    prompt: str | list[str | Natural | list[Natural]]
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    best_of: Any = None
+    suffix: Any = None
+
+    def check(self) -> None:
+        super().check()
+        refuse_set_fields(self, {"best_of": (self.choices(),), "suffix": ("",)})
+        if self.echo and self.logprobs is not None:
+            raise RequestError(
+                "echo together with logprobs is not supported",
+                param="logprobs",
+                hint="prompt tokens have no logprobs; leave one of the two out",
+            )
+
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts as a list of texts or a list of token lists."""
+        match self.prompt:
+            case str():
+                return [self.prompt]
+            case []:
+                raise RequestError("prompt must not be empty", param="prompt")
+            case _ if texts := _all_of(self.prompt, str):
+                return texts
+            case _ if tokens := _all_of(self.prompt, int):
+                return [tokens]
+            case _ if (lists := _all_of(self.prompt, list)) and all(lists):
+                return lists
+        raise RequestError("prompt must be a string, a list of strings, a list of tokens or a list of lists of tokens", param="prompt")
+
+
+class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_generation_prompt: bool = True
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def check(self) -> None:
+        if (self.prompt is None) == (self.messages is None):
+            raise RequestError("give either prompt or messages", param="prompt")
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    tokens: list[Natural]
+    model: str | None = None
+
+
+_ITEM = TypeVar("_ITEM")
+
+
+def _all_of(items: list[Any], kind: type[_ITEM]) -> list[_ITEM] | None:
+    return items if all(isinstance(item, kind) for item in items) else None
+
+
+def decode_request(body: bytes, kind: type[_REQUEST]) -> _REQUEST:
+    """Raises RequestError naming the field at fault, or the place where the JSON is malformed."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"the body is not valid JSON: {_with_position(str(error), body)}", code="invalid_json") from None
+
+
+def checked(value: _REQUEST, kind: type[_REQUEST]) -> _REQUEST:
+    """A request made in Python, held to the same rules as one that came as JSON. Raises RequestError."""
+    try:
+        return msgspec.convert(msgspec.structs.asdict(value), type=kind)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+
+
+def _refusal(message: str) -> RequestError:
+    path = match[1] if (match := _PATH.search(message)) else ""
+    reason = _PATH.sub("", message)
+    if field := _FIELD.search(reason):
+        param = f"{path}.{field[1]}" if path else field[1]
+        unknown = "unknown" in reason
+        text = f"unknown field {param!r}" if unknown else f"the field {param!r} is required"
+        return RequestError(text, param=param, code="unknown_field" if unknown else "missing_field")
+    param = path.removesuffix("[...]") or None
+    return RequestError(f"{param}: {reason}" if param else reason, param=param, code="invalid_value")
+
+
+def _with_position(message: str, body: bytes) -> str:
+    position = int(match[1]) if (match := _BYTE.search(message)) else len(body)
+    before = body[:position]
+    line, column = before.count(b"\n") + 1, position - (before.rfind(b"\n") + 1) + 1
+    return f"{_BYTE.sub('', message).strip()} (line {line}, column {column})"

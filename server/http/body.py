@@ -1,0 +1,49 @@
+"""Reading a request's body."""
+
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from ...errors import RequestError
+from ..dialects.schemas import decode_request
+from .disconnect import ClientDisconnectedError
+
+MAX_BODY_BYTES = 32 * 2**20
+_REQUEST = TypeVar("_REQUEST", bound=msgspec.Struct)
+
+
+async def read_request(request: Request, kind: type[_REQUEST]) -> _REQUEST:
+    """Raises RequestError: 413 for a body beyond the limit, 415 for one that is not JSON, 400 for a wrong one."""
+    _check_content_type(request.headers.get("content-type"))
+    return decode_request(await _read_body(request), kind)
+
+
+def _check_content_type(value: str | None) -> None:
+    kind = (value or "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise RequestError(
+            f"the body must be JSON, but its content type is {kind}",
+            status=415,
+            code="unsupported_media_type",
+            hint="with curl, add -H 'Content-Type: application/json'",
+        )
+
+
+async def _read_body(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
+        raise _too_large()
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise _too_large()
+    except ClientDisconnect:
+        raise ClientDisconnectedError from None
+    return bytes(body)
+
+
+def _too_large() -> RequestError:
+    return RequestError(f"the body is larger than {MAX_BODY_BYTES} bytes", status=413, code="body_too_large")

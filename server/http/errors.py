@@ -1,0 +1,54 @@
+"""Errors as OpenAI's clients expect them."""
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...errors import EngineError, RequestError
+from ..dialects.responses import ErrorAnswer, ErrorBody
+
+RETRY_AFTER_SECONDS = 1
+_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def json_response(message: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(message), status_code=status, headers=headers, media_type="application/json")
+
+
+def error_answer(error: EngineError) -> ErrorAnswer:
+    status = error.status if isinstance(error, RequestError) else 500
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    param, code = (error.param, error.code) if isinstance(error, RequestError) else (None, "internal_error")
+    return ErrorAnswer(ErrorBody(str(error), kind, param, code))
+
+
+def error_response(error: EngineError) -> Response:
+    status = error.status if isinstance(error, RequestError) else 500
+    headers = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": str(RETRY_AFTER_SECONDS)}}.get(status)
+    return json_response(error_answer(error), status=status, headers=headers)
+
+
+async def on_engine_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, EngineError)
+    return error_response(error)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """An unknown path or method."""
+    assert isinstance(error, HTTPException)
+    message = {404: f"there is no {request.url.path} here", 405: f"{request.url.path} does not take {request.method}"}.get(
+        error.status_code, error.detail
+    )
+    response = error_response(RequestError(message, status=error.status_code))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def on_disconnect(_request: Request, _error: Exception) -> Response:
+    """Nobody reads this answer."""
+    return Response(status_code=499)
+
+
+async def on_bug(_request: Request, _error: Exception) -> Response:
+    return error_response(RequestError("internal error; the server's log has the details", status=500, code="internal_error"))

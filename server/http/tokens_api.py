@@ -1,0 +1,33 @@
+"""POST /tokenize and /detokenize"""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...errors import RequestError
+from ..dialects.schemas import DetokenizeRequest, TokenizeRequest
+from ..service import Service
+from .body import read_request
+from .errors import json_response
+
+
+async def tokenize(http: Request) -> Response:
+    service: Service = http.app.state.service
+    request = await read_request(http, TokenizeRequest)
+    request.check()
+    service.check_model(request.model)
+    if request.messages is not None:
+        tokens = service.text.encode_chat(
+            request.messages, add_generation_prompt=request.add_generation_prompt, extra=request.chat_template_kwargs
+        )
+    else:
+        (tokens,) = await service.encode([request.prompt or ""])
+    return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": service.limits.max_context})
+
+
+async def detokenize(http: Request) -> Response:
+    service: Service = http.app.state.service
+    request = await read_request(http, DetokenizeRequest)
+    service.check_model(request.model)
+    if wrong := [token for token in request.tokens if token >= service.limits.vocab_size]:
+        raise RequestError(f"token {wrong[0]} is not in the vocabulary of {service.limits.vocab_size} tokens", param="tokens")
+    return json_response({"prompt": service.text.decode(request.tokens)})

@@ -1,0 +1,87 @@
+"""An artifact's tokenizer directory: text to tokens, tokens to text, messages to prompt."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tokenizers import Tokenizer
+
+from ...errors import ArtifactError, RequestError
+from .chat_template import ChatTemplate
+from .token_bytes import TokenBytes
+
+
+class TextSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """`text.json`: what the tokenizer file itself does not say."""
+
+    bos_token: str | None
+    eos_token: str | None
+    bos_token_id: int | None
+    eos_token_ids: list[int]
+    add_bos: bool
+
+
+class Text:
+    """The tokenizer and chat template of one artifact. `Text.load` reads them."""
+
+    def __init__(self, tokenizer: Tokenizer, spec: TextSpec, template: ChatTemplate | None) -> None:
+        # A tokenizer file may carry the truncation of its training run, which would shorten prompts silently.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.spec = spec
+        self.template = template
+        self.token_bytes = TokenBytes(tokenizer)
+        self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, directory: Path) -> "Text":
+        """Reads tokenizer.json, text.json and, if it is there, chat_template.jinja. Raises ArtifactError."""
+        try:
+            spec = msgspec.json.decode((directory / "text.json").read_bytes(), type=TextSpec)
+            tokenizer = Tokenizer.from_buffer((directory / "tokenizer.json").read_bytes())
+            template_file = directory / "chat_template.jinja"
+            source = template_file.read_text(encoding="utf-8") if template_file.exists() else None
+        except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
+            raise ArtifactError(f"the tokenizer in {directory} cannot be read: {error}", hint="rebuild the artifact") from error
+        special = {"bos_token": spec.bos_token, "eos_token": spec.eos_token}
+        template = (
+            ChatTemplate(source, {name: token for name, token in special.items() if token is not None}) if source is not None else None
+        )
+        return cls(tokenizer, spec, template)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a prompt, with exactly one beginning-of-sequence token if the model wants one."""
+        return self._with_bos(self._tokenizer.encode(text).ids)
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, extra: Mapping[str, Any] | None = None
+    ) -> list[int]:
+        """Tokens of a conversation; the template, not the tokenizer, says which special tokens it has."""
+        rendered = self.render_chat(messages, add_generation_prompt=add_generation_prompt, extra=extra)
+        return self._with_bos(self._tokenizer.encode(rendered, add_special_tokens=False).ids)
+
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, extra: Mapping[str, Any] | None = None
+    ) -> str:
+        """The conversation as the model reads it. Raises RequestError if it cannot be written that way."""
+        if self.template is None:
+            raise RequestError(
+                "this model has no chat template", param="messages", code="no_chat_template", hint="use /v1/completions with a prompt"
+            )
+        if not messages:
+            raise RequestError("messages must not be empty", param="messages")
+        return self.template.render(messages, add_generation_prompt=add_generation_prompt, extra=extra)
+
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def _with_bos(self, ids: list[int]) -> list[int]:
+        bos = self.spec.bos_token_id
+        if bos is None:
+            return ids
+        if self.spec.add_bos and ids[:1] != [bos]:
+            return [bos, *ids]
+        return ids[1:] if ids[:2] == [bos, bos] else ids

@@ -1,0 +1,34 @@
+"""Are the weights those that were built? Asked beside a server that is already serving."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+from ...errors import ArtifactError, WorkerError
+from .process import describe_exit
+
+
+async def check_weights_in_background(artifacts: Path, digest: str) -> None:
+    """Compare the weights of the artifact of this digest with its manifest, in a process that stands back for everything else.
+
+    Raises ArtifactError if they differ, WorkerError if it could not be found out. Ends the process if it is cancelled.
+    """
+    command = (sys.executable, "-P", "-m", "engine.artifacts.background_check", str(artifacts), digest)
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    except OSError as error:
+        raise WorkerError(f"the check of the weights cannot be started: {error}") from error
+    try:
+        assert process.stdout is not None
+        said = (await process.stdout.read()).decode(errors="replace").strip()
+        code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if code == ArtifactError.exit_code:
+        message, _, hint = said.partition("\nhint: ")
+        raise ArtifactError(message, hint=hint or None)
+    if code != 0:
+        raise WorkerError(f"the check of the weights {describe_exit(code)}")

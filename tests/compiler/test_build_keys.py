@@ -1,0 +1,300 @@
+"""Keys of what the store keeps: every ingredient that decides the result changes them, and nothing else does."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkout import ROOT, is_ours
+from imports_of import needed_by
+from printed_keys import keys
+
+from engine.artifacts import NvidiaTarget, Target
+from engine.artifacts.store.keys import Identity
+from engine.compiler import lower_cpu, sources, step_program
+from engine.compiler.lower_cpu import CpuBackend
+from engine.compiler.nvidia import lower as lower_nvidia
+from engine.compiler.nvidia.lower import NvidiaBackend
+from engine.compiler.step_program import Wanted
+from engine.compiler.target_kind import TargetKind
+from engine.compiler.toolchain import Versions, nvidia_versions, versions
+from engine.kernels import library
+from engine.models.config import LayerConfig, ModelConfig, RopeConfig
+
+VERSIONS = Versions(torch="2.13.0", compiler="g++ 12", triton="3.7.1")
+CONFIG = ModelConfig(
+    architecture="llama",
+    hidden_size=64,
+    intermediate_size=96,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    vocab_size=300,
+    max_context=128,
+    rms_eps=1e-5,
+    rope=RopeConfig(theta=10000.0),
+    layers=(LayerConfig(), LayerConfig()),
+    tie_embeddings=False,
+)
+FORM = '{"inputs":[["float32",["d0",8]]],"nodes":[["aten.relu.default",[{"v":0}],{}]],"outputs":[1]}'
+CPU = CpuBackend(target=Target(level="x86-64-v3"), versions=VERSIONS)
+NVIDIA = NvidiaBackend(target=NvidiaTarget(capability=90), versions=VERSIONS)
+KIND = TargetKind(backend=CPU, toolchain=VERSIONS, layout="panels", cuts_are_segments=False, kv_dtypes=("float32",), references=dict)
+WANTED = Wanted(
+    config=CONFIG,
+    formats={"embed.weight": "f32"},
+    stored={"embed.weight": "f32"},
+    kv_dtype="float32",
+    kind=KIND,
+    disable_pass=(),
+    block_size=32,
+    sources={"passes/pipeline.py": "sha256:1"},
+)
+
+
+def other(value: Any) -> Any:
+    """Another value of the same kind."""
+    match value:
+        case bool():
+            return not value
+        case None:
+            return 0.5
+        case int() | float():
+            return value * 2 + 1
+        case str():
+            return "yarn" if value == "none" else value + "x"
+        case tuple() if value and isinstance(value[0], LayerConfig):
+            return (*value[:-1], LayerConfig(window=7))
+        case tuple():
+            return (*value, 2.0)
+        case RopeConfig():
+            return dataclasses.replace(value, theta=500000.0)
+    raise AssertionError(value)
+
+
+def forced(config: Any, field: str, value: Any) -> Any:
+    """A copy with one field changed, even to what the class itself would refuse."""
+    copy = object.__new__(type(config))
+    for item in dataclasses.fields(config):
+        object.__setattr__(copy, item.name, value if item.name == field else getattr(config, item.name))
+    return copy
+
+
+def configurations() -> Iterator[tuple[str, ModelConfig]]:
+    for field in dataclasses.fields(ModelConfig):
+        yield field.name, forced(CONFIG, field.name, other(getattr(CONFIG, field.name)))
+    for field in dataclasses.fields(RopeConfig):
+        yield f"rope.{field.name}", forced(CONFIG, "rope", forced(CONFIG.rope, field.name, other(getattr(CONFIG.rope, field.name))))
+    for field in dataclasses.fields(LayerConfig):
+        layer = forced(LayerConfig(), field.name, other(getattr(LayerConfig(), field.name)))
+        yield f"layers.{field.name}", forced(CONFIG, "layers", (LayerConfig(), layer))
+
+
+@pytest.mark.parametrize(("name", "config"), list(configurations()), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_field_of_a_model_is_part_of_its_program(name: str, config: ModelConfig) -> None:
+    assert dataclasses.replace(WANTED, config=config).identity().key != WANTED.identity().key
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"config": dataclasses.replace(CONFIG, layers=(LayerConfig(), LayerConfig(), LayerConfig()))},
+    {"formats": {"embed.weight": "q8_0"}},
+    {"formats": {"embed.weight": "f32", "head.weight": "f32"}},
+    {"stored": {"embed.weight": "bf16"}},
+    {"kv_dtype": "bfloat16"},
+    {"disable_pass": ("fuse_silu_mul",)},
+    {"block_size": 16},
+    {"sources": {"passes/pipeline.py": "sha256:2"}},
+    {"sources": {"passes/pipeline2.py": "sha256:1"}},
+    {"kind": dataclasses.replace(KIND, layout="rows")},
+    {"kind": dataclasses.replace(KIND, cuts_are_segments=True)},
+    *({"kind": dataclasses.replace(KIND, toolchain=dataclasses.replace(VERSIONS, **{f.name: "9"}))} for f in dataclasses.fields(Versions)),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_everything_else_that_decides_a_program(change: dict[str, Any]) -> None:
+    assert dataclasses.replace(WANTED, **change).identity().key != WANTED.identity().key
+
+
+def test_the_changes_leave_no_field_out() -> None:
+    assert {field.name for field in dataclasses.fields(Wanted)} == {name for change in CHANGES for name in change}
+
+
+def test_the_same_is_the_same() -> None:
+    assert dataclasses.replace(WANTED, config=dataclasses.replace(CONFIG)).identity() == WANTED.identity()
+    # What is compiled has keys of its own, and is not traced anew for them.
+    assert dataclasses.replace(WANTED, kind=dataclasses.replace(KIND, backend=NVIDIA, kv_dtypes=())).identity() == WANTED.identity()
+
+
+@pytest.mark.parametrize("backend", [CPU, NVIDIA], ids=lambda backend: type(backend).__name__)
+def test_what_a_segment_depends_on(backend: Any) -> None:
+    key = backend.segment(FORM).key
+    assert backend.segment(FORM).key == key
+    for part, another in (("float32", "float16"), ("d0", "7"), ("relu", "abs"), ("[1]", "[0]")):
+        assert backend.segment(FORM.replace(part, another)).key != key
+    for field in dataclasses.fields(Versions):
+        changed = dataclasses.replace(backend, versions=dataclasses.replace(VERSIONS, **{field.name: "9"}))
+        assert changed.segment(FORM).key != key
+    target = Target(level="x86-64-v3", extras=("avx_vnni",)) if isinstance(backend, CpuBackend) else NvidiaTarget(capability=100)
+    assert dataclasses.replace(backend, target=target).segment(FORM).key != key
+
+
+def test_what_was_tuned_is_part_of_plans() -> None:
+    key, choices = NVIDIA.segment(FORM).key, {"linear dense 8x8": [(16, "few"), (None, "many")]}
+    tuned = dataclasses.replace(NVIDIA, choices=choices)
+    assert tuned.segment(FORM).key != key
+    assert dataclasses.replace(NVIDIA, choices=dict(choices)).segment(FORM).key == tuned.segment(FORM).key
+    for changed in ({"linear dense 8x9": choices["linear dense 8x8"]}, {"linear dense 8x8": [(17, "few"), (None, "many")]}, {}):
+        assert dataclasses.replace(NVIDIA, choices=changed).segment(FORM).key != tuned.segment(FORM).key
+    assert dataclasses.replace(NVIDIA, tunable=True).segment(FORM).key != key
+
+
+def test_what_the_kernel_library_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = CPU.library().key
+    assert CPU.library().key == key
+    assert dataclasses.replace(CPU, target=Target(level="x86-64-v3", extras=("avx_vnni",))).library().key != key
+    for field in dataclasses.fields(Versions):
+        assert dataclasses.replace(CPU, versions=dataclasses.replace(VERSIONS, **{field.name: "9"})).library().key != key
+    monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "-ffast-math"))
+    assert CPU.library().key != key
+
+
+def identities() -> dict[str, Identity]:
+    wanted = dataclasses.replace(WANTED, sources=sources.sources(*step_program.SOURCES))
+    return {"program": wanted.identity(), "segment": CPU.segment(FORM), "kernels": CPU.library(), "plan": NVIDIA.segment(FORM)}
+
+
+SOURCES = {
+    "program": step_program.SOURCES,
+    "segment": lower_cpu.SEGMENT_SOURCES,
+    "kernels": (*lower_cpu.LIBRARY_SOURCES, *(f"kernels/cpu/{path.name}" for path in library.source_files())),
+    "plan": lower_nvidia.PLAN_SOURCES,
+}
+
+
+def test_every_source_is_part_of_the_keys_of_what_it_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in turn gets one byte more, in a copy: passes, kernels (C++ included), emitters, buckets."""
+    package = tmp_path / "engine"
+    shutil.copytree(ROOT, package, ignore=lambda _, names: [name for name in names if not is_ours(name) or name == "tests"])
+    monkeypatch.setattr(sources, "PACKAGE", package)
+    before = identities()
+    changed_by: dict[str, set[str]] = {kind: set() for kind in before}
+    for name in sources.source_names([file for files in SOURCES.values() for file in files], package):
+        content = (package / name).read_bytes()
+        (package / name).write_bytes(content + b"\n")
+        sources._digests.cache_clear()
+        changed_by |= {kind: changed_by[kind] | {name} for kind, found in identities().items() if found.key != before[kind].key}
+        (package / name).write_bytes(content)
+    sources._digests.cache_clear()
+    assert identities() == before
+    assert changed_by == {kind: set(sources.source_names(files, package)) for kind, files in SOURCES.items()}
+    assert {"passes/pipeline.py", "models/decoder.py", "kernels/ops.py", "kernels/nvidia/packed_rows.py"} <= changed_by["program"]
+    assert {"compiler/nvidia/graphs.py", "kernels/nvidia/linear.py", "kernels/nvidia/emitters.py"} <= changed_by["plan"]
+    assert {"kernels/cpu/attention.h", "kernels/cpu/linear_quantized.cpp"} <= changed_by["kernels"]
+
+
+def test_a_new_kernel_file_is_part_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(library.source_files())
+    shutil.copytree(library._SOURCES, tmp_path / "cpu")
+    (tmp_path / "cpu" / "another.h").touch()
+    monkeypatch.setattr(library, "_SOURCES", tmp_path / "cpu")
+    assert {path.name for path in library.source_files()} == {path.name for path in before} | {"another.h"}
+
+
+# What these say or keep reaches a program only as an ingredient, or not at all.
+NOT_OF_PROGRAMS = {
+    "__init__.py": "the version of Engine, for the manifest",
+    "artifacts/store/claim.py": "the store",
+    "artifacts/files.py": "integrity of artifacts",
+    "artifacts/json_file.py": "what is compiled later",
+    "artifacts/store/keys.py": "the store",
+    "artifacts/launch_plan.py": "what is compiled later",
+    "artifacts/locked_directory.py": "the store",
+    "artifacts/numbers.py": "what an artifact's files may say",
+    "artifacts/nvidia_target.py": "the kind of target, an ingredient",
+    "artifacts/printable.py": "integrity of artifacts",
+    "artifacts/store/store.py": "the store",
+    "artifacts/store/entry.py": "the store",
+    "artifacts/target.py": "the kind of target, an ingredient",
+    "artifacts/targets.py": "the kind of target, an ingredient",
+    "artifacts/tuning.py": "what is compiled later",
+    "artifacts/verify.py": "the release of torch, an ingredient",
+    "compiler/backend.py": "what is compiled later",
+    "compiler/compile_cpu.py": "what is compiled later",
+    "compiler/debug_dump.py": "shows",
+    "compiler/environment.py": "what is compiled later",
+    "compiler/interpret.py": "references, for the probe",
+    "compiler/lower.py": "what is compiled later",
+    "compiler/lower_cpu.py": "what is compiled later",
+    "compiler/progress.py": "shows",
+    "compiler/sources.py": "digests, ingredients",
+    "compiler/toolchain.py": "versions, ingredients",
+}
+
+
+@pytest.mark.parametrize(
+    ("root", "kind", "without"),
+    [
+        ("compiler/step_program.py", "program", set(NOT_OF_PROGRAMS)),
+        ("compiler/compile_cpu.py", "segment", set()),
+        ("kernels/library.py", "kernels", set()),
+        ("compiler/nvidia/compile_form.py", "plan", set()),
+    ],
+)
+def test_the_sources_of_a_key_are_all_that_its_maker_imports(root: str, kind: str, without: set[str]) -> None:
+    listed = set(sources.source_names(SOURCES[kind]))
+    assert needed_by(root) - listed == without
+    assert [name for name in listed if not (ROOT / name).is_file()] == []
+
+
+def test_keys_are_the_same_in_another_place(tmp_path: Path) -> None:
+    """Another checkout, home, directory, host, user, locale, time zone, order of hashing, and variables that compilers read."""
+    package = tmp_path / "elsewhere" / "engine"
+    shutil.copytree(ROOT, package, ignore=lambda _, names: [name for name in names if not is_ours(name) or name == "tests"])
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 96}
+    config |= {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300, "max_position_embeddings": 64}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(package.parent),
+        "HOME": str(tmp_path),
+        "USER": "another",
+        "LOGNAME": "another",
+    }
+    environment |= {
+        "HOSTNAME": "elsewhere",
+        "LC_ALL": "C",
+        "LANG": "tr_TR.UTF-8",
+        "TZ": "Asia/Tokyo",
+        "PYTHONHASHSEED": "7",
+        "CXX": "clang++",
+    }
+    environment |= {
+        "TORCHINDUCTOR_USE_FAST_MATH": "1",
+        "TRITON_DEFAULT_FP_FUSION": "0",
+        "OMP_NUM_THREADS": "3",
+        "XDG_CACHE_HOME": "/nowhere",
+    }
+    command = [sys.executable, "-P", str(ROOT / "tests" / "support" / "printed_keys.py"), str(tmp_path / "model")]
+    if subprocess.run(["unshare", "--uts", "hostname", "elsewhere"], capture_output=True, check=False).returncode == 0:
+        command = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh", *command]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == keys(tmp_path / "model")
+
+
+@pytest.mark.parametrize("find", [versions, nvidia_versions])
+def test_versions_are_versions(find: Any) -> None:
+    """No path, name or time of a machine is among the ingredients."""
+    values = dataclasses.asdict(find())
+    assert all("/" not in value for value in values.values()), values
+    assert values["torch"]
+    assert values["torch_commit"]
+    assert values["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"

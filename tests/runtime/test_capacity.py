@@ -1,0 +1,163 @@
+"""`engine plan`: figures from a manifest alone, and that servers which really start have the same."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_cuda import FakeCuda, fake_cuda_installed
+from serving_process import ServingProcess
+from toy_gpu_artifact import ToyKernels, write_toy_artifact
+
+from engine.artifacts import load_manifest
+from engine.artifacts.manifest import MANIFEST_NAME
+from engine.cli import main
+from engine.errors import UsageError
+from engine.runtime.capacity.capacity import Plan, plan
+from engine.runtime.cuda.executor import CudaExecutor
+from engine.runtime.options import RuntimeOptions
+
+GIB = 1 << 30
+_WORKER_WITH_FREE_MEMORY = """
+import sys
+import engine.runtime.capacity.kv_memory
+engine.runtime.capacity.kv_memory.free_memory = lambda: {free}
+from engine.runtime.process.worker import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def manifest_alone(tiny_artifact: Path, tmp_path: Path) -> Path:
+    """A directory with a manifest and nothing else."""
+    directory = tmp_path / "alone"
+    directory.mkdir()
+    shutil.copy(tiny_artifact / MANIFEST_NAME, directory)
+    return directory
+
+
+def planned(artifact: Path, memory: int, contexts: list[int] | None = None, **limits: int) -> Plan:
+    return plan(load_manifest(artifact), memory, RuntimeOptions(**limits), contexts)
+
+
+@pytest.mark.parametrize(
+    ("free", "limits"),
+    [
+        (None, {}),
+        (None, {"max_num_seqs": 3, "max_batch_tokens": 64}),
+        (8_000_000, {}),
+        (3_000_000, {"max_num_seqs": 8, "max_batch_tokens": 512}),
+    ],
+    ids=["all that it can use", "all that few sequences can use", "half of what is left", "half of what a larger step leaves"],
+)
+def test_a_server_that_starts_has_the_planned_blocks(tiny_artifact: Path, free: int | None, limits: dict[str, Any]) -> None:
+    """free: what the worker finds free; by default what this machine has, far more than so small a model can use."""
+    script = _WORKER_WITH_FREE_MEMORY.format(free=free)
+    command = None if free is None else [sys.executable, "-P", "-c", script]
+    with ServingProcess(tiny_artifact, worker_command=command, **limits) as server:
+        server.ready()
+        metrics = dict(line.rsplit(" ", 1) for line in server.http.get("/metrics").text.splitlines() if not line.startswith("#"))
+    found = planned(tiny_artifact, free or 4 * GIB, **limits)
+    assert found.blocks == float(metrics["engine_kv_cache_blocks"]) > 0
+    longest = load_manifest(tiny_artifact).model.max_context
+    most = found.max_num_seqs * longest // found.tokens_per_block
+    assert (found.blocks == most) == (free is None)
+
+
+def test_figures_agree_with_each_other(tiny_artifact: Path) -> None:
+    manifest = load_manifest(tiny_artifact)
+    found = planned(tiny_artifact, 8_000_000, [1, 33, 256])
+    assert found.weight_bytes == sum(info.bytes for name, info in manifest.files.items() if name.startswith("weights/"))
+    assert found.code_bytes == sum((tiny_artifact / name).stat().st_size for name in manifest.code_files)
+    assert found.weight_bytes + found.step_bytes + found.kv_bytes <= found.memory
+    assert [context.blocks for context in found.contexts] == [1, 2, 8]
+    assert [context.sequences for context in found.contexts] == [found.blocks, found.blocks // 2, found.blocks // 8]
+    assert [context.running for context in found.contexts] == [min(64, context.sequences) for context in found.contexts]
+    assert found.contexts[0].running < found.contexts[0].sequences
+
+
+@pytest.mark.parametrize("tokens", [1, 32, 33, 100, 256])
+def test_the_least_memory_is_the_least(tiny_artifact: Path, tokens: int) -> None:
+    least = planned(tiny_artifact, 4 * GIB, [tokens]).contexts[0].least_memory
+    assert planned(tiny_artifact, least, [tokens]).contexts[0].sequences == 1
+    assert planned(tiny_artifact, least - 4, [tokens]).contexts[0].sequences == 0
+
+
+def test_from_the_manifest_alone_and_without_anything_heavy(manifest_alone: Path) -> None:
+    code = "import sys, engine.cli; code = engine.cli.main(sys.argv[1:]); print(*sys.modules, file=sys.stderr); sys.exit(code)"
+    command = [sys.executable, "-P", "-c", code, "plan", str(manifest_alone), "--memory", "1GiB", "--context", "64", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    figures = json.loads(done.stdout)
+    assert figures["memory"] == GIB
+    assert [context["tokens"] for context in figures["contexts"]] == [64]
+    imported = {name.partition(".")[0] for name in done.stderr.split()}
+    assert imported & {"torch", "numpy", "rich", "triton", "transformers"} == set()
+
+
+def test_a_table_for_people(manifest_alone: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main(["plan", str(manifest_alone), "--memory", "8MB", "--max-num-seqs", "16"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    found = planned(manifest_alone, 8_000_000, max_num_seqs=16)
+    assert lines[0] == f"tiny-llama ({found.target}) in 7.6 MiB"
+    assert any(line.startswith("KV cache ") and f"{found.blocks:,} blocks of 32 tokens in float32" in line for line in lines)
+    assert [line.split()[0] for line in lines[-3:]] == ["16", "64", "256"]
+    assert [line.split()[2] for line in lines[-3:]] == [str(context.sequences) for context in found.contexts]
+
+
+def test_when_nothing_fits_the_least_that_does_is_named(manifest_alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(manifest_alone), "--memory", "100kB", "--json"]) == UsageError.exit_code
+    captured = capsys.readouterr()
+    figures = json.loads(captured.out)
+    assert figures["blocks"] == 0
+    assert f"100,000 bytes are too little for tiny-llama: it takes {figures['least_memory']:,} at least" in captured.err
+    assert "hint: lower --max-batch-tokens" in captured.err
+
+
+def test_when_not_one_sequence_fits(manifest_alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    memory = planned(manifest_alone, GIB).least_memory
+    assert main(["plan", str(manifest_alone), "--memory", str(memory), "--context", "256", "--json"]) == UsageError.exit_code
+    captured = capsys.readouterr()
+    least = json.loads(captured.out)["contexts"][0]["least_memory"]
+    assert f"not one sequence of 256 tokens fits into {memory:,} bytes: {least:,} are needed" in captured.err
+
+
+def test_a_context_that_the_artifact_does_not_have(manifest_alone: Path) -> None:
+    with pytest.raises(UsageError, match="longer than the artifact's 256"):
+        planned(manifest_alone, GIB, [257])
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeCuda]:
+    with fake_cuda_installed() as fake:
+        yield fake
+
+
+@pytest.mark.parametrize("limits", [{"max_num_seqs": 1, "max_batch_tokens": 16}, {"max_num_seqs": 8, "max_batch_tokens": 64}])
+def test_on_a_gpu_all_but_the_inputs_of_a_step_is_counted(fake: FakeCuda, tmp_path: Path, limits: dict[str, Any]) -> None:
+    write_toy_artifact(tmp_path / "artifact")
+    manifest = load_manifest(tmp_path / "artifact")
+    ToyKernels(fake, tmp_path / "artifact", manifest, num_blocks=48)
+    memory = 10_000_000
+    fake.library.fake_set_total_memory(memory)
+    executor = CudaExecutor.load(tmp_path / "artifact", manifest, **limits)
+    executor.close()
+    assert executor.num_blocks <= planned(tmp_path / "artifact", memory, **limits).blocks <= 1.01 * executor.num_blocks
+
+
+def test_on_a_gpu_a_step_that_has_no_graph_is_refused(tmp_path: Path) -> None:
+    write_toy_artifact(tmp_path / "artifact")
+    with pytest.raises(UsageError, match="no graph for a step of 65 tokens"):
+        planned(tmp_path / "artifact", GIB, max_num_seqs=8, max_batch_tokens=65)
+
+
+def test_on_a_gpu_the_least_memory_is_the_least(tmp_path: Path) -> None:
+    write_toy_artifact(tmp_path / "artifact")
+    limits: dict[str, Any] = {"max_num_seqs": 8, "max_batch_tokens": 64}
+    least = planned(tmp_path / "artifact", GIB, **limits).least_memory
+    assert planned(tmp_path / "artifact", least, **limits).blocks > 0
+    assert planned(tmp_path / "artifact", least - 4, **limits).blocks == 0

@@ -1,0 +1,81 @@
+"""What the runtime takes of the machine by default, from files as the kernel writes them."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ArtifactError, UsageError
+from engine.runtime.capacity import machine
+from engine.runtime.capacity.kv_memory import default_kv_memory, default_resident_blocks
+from engine.runtime.options import RuntimeOptions
+from engine.runtime.text_settings import read_eos_token_ids
+
+
+def test_hyper_threads_count_once(tmp_path: Path) -> None:
+    for cpu, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
+        topology = tmp_path / f"cpu{cpu}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(f"{siblings}\n")
+    assert machine.physical_cores({0, 1, 2, 3}, tmp_path) == 2
+    assert machine.physical_cores({0, 2}, tmp_path) == 1
+    assert machine.physical_cores({0, 1, 7}, tmp_path) == 3, "a CPU of unknown topology is a core"
+
+
+@pytest.mark.parametrize(("text", "quota"), [("max 100000\n", None), ("150000 100000\n", 1.5), ("", None)])
+def test_cpu_quota(tmp_path: Path, text: str, quota: float | None) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+    assert machine.cpu_quota(tmp_path) == quota
+
+
+def test_free_memory_is_what_machine_and_cgroup_allow(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       16 kB\nMemAvailable:    8 kB\n")
+    assert machine.free_memory(meminfo, tmp_path) == 8192
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("4096\n")
+    assert machine.free_memory(meminfo, tmp_path) == 8192
+    (tmp_path / "memory.max").write_text("6144\n")
+    assert machine.free_memory(meminfo, tmp_path) == 2048
+
+
+def test_this_machine_has_cores_and_memory() -> None:
+    assert 1 <= machine.default_threads() <= len(machine.usable_cpus())
+    assert machine.free_memory() > 0
+
+
+def test_kv_memory_is_what_is_needed_within_half_of_what_is_free() -> None:
+    def kv(free: int, reserved: int = 0) -> int:
+        return default_kv_memory(bytes_per_block=100, block_size=16, max_context=40, max_num_seqs=2, reserved=reserved, free=free)
+
+    assert kv(10_000) == 600
+    assert kv(1_000) == 500
+    assert kv(1_000, reserved=400) == 300
+    with pytest.raises(UsageError, match="less than one block"):
+        kv(150)
+    with pytest.raises(UsageError, match="less than one block"):
+        kv(1_000, reserved=2_000)
+
+
+def test_memory_for_remembering_is_one_context_or_a_quarter_of_all() -> None:
+    assert default_resident_blocks(num_blocks=1000, block_size=16, max_context=40) == 3
+    assert default_resident_blocks(num_blocks=10, block_size=16, max_context=4000) == 2
+    assert default_resident_blocks(num_blocks=1, block_size=16, max_context=4000) == 0
+
+
+def test_options_that_cannot_work() -> None:
+    with pytest.raises(UsageError, match="threads is 0"):
+        RuntimeOptions(threads=0)
+    with pytest.raises(UsageError, match="max_batch_tokens"):
+        RuntimeOptions(max_num_seqs=9, max_batch_tokens=8)
+
+
+def test_end_of_text_tokens_are_read_from_the_artifact(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"text\.json"):
+        read_eos_token_ids(tmp_path)
+    (tmp_path / "tokenizer").mkdir()
+    path = tmp_path / "tokenizer/text.json"
+    path.write_text('{"bos_token": null, "eos_token_ids": [2, 7], "add_bos": true}')
+    assert read_eos_token_ids(tmp_path) == [2, 7]
+    path.write_text('{"eos_token_ids": "2"}')
+    with pytest.raises(ArtifactError):
+        read_eos_token_ids(tmp_path)
