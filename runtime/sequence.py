@@ -15,6 +15,8 @@ class Sequence:
     max_length: number of tokens at which the sequence ends with "length".
     blocks: the blocks held, in the order of the tokens; `table` has them as int32. The list only
     grows until they are dropped, and then there is a new one.
+    root: digest of everything but tokens that changes keys and values; the digests of blocks start from
+    it, so only sequences of one root share blocks.
 
     Steps are planned before the one at hand is computed, so two counts look ahead to when all that
     is planned has been computed: `expected` tokens are known then, `length` or one more, and
@@ -31,6 +33,7 @@ class Sequence:
         stop_ids: frozenset[int],
         max_length: int,
         block_size: int,
+        root: bytes = ROOT_DIGEST,
     ) -> None:
         self.id = id
         self.params = params
@@ -52,6 +55,7 @@ class Sequence:
         """How many of the blocks have been offered for reuse. Set anew when the sequence is admitted."""
         self.cached_tokens: int | None = None
         """Prompt tokens found in the cache when the sequence was first admitted, None before that."""
+        self._root = root
         self._digests: list[bytes] = []
 
     def append(self, token: int) -> None:
@@ -81,7 +85,7 @@ class Sequence:
         if count > known:
             size = 4 * self.block_size
             raw = self.tokens[known * self.block_size : count * self.block_size].tobytes()
-            parent = self._digests[-1] if known else ROOT_DIGEST
+            parent = self._digests[-1] if known else self._root
             for start in range(0, len(raw), size):
                 parent = block_digest(parent, raw[start : start + size])
                 self._digests.append(parent)

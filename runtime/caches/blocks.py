@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 ROOT_DIGEST = b""
+"""Of sequences whose keys and values depend on nothing but their tokens."""
 
 
 def block_digest(parent: bytes, tokens: bytes) -> bytes:

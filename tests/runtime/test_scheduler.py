@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.protocol import Output, SamplingParams, Submit
+from engine.runtime.caches.blocks import ROOT_DIGEST, BlockManager
 from engine.runtime.core import EngineCore
 from engine.runtime.options import RuntimeOptions
+from engine.runtime.scheduler import Scheduler
+from engine.runtime.sequence import Sequence
 
 VOCAB = 32
 
@@ -334,3 +337,22 @@ def test_statistics_add_up() -> None:
     assert stats.steps_total == len(executor.steps)
     assert (stats.running, stats.waiting, stats.blocks_used, stats.blocks_total) == (0, 0, 0, 64)
     assert stats.jit_compilations_total == 0
+
+
+def test_sequences_of_different_roots_share_no_blocks() -> None:
+    """The same tokens under another adapter or behind another picture have other keys and values."""
+    blocks = BlockManager(16, 4)
+    scheduler = Scheduler(blocks, max_num_seqs=4, max_batch_tokens=64)
+    prompt = list(range(9))
+    roots = (ROOT_DIGEST, b"a" * 16, b"a" * 16, b"b" * 16)
+    found = []
+    for index, root in enumerate(roots):
+        sequence = Sequence(
+            id=str(index), prompt=prompt, generated=[], params=greedy(), stop_ids=frozenset(), max_length=16, block_size=4, root=root
+        )
+        scheduler.add(sequence)
+        for chunk in scheduler.schedule():
+            scheduler.publish(chunk)
+        found.append(sequence.cached_tokens)
+        scheduler.remove(sequence)
+    assert found == [0, 0, 8, 0]
