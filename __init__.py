@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .artifacts import load_manifest
-    from .compiler.build import BuildOptions, build
+    from .compiler.build import build
+    from .compiler.options import BuildOptions
     from .server.llm import LLM, Params
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "BuildOptions", "Params", "__version__", "build", "load_manifest"]
 
 _HOMES = {
-    "BuildOptions": ".compiler.build",
+    "BuildOptions": ".compiler.options",
     "LLM": ".server.llm",
     "Params": ".server.llm",
     "build": ".compiler.build",

@@ -48,7 +48,8 @@ def _build(options: Options) -> int:
     from .compiler.environment import forget_torch_variables
 
     forget_torch_variables()
-    from .compiler.build import BuildOptions, build
+    from .compiler.build import build
+    from .compiler.options import BuildOptions
     from .compiler.progress import Reporter
 
     if options.pop("dry_run", False):

@@ -31,7 +31,8 @@ COLD, WARM, OTHER, PACK = "cold store", "warm store", "warm store, other weights
 _BUILD = """
 import dataclasses, json, sys
 from pathlib import Path
-from engine.compiler.build import BuildOptions, build
+from engine.compiler.build import build
+from engine.compiler.options import BuildOptions
 model, output, store = sys.argv[1:]
 print(json.dumps(dataclasses.asdict(build(BuildOptions(model=model, output=Path(output), store=Path(store), force=True)))))
 """

@@ -18,15 +18,17 @@ from ..artifacts import Manifest, Probe, load_manifest, parse_target, seal
 from ..artifacts.verify import check_files
 from ..errors import ArtifactError, MismatchError
 from ..models.checkpoint import Checkpoint, open_checkpoint
-from .build import finish_with_probe, pack_weights, summarize, write_tokenizer
 from .interpret import GraphInterpreter
 from .model_facts import made_for, misfits
 from .pack import Packed
 from .progress import BuildSummary, Reporter
+from .stages import finish_with_probe, pack_weights, write_tokenizer
 from .step_program import Wanted, fused_graph
+from .summary import summarize
 from .target_kind import TargetKind, kind_of
 from .toolchain import Versions
-from .weights_plan import PackedWeight, choose_formats, plan_weights
+from .weight_formats import choose_formats
+from .weights_plan import PackedWeight, plan_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,12 @@ from ..artifacts.describe import human_bytes
 from ..artifacts.store.store import Store, chosen_store
 from ..artifacts.tuning import load_tuned
 from . import environment
-from .build import BuildOptions, resolve
 from .fewer_layers import FewerLayers, fewer_layers
 from .forecast import Expected, expected_code, expected_program
+from .options import BuildOptions
 from .pack import packed_bytes
 from .progress import Reporter
+from .stages import resolve
 from .step_program import Wanted, find_program, make_program
 from .target_kind import kind_of
 

@@ -16,7 +16,8 @@ from ..kernels.linear import reference
 from ..kernels.linear.activations import quantize
 from ..kernels.rows import reference as rows
 from ..models.checkpoint import Checkpoint
-from .weights_plan import PackedWeight, make
+from .recipes import make
+from .weights_plan import PackedWeight
 
 
 def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:

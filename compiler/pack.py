@@ -16,7 +16,8 @@ import torch
 
 from ..artifacts import FileInfo, WeightInfo
 from ..models.checkpoint import Checkpoint
-from .weights_plan import PackedWeight, make
+from .recipes import make
+from .weights_plan import PackedWeight
 
 ALIGNMENT = 64
 SHARD_BYTES = 2 * 1024**3

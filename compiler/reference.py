@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..kernels.attention.reference import paged_attention
 from ..models.checkpoint import Checkpoint
 from ..models.decoder import Decoder, Layer
-from .weights_plan import dequantize
+from .recipes import dequantize
 
 _BLOCK_SIZE = 16
 

@@ -29,7 +29,7 @@ def replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) 
 def join(graph: fx.Graph, weights: list[fx.Node], how: Literal["concat", "max"]) -> fx.Node:
     """A new placeholder made of those of weights: one after another along their first axis, or their largest numbers.
 
-    Its meta["parts"] names them, and meta["join"] says how: `compiler/weights_plan.py` makes it from their values.
+    Its meta["parts"] names them, and meta["join"] says how: `compiler/recipes.py` makes it from their values.
     """
     names = [weight.meta["ref"].removeprefix("weight:") for weight in weights]
     values: list[torch.Tensor] = [weight.meta["val"] for weight in weights]

@@ -83,7 +83,8 @@ def smollm2_gguf(once: Once) -> Path:
 @pytest.fixture(scope="session")
 def smollm2(smollm2_gguf: Path, store: Path, once: Once) -> Path:
     """The demo model's artifact for this machine."""
-    from engine.compiler.build import BuildOptions, build
+    from engine.compiler.build import build
+    from engine.compiler.options import BuildOptions
 
     return once("smollm2", lambda path: build(BuildOptions(model=str(smollm2_gguf), output=path, name="smollm2", store=store)))
 
@@ -99,7 +100,8 @@ def tiny_checkpoint(once: Once) -> Path:
 @pytest.fixture(scope="session")
 def tiny_artifact(tiny_checkpoint: Path, store: Path, once: Once) -> Path:
     """The artifact of `tiny_checkpoint`. Tests that change it work on a copy."""
-    from engine.compiler.build import BuildOptions, build
+    from engine.compiler.build import build
+    from engine.compiler.options import BuildOptions
 
     return once("tiny-artifact", lambda path: build(BuildOptions(model=str(tiny_checkpoint), output=path, store=store)))
 

@@ -11,7 +11,7 @@ from gguf_files import write_gguf
 from random_checkpoints import write_random_checkpoint
 
 from engine.compiler.model_facts import model_facts
-from engine.compiler.weights_plan import dequantize
+from engine.compiler.recipes import dequantize
 from engine.models.checkpoint import open_checkpoint
 
 

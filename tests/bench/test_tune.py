@@ -19,8 +19,8 @@ from engine.artifacts.tuning import Timing, load_tuned
 from engine.bench.candidates import Setting, agree
 from engine.bench.tune import TuneOptions, at, choose, tune
 from engine.cli import main
-from engine.compiler.build import BuildOptions
 from engine.compiler.build import build as build_artifact
+from engine.compiler.options import BuildOptions
 from engine.errors import DeviceError, UsageError
 
 SHAPE: dict[str, Any] = {

@@ -74,7 +74,7 @@ def test_worker_options_state_their_defaults() -> None:
 
 
 def test_build_states_its_defaults() -> None:
-    from engine.compiler.build import BuildOptions
+    from engine.compiler.options import BuildOptions
 
     defaults = {field.name: field.default for field in dataclasses.fields(BuildOptions) if isinstance(field.default, str)}
     options = help_of("build").partition(" options: ")[2]

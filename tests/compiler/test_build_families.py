@@ -9,7 +9,8 @@ import transformers
 from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
 
 from engine.artifacts import load_manifest
-from engine.compiler.build import BuildOptions, build
+from engine.compiler.build import build
+from engine.compiler.options import BuildOptions
 from engine.compiler.run_artifact import artifact_logits
 
 # Odd sizes, grouped-query ratios, biases, tied and untied heads, windows, scaled RoPE and none.
@@ -78,7 +79,7 @@ def test_a_probe_from_the_reference_fits_the_target(quantize: str, tiny_checkpoi
     for name in ("on_target", "from_reference"):
         with pytest.MonkeyPatch.context() as patch:
             if name == "from_reference":
-                patch.setattr("engine.compiler.build.can_run", lambda target: False)
+                patch.setattr("engine.compiler.stages.can_run", lambda target: False)
             build(BuildOptions(model=str(tiny_checkpoint), output=tmp_path / name, store=store, quantize=quantize))
         probes[name] = load_manifest(tmp_path / name).probe
     assert [probe.recorded_on for probe in probes.values()] == ["target", "reference"]

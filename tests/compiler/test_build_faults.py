@@ -14,7 +14,8 @@ from patience import wait_until
 from safetensors.torch import load_file, save_file
 
 from engine.artifacts import load_manifest, verify
-from engine.compiler.build import BuildOptions, build
+from engine.compiler.build import build
+from engine.compiler.options import BuildOptions
 from engine.errors import CheckpointError, UnsupportedModelError, UsageError
 
 ENGINE = Path(sys.executable).with_name("engine")

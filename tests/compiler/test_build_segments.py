@@ -9,7 +9,8 @@ import pytest
 from random_checkpoints import write_random_checkpoint
 
 from engine.artifacts import load_manifest, verify
-from engine.compiler.build import BuildOptions, build
+from engine.compiler.build import build
+from engine.compiler.options import BuildOptions
 
 
 def test_60_layers_compile_the_segments_of_3(tiny_artifact: Path, store: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from engine.compiler.pack import packed_bytes
 from engine.compiler.progress import Reporter
 from engine.compiler.step_program import StepProgram, Wanted, make_program
 from engine.compiler.target_kind import kind_of
-from engine.compiler.weights_plan import choose_formats
+from engine.compiler.weight_formats import choose_formats
 from engine.models.checkpoint import open_checkpoint
 
 

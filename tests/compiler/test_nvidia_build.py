@@ -19,7 +19,8 @@ from random_checkpoints import write_random_checkpoint
 
 from engine.artifacts import Manifest, load_manifest
 from engine.artifacts.graph import DRAW_INPUTS
-from engine.compiler.build import BuildOptions, build
+from engine.compiler.build import build
+from engine.compiler.options import BuildOptions
 from engine.compiler.reference import reference_logits
 from engine.errors import UsageError
 from engine.kernels.nvidia import reference

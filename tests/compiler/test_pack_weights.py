@@ -15,8 +15,9 @@ from random_checkpoints import write_random_checkpoint
 from engine.artifacts import Manifest, load_manifest, verify
 from engine.artifacts.manifest import MANIFEST_NAME
 from engine.compiler.add_weights import PackOptions, add_weights
-from engine.compiler.build import BuildOptions, build
+from engine.compiler.build import build
 from engine.compiler.model_facts import made_for, model_facts
+from engine.compiler.options import BuildOptions
 from engine.compiler.run_artifact import artifact_logits
 from engine.errors import ArtifactError, MismatchError
 from engine.models.checkpoint import open_checkpoint
@@ -85,7 +86,7 @@ def test_the_reference_records_the_probe_where_the_code_does_not_run(
     code: Path, tiny_checkpoint: Path, tiny_artifact: Path, tmp_path: Path
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.compiler.build.can_run", lambda manifest: False)
+        patch.setattr("engine.compiler.stages.can_run", lambda manifest: False)
         patch.setenv("PATH", str(tmp_path / "nothing"))
         add_weights(PackOptions(code=code, weights_from=str(tiny_checkpoint), output=tmp_path / "packed"))
     probe = load_manifest(tmp_path / "packed").probe

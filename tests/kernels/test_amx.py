@@ -37,7 +37,8 @@ class Artifacts(NamedTuple):
 
 @pytest.fixture(scope="module")
 def artifacts(emulator: Path, tiny_checkpoint: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
-    from engine.compiler.build import BuildOptions, build
+    from engine.compiler.build import build
+    from engine.compiler.options import BuildOptions
 
     def built(target: str) -> Path:
         output = tmp_path_factory.mktemp("amx-artifact") / "artifact"

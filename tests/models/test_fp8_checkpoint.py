@@ -9,8 +9,10 @@ from fp8_checkpoints import BLOCK_CONFIG, FP8_CONFIG, SHAPE, STATIC, compressed,
 from random_checkpoints import write_random_checkpoint
 from safetensors.torch import load_file
 
-from engine.compiler.build import BuildOptions, build
-from engine.compiler.weights_plan import choose_formats, dequantize
+from engine.compiler.build import build
+from engine.compiler.options import BuildOptions
+from engine.compiler.recipes import dequantize
+from engine.compiler.weight_formats import choose_formats
 from engine.errors import CheckpointError, EngineError, UnsupportedModelError
 from engine.models.checkpoint import open_checkpoint
 from engine.models.fp8_tensors import fp8_format

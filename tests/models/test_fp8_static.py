@@ -14,8 +14,10 @@ from torch import fx
 
 from engine.compiler.interpret import GraphInterpreter, run_prompt
 from engine.compiler.nvidia.references import reference_operators
+from engine.compiler.recipes import dequantize, make
 from engine.compiler.trace import trace
-from engine.compiler.weights_plan import PackedWeight, choose_formats, dequantize, make, plan_weights
+from engine.compiler.weight_formats import choose_formats
+from engine.compiler.weights_plan import PackedWeight, plan_weights
 from engine.errors import CheckpointError, UnsupportedModelError
 from engine.models.checkpoint import Checkpoint, open_checkpoint
 from engine.models.names import HF_NAMES, parameter_name

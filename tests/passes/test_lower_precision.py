@@ -7,7 +7,7 @@ import torch
 
 from engine.compiler.partition import partition
 from engine.compiler.trace import trace
-from engine.compiler.weights_plan import choose_formats
+from engine.compiler.weight_formats import choose_formats
 from engine.models.checkpoint import open_checkpoint
 from engine.passes import pipeline
 

@@ -7,7 +7,8 @@ import torch
 import transformers
 
 from engine.artifacts import load_manifest
-from engine.compiler.build import BuildOptions, build
+from engine.compiler.build import build
+from engine.compiler.options import BuildOptions
 from engine.compiler.verify import compare
 from engine.protocol import SamplingParams, Submit
 from engine.runtime.core import EngineCore

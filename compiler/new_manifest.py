@@ -1,0 +1,92 @@
+"""The manifest of an artifact that is being built."""
+
+import time
+from math import prod
+
+from ..artifacts import AnyTarget, KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, SegmentInfo
+from ..artifacts.manifest import SCHEMA_VERSION
+from ..artifacts.store.ingredients import recorded
+from ..artifacts.store.keys import Identity
+from ..models.checkpoint import Checkpoint
+from .lower import KERNELS, SEGMENTS, Lowered
+from .nvidia.write_graphs import Graphs
+from .options import BuildOptions
+from .pack import Packed, packed_bytes
+from .stages import Code
+from .step_program import StepProgram
+from .target_kind import BLOCK_SIZE, TargetKind
+
+
+def new_manifest(
+    options: BuildOptions,
+    *,
+    target: AnyTarget,
+    kind: TargetKind,
+    checkpoint: Checkpoint,
+    identity: Identity,
+    program: StepProgram,
+    code: Code,
+    graphs: Graphs,
+    weights: Packed,
+    tuned_on: str,
+) -> Manifest:
+    """All but the digests of the files and the probe. identity: of the program. tuned_on: the GPU that its choices were measured on."""
+    parts, segments = program.parts, code.segments
+    config = checkpoint.config
+    calls = [call.target for call in parts.calls]
+    return Manifest(
+        schema=SCHEMA_VERSION,
+        created=int(time.time()),
+        target=str(target),
+        toolchain=kind.toolchain.recorded(),
+        tuned_on=tuned_on,
+        ingredients=recorded([identity, *(lowered.identity for lowered in code.all)]),
+        model=ModelInfo(
+            name=options.name or checkpoint.name,
+            architecture=config.architecture,
+            vocab_size=config.vocab_size,
+            max_context=options.max_context or config.max_context,
+            hidden_size=config.hidden_size,
+            num_layers=len(config.layers),
+            parameters=_count_parameters(checkpoint),
+            quantize=options.quantize,
+            source_format="+".join(sorted({info.format for info in checkpoint.parameters.values()})),
+        ),
+        kv_cache=KVCacheSpec(
+            num_layers=len(config.layers),
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            block_size=BLOCK_SIZE,
+            dtype=options.kv_dtype,  # type: ignore[arg-type]
+        ),
+        kernel_library=_library_name(code.library) if code.library is not None else "",
+        kernels=graphs.kernels,
+        graphs=graphs.graphs,
+        segments=[
+            SegmentInfo(key=segment.key, file=_segment_name(segment), calls=calls.count(form), nodes=len(parts.forms[form]["nodes"]))
+            for form, segment in segments.items()
+        ],
+        program=parts.program({form: segment.key for form, segment in segments.items()}),
+        has_weights=options.weights == "all",
+        weights=weights.index,
+        memory=MemoryPlan(
+            weight_bytes=sum(info.bytes for info in weights.files.values()) or sum(packed_bytes(weight) for weight in program.weights),
+            bytes_per_token=program.activations.per_token,
+            bytes_per_sequence=program.activations.per_sequence,
+        ),
+        fusion=program.reports,
+        probe=Probe(recorded_on="reference", prompts=[]),
+        files={},
+    )
+
+
+def _count_parameters(checkpoint: Checkpoint) -> int:
+    return sum(prod(info.shape) for info in checkpoint.parameters.values())
+
+
+def _library_name(library: Lowered) -> str:
+    return f"{KERNELS}/{library.file.name}"
+
+
+def _segment_name(segment: Lowered) -> str:
+    return f"{SEGMENTS}/{segment.file.name}"

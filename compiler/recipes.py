@@ -1,0 +1,69 @@
+"""Runs the recipe of a packed tensor: reads its sources from a checkpoint, one operation after another."""
+
+from functools import partial
+
+import torch
+
+from ..errors import ArtifactError
+from ..kernels import ops
+from ..kernels.linear.blocks import FORMATS, GROUP
+from ..kernels.linear.formats import pack_blocks, pack_dense, unpack
+from ..kernels.linear.quantize import quantize as quantize_blocks
+from ..kernels.nvidia import formats as rows
+from ..kernels.nvidia import fp8
+from ..kernels.nvidia.packed_rows import fp8_in_features
+from ..models.checkpoint import Checkpoint
+from ..models.decoder import Decoder
+from .weights_plan import PackedWeight
+
+
+def make(weight: PackedWeight, checkpoint: Checkpoint) -> torch.Tensor:
+    """Run a recipe: reads the sources and returns the packed tensor, of the planned dtype and shape.
+
+    Raises CheckpointError for a source that cannot be read, ArtifactError for an operation that does not exist.
+    """
+    parts = [_make_part(source, weight.recipe, checkpoint) for source in weight.sources]
+    match weight.recipe[-1:]:
+        case ("concat",):
+            data = torch.cat(parts)
+        case ("max",):
+            data = torch.stack(parts).amax(0)
+        case _:
+            (data,) = parts
+    assert tuple(data.shape) == weight.shape, (weight, data.shape)
+    return data.contiguous()
+
+
+def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> torch.Tensor:
+    constants = Decoder.constants(checkpoint.config) if source not in checkpoint.parameters else {}
+    if source in constants:
+        return constants[source].to(torch.float32).contiguous()
+    loaded = checkpoint.read(source)
+    data, held = loaded.data, loaded.format
+    for operation in recipe:
+        match operation.partition(":"):
+            case "to_float32", _, _:
+                data, held = dequantize(held, data), "f32"
+            case "to_bfloat16", _, _:
+                data, held = dequantize(held, data).bfloat16(), "bf16"
+            case "quantize", _, wanted:
+                quantize = partial(fp8.quantize_fp8 if wanted in ops.FP8_FORMATS else quantize_blocks, wanted)
+                data, held = quantize(dequantize(held, data)), wanted  # type: ignore[assignment]
+            case "pack_rows", _, _:
+                data = rows.pack_rows(held, data)
+            case "pack", _, _:
+                data = pack_blocks(held, data) if held in ops.QUANTIZED_FORMATS else pack_dense(data)
+            case "concat" | "max", _, _:
+                pass  # of all parts, once each is made
+            case _:
+                raise ArtifactError(f"there is no recipe {operation!r} for weights in this version", hint="build the artifact again")
+    return data
+
+
+def dequantize(stored: str, data: torch.Tensor) -> torch.Tensor:
+    """A stored tensor as float32 [N, K] (or its own shape when it is not a matrix); exact."""
+    if stored in ops.FP8_FORMATS:
+        return fp8.unpack_fp8(stored, data, fp8_in_features(stored, data.shape[1]))
+    if stored not in ops.QUANTIZED_FORMATS:
+        return data.to(torch.float32)
+    return unpack(stored, pack_blocks(stored, data), data.shape[0], data.shape[1] // FORMATS[stored].block_bytes * GROUP)

@@ -1,0 +1,116 @@
+"""The stages that `engine build` and `engine pack` are made of. Each reports to the `Stage` that it is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ..artifacts import Manifest, Target, check_machine, parse_target, seal
+from ..errors import MismatchError, UsageError
+from ..models.checkpoint import Checkpoint, open_checkpoint
+from . import probe
+from .backend import Backend
+from .interpret import GraphInterpreter
+from .lower import Lowered, Lowering
+from .lower import wanted as everything_of
+from .options import BuildOptions
+from .pack import Packed, pack, packed_bytes
+from .partition import Partition
+from .progress import Stage
+from .step_program import StepProgram
+from .target_kind import TargetKind
+from .weight_formats import choose_formats
+from .weights_plan import PackedWeight
+
+
+def can_run(manifest: Manifest) -> bool:
+    """Whether this machine runs the code. Of NVIDIA's it is never asked: a build is the same with a GPU and without."""
+    try:
+        check_machine(manifest)
+    except MismatchError:
+        return False
+    return isinstance(parse_target(manifest.target), Target)
+
+
+def resolve(options: BuildOptions, kind: TargetKind, stage: Stage) -> tuple[Checkpoint, dict[str, str]]:
+    """Open and check the checkpoint; decide the storage format of every parameter."""
+    checkpoint = open_checkpoint(options.model, weights=options.weights == "all")
+    trained = checkpoint.config.max_context
+    if options.max_context is not None and not 1 <= options.max_context <= trained:
+        raise UsageError(
+            f"--max-context {options.max_context} is outside 1..{trained}", hint=f"{checkpoint.name} was made for {trained} tokens"
+        )
+    stage.note(f"{checkpoint.name}: {checkpoint.config.architecture}, {len(checkpoint.config.layers)} layers")
+    return checkpoint, choose_formats(checkpoint, options.quantize, kind.layout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """What was compiled or found: every segment by its canonical text, and the library if the target has one."""
+
+    library: Lowered | None
+    segments: dict[str, Lowered]
+
+    @property
+    def all(self) -> list[Lowered]:
+        return [*([self.library] if self.library is not None else []), *self.segments.values()]
+
+
+def lower(lowering: Lowering, backend: Backend, parts: Partition, stage: Stage) -> Code:
+    """Compile or find every segment, and the library if the target has one; all of it is then in the artifact."""
+    wanted = everything_of(backend, parts.forms)
+    stage.total(len(wanted))
+    done = lowering.run(
+        wanted,
+        on_done=lambda lowered: stage.advance(note=lowered.key[:12] + (" (reused)" if lowered.reused else "")),
+        on_wait=lambda: stage.note("waiting for another build, which is compiling the same"),
+    )
+    return Code(library=done.get(None), segments={form: done[form] for form in parts.forms})
+
+
+def pack_weights(plan: list[PackedWeight], checkpoint: Checkpoint, scratch: Path, stage: Stage) -> Packed:
+    """Write the weights."""
+    stage.total(sum(packed_bytes(weight) for weight in plan) >> 20)
+    written = 0
+
+    def on_weight(name: str, count: int) -> None:
+        nonlocal written
+        stage.advance(((written + count) >> 20) - (written >> 20), note=name)
+        written += count
+
+    packed = pack(plan, checkpoint, scratch, on_weight)
+    stage.note("MiB")
+    return packed
+
+
+def write_tokenizer(checkpoint: Checkpoint, scratch: Path, *, required: bool) -> None:
+    """Write the tokenizer. Raises CheckpointError for one that is required and missing or damaged."""
+    directory = scratch / "tokenizer"
+    directory.mkdir()
+    if required or checkpoint.has_tokenizer:
+        checkpoint.write_tokenizer(directory)
+
+
+def reference(program: StepProgram, checkpoint: Checkpoint, kind: TargetKind) -> GraphInterpreter:
+    """What computes the step in plain PyTorch."""
+    return GraphInterpreter(program.graph(), program.weights, checkpoint, kind.references())
+
+
+def finish_with_probe(
+    manifest: Manifest, scratch: Path, weights: Packed, interpreter: Callable[[], GraphInterpreter], stage: Stage
+) -> Manifest:
+    """The manifest with digests of all files and with golden values; without weights there are none."""
+    others = {name: info for name, info in seal.file_infos(scratch).items() if name not in weights.files}
+    manifest = msgspec.structs.replace(manifest, files=dict(sorted((others | weights.files).items())))
+    if not manifest.has_weights:
+        stage.note("none: no weights")
+        return manifest
+    prompts = probe.probe_prompts(manifest.model.vocab_size, manifest.model.max_context)
+    if can_run(manifest):
+        seal.write_manifest(scratch, manifest)
+        golden = probe.record_on_target(scratch, prompts)
+    else:
+        golden = probe.record_from_reference(interpreter(), manifest.kv_cache, prompts)
+    stage.note(f"recorded on the {golden.recorded_on}")
+    return msgspec.structs.replace(manifest, probe=golden)
