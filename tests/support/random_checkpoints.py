@@ -85,8 +85,7 @@ def write_random_checkpoint(
     model = transformers.AutoModelForCausalLM.from_config(config)
     _randomize(model, seed)
     model.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size)
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, chat_template=CHAT_TEMPLATE)
-    fast.save_pretrained(directory)
+    save_tokenizer(tokenizer, directory)
     return directory
 
 
@@ -105,6 +104,14 @@ def train_tokenizer(vocab_size: int = VOCAB_SIZE) -> tokenizers.Tokenizer:
     if tokenizer.get_vocab_size() != vocab_size:
         raise ValueError(f"the corpus gives {tokenizer.get_vocab_size()} tokens, not {vocab_size}")
     return tokenizer
+
+
+def save_tokenizer(tokenizer: tokenizers.Tokenizer, directory: Path) -> None:
+    """Writes `tokenizer` into `directory` as `transformers` does, with the chat template."""
+    import transformers
+
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, chat_template=CHAT_TEMPLATE)
+    fast.save_pretrained(directory)
 
 
 def _randomize(model: torch.nn.Module, seed: int) -> None:
