@@ -92,6 +92,13 @@ _TWO_ROPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0},
     "full_attention": {"rope_type": "linear", "rope_theta": ROPE_THETA, "factor": 8.0},
 }
+_GRANITE = {"embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4, "logits_scaling": 2.5}
+_GRANITE4 = _GRANITE | {
+    "num_local_experts": 0,
+    "num_experts_per_tok": 0,
+    "shared_intermediate_size": 160,
+    "layer_types": ["full_attention"] * 4,
+}
 # Their latent keys and values serve as many heads as there are queries.
 _LATENT: tuple[str, ...] = (
     "axk1",
@@ -110,6 +117,7 @@ _LATENT: tuple[str, ...] = (
 )
 OVERRIDES: dict[str, dict[str, Any]] = {family: {"num_key_value_heads": 4} for family in _LATENT} | {
     "apertus": {"rope_parameters": _LLAMA3},
+    "apertus1p5_text": {"rope_parameters": _LLAMA3},
     "codegen": {"rotary_dim": 16},
     "cohere_compass_text": {
         "layer_types": _ALTERNATING,
@@ -138,10 +146,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {family: {"num_key_value_heads": 4} for f
     "gemma4_text": {"vocab_size_per_layer_input": VOCAB_SIZE, "hidden_size_per_layer_input": 32},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 7},
     "gptj": {"rotary_dim": 16},
-    "granite": {"embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4, "logits_scaling": 2.5},
-    "granite_swa": {"embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4, "logits_scaling": 2.5},
+    "granite": _GRANITE,
+    "granite_swa": _GRANITE,
     "helium": {"head_dim": 24},
     "hunyuan_v1_dense": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": ROPE_THETA, "alpha": 1000.0, "factor": 1.0}},
+    "hyperclovax": {"embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4, "logits_scaling": 0.5},
     "inkling2_loop_text": {"unpadded_vocab_size": VOCAB_SIZE},
     "inkling2_text": {"unpadded_vocab_size": VOCAB_SIZE},
     "inkling_text": {"unpadded_vocab_size": VOCAB_SIZE},
@@ -155,6 +164,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {family: {"num_key_value_heads": 4} for f
         "sliding_window": None,
         "rope_parameters": _YARN | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1},
     },
+    "modernbert-decoder": {"local_attention": 14},
+    "nanochat": {"final_logit_softcapping": 2.0},
     "nemotron_h": {"layers_block_type": ["mamba", "attention", "moe", "mlp"], "n_groups": 2, "ssm_state_size": 16},
     "olmo3": {"rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": ROPE_THETA}, "full_attention": _YARN}},
     "phi3": {"original_max_position_embeddings": 256},
@@ -174,6 +185,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {family: {"num_key_value_heads": 4} for f
         "axial_pos_shape": [16, 16],
     },
     "roc_bert": {"shape_vocab_size": VOCAB_SIZE, "pronunciation_vocab_size": VOCAB_SIZE},
+    "vaultgemma": {"query_pre_attn_scalar": 40, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0},
     "xmod": {"default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
 }
@@ -186,6 +198,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon-serial": ("falcon", {"multi_query": False, "parallel_attn": False, "bias": True}),
     "gpt_neox-serial": ("gpt_neox", {"use_parallel_residual": False}),
     "granite-tied": ("granite", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    "granite4": ("granitemoehybrid", _GRANITE4 | {"position_embedding_type": "rope"}),
+    "granite4-nope": ("granitemoehybrid", _GRANITE4 | {"position_embedding_type": "nope"}),
     "olmo-clipped": ("olmo", {"clip_qkv": 0.8}),
     "phi-qk-norm": ("phi", {"qk_layernorm": True}),
     "phi3-full": ("phi3", {"sliding_window": None}),
@@ -291,7 +305,7 @@ def _tiny_config(kind: type[transformers.PreTrainedConfig], overrides: dict[str,
         settings |= {each: value for each in (name, renamed.get(name)) if each in fields}
     settings |= OVERRIDES.get(kind.model_type, {}) | overrides
     if "rope_parameters" in fields and "rope_parameters" not in settings:
-        settings["rope_theta"] = ROPE_THETA
+        settings.setdefault("rope_theta", ROPE_THETA)
     default = kind()
     for name in getattr(kind, "sub_configs", {}) or getattr(kind, "sub_configs_defaults", {}):
         part = getattr(default, name, None)

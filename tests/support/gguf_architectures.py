@@ -1,0 +1,358 @@
+"""How llama.cpp's converter writes each family: what the tables of the `gguf` package, which name keys and tensors, do not say.
+
+Most architectures are the common keys and the tensors as they are. Where a file cannot say what a family's configuration
+can, `settings` are those under which it says everything.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Config = dict[str, Any]
+Weights = dict[str, np.ndarray]
+Transform = Callable[[Weights, Config], Weights]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GgufArchitecture:
+    """One architecture of GGUF: keys besides the common ones (None removes one), transforms of the weights, in order."""
+
+    name: str
+    keys: Callable[[Config, Weights], dict[str, Any]] = lambda config, weights: {}
+    transforms: tuple[Transform, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def first(config: Config, *names: str, default: Any = None) -> Any:
+    """The first of the settings `names` that the configuration has and that is not null."""
+    return next((config[name] for name in names if config.get(name) is not None), default)
+
+
+def heads(config: Config) -> int:
+    return int(first(config, "num_attention_heads", "n_head"))
+
+
+def kv_heads(config: Config) -> int:
+    if config["model_type"] == "falcon":
+        grouped = config["new_decoder_architecture"] or not config["multi_query"]
+        return int(config["num_kv_heads"]) if grouped else 1
+    if config["model_type"] == "gpt_bigcode":
+        return 1 if config["multi_query"] else heads(config)
+    return int(first(config, "num_key_value_heads", default=heads(config)))
+
+
+def hidden_size(config: Config) -> int:
+    return int(first(config, "hidden_size", "n_embd"))
+
+
+def head_dim(config: Config) -> int:
+    return int(first(config, "head_dim", default=hidden_size(config) // heads(config)))
+
+
+def rope(config: Config) -> dict[str, Any]:
+    """Rope of the layers that see everything."""
+    parameters: dict[str, Any] = config.get("rope_parameters") or {}
+    of_full: dict[str, Any] = parameters.get("full_attention", parameters)
+    return of_full
+
+
+def rotary_width(config: Config) -> int:
+    return int(head_dim(config) * rope(config).get("partial_rotary_factor", 1.0))
+
+
+def slides(config: Config) -> list[bool]:
+    return [kind == "sliding_attention" for kind in config["layer_types"]]
+
+
+def common_keys(config: Config) -> dict[str, Any]:
+    """What the converter writes for every architecture that does not say otherwise, without the architecture's prefix."""
+    keys = {
+        "context_length": first(config, "max_position_embeddings", "n_positions"),
+        "embedding_length": hidden_size(config),
+        "block_count": first(config, "num_hidden_layers", "n_layer"),
+        "feed_forward_length": first(config, "intermediate_size", "n_inner", "ffn_hidden_size", default=4 * hidden_size(config)),
+        "attention.head_count": heads(config),
+        "attention.head_count_kv": kv_heads(config),
+        "attention.layer_norm_rms_epsilon": config.get("rms_norm_eps"),
+        "attention.layer_norm_epsilon": first(config, "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
+        "attention.key_length": config.get("head_dim"),
+        "attention.value_length": config.get("head_dim"),
+        "rope.freq_base": rope(config).get("rope_theta"),
+        "rope.freq_base_swa": (config.get("rope_parameters") or {}).get("sliding_attention", {}).get("rope_theta"),
+    }
+    return keys | _scaling_keys(rope(config))
+
+
+def _scaling_keys(parameters: dict[str, Any]) -> dict[str, Any]:
+    match parameters.get("rope_type"):
+        case "linear":
+            return {"rope.scaling.type": "linear", "rope.scaling.factor": float(parameters["factor"])}
+        case "yarn":
+            yarn = {f"rope.scaling.yarn_{name}": parameters.get(name) for name in ("beta_fast", "beta_slow")}
+            return yarn | {
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": float(parameters["factor"]),
+                "rope.scaling.original_context_length": parameters["original_max_position_embeddings"],
+            }
+        case "longrope":
+            return {"rope.scaling.type": "longrope"}
+        case _:
+            return {}
+
+
+def _renamed(pattern: str) -> Callable[[Callable[[np.ndarray, str, Config], np.ndarray]], Transform]:
+    """A transform of the tensors whose whole name matches `pattern`."""
+
+    def decorate(change: Callable[[np.ndarray, str, Config], np.ndarray]) -> Transform:
+        def transform(weights: Weights, config: Config) -> Weights:
+            return {name: change(weight, name, config) if re.fullmatch(pattern, name) else weight for name, weight in weights.items()}
+
+        return transform
+
+    return decorate
+
+
+@_renamed(r".*\.[qk]_proj\.(weight|bias)")
+def interleave(weight: np.ndarray, name: str, config: Config) -> np.ndarray:
+    """The rows of each head's two halves, in turns."""
+    count = heads(config) if ".q_proj." in name else kv_heads(config)
+    halves = weight.reshape(count, 2, weight.shape[0] // count // 2, *weight.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+@_renamed(r".*norm\.weight")
+def add_one(weight: np.ndarray, name: str, config: Config) -> np.ndarray:
+    return weight + np.float32(1)
+
+
+@_renamed(r".*\.query_key_value\.(weight|bias)")
+def regroup(weight: np.ndarray, name: str, config: Config) -> np.ndarray:
+    """Per group of heads its queries, its key, its value -> all queries, all keys, all values."""
+    groups = kv_heads(config)
+    rows = weight.reshape(groups, heads(config) // groups + 2, -1, *weight.shape[1:])
+    parts = rows[:, :-2], rows[:, -2:-1], rows[:, -1:]
+    return np.concatenate([part.reshape(-1, *weight.shape[1:]) for part in parts])
+
+
+@_renamed(r".*\.(c_attn|c_proj|c_fc)\.weight")
+def transpose(weight: np.ndarray, name: str, config: Config) -> np.ndarray:
+    return weight.T
+
+
+def stack_head_norms(weights: Weights, config: Config) -> Weights:
+    """One norm of queries or keys per head -> one tensor [heads, head_dim] per layer."""
+    stacked: dict[str, list[np.ndarray]] = {}
+    others: Weights = {}
+    for name, weight in weights.items():
+        found = re.fullmatch(r"(.*\.[qk])_layernorm\.norms\.\d+(\.weight)", name)
+        if found:
+            stacked.setdefault(f"{found[1]}_norm{found[2]}", []).append(weight)
+        else:
+            others[name] = weight
+    return others | {name: np.stack(norms) for name, norms in stacked.items()}
+
+
+def llama3_divisors(weights: Weights, config: Config) -> Weights:
+    """Adds what each frequency of Llama 3's scaling is divided by, in float64 until the end."""
+    parameters = rope(config)
+    if parameters.get("rope_type") != "llama3":
+        return weights
+    width = rotary_width(config)
+    divisors = []
+    for index in range(0, width, 2):
+        turns = parameters["original_max_position_embeddings"] / (2 * math.pi * parameters["rope_theta"] ** (index / width))
+        smooth = (turns - parameters["low_freq_factor"]) / (parameters["high_freq_factor"] - parameters["low_freq_factor"])
+        smooth = min(max(smooth, 0.0), 1.0)
+        divisors.append(1 / ((1 - smooth) / parameters["factor"] + smooth))
+    return weights | {"rope_freqs.weight": np.array(divisors, dtype=np.float32)}
+
+
+def longrope_factors(weights: Weights, config: Config) -> Weights:
+    lengths = ("long", "short") if rope(config).get("rope_type") == "longrope" else ()
+    return weights | {f"rope_factors_{name}.weight": np.array(rope(config)[f"{name}_factor"], dtype=np.float32) for name in lengths}
+
+
+def drop_xielu(weights: Weights, config: Config) -> Weights:
+    return {name: weight for name, weight in weights.items() if ".act_fn." not in name}
+
+
+def _granite_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    return {
+        "attention.scale": config["attention_multiplier"],
+        "embedding_scale": config["embedding_multiplier"],
+        "residual_scale": config["residual_multiplier"],
+        "logit_scale": config["logits_scaling"],
+        "vocab_size": config["vocab_size"],
+        "rope.dimension_count": head_dim(config),
+    }
+
+
+def _llama_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    keys = {"vocab_size": config["vocab_size"], "rope.dimension_count": head_dim(config)}
+    window = config.get("sliding_window") if config["model_type"] == "mistral" else None
+    return keys | {"attention.sliding_window": window}
+
+
+def _gemma_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    window = {"attention.sliding_window": config.get("sliding_window")}
+    caps = {f"{name}_logit_softcapping": config.get(f"{name}_logit_softcapping") for name in ("attn", "final")}
+    return window | caps | ({} if config["model_type"] == "gemma3_text" else {"rope.freq_base": None})
+
+
+def _window_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    if config.get("sliding_window") is None:
+        return {}
+    return {"attention.sliding_window": config["sliding_window"], "attention.sliding_window_pattern": slides(config)}
+
+
+def _phi3_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    keys: dict[str, Any] = {
+        "rope.dimension_count": rotary_width(config),
+        "rope.scaling.original_context_length": config["original_max_position_embeddings"],
+        "attention.sliding_window": config["sliding_window"] or 0,
+    }
+    scale = config["max_position_embeddings"] / config["original_max_position_embeddings"]
+    if rope(config)["rope_type"] == "longrope":
+        keys["rope.scaling.attn_factor"] = math.sqrt(1 + math.log(scale) / math.log(config["original_max_position_embeddings"]))
+    return keys
+
+
+def _hunyuan_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    width, parameters = head_dim(config), rope(config)
+    theta = parameters["rope_theta"] * parameters["alpha"] ** (width / (width - 2))
+    return {"rope.freq_base": theta, "rope.scaling.type": "none", "rope.scaling.factor": 1.0}
+
+
+def _mistral3_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    temperature = {
+        "rope.scaling.yarn_log_multiplier": rope(config)["mscale_all_dim"],
+        "attention.temperature_scale": rope(config)["llama_4_scaling_beta"],
+    }
+    return _llama_keys(config, weights) | temperature
+
+
+def _xielu_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    parameters = {}
+    for name in ("alpha_n", "alpha_p", "beta", "eps"):
+        layers = range(config["num_hidden_layers"])
+        parameters[f"xielu.{name}"] = [weights[f"model.layers.{layer}.mlp.act_fn.{name}"].item() for layer in layers]
+    return _llama_keys(config, weights) | parameters
+
+
+def _rotary_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    return {"rope.dimension_count": rotary_width(config)}
+
+
+def _parallel_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    return _rotary_keys(config, weights) | {"use_parallel_residual": config["use_parallel_residual"]}
+
+
+_LLAMA = GgufArchitecture(name="llama", keys=_llama_keys, transforms=(interleave, llama3_divisors))
+ARCHITECTURES: dict[str, GgufArchitecture] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "internlm3": _LLAMA,
+    "iquestcoder": _LLAMA,
+    "qwen2": GgufArchitecture(name="qwen2", settings={"use_sliding_window": False, "layer_types": None}),
+    "qwen3": GgufArchitecture(name="qwen3", settings={"use_sliding_window": False, "layer_types": None}),
+    "smollm3": GgufArchitecture(name="smollm3", keys=_llama_keys, transforms=(interleave,)),
+    "gemma": GgufArchitecture(name="gemma", keys=_gemma_keys, transforms=(add_one,), settings={"rope_theta": 10000.0}),
+    "gemma2": GgufArchitecture(
+        name="gemma2", keys=_gemma_keys, transforms=(add_one,), settings={"rope_theta": 10000.0, "query_pre_attn_scalar": 32}
+    ),
+    "gemma3_text": GgufArchitecture(
+        name="gemma3",
+        keys=_gemma_keys,
+        transforms=(add_one,),
+        settings={
+            "query_pre_attn_scalar": 32,
+            "num_hidden_layers": 7,
+            "layer_types": [*["sliding_attention"] * 5, "full_attention", "sliding_attention"],
+        },
+    ),
+    "granite": GgufArchitecture(name="granite", keys=_granite_keys, transforms=(interleave,)),
+    "cohere": GgufArchitecture(
+        name="command-r", keys=lambda config, weights: {"logit_scale": config["logit_scale"], "rope.scaling.type": "none"}
+    ),
+    "cohere2": GgufArchitecture(
+        name="cohere2",
+        keys=lambda config, weights: {
+            "logit_scale": config["logit_scale"],
+            "attention.sliding_window": config["sliding_window"],
+            "vocab_size": config["vocab_size"],
+            "rope.dimension_count": head_dim(config),
+            "rope.scaling.type": "none",
+        },
+        settings={"layer_types": [*["sliding_attention"] * 3, "full_attention"]},
+    ),
+    "glm": GgufArchitecture(
+        name="chatglm",
+        keys=lambda config, weights: {
+            "rope.dimension_count": rotary_width(config),
+            "attention.key_length": None,
+            "attention.value_length": None,
+        },
+        settings={"head_dim": 24, "rms_norm_eps": 1e-5},
+    ),
+    "glm4": GgufArchitecture(name="glm4", keys=_rotary_keys),
+    "phi": GgufArchitecture(
+        name="phi2",
+        keys=lambda config, weights: {"rope.dimension_count": rotary_width(config), "rope.freq_base": None},
+        settings={"rope_theta": 10000.0, "intermediate_size": 384, "num_key_value_heads": 4},
+    ),
+    "phi3": GgufArchitecture(name="phi3", keys=_phi3_keys, transforms=(longrope_factors,), settings={"sliding_window": None}),
+    "olmo": GgufArchitecture(
+        name="olmo",
+        keys=lambda config, weights: {"attention.layer_norm_epsilon": 1e-5, "attention.clamp_kqv": config["clip_qkv"]},
+        transforms=(interleave,),
+    ),
+    "olmo2": GgufArchitecture(name="olmo2"),
+    "olmo3": GgufArchitecture(name="olmo2", keys=_window_keys),
+    "exaone": GgufArchitecture(name="exaone", keys=_rotary_keys, transforms=(llama3_divisors,)),
+    "exaone4": GgufArchitecture(name="exaone4", keys=_window_keys, transforms=(llama3_divisors,)),
+    "hunyuan_v1_dense": GgufArchitecture(name="hunyuan-dense", keys=_hunyuan_keys),
+    "seed_oss": GgufArchitecture(name="seed_oss"),
+    "ernie4_5": GgufArchitecture(name="ernie4_5"),
+    "ministral3": GgufArchitecture(name="mistral3", keys=_mistral3_keys, transforms=(interleave,)),
+    "nemotron": GgufArchitecture(
+        name="nemotron",
+        keys=lambda config, weights: {
+            "vocab_size": config["vocab_size"],
+            "rope.dimension_count": rotary_width(config),
+            "rope.scaling.type": "none",
+        },
+        transforms=(add_one,),
+        settings={"head_dim": 24},
+    ),
+    "arcee": GgufArchitecture(name="arcee", keys=_llama_keys, transforms=(interleave,)),
+    "apertus": GgufArchitecture(name="apertus", keys=_xielu_keys, transforms=(drop_xielu, llama3_divisors)),
+    "starcoder2": GgufArchitecture(name="starcoder2", settings={"sliding_window": None}),
+    "stablelm": GgufArchitecture(name="stablelm", keys=_parallel_keys, transforms=(stack_head_norms,)),
+    "gpt_neox": GgufArchitecture(
+        name="gptneox",
+        keys=lambda config, weights: _parallel_keys(config, weights) | {"rope.freq_base": None, "attention.head_count_kv": None},
+        transforms=(regroup,),
+        settings={"rope_theta": 10000.0},
+    ),
+    "falcon": GgufArchitecture(
+        name="falcon",
+        keys=lambda config, weights: {"context_length": 2048, "tensor_data_layout": "jploski", "rope.freq_base": None},
+        transforms=(regroup,),
+        settings={"rope_theta": 10000.0, "max_position_embeddings": 2048},
+    ),
+    "jais2": GgufArchitecture(name="jais2", keys=_rotary_keys),
+    "gpt2": GgufArchitecture(name="gpt2", transforms=(transpose,)),
+    "gpt_bigcode": GgufArchitecture(name="starcoder"),
+    # Granite's maths, and Llama's, under other names.
+    "minicpm": GgufArchitecture(
+        name="minicpm",
+        keys=lambda config, weights: _granite_keys(config, weights) | {"attention.scale": None},
+        transforms=(interleave,),
+        settings={"attention_multiplier": 24**-0.5},
+    ),
+    "internlm2": GgufArchitecture(name="internlm2", transforms=(interleave,), settings={"head_dim": 24}),
+}

@@ -1,0 +1,25 @@
+"""Tiny checkpoints of every architecture that GGUF has, as a Hugging Face directory and as a GGUF file of the same weights."""
+
+from pathlib import Path
+
+from families import VARIANTS, write_tiny_checkpoint
+from gguf_architectures import ARCHITECTURES
+from gguf_files import write_gguf
+
+# Architectures of GGUF whose maths another family has.
+_SOURCES = {"minicpm": "granite", "internlm2": "llama"}
+# Variants with tensors that their architecture of GGUF has no names for.
+_UNSAID = {"falcon-serial", "phi-qk-norm"}
+
+
+def twins() -> list[str]:
+    """Names of the pairs: families of ARCHITECTURES and the variants of those."""
+    return [*ARCHITECTURES, *(name for name, (family, _) in VARIANTS.items() if family in ARCHITECTURES and name not in _UNSAID)]
+
+
+def write_twins(name: str, directory: Path, *, seed: int = 0, quantization: str = "F32") -> tuple[Path, Path]:
+    """Writes one pair into `directory`, which is made: (the checkpoint, the GGUF file)."""
+    family, chosen = VARIANTS.get(name, (name, {}))
+    settings = ARCHITECTURES[family].settings | chosen
+    checkpoint = write_tiny_checkpoint(_SOURCES.get(name, name), directory / "checkpoint", seed=seed, **settings)
+    return checkpoint, write_gguf(checkpoint, directory / "model.gguf", architecture=family, quantization=quantization)
