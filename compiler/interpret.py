@@ -14,7 +14,8 @@ from ..kernels import ops
 from ..kernels.attention import reference as attention
 from ..kernels.linear import reference
 from ..kernels.linear.activations import quantize
-from ..kernels.rows import reference as rows
+from ..kernels.row_operators import TWINS, twin
+from ..kernels.row_references import ROW_REFERENCES, quantized_twin
 from ..models.checkpoint import Checkpoint
 from .recipes import make
 from .weights_plan import PackedWeight
@@ -25,8 +26,8 @@ def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
     operators: dict[str, Callable[..., torch.Tensor]] = {"engine.quantize.default": quantize}
     for name in ops.ATTENTION_OPERATORS:
         operators[f"engine.{name}.default"] = getattr(attention, name)
-    for row_operator in (rows.rms_norm, rows.rms_norm_quantize, rows.silu_mul, rows.silu_mul_quantize):
-        operators[f"engine.{row_operator.__name__}.default"] = row_operator
+    operators |= {f"engine.{name}.default": operator for name, operator in ROW_REFERENCES.items()}
+    operators |= {f"engine.{twin(row.name, 'quantize')}.default": quantized_twin(row.name, quantize) for row in TWINS}
     for kernel in ops.PANEL_KERNELS:
         operators[f"engine.linear_{kernel}.default"] = _with_format(reference.linear, kernel)
         operators[f"engine.embedding_{kernel}.default"] = _with_format(reference.embedding, kernel)

@@ -21,6 +21,7 @@ SEGMENT_SOURCES = (
     "kernels/native.py",
     "kernels/nvidia/packed_rows.py",
     "kernels/ops.py",
+    "kernels/row_operators.py",
 )
 """Every file of ours that compiling a segment reads; test_build_keys.py compares them with the imports."""
 LIBRARY_SOURCES = ("errors.py", "kernels/library.py", "kernels/native.py")

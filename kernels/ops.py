@@ -17,6 +17,7 @@ import torch
 from .native import load_code
 from .nvidia.packed_rows import FP8_FORMATS as FP8_FORMATS
 from .nvidia.packed_rows import FP8_LAYOUTS, FP8_STATIC, fp8_row_bytes
+from .row_operators import ROW_OPERATORS, TWINS, twin
 
 NAMESPACE = "engine"
 QUANTIZED_FORMATS = ("q8_0", "q4_0", "q4_1")
@@ -35,6 +36,7 @@ ACTIVATION_BYTES = 48
 """Bytes of one group of quantized activations (see linear/activations.py)."""
 
 _SCALES = {format: ", Tensor scale" if format == FP8_STATIC else "" for format in FP8_FORMATS}
+_ROW_QUANTIZERS = {"quantize": "", **{f"quantize_{format}": scale for format, scale in _SCALES.items()}}
 _NORM, _ROPE = " Tensor q_norm, Tensor k_norm,", " Tensor cos, Tensor sin,"
 _ATTENTION_FORMS = (("", "", ""), ("rope_", _ROPE, ""), ("norm_", _NORM, ", float eps"), ("norm_rope_", _NORM + _ROPE, ", float eps"))
 ATTENTION_OPERATORS = tuple(f"{form}paged_attention" for form, _, _ in _ATTENTION_FORMS)
@@ -49,21 +51,16 @@ SCHEMAS = (
         f"logits_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features) -> Tensor"
         for kernel in (*ROW_KERNELS, *FP8_KERNELS)
     ),
-    # x [T, K] bfloat16, of fp8_tensor also its scale [1] float32 -> uint8 [T, row_bytes]: FP8 numbers with scales (see nvidia/fp8.py);
-    # with rms_norm or silu_mul first
+    # x [T, K] bfloat16, of fp8_tensor also its scale [1] float32 -> uint8 [T, row_bytes]: FP8 numbers with scales (see nvidia/fp8.py)
     *(f"quantize_{format}(Tensor x{scale}) -> Tensor" for format, scale in _SCALES.items()),
-    *(f"rms_norm_quantize_{format}(Tensor x, Tensor weight, float eps{scale}) -> Tensor" for format, scale in _SCALES.items()),
-    *(f"silu_mul_quantize_{format}(Tensor gate, Tensor up{scale}) -> Tensor" for format, scale in _SCALES.items()),
     # logits [S, V], temperature, top_p, min_p, uniform [S] float32, top_k [S] int32 -> [S] int32: the token drawn; where the temperature
     # is 0, the lowest index of the largest logit; -1 if that is infinite or one is NaN (see nvidia/sample.py)
     "sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor uniform) -> Tensor",
     # x [T, K] float32 -> uint8 [T, ceil(K / 32), 48]: int8 quants with scales (see linear/activations.py)
     "quantize(Tensor x) -> Tensor",
-    # x [T, K], weight [K], gate and up [T, F] float32 -> as x; with _quantize, what `quantize` would make of it
-    "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
-    "rms_norm_quantize(Tensor x, Tensor weight, float eps) -> Tensor",
-    "silu_mul(Tensor gate, Tensor up) -> Tensor",
-    "silu_mul_quantize(Tensor gate, Tensor up) -> Tensor",
+    # see row_operators.py; with a quantizer's name, what that would make of the result
+    *(operator.schema() for operator in ROW_OPERATORS.values()),
+    *(operator.schema(quantizer, scale) for operator in TWINS for quantizer, scale in _ROW_QUANTIZERS.items()),
     # tokens [T] int32, w packed like a linear of [V, dim] -> [T, dim] float32, or bfloat16 of row kernels
     *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim) -> Tensor" for kernel in (*PANEL_KERNELS, *ROW_KERNELS)),
     # q [T, QH, D], k and v [T, KH, D] float32; with norm, q_norm and k_norm [D]; with rope, cos and sin [T, D/2];
@@ -81,8 +78,8 @@ _C_ARGUMENTS = {
     **{f"linear_{kernel}": _LINEAR for kernel in PANEL_KERNELS},
     **{f"embedding_{kernel}": "AtenTensorHandle tokens, AtenTensorHandle w, int64_t dim" for kernel in PANEL_KERNELS},
     "quantize": "AtenTensorHandle x",
-    **{f"rms_norm{suffix}": "AtenTensorHandle x, AtenTensorHandle weight, double eps" for suffix in ("", "_quantize")},
-    **{f"silu_mul{suffix}": "AtenTensorHandle gate, AtenTensorHandle up" for suffix in ("", "_quantize")},
+    **{operator.name: operator.c_arguments for operator in ROW_OPERATORS.values()},
+    **{twin(operator.name, "quantize"): operator.c_arguments for operator in TWINS},
 }
 C_SHIMS = {name: f"AOTITorchError aoti_torch_cpu_{name}({arguments}, AtenTensorHandle* result)" for name, arguments in _C_ARGUMENTS.items()}
 """The C functions (cpu/c_interface.h) by which compiled segments call our operators."""
@@ -165,15 +162,16 @@ def register_fakes() -> None:
     if _State.fakes:
         return
     fakes: dict[str, Callable[..., torch.Tensor]] = dict.fromkeys(ATTENTION_OPERATORS, _paged_attention)
-    fakes |= dict.fromkeys(("rms_norm", "silu_mul"), _row_operator)
-    fakes |= dict.fromkeys(("quantize", "rms_norm_quantize", "silu_mul_quantize"), _quantizing_row_operator)
+    fakes |= dict.fromkeys(ROW_OPERATORS, _row_operator)
+    fakes |= dict.fromkeys(("quantize", *(twin(operator.name, "quantize") for operator in TWINS)), _quantizing_row_operator)
     for kernel in PANEL_KERNELS:
         fakes |= {f"linear_{kernel}": _linear, f"embedding_{kernel}": _embedding}
     for kernel in (*ROW_KERNELS, *FP8_KERNELS):
         fakes |= {f"linear_{kernel}": _row_linear, f"logits_{kernel}": _linear}
     fakes |= {f"embedding_{kernel}": _row_embedding for kernel in ROW_KERNELS}
     for format in FP8_FORMATS:
-        fakes |= dict.fromkeys((f"{before}quantize_{format}" for before in ("", "rms_norm_", "silu_mul_")), _quantizing_fp8(format))
+        quantizer = f"quantize_{format}"
+        fakes |= dict.fromkeys((quantizer, *(twin(operator.name, quantizer) for operator in TWINS)), _quantizing_fp8(format))
     fakes["sample"] = _sample
     for name, fake in fakes.items():
         torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_State.schemas)

@@ -1,9 +1,9 @@
 """Row operators that quantize their result for the linear that reads it.
 
-    quantize(rms_norm(x, weight, eps))    ->  engine.rms_norm_quantize(x, weight, eps)
-    quantize(silu_mul(gate, up))          ->  engine.silu_mul_quantize(gate, up)
-    quantize_fp8_channel(rms_norm(...))   ->  engine.rms_norm_quantize_fp8_channel(...), and so on
-    quantize_fp8_tensor(..., scale)       ->  engine.rms_norm_quantize_fp8_tensor(..., scale)
+    quantize(rms_norm(x, weight, None, eps))    ->  engine.rms_norm_quantize(x, weight, None, eps)
+    quantize(silu_mul(gate, up))                ->  engine.silu_mul_quantize(gate, up)
+    quantize_fp8_channel(rms_norm(...))         ->  engine.rms_norm_quantize_fp8_channel(...), and so on
+    quantize_fp8_tensor(..., scale)             ->  engine.rms_norm_quantize_fp8_tensor(..., scale)
 
 Why: the float result is never written and read again; a third of the bytes go to memory.
 
@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from ..kernels.ops import QUANTIZERS
+from ..kernels.row_operators import TWINS, twin
 from .rewrite import only_user, replace, rewrite_each
 
 _engine = torch.ops.engine
@@ -28,7 +29,7 @@ def fuse_quantize(graph: fx.Graph) -> int:
 
 
 def _fuse(graph: fx.Graph, quantize: fx.Node, *, name: str) -> bool:
-    twins = {getattr(_engine, row).default: getattr(_engine, f"{row}_{name}").default for row in ("rms_norm", "silu_mul")}
+    twins = {getattr(_engine, row.name).default: getattr(_engine, twin(row.name, name)).default for row in TWINS}
     source = quantize.args[0]
     assert isinstance(source, fx.Node)
     if source.target not in twins or only_user(source) is None:

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from .linears import is_linear
-from .rewrite import only_user, operands, replace, rewrite_each
+from .rewrite import only_user, operands, replace, rewrite_each, same_shape
 
 _ADD = torch.ops.aten.add.Tensor
 
@@ -35,9 +35,4 @@ def _fuse(graph: fx.Graph, add: fx.Node) -> bool:
 
 
 def _can_take(product: fx.Node, residual: fx.Node) -> bool:
-    return (
-        is_linear(product)
-        and only_user(product) is not None
-        and product.args[3] is None
-        and list(product.meta["val"].shape) == list(residual.meta["val"].shape)
-    )
+    return is_linear(product) and only_user(product) is not None and product.args[3] is None and same_shape(product, residual)

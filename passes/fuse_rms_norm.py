@@ -1,6 +1,7 @@
 """One operator for a textbook RMSNorm over the rows of a matrix.
 
-    weight * (x * rsqrt(mean(pow(x, 2), -1) + eps))    ->  engine.rms_norm(x, weight, eps)
+    weight * (x * rsqrt(mean(pow(x, 2), -1) + eps))    ->  engine.rms_norm(x, weight, None, eps)
+    x * rsqrt(mean(pow(x, 2), -1) + eps)               ->  engine.rms_norm(x, None, None, eps)
 
 Why: two passes over a row while it is in the first cache level, on all threads; and the place
 where fuse_quantize can take the result without it ever being written.
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .rewrite import only_user, operands, replace, rewrite_each
+from .rewrite import is_matrix, only_user, operands, replace, rewrite_each
 
 _aten = torch.ops.aten
 
@@ -30,17 +31,22 @@ def _fuse(graph: fx.Graph, rsqrt: fx.Node) -> bool:
     if matched is None or scaled is None:
         return False
     x, eps = matched
-    if set(operands(scaled, _aten.mul.Tensor) or ()) != {x, rsqrt}:
+    if set(operands(scaled, _aten.mul.Tensor) or ()) != {x, rsqrt} or not is_matrix(x):
         return False
-    weighted = only_user(scaled)
-    factors = operands(weighted, _aten.mul.Tensor)
-    if weighted is None or factors is None:
-        return False
-    weight = factors[0] if factors[1] is scaled else factors[1]
-    if weight.op != "placeholder" or len(x.meta["val"].shape) != 2 or len(weight.meta["val"].shape) != 1:
-        return False
-    replace(graph, weighted, torch.ops.engine.rms_norm.default, (x, weight, eps))
+    weight = _weight(scaled, x)
+    norm = scaled if weight is None else only_user(scaled)
+    assert norm is not None
+    replace(graph, norm, torch.ops.engine.rms_norm.default, (x, weight, None, eps))
     return True
+
+
+def _weight(scaled: fx.Node, x: fx.Node) -> fx.Node | None:
+    """The vector [K] that the normalized rows are multiplied with and then forgotten, if there is one."""
+    factors = operands(only_user(scaled), _aten.mul.Tensor)
+    if factors is None:
+        return None
+    weight = factors[0] if factors[1] is scaled else factors[1]
+    return weight if list(weight.meta["val"].shape) == [x.meta["val"].shape[1]] else None
 
 
 def _inside(rsqrt: fx.Node) -> tuple[fx.Node, float] | None:

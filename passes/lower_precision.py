@@ -19,6 +19,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from ..kernels import ops
+from ..kernels.row_operators import ROW_OPERATORS, TWINS, twin
 from .linears import is_linear
 
 _TO = torch.ops.aten.to.dtype
@@ -27,7 +28,7 @@ _TO = torch.ops.aten.to.dtype
 def lower_precision(graph: fx.Graph) -> int:
     """Give every value of `graph` the dtype that its operator has on the target; returns how many changed."""
     (output,) = graph.find_nodes(op="output")
-    _keep_logits(graph, output.args[0])
+    _keep_logits(graph, _head(output.args[0]))
     fake_mode = next(node.meta["val"].fake_mode for node in graph.find_nodes(op="placeholder") if isinstance(node.meta["val"], FakeTensor))
     activations = _activations()
     changed = 0
@@ -41,11 +42,12 @@ def lower_precision(graph: fx.Graph) -> int:
 
 def _activations() -> dict[Any, tuple[int, ...]]:
     """Which arguments of our operators are activations."""
-    found: dict[str, tuple[int, ...]] = {"rms_norm": (0,), "silu_mul": (0, 1), **dict.fromkeys(ops.ATTENTION_OPERATORS, (0, 1, 2))}
+    found: dict[str, tuple[int, ...]] = {row.name: row.rows for row in TWINS} | dict.fromkeys(ops.ATTENTION_OPERATORS, (0, 1, 2))
     for kernel in (*ops.ROW_KERNELS, *ops.FP8_KERNELS):
         found |= dict.fromkeys((f"linear_{kernel}", f"logits_{kernel}"), (0, 3))
     for format in ops.FP8_FORMATS:
-        found |= {f"quantize_{format}": (0,), f"rms_norm_quantize_{format}": (0,), f"silu_mul_quantize_{format}": (0, 1)}
+        quantizer = f"quantize_{format}"
+        found |= {quantizer: (0,)} | {twin(row.name, quantizer): row.rows for row in TWINS}
     return {getattr(torch.ops.engine, name).default: positions for name, positions in found.items()}
 
 
@@ -58,6 +60,14 @@ def _round(graph: fx.Graph, node: fx.Node, position: int, fake_mode: FakeTensorM
         rounded = graph.call_function(_TO, (source, torch.bfloat16))
     _infer(rounded, fake_mode)
     node.update_arg(position, rounded)
+
+
+def _head(result: Any) -> fx.Node:
+    """What computes the logits, behind row operators that leave them float32."""
+    of_logits = {getattr(torch.ops.engine, name).default: row.rows[0] for name, row in ROW_OPERATORS.items() if row.logits}
+    while result.target in of_logits:
+        result = result.args[of_logits[result.target]]
+    return result  # type: ignore[no-any-return]
 
 
 def _keep_logits(graph: fx.Graph, head: fx.Node) -> None:

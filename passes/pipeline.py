@@ -14,11 +14,16 @@ from ..errors import BuildError, UsageError
 from ..kernels.linear.packed import Layout
 from .assign_weight_kernels import assign_weight_kernels
 from .eliminate_no_ops import eliminate_no_ops
+from .fuse_activation import fuse_activation
+from .fuse_gate import fuse_gate
+from .fuse_layer_norm import fuse_layer_norm
+from .fuse_post_norm import fuse_post_norm
 from .fuse_quantize import fuse_quantize
 from .fuse_residual_add import fuse_residual_add
 from .fuse_rms_norm import fuse_rms_norm
 from .fuse_rope_attention import fuse_rope_attention
-from .fuse_silu_mul import fuse_silu_mul
+from .fuse_soft_cap import fuse_soft_cap
+from .fuse_xielu import fuse_xielu
 from .lower_precision import lower_precision
 from .merge_sibling_linears import merge_sibling_linears
 from .select_rows_early import select_rows_early
@@ -55,7 +60,12 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout:
         Pass(name="fuse_residual_add", rewrite=fuse_residual_add),
         Pass(name="fuse_rope_attention", rewrite=fuse_rope_attention),
         Pass(name="fuse_rms_norm", rewrite=fuse_rms_norm),
-        Pass(name="fuse_silu_mul", rewrite=fuse_silu_mul),
+        Pass(name="fuse_layer_norm", rewrite=fuse_layer_norm),
+        Pass(name="fuse_post_norm", rewrite=fuse_post_norm),
+        Pass(name="fuse_activation", rewrite=fuse_activation),
+        Pass(name="fuse_xielu", rewrite=fuse_xielu),
+        Pass(name="fuse_gate", rewrite=fuse_gate),
+        Pass(name="fuse_soft_cap", rewrite=fuse_soft_cap),
         Pass(name="fuse_quantize", rewrite=fuse_quantize),
         Pass(name="select_rows_early", rewrite=select_rows_early),
         *([] if cpu else [Pass(name="lower_precision", rewrite=lower_precision, required=True)]),

@@ -62,6 +62,14 @@ def only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
+def is_matrix(node: fx.Node) -> bool:
+    return len(node.meta["val"].shape) == 2
+
+
+def same_shape(node: fx.Node, other: fx.Node) -> bool:
+    return list(node.meta["val"].shape) == list(other.meta["val"].shape)
+
+
 def rewrite_each(graph: fx.Graph, target: Any, rewrite: Callable[[fx.Graph, fx.Node], bool]) -> int:
     """Offer every call of `target`, in order, to `rewrite`; returns how many it took."""
     return sum(rewrite(graph, node) for node in graph.find_nodes(op="call_function", target=target))

@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from ..kernels.ops import LINEAR_KERNELS, QUANTIZERS
+from ..kernels.row_operators import ROW_OPERATORS, TWINS, twin
 from .rewrite import call_like, erase_unused
 
 _SELECT = torch.ops.aten.index_select.default
@@ -35,10 +36,10 @@ def _row_arguments() -> dict[Any, tuple[int, ...]]:
     """Operators that treat rows alone, and which of their arguments have the same rows."""
     engine = torch.ops.engine
     linears = {getattr(engine, f"linear_{kernel}").default: (0, 3) for kernel in LINEAR_KERNELS}
-    rows: dict[Any, tuple[int, ...]] = {engine.rms_norm.default: (0,), engine.silu_mul.default: (0, 1)}
-    for quantize in set(QUANTIZERS.values()):
-        rows |= {getattr(engine, quantize).default: (0,), getattr(engine, f"rms_norm_{quantize}").default: (0,)}
-        rows |= {getattr(engine, f"silu_mul_{quantize}").default: (0, 1)}
+    rows: dict[Any, tuple[int, ...]] = {getattr(engine, name).default: row.rows for name, row in ROW_OPERATORS.items()}
+    for quantizer in set(QUANTIZERS.values()):
+        rows |= {getattr(engine, quantizer).default: (0,)}
+        rows |= {getattr(engine, twin(row.name, quantizer)).default: row.rows for row in TWINS}
     return linears | rows | {torch.ops.aten.slice.Tensor: (0,)}
 
 

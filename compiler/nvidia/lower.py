@@ -28,6 +28,7 @@ PLAN_SOURCES = (
     "kernels/native.py",
     "kernels/nvidia",
     "kernels/ops.py",
+    "kernels/row_operators.py",
 )
 """Every file of ours that makes plans, and what becomes graphs of them; test_build_keys.py compares them with the imports."""
 

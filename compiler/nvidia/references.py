@@ -7,7 +7,8 @@ import torch
 
 from ...kernels import ops
 from ...kernels.nvidia import reference
-from ...kernels.rows import reference as rows
+from ...kernels.row_operators import TWINS, twin
+from ...kernels.row_references import ROW_REFERENCES, quantized_twin
 
 Operator = Callable[..., torch.Tensor]
 
@@ -15,7 +16,7 @@ Operator = Callable[..., torch.Tensor]
 def reference_operators() -> dict[str, Operator]:
     """The reference of every operator of ours, by its name in a graph."""
     operators: dict[str, Operator] = {"sample": reference.sample}
-    operators |= {name: _in_float32(getattr(rows, name)) for name in ("rms_norm", "silu_mul")}
+    operators |= {name: _in_float32(operator) for name, operator in ROW_REFERENCES.items()}
     operators |= {name: _in_float32(getattr(reference, name)) for name in ops.ATTENTION_OPERATORS}
     for kernel in (*ops.ROW_KERNELS, *ops.FP8_KERNELS):
         packed = kernel.removeprefix("rows_")
@@ -23,19 +24,22 @@ def reference_operators() -> dict[str, Operator]:
         operators[f"logits_{kernel}"] = _with_kernel(reference.logits_rows, packed)
         operators[f"embedding_{kernel}"] = _rounded(_with_kernel(reference.embedding_rows, packed))
     for format in ops.FP8_FORMATS:
-        operators[f"quantize_{format}"] = _with_kernel(reference.quantize_fp8, format)
-        operators[f"rms_norm_quantize_{format}"] = _with_kernel(reference.rms_norm_quantize_fp8, format)
-        operators[f"silu_mul_quantize_{format}"] = _with_kernel(reference.silu_mul_quantize_fp8, format)
+        quantize = _with_kernel(reference.quantize_fp8, format)
+        operators[f"quantize_{format}"] = quantize
+        operators |= {twin(row.name, f"quantize_{format}"): _widening(quantized_twin(row.name, quantize)) for row in TWINS}
     return {f"engine.{name}.default": operator for name, operator in operators.items()}
 
 
 def _in_float32(operator: Operator) -> Operator:
     """As `operator`, with activations in float32; caches, of 4 dimensions, are written as they are."""
 
-    def computed(*arguments: Any) -> torch.Tensor:
-        return operator(*(_widened(argument) for argument in arguments)).to(arguments[0].dtype)
+    widening = _widening(operator)
+    return lambda *arguments: widening(*arguments).to(arguments[0].dtype)
 
-    return computed
+
+def _widening(operator: Operator) -> Operator:
+    """As `operator`, with activations in float32, in which it computes."""
+    return lambda *arguments: operator(*(_widened(argument) for argument in arguments))
 
 
 def _widened(argument: Any) -> Any:

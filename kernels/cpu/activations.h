@@ -55,17 +55,18 @@ ENGINE_INLINE void quantize_group(const GroupValues& x, ActivationGroup& to) {
   to.zero = 0;
 }
 
-// Rows are produced group by group: `values(k)` gives the elements k .. k + 31 of a row of
-// `features`, of which those past its end are set to zero here.
+// The elements [begin, end) of a row whose groups begin at `to`; begin is a multiple of the group.
+// `values(k)` gives the elements k .. k + 31, of which those past the end are set to zero here.
 template <class Values>
-ENGINE_INLINE void quantize_row(int64_t features, const Values& values, ActivationGroup* to) {
-  int64_t k = 0;
-  for (; k + kGroup <= features; k += kGroup) quantize_group(values(k), *to++);
-  if (k < features) {
+ENGINE_INLINE void quantize_row(int64_t begin, int64_t end, const Values& values, ActivationGroup* to) {
+  int64_t k = begin;
+  to += begin / kGroup;
+  for (; k + kGroup <= end; k += kGroup) quantize_group(values(k), *to++);
+  if (k < end) {
     alignas(64) float padded[kGroup];
     const GroupValues last = values(k);
     std::memcpy(padded, last.part, sizeof(padded));
-    std::fill(padded + (features - k), padded + kGroup, 0.0f);
+    std::fill(padded + (end - k), padded + kGroup, 0.0f);
     GroupValues cut;
     std::memcpy(cut.part, padded, sizeof(padded));
     quantize_group(cut, *to);

@@ -18,6 +18,10 @@ inline Tensor borrow(AtenTensorHandle handle) {
   return Tensor(own);
 }
 
+inline std::optional<Tensor> borrow_optional(AtenTensorHandle* handle) {
+  return handle != nullptr ? std::make_optional(borrow(*handle)) : std::nullopt;
+}
+
 // Why this thread's last operation failed.
 inline std::string& last_error() {
   static thread_local std::string message;

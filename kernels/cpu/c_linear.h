@@ -1,31 +1,8 @@
-// What the linears share: the residual that is added to their result, and their C functions.
+// The C functions of the linears and embeddings.
 #pragma once
 
 #include "c_interface.h"
-
-namespace engine {
-
-// [rows, out_features] float32, whose rows may lie apart; or nothing.
-struct Residual {
-  const float* data = nullptr;
-  int64_t stride = 0;
-
-  Residual(const std::optional<Tensor>& tensor, int64_t rows, int64_t out_features) {
-    if (!tensor.has_value()) return;
-    check_rows(*tensor, ScalarType::Float, 2, "residual");
-    STD_TORCH_CHECK(tensor->size(0) == rows && tensor->size(1) == out_features, "residual is not of the result's shape");
-    data = static_cast<const float*>(tensor->data_ptr());
-    stride = row_stride(*tensor);
-  }
-  explicit operator bool() const { return data != nullptr; }
-  const float* row(int64_t row) const { return data + row * stride; }
-};
-
-inline std::optional<Tensor> borrow_optional(AtenTensorHandle* handle) {
-  return handle != nullptr ? std::make_optional(borrow(*handle)) : std::nullopt;
-}
-
-}  // namespace engine
+#include "residual.h"
 
 // kernel: the last part of the operators' names.
 #define ENGINE_C_LINEAR(kernel, linear_function, embedding_function)                                                      \

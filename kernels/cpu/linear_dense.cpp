@@ -92,7 +92,7 @@ Tensor linear_dense(Tensor x, Tensor w, std::optional<Tensor> bias, std::optiona
   const int64_t rows = x.size(0), in_features = x.size(1), panels = (out_features + kPanel - 1) / kPanel;
   check_weight(w, in_features);
   STD_TORCH_CHECK(out_features > 0 && w.size(0) == panels, "w has ", w.size(0), " panels, not ", panels);
-  const float* bias_data = bias_of(bias, out_features);
+  const float* bias_data = vector_of(bias, out_features, "bias");
   const Residual added(residual, rows, out_features);
   Tensor out = empty_floats({rows, out_features});
   with_weight_type(w, [&]<class Weight>(const Weight* weight) {

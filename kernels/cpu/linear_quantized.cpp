@@ -272,7 +272,7 @@ Tensor linear(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional<Tens
   const int64_t rows = x.size(0), groups = x.size(1), panels = (out_features + kPanel - 1) / kPanel;
   check_weight<Format>(w, groups);
   STD_TORCH_CHECK(out_features > 0 && w.size(0) == panels, "w has ", w.size(0), " panels, not ", panels);
-  const float* bias_data = bias_of(bias, out_features);
+  const float* bias_data = vector_of(bias, out_features, "bias");
   const Residual added(residual, rows, out_features);
   Tensor out = empty_floats({rows, out_features});
   QuantizedLinear<Format>{data<ActivationGroup>(x), data<uint8_t>(w), bias_data, added, static_cast<float*>(out.data_ptr()), rows, out_features,

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <initializer_list>
 #include <new>
+#include <optional>
 
 #include "pool.h"
 #include "team.h"
@@ -35,11 +36,18 @@ inline void check_contiguous(const Tensor& tensor, ScalarType type, int64_t dim,
 
 inline int64_t row_stride(const Tensor& tensor) { return tensor.stride(0); }
 
-inline const float* bias_of(const std::optional<Tensor>& bias, int64_t out_features) {
-  if (!bias.has_value()) return nullptr;
-  check_contiguous(*bias, ScalarType::Float, 1, "bias");
-  STD_TORCH_CHECK(bias->size(0) == out_features, "bias has ", bias->size(0), " elements for ", out_features, " outputs");
-  return static_cast<const float*>(bias->data_ptr());
+// The elements of a vector [features] float32; null where there is none.
+inline const float* vector_of(const std::optional<Tensor>& tensor, int64_t features, const char* name) {
+  if (!tensor.has_value()) return nullptr;
+  check_contiguous(*tensor, ScalarType::Float, 1, name);
+  STD_TORCH_CHECK(tensor->size(0) == features, name, " has ", tensor->size(0), " elements for ", features, " features");
+  return static_cast<const float*>(tensor->data_ptr());
+}
+
+inline float scalar_of(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == ScalarType::Float, name, " must be float32 on the CPU");
+  STD_TORCH_CHECK(tensor.numel() == 1, name, " must have one element, not ", tensor.numel());
+  return *static_cast<const float*>(tensor.data_ptr());
 }
 
 template <class T>

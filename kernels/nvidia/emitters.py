@@ -1,15 +1,16 @@
 """Which emitter an operator has: how it becomes kernel launches on NVIDIA GPUs."""
 
 from ..linear.blocks import FORMATS
+from .activations import ACTIVATIONS
 from .attention import ATTENTION
 from .embedding import embedding_dense, embedding_quantized
 from .launch import Emit
 from .linear import linear_dense
 from .linear_fp8 import linear_fp8
 from .linear_quantized import linear_quantized
+from .norms import norm
 from .packed_rows import FP8_FORMATS, FP8_LAYOUTS
-from .quantize_fp8 import quantize, rms_norm_quantize, silu_mul_quantize
-from .rows import rms_norm, silu_mul
+from .quantize_fp8 import quantize, twins
 from .sample import sample
 
 _LINEARS: dict[str, Emit] = {
@@ -24,10 +25,10 @@ EMITTERS: dict[str, Emit] = {
     "embedding_rows_dense": embedding_dense,
     **{f"embedding_rows_{format}": embedding_quantized(format) for format in FORMATS},
     **{f"quantize_{format}": quantize(format) for format in FP8_FORMATS},
-    **{f"rms_norm_quantize_{format}": rms_norm_quantize(format) for format in FP8_FORMATS},
-    **{f"silu_mul_quantize_{format}": silu_mul_quantize(format) for format in FP8_FORMATS},
-    "rms_norm": rms_norm,
-    "silu_mul": silu_mul,
+    **{name: emit for format in FP8_FORMATS for name, emit in twins(format).items()},
+    "rms_norm": norm("rms_norm"),
+    "layer_norm": norm("layer_norm"),
+    **ACTIVATIONS,
     **ATTENTION,
     "sample": sample,
 }

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from ..attention.reference import rms_norm, rotate, soft_cap, softmax
-from ..rows.reference import rms_norm as rms_norm_rows
-from ..rows.reference import silu_mul
 from .formats import unpack_rows
 from .fp8 import quantize_fp8, unpack_fp8
 from .packed_rows import FP8_LAYOUTS, fp8_in_features
@@ -24,12 +22,8 @@ __all__ = [
     "norm_rope_paged_attention",
     "paged_attention",
     "quantize_fp8",
-    "rms_norm_quantize_fp8",
-    "rms_norm_rows",
     "rope_paged_attention",
     "sample",
-    "silu_mul",
-    "silu_mul_quantize_fp8",
 ]
 
 
@@ -64,16 +58,6 @@ def logits_rows(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, residual
 def embedding_rows(kernel: str, tokens: Tensor, w: Tensor, dim: int) -> Tensor:
     """tokens [T] int32, w as of linear_rows -> rows [T, dim] float32; ids outside the vocabulary mean its first or last row."""
     return unpack_rows(kernel, w[tokens.long().clamp(0, len(w) - 1)], dim)
-
-
-def rms_norm_quantize_fp8(format: str, x: Tensor, weight: Tensor, eps: float, scale: Tensor | None = None) -> Tensor:
-    """`quantize_fp8` of `rms_norm_rows`, which is not rounded in between."""
-    return quantize_fp8(format, rms_norm_rows(x.to(_wide(x)), weight, eps), scale)
-
-
-def silu_mul_quantize_fp8(format: str, gate: Tensor, up: Tensor, scale: Tensor | None = None) -> Tensor:
-    """`quantize_fp8` of `silu_mul`, which is not rounded in between."""
-    return quantize_fp8(format, silu_mul(gate.to(_wide(gate)), up.to(_wide(up))), scale)
 
 
 def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:

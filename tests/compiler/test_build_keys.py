@@ -107,7 +107,7 @@ CHANGES: list[dict[str, Any]] = [
     {"formats": {"embed.weight": "f32", "head.weight": "f32"}},
     {"stored": {"embed.weight": "bf16"}},
     {"kv_dtype": "bfloat16"},
-    {"disable_pass": ("fuse_silu_mul",)},
+    {"disable_pass": ("fuse_gate",)},
     {"block_size": 16},
     {"sources": {"passes/pipeline.py": "sha256:2"}},
     {"sources": {"passes/pipeline2.py": "sha256:1"}},

@@ -12,6 +12,7 @@ from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.nvidia.emitters import EMITTERS
 from engine.kernels.nvidia.launch import Context, Launch, Size, Tensor
 from engine.kernels.nvidia.packed_rows import FP8_FORMATS, FP8_LAYOUTS, FP8_STATIC, fp8_row_bytes, packed_shape
+from engine.kernels.row_operators import FUNCTIONS
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FEATURES, VOCABULARY = 2048, 32, 8, 64, 8192, 128_256
 QKV = (HEADS + 2 * KV_HEADS) * HEAD_DIM
@@ -67,16 +68,21 @@ def between() -> Iterator[Operation]:
     for kernel in ("dense", *FORMATS):
         w = tensor(*packed_shape(kernel, VOCABULARY, HIDDEN), dtype="bfloat16" if kernel == "dense" else "uint8")
         yield f"embedding_rows_{kernel}", (tensor(T, dtype="int32"), w, HIDDEN), tensor(T, HIDDEN)
-    yield "rms_norm", (tensor(T, HIDDEN), tensor(HIDDEN, dtype="float32"), 1e-5), tensor(T, HIDDEN)
+    rows, vector, scalar = tensor(T, HIDDEN), tensor(HIDDEN, dtype="float32"), tensor(1, dtype="float32")
+    yield "rms_norm", (rows, vector, None, 1e-5), rows
+    yield "layer_norm", (rows, vector, vector, rows, 1e-5), rows
     yield attention()
-    yield "silu_mul", tuple(halves), tensor(T, FEATURES)
+    for function in FUNCTIONS:
+        yield f"{function}_mul", tuple(halves), tensor(T, FEATURES)
+    yield "xielu", (rows, scalar, scalar, scalar, scalar), rows
     logits, numbers, tokens = tensor(S, VOCABULARY, dtype="float32"), tensor(S, dtype="float32"), tensor(S, dtype="int32")
+    yield "soft_cap", (logits, 30.0), logits
     yield "sample", (logits, numbers, tokens, numbers, numbers, numbers), tokens
 
 
 def quantizers() -> Iterator[Operation]:
     for format in FP8_FORMATS:
-        norm = tensor(T, HIDDEN), tensor(HIDDEN, dtype="float32"), 1e-5
+        norm = tensor(T, HIDDEN), tensor(HIDDEN, dtype="float32"), None, 1e-5
         scale = (tensor(1, dtype="float32"),) if format == FP8_STATIC else ()
         yield f"quantize_{format}", (tensor(T, HIDDEN), *scale), fp8_rows(format, T, HIDDEN)
         yield f"rms_norm_quantize_{format}", (*norm, *scale), fp8_rows(format, T, HIDDEN)

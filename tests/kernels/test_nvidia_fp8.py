@@ -10,6 +10,7 @@ from triton_launches import H200, Call, Given, interpreter, worst_error
 from engine.kernels.nvidia import reference
 from engine.kernels.nvidia.fp8 import pack_fp8, quantize_fp8, scales_of_rows, unpack_fp8
 from engine.kernels.nvidia.packed_rows import FP8_FORMATS, FP8_LAYOUTS, FP8_STATIC, fp8_in_features, fp8_row_bytes, packed_shape
+from engine.kernels.row_references import ROW_REFERENCES
 
 EPS = 1e-5
 TOKENS = [1, 7, 17, 70]
@@ -91,19 +92,33 @@ def quants_apart(actual: Tensor, expected: Tensor, features: int) -> int:
 
 
 @pytest.mark.parametrize("format", FP8_FORMATS)
+@pytest.mark.parametrize("name", ["rms_norm", "layer_norm", "silu_mul", "gelu_tanh_mul", "sigmoid", "relu2", "xielu"])
 @pytest.mark.parametrize("count", [1, 7])
-def test_norm_and_activation_quantize_their_unrounded_result(count: int, format: str) -> None:
-    x, up, weight, size = numbers(count, 640), numbers(count, 640, seed=1), numbers(640, seed=2).float(), fp8_row_bytes(format, 640)
-    scale = scale_of(format)
-    given = [Given(number) for number in scale]
-    normed = run(f"rms_norm_quantize_{format}", Given(x, ("T", 640)), Given(weight), EPS, *given, count=count, size=size)
-    active = run(f"silu_mul_quantize_{format}", Given(x, ("T", 640)), Given(up, ("T", 640)), *given, count=count, size=size)
-    exact = reference.rms_norm_rows(x.double(), weight.double(), EPS), reference.silu_mul(x.double(), up.double())
-    for actual, values in zip((normed, active), exact, strict=True):
-        expected = quantize_fp8(format, values, *scale)
-        assert quants_apart(actual, expected, 640) <= 1  # float32 may end on the other side of a tie
-        errors = [worst_error(unpack_fp8(format, packed, 640), values) for packed in (actual, expected)]
-        assert errors[0] <= errors[1] * (1 + 2**-10)
+def test_a_row_operator_quantizes_its_unrounded_result(count: int, name: str, format: str) -> None:
+    x, size, scale = numbers(count, 640), fp8_row_bytes(format, 640), scale_of(format)
+    arguments = row_arguments(name, x)
+    twin = run(f"{name}_quantize_{format}", Given(x, ("T", 640)), *map(given, arguments), *map(Given, scale), count=count, size=size)
+    values = ROW_REFERENCES[name](x.double(), *(number.double() if isinstance(number, Tensor) else number for number in arguments))
+    expected = quantize_fp8(format, values, *scale)
+    assert quants_apart(twin, expected, 640) <= 1  # float32 may end on the other side of a tie
+    errors = [worst_error(unpack_fp8(format, packed, 640), values) for packed in (twin, expected)]
+    assert errors[0] <= errors[1] * (1 + 2**-10)
+
+
+def row_arguments(name: str, x: Tensor) -> tuple[object, ...]:
+    """What the operator takes after x."""
+    other, vector = numbers(*x.shape, seed=1), numbers(x.shape[1], seed=2).float()
+    if name == "xielu":
+        return tuple(torch.tensor([parameter]) for parameter in (0.8, 0.3, 0.5, -1e-6))
+    if "norm" in name:
+        return (vector, *((vector.flip(0),) if name == "layer_norm" else ()), other, EPS)
+    return (other,) if name.endswith("_mul") else ()
+
+
+def given(argument: object) -> object:
+    if not isinstance(argument, Tensor):
+        return argument
+    return Given(argument, ("T", argument.shape[1])) if argument.dim() == 2 else Given(argument)
 
 
 def weight(format: str, features: int, inputs: int) -> Tensor:

@@ -10,6 +10,8 @@ from engine.kernels.attention import paged_attention
 from engine.kernels.linear import embedding, linear, quantize_activations
 from engine.kernels.linear.formats import pack_blocks, pack_dense
 from engine.kernels.linear.quantize import quantize as quantize_weight
+from engine.kernels.row_operators import ROW_OPERATORS, Kind, twin
+from engine.kernels.row_references import ROW_REFERENCES
 
 CHECKS = ("test_schema", "test_faketensor")
 
@@ -55,14 +57,32 @@ def test_embedding(kernel: str) -> None:
     torch.library.opcheck(getattr(torch.ops.engine, f"embedding_{kernel}"), arguments, test_utils=CHECKS)
 
 
-def test_row_operators() -> None:
-    x, weight = torch.randn(5, 70), torch.randn(70)
-    engine = torch.ops.engine
-    torch.library.opcheck(engine.quantize, (x,), test_utils=CHECKS)
-    for rms_norm in (engine.rms_norm, engine.rms_norm_quantize):
-        torch.library.opcheck(rms_norm, (x, weight, 1e-5), test_utils=CHECKS)
-    for silu_mul in (engine.silu_mul, engine.silu_mul_quantize):
-        torch.library.opcheck(silu_mul, (x, x + 1), test_utils=CHECKS)
+ARGUMENTS: dict[Kind, object] = {
+    "rows": torch.randn(5, 70),
+    "rows?": torch.randn(5, 70),
+    "vector": torch.randn(70),
+    "vector?": torch.randn(70),
+    "scalar": torch.randn(1),
+    "float": 0.5,
+}
+
+
+@pytest.mark.parametrize("name", ROW_OPERATORS)
+def test_row_operators(name: str) -> None:
+    operator = ROW_OPERATORS[name]
+    all_given = tuple(ARGUMENTS[kind] for _, kind in operator.arguments)
+    without = tuple(None if kind.endswith("?") else ARGUMENTS[kind] for _, kind in operator.arguments)
+    for arguments in (all_given, without):
+        for called in (name, *([] if operator.logits else [twin(name, "quantize")])):
+            torch.library.opcheck(getattr(torch.ops.engine, called), arguments, test_utils=CHECKS)
+
+
+def test_quantize() -> None:
+    torch.library.opcheck(torch.ops.engine.quantize, (torch.randn(5, 70),), test_utils=CHECKS)
+
+
+def test_every_row_operator_has_a_reference() -> None:
+    assert ROW_REFERENCES.keys() == ROW_OPERATORS.keys()
 
 
 def test_attention() -> None:

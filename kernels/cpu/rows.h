@@ -1,0 +1,89 @@
+// What the row operators are written with: rows of float32 are read 32 values at a time, and
+// written as float32 or quantized at once for the linear that follows.
+#pragma once
+
+#include "activations.h"
+
+namespace engine {
+
+// Rows [T, K], which may lie apart.
+struct Rows {
+  const float* data;
+  int64_t stride, count, features;
+
+  explicit Rows(const Tensor& x, const char* name) {
+    check_rows(x, ScalarType::Float, 2, name);
+    data = static_cast<const float*>(x.data_ptr());
+    stride = row_stride(x), count = x.size(0), features = x.size(1);
+  }
+  GroupValues group(int64_t row, int64_t k) const { return load_group(data + row * stride, k, features); }
+};
+
+// Applies `operation` to each vector of a group.
+template <class Operation>
+ENGINE_INLINE void each_vector(GroupValues& values, const Operation& operation) {
+#pragma GCC unroll 8
+  for (int v = 0; v < kGroupVectors; ++v) values.part[v] = operation(values.part[v], v);
+}
+
+// Where a row's values go.
+struct FloatRows {
+  float* to;
+  int64_t features;
+
+  static Tensor empty(int64_t rows, int64_t features) { return empty_floats({rows, features}); }
+  FloatRows(const Tensor& out, int64_t features) : to(static_cast<float*>(out.data_ptr())), features(features) {}
+  // The elements [begin, end) of a row; begin is a multiple of the group.
+  template <class Values>
+  void write(int64_t row, int64_t begin, int64_t end, const Values& values) const {
+    float* at = to + row * features;
+    for (int64_t k = begin; k < end; k += kGroup) {
+      const GroupValues group = values(k);
+      std::memcpy(at + k, group.part, size_t(std::min(kGroup, features - k)) * sizeof(float));
+    }
+  }
+};
+
+struct QuantizedRows {
+  ActivationGroup* to;
+  int64_t features;
+
+  static Tensor empty(int64_t rows, int64_t features) { return empty_activations(rows, features); }
+  QuantizedRows(const Tensor& out, int64_t features) : to(static_cast<ActivationGroup*>(out.data_ptr())), features(features) {}
+  template <class Values>
+  void write(int64_t row, int64_t begin, int64_t end, const Values& values) const {
+    quantize_row(begin, end, values, to + row * groups_of(features));
+  }
+};
+
+constexpr int64_t kElementCost = 8;  // of one element, in multiply-adds: what threads_for counts in
+
+// Calls values_of(row) for the `values(k)` of each row, and writes those. A row is one thread's up to `piece`
+// elements, a multiple of the group.
+template <class Sink, class ValuesOf>
+Tensor map_pieces(const Rows& x, int64_t piece, const ValuesOf& values_of) {
+  Tensor out = Sink::empty(x.count, x.features);
+  const Sink sink(out, x.features);
+  const int64_t pieces = (x.features + piece - 1) / piece;
+  parallel_for(x.count * pieces, pieces > 1 ? 1 : 4, threads_for(x.count * x.features * kElementCost), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t from = i % pieces * piece;
+      sink.write(i / pieces, from, std::min(from + piece, x.features), values_of(i / pieces));
+    }
+  });
+  return out;
+}
+
+// For values that depend on others of their row.
+template <class Sink, class ValuesOf>
+Tensor map_rows(const Rows& x, const ValuesOf& values_of) {
+  return map_pieces<Sink>(x, std::max<int64_t>(groups_of(x.features), 1) * kGroup, values_of);
+}
+
+// For values that depend on no others: one row of logits is work for many threads.
+template <class Sink, class ValuesOf>
+Tensor map_elements(const Rows& x, const ValuesOf& values_of) {
+  return map_pieces<Sink>(x, int64_t{1} << 14, values_of);
+}
+
+}  // namespace engine
