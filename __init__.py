@@ -7,13 +7,14 @@ The names below are the Python interface. Each is imported when it is first used
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .artifacts import load_manifest
     from .compiler.build import build
     from .compiler.options import BuildOptions
     from .server.llm import LLM, Params
 
-__version__ = "0.1.0"
 __all__ = ["LLM", "BuildOptions", "Params", "__version__", "build", "load_manifest"]
 
 _HOMES = {

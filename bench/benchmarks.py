@@ -1,6 +1,5 @@
-"""Which benchmarks there are and what their help says. Nothing heavy is imported: the command line reads this at every start."""
+"""Which benchmarks there are and what their help says; `bench/NAME.py` measures. Imports nothing heavy: a help text waits for nothing."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,28 +10,16 @@ from . import options as kinds
 class Benchmark:
     """A benchmark on the command line.
 
-    options: the class that its flags become. needs_artifacts: whether it cannot do without
-    --artifacts. worker: names of RuntimeOptions that are flags as well. plots: whether it takes
-    --plot. passes_on: whether arguments after -- go to engine serve.
+    options: the class that its flags become. plots: whether it takes --plot. passes_on: whether
+    arguments after -- go to engine serve.
     """
 
     options: type[Any]
     help: str
     epilog: str
-    needs_artifacts: bool = True
-    worker: Sequence[str] = ()
     plots: bool = False
     passes_on: bool = False
 
-
-EPILOG = """\
-examples:
-  engine bench startup --artifacts smollm2
-  engine bench serve --artifacts smollm2 --concurrency 1,8,32 --json serve.json
-  engine bench serve --url http://localhost:8080 --tokenizer tokenizer.json
-
-`engine bench BENCHMARK --help` explains one; docs/benchmarks.md defines every metric. Measure on a
-machine that does nothing else: the load average before the benchmark is in the JSON file."""
 
 BENCHMARKS = {
     "startup": Benchmark(
@@ -55,7 +42,6 @@ example:
 
 A decode step reads all weights once and every sequence's keys and values; the table says how fast
 that is, against the bandwidth at which this machine reads memory, measured in the same run.""",
-        worker=("max_batch_tokens", "kv_memory", "threads"),
         plots=True,
     ),
     "throughput": Benchmark(
@@ -64,7 +50,6 @@ that is, against the bandwidth at which this machine reads memory, measured in t
         epilog="""\
 example:
   engine bench throughput --artifacts smollm2 --requests 128 --max-num-seqs 32""",
-        worker=("max_num_seqs", "max_batch_tokens", "kv_memory", "threads"),
     ),
     "serve": Benchmark(
         options=kinds.Serve,
@@ -82,7 +67,6 @@ goodput  requests per second that met every --slo limit
 
 No prompt shares a beginning with another, so no prefix cache helps. Client and server share this
 machine's cores: the table says how many cores the client took.""",
-        needs_artifacts=False,
         plots=True,
         passes_on=True,
     ),

@@ -8,9 +8,9 @@ import msgspec
 from ..artifacts import Manifest, load_manifest
 from ..artifacts.manifest import DTYPE_BYTES
 from ..artifacts.nvidia_target import CAPABILITIES
+from ..options.runtime import RuntimeOptions
 from ..runtime.capacity.machine import default_threads
 from ..runtime.core import EngineCore
-from ..runtime.options import RuntimeOptions
 from .engine_steps import EngineSteps
 from .latency_tables import tables
 from .limits import GpuLimits, Limits, measure_gpu_limits, measure_limits
@@ -88,9 +88,8 @@ def weight_bytes_per_step(manifest: Manifest) -> int:
 
 
 def _load(options: Latency, manifest: Manifest) -> EngineSteps:
-    given = {name: getattr(options, name) for name in ("threads", "kv_memory", "max_batch_tokens")}
-    chosen = {name: value for name, value in given.items() if value is not None}
+    limits = {name: getattr(options, name) for name in ("max_batch_tokens", "kv_memory", "threads")}
     core = EngineCore.load(
-        options.artifacts, RuntimeOptions(max_num_seqs=max(options.batch), **chosen), on_phase=lambda name, seconds: None
+        options.artifacts, RuntimeOptions(max_num_seqs=max(options.batch), **limits), on_phase=lambda name, seconds: None
     )
     return EngineSteps(core, vocab_size=manifest.model.vocab_size, max_context=manifest.model.max_context)

@@ -1,77 +1,19 @@
-"""The options of every benchmark and their defaults; the command line reads both from here. No imports beyond the standard library."""
+"""The options of `engine bench` and `engine tune`. No imports beyond the standard library: the command line reads them at every start."""
 
-from argparse import ArgumentTypeError
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-
-
-def option(default: Any, help_text: str, **argument: Any) -> Any:
-    """A field with its help text; `argument` are further settings of the flag, as argparse takes them."""
-    return field(default=default, metadata={"help": help_text, **argument})
-
-
-def whole_number(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def natural(text: str) -> int:
-    if not text.isdecimal():
-        raise ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """`1,8,32`"""
-    return tuple(whole_number(part) for part in text.split(","))
-
-
-def number_range(text: str) -> tuple[int, int]:
-    """`32:256`, both included; `64` is `64:64`."""
-    low, _, high = text.partition(":")
-    first, last = whole_number(low), whole_number(high or low)
-    if first > last:
-        raise ArgumentTypeError(f"{text!r} ends before it begins")
-    return first, last
-
-
-def positive_number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def positive_numbers(text: str) -> tuple[float, ...]:
-    """`0.5,1,2`"""
-    return tuple(positive_number(part) for part in text.split(","))
-
-
-def shape(text: str) -> tuple[int, int]:
-    """`4096x11008`: outputs by inputs."""
-    outputs, _, inputs = text.partition("x")
-    return whole_number(outputs), whole_number(inputs)
-
-
-def as_typed(value: Any, parse: Any) -> str:
-    """A default as one would type it for `parse` to read."""
-    if parse is number_range and value[0] == value[1]:
-        value = value[:1]
-    separator = {number_range: ":", shape: "x"}.get(parse, ",")
-    return separator.join(map(str, value)) if isinstance(value, tuple) else str(value)
-
+from ..options.option import option, positional, required, same_as
+from ..options.runtime import RuntimeOptions
+from ..options.values import COUNT, DIRECTORY, FILE, OUTPUT, natural, number_range, positive_number, positive_numbers, shape, whole_numbers
 
 _LIST = {"type": whole_numbers, "metavar": "N,N,..."}
 _RANGE = {"type": number_range, "metavar": "N:M"}
-_NUMBER = {"type": whole_number, "metavar": "N"}
 _MS = {"type": positive_number, "metavar": "MS"}
+_ARTIFACTS: Any = required("a directory that `engine build` wrote", **DIRECTORY)
 
 
 def settings(options: "Startup | Serve | Latency | Throughput | Kernels") -> dict[str, Any]:
@@ -83,17 +25,27 @@ def settings(options: "Startup | Serve | Latency | Throughput | Kernels") -> dic
 class Startup:
     """From exec to the first token. serve_arguments: what `engine serve` is given besides."""
 
-    artifacts: Path
-    runs: int = option(5, "counted starts; one more comes first and warms the page cache", **_NUMBER)
+    artifacts: Path = _ARTIFACTS
+    runs: int = option(5, "counted starts; one more comes first and warms the page cache", **COUNT)
     serve_arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
-    """Which server is measured: one that runs at url, or one that is started on artifacts."""
+class Workload:
+    """Which requests are made."""
+
+    requests: int = option(64, "requests per run", **COUNT)
+    prompt_tokens: tuple[int, int] = option((32, 256), "length of prompts, drawn evenly between the two", **_RANGE)
+    seed: int = option(0, "draws lengths, words and arrival times: the same seed asks the same", type=natural, metavar="N")
+    runs: int = option(3, "runs, each with prompts of its own; medians are shown, with the range", **COUNT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(Workload):
+    """A load test over HTTP, of a server that runs at url or of one that is started on artifacts. api_key is sent to the former."""
 
     url: str | None = option(None, "a running server, any that speaks OpenAI's API", metavar="URL")
-    artifacts: Path | None = option(None, "start `engine serve` on this artifact instead, and stop it afterwards", type=Path, metavar="DIR")
+    artifacts: Path | None = option(None, "start `engine serve` on this artifact instead, and stop it afterwards", **DIRECTORY)
     model: str | None = option(None, "the model's name at the server (default: the only one it has)", metavar="NAME")
     tokenizer: Path | None = option(
         None,
@@ -101,28 +53,10 @@ class Served:
         type=Path,
         metavar="PATH",
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """Which requests are made."""
-
-    requests: int = option(64, "requests per run", **_NUMBER)
-    prompt_tokens: tuple[int, int] = option((32, 256), "length of prompts, drawn evenly between the two", **_RANGE)
-    seed: int = option(0, "draws lengths, words and arrival times: the same seed asks the same", type=natural, metavar="N")
-    runs: int = option(3, "runs, each with prompts of its own; medians are shown, with the range", **_NUMBER)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Serve(Workload, Served):
-    """A load test over HTTP. Either url or artifacts is given. api_key is sent to the server at url."""
-
     output_tokens: tuple[int, int] = option(
         (64, 64), "length of answers, drawn evenly between the two; the end of text is ignored", **_RANGE
     )
-    prompts: Path | None = option(
-        None, 'take prompts from a .jsonl file, {"prompt": "..."} per line, in place of random words', type=Path, metavar="FILE"
-    )
+    prompts: Path | None = option(None, 'take prompts from a .jsonl file, {"prompt": "..."} per line, in place of random words', **FILE)
     concurrency: tuple[int, ...] = option(
         (1, 8, 32), "clients that each wait for their answer before they ask again; one row each", **_LIST
     )
@@ -134,7 +68,7 @@ class Serve(Workload, Served):
     )
     time_limit: float | None = option(None, "seconds after which a run is cut off", type=positive_number, metavar="S")
     warmup: int = option(2, "requests made before anything is counted", type=natural, metavar="N")
-    chat: bool = option(False, "use /v1/chat/completions, each prompt as a user's message", action="store_true")
+    chat: bool = option(False, "use /v1/chat/completions, each prompt as a user's message")
     api_key: str | None = None
     slo_ttft: float | None = option(None, "time to first token that a good request meets", **_MS)
     slo_tpot: float | None = option(None, "time per output token that a good request meets", **_MS)
@@ -154,12 +88,12 @@ class Serve(Workload, Served):
 
 @dataclass(frozen=True, kw_only=True)
 class Offline:
-    """What the benchmarks without HTTP share. Worker options are as in RuntimeOptions."""
+    """What the benchmarks without HTTP share."""
 
-    artifacts: Path
-    threads: int | None = None
-    kv_memory: int | None = None
-    max_batch_tokens: int | None = None
+    artifacts: Path = _ARTIFACTS
+    max_batch_tokens: int = same_as(RuntimeOptions, "max_batch_tokens")
+    kv_memory: int | None = same_as(RuntimeOptions, "kv_memory")
+    threads: int | None = same_as(RuntimeOptions, "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,26 +103,49 @@ class Latency(Offline):
     batch: tuple[int, ...] = option((1, 2, 4, 8, 16, 32), "sequences that decode together; one row each", **_LIST)
     context: tuple[int, ...] = option((128, 1024), "tokens of each sequence when decoding begins; one row each", **_LIST)
     prefill: tuple[int, ...] = option((128, 512, 1500), "prompts to prefill, in tokens; one row each", **_LIST)
-    steps: int = option(32, "decode steps measured of each batch", **_NUMBER)
-    runs: int = option(3, "prefills measured of each length", **_NUMBER)
+    steps: int = option(32, "decode steps measured of each batch", **COUNT)
+    runs: int = option(3, "prefills measured of each length", **COUNT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput(Offline, Workload):
     """All requests at once, without HTTP."""
 
-    output_tokens: int = option(64, "length of every answer; the end of text is ignored", **_NUMBER)
-    max_num_seqs: int | None = None
+    output_tokens: int = option(64, "length of every answer; the end of text is ignored", **COUNT)
+    max_num_seqs: int = same_as(RuntimeOptions, "max_num_seqs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
     """Kernels alone, against what the machine can do."""
 
-    artifacts: Path
-    threads: int | None = option(None, "CPU threads (default: all physical cores)", **_NUMBER)
+    artifacts: Path = _ARTIFACTS
+    threads: int | None = option(None, "CPU threads (default: all physical cores)", **COUNT)
     rows: tuple[int, ...] = option((1, 8, 256), "tokens per call (M)", **_LIST)
     shape: tuple[int, int] = option(
         (4096, 4096), "outputs by inputs of a linear layer in every format, besides the artifact's own", type=shape, metavar="NxK"
     )
     seconds: float = option(0.3, "spent on each kernel; more makes medians steadier", type=positive_number, metavar="S")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """Options of `engine tune`. context: at most the model's limit."""
+
+    artifacts: Path = positional("an artifact that was built with --tunable; weights are not needed", **DIRECTORY)
+    output: Path = required("where the choices go", **(OUTPUT | FILE))
+    context: int = option(1024, "tokens of each sequence when attention of decode steps is timed", **COUNT)
+    runs: int = option(9, "timed launches of each candidate, of which the median counts", **COUNT)
+    margin: float = option(
+        2.0,
+        "how much faster than the first guess a candidate must be to be taken; more keeps noise out",
+        type=float,
+        metavar="PERCENT",
+    )
+    only: str = option("", "only problems whose name has this in it, e.g. 'attention' or '4096x14336'", metavar="TEXT")
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.margin) and self.margin >= 0):
+            raise UsageError(f"--margin {self.margin} is no percentage", hint="2 asks for 2 % less time than the first guess takes")
+        if self.output.is_dir():
+            raise UsageError(f"{self.output} is a directory", hint="-o names the file that gets the choices")

@@ -1,6 +1,5 @@
 """`engine tune`: times an artifact's candidates on this machine's GPU, and writes which to launch for which sizes."""
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,31 +18,10 @@ from ..runtime.cuda.device import Device, Resource
 from ..runtime.cuda.find_device import find_device
 from ..runtime.cuda.kernels import Kernels
 from .candidates import Bench, Setting, agree
+from .options import TuneOptions
 
 _WIDTH = 160
 """Columns of text that goes to a file or another program."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneOptions:
-    """artifacts: one that was built to be tuned. context: tokens of each sequence in decode steps, at most the model's limit.
-
-    runs: timed launches, of which the median counts. margin: percent by which a candidate must be faster than the policy's.
-    only: a part of the names of the problems to tune.
-    """
-
-    artifacts: Path
-    output: Path
-    context: int = 1024
-    runs: int = 9
-    margin: float = 2.0
-    only: str = ""
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.margin) and self.margin >= 0):
-            raise UsageError(f"--margin {self.margin} is no percentage", hint="2 asks for 2 % less time than the first guess takes")
-        if self.output.is_dir():
-            raise UsageError(f"{self.output} is a directory", hint="-o names the file that gets the choices")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,8 @@ print(json.dumps(dataclasses.asdict(build(BuildOptions(model=model, output=Path(
 _PACK = """
 import dataclasses, json, sys
 from pathlib import Path
-from engine.compiler.add_weights import PackOptions, add_weights
+from engine.compiler.add_weights import add_weights
+from engine.compiler.options import PackOptions
 model, output, code = sys.argv[1:]
 print(json.dumps(dataclasses.asdict(add_weights(PackOptions(code=Path(code), weights_from=model, output=Path(output), force=True)))))
 """

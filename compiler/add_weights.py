@@ -8,7 +8,6 @@ needed. Only where this machine cannot run the code does the probe need the grap
 
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -20,6 +19,7 @@ from ..errors import ArtifactError, MismatchError
 from ..models.checkpoint import Checkpoint, open_checkpoint
 from .interpret import GraphInterpreter
 from .model_facts import made_for, misfits
+from .options import PackOptions
 from .pack import Packed
 from .progress import BuildSummary, Reporter
 from .stages import finish_with_probe, pack_weights, write_tokenizer
@@ -29,20 +29,6 @@ from .target_kind import TargetKind, kind_of
 from .toolchain import Versions
 from .weight_formats import choose_formats
 from .weights_plan import PackedWeight, plan_weights
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackOptions:
-    """What to pack. code: an artifact, with weights or without. weights_from: a checkpoint as `engine build` takes it.
-
-    output: the new artifact's place. name: of the model (default: the checkpoint's). force: replace an artifact at `output`.
-    """
-
-    code: Path
-    weights_from: str
-    output: Path
-    name: str | None = None
-    force: bool = False
 
 
 def add_weights(options: PackOptions, reporter: Reporter | None = None) -> BuildSummary:

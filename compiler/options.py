@@ -1,51 +1,91 @@
-"""What `engine build` is asked for."""
+"""What `engine build` and `engine pack` are asked for. No imports beyond the standard library: the command line reads this before torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
+from ..options.option import check_choices, option, positional, required, same_as
+from ..options.store import StoreOptions
+from ..options.values import COUNT, DIRECTORY, FILE, OUTPUT
 
-QUANTIZE = ("none", "int8", "int4", "fp8", "fp8-block")
-WEIGHTS = ("all", "none")
-KV_DTYPES = ("auto", "float32", "bfloat16", "int8")
+_FORCE = "replace an artifact that is already at DIR"
+_NAME = "the model's name in the artifact and in the API (default: the checkpoint's)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What to build. model: a Hugging Face directory, a GGUF file or a hub id. output: the artifact's place.
+    """What to build, from what, and where to. Raises UsageError for values that cannot work."""
 
-    quantize: none | int8 | int4, on NVIDIA also fp8 | fp8-block. kv_dtype: float32 | bfloat16 | int8, or auto: bfloat16 but for
-    weights in float32, whose keys and values are float32 too. weights: all, or none to leave them out
-    (then the model may be a directory with a config.json alone). max_context: at most what the
-    model was made for (its default). disable_pass: names of graph rewrites to leave out. jobs:
-    compiler processes (default: one per core). store: the cache of what is compiled (default:
-    $ENGINE_STORE, else one per user). require_warm: fail where something would have to be compiled.
-    debug_dump: a directory for graphs and generated code. force: replace an artifact at `output`.
-    """
-
-    model: str
-    output: Path
-    target: str = "cpu"
-    quantize: str = "none"
-    kv_dtype: str = "auto"
-    weights: str = "all"
-    max_context: int | None = None
-    name: str | None = None
-    disable_pass: Sequence[str] = ()
-    jobs: int | None = None
-    store: Path | None = None
-    require_warm: bool = False
-    debug_dump: Path | None = None
-    force: bool = False
-    tuned: Path | None = None
-    tunable: bool = False
+    model: str = positional("a Hugging Face directory, a GGUF file or a name on the hub", metavar="MODEL")
+    output: Path = required("where the artifact goes", **OUTPUT)
+    target: str = option(
+        "cpu",
+        "cpu: the best for this machine. cpu-x86-64-v3 (AVX2) or cpu-x86-64-v4 (AVX-512): one artifact for a fleet, "
+        "built anywhere, without what only some of its machines have. sm90: NVIDIA H100, H200, GH200, built anywhere with Triton "
+        "(pip install 'engine-llm[nvidia]')",
+        metavar="T",
+    )
+    quantize: str = option(
+        "none",
+        "int8 halves the memory and time per token of 16-bit weights and costs little accuracy, int4 halves both again and "
+        "costs more (see engine verify --against). On NVIDIA, fp8 multiplies FP8 weights (a scale per output; fp8-block: per 128 x 128) "
+        "with activations rounded to FP8 as they come: half the memory, twice the arithmetic. none keeps the checkpoint's weights; "
+        "a GGUF's quantized blocks are always kept as they are",
+        choices=("none", "int8", "int4", "fp8", "fp8-block"),
+    )
+    kv_dtype: str = option(
+        "auto",
+        "on CPU: against float32, bfloat16 fits twice the tokens into the KV cache, int8 almost four times. bfloat16 multiplies "
+        "fastest; both keep 8 bits of every number, int8 with a scale for each token and head. auto is bfloat16, but float32 if the "
+        "weights are; on NVIDIA always bfloat16",
+        choices=("auto", "float32", "bfloat16", "int8"),
+    )
+    weights: str = option(
+        "all",
+        "none leaves the weights out: the code of an architecture alone, for which a directory with a config.json is enough. "
+        "It can be inspected and benchmarked; to serve it, engine pack adds the weights of any such checkpoint",
+        choices=("all", "none"),
+    )
+    max_context: int | None = option(
+        None, "longest prompt plus answer, in tokens; at most the model's own limit (default: that limit)", **COUNT
+    )
+    name: str | None = option(None, _NAME)
+    disable_pass: Sequence[str] = option(
+        (),
+        "leave out one graph rewrite, to see what it gives; may be given more than once (`engine inspect` lists those that ran)",
+        metavar="NAME",
+    )
+    tuned: Path | None = option(
+        None, "choose among kernels by what `engine tune` measured on a GPU, instead of by first guesses (NVIDIA targets)", **FILE
+    )
+    tunable: bool = option(
+        False, "keep all candidates of every kernel in the artifact, for `engine tune`; more to compile and a few MB more (NVIDIA targets)"
+    )
+    jobs: int | None = option(None, "compiling processes; each takes up to 1 GB (default: by cores)", **COUNT)
+    store: Path | None = same_as(StoreOptions, "store")
+    require_warm: bool = option(
+        False,
+        "fail, and say which ingredient of which key differs, where something would have to be compiled: for CI, where a slow "
+        "build is a broken cache",
+    )
+    debug_dump: Path | None = option(None, "write graphs before and after each pass, and the generated code", **DIRECTORY)
+    force: bool = option(False, _FORCE)
 
     def __post_init__(self) -> None:
-        for name, known in (("quantize", QUANTIZE), ("kv_dtype", KV_DTYPES), ("weights", WEIGHTS)):
-            if getattr(self, name) not in known:
-                raise UsageError(f"{name} is {getattr(self, name)!r}", hint=f"it is one of {', '.join(known)}")
+        check_choices(self)
         if self.jobs is not None and self.jobs < 1:
-            raise UsageError(f"jobs is {self.jobs}, but must be at least 1")
+            raise UsageError(f"jobs is {self.jobs}, but must be at least 1", hint="leave it out for one per core")
         if self.require_warm and self.debug_dump is not None:
             raise UsageError("a debug dump is written while compiling, which require_warm forbids", hint="give one of the two")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackOptions:
+    """Whose code, whose weights, and where the new artifact goes."""
+
+    code: Path = positional("an artifact, with weights or without (engine build --weights none)", type=Path, metavar="CODE")
+    weights_from: str = required("a Hugging Face directory, a GGUF file or a name on the hub", metavar="CHECKPOINT")
+    output: Path = required("where the new artifact goes", **OUTPUT)
+    name: str | None = option(None, _NAME)
+    force: bool = option(False, _FORCE)

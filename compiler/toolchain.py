@@ -10,11 +10,11 @@ from importlib.metadata import version
 
 import torch
 
-from .. import __version__
 from ..artifacts import Toolchain
 from ..artifacts.verify import torch_release
 from ..errors import BuildError
 from ..kernels.library import COMPILER
+from ..version import __version__
 
 
 @dataclass(frozen=True, kw_only=True)

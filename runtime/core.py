@@ -6,12 +6,12 @@ from typing import Self
 
 from ..artifacts.nvidia_target import CAPABILITIES
 from ..errors import RequestError
+from ..options.runtime import RuntimeOptions
 from ..protocol import FinishReason, Output, Ready, Stats, StepDone, Submit
 from .batch import BatchBuilder
 from .caches.blocks import BlockManager
 from .capacity.kv_memory import default_resident_blocks
 from .loading import load_executor
-from .options import RuntimeOptions
 from .process import import_guard
 from .sampling.device_draws import plan_draws
 from .sampling.sampler import Choice

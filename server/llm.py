@@ -36,7 +36,7 @@ class Params(GenerationParams, kw_only=True):
 class LLM:
     """An artifact, loaded in a worker process. Use it in a `with` block, or call `close`.
 
-    kv_memory is in bytes; None leaves a choice to the worker. `log` is told of start-up phases.
+    The worker's limits are those of `RuntimeOptions`; None takes the default. `log` is told of start-up phases.
     Raises ArtifactError, MismatchError or WorkerError if the artifact cannot be served here.
     """
 
@@ -51,14 +51,9 @@ class LLM:
         worker_command: tuple[str, ...] | None = None,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        options = WorkerOptions(
-            artifacts=Path(artifacts),
-            threads=threads,
-            kv_memory=kv_memory,
-            max_num_seqs=max_num_seqs,
-            max_batch_tokens=max_batch_tokens,
-            worker_command=worker_command,
-        )
+        limits = {"max_num_seqs": max_num_seqs, "max_batch_tokens": max_batch_tokens, "kv_memory": kv_memory, "threads": threads}
+        given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+        options = WorkerOptions(artifacts=Path(artifacts), worker_command=worker_command, **given)
         handle = spawn_worker(options)
         self._loop = LoopThread()
         try:

@@ -4,23 +4,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..options.option import check_choices, option, required
+from ..options.runtime import RuntimeOptions
+from ..options.values import COUNT, DIRECTORY, FILE
+
 WeightsCheck = Literal["before", "background", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerOptions:
-    """How a worker is started. None leaves a choice to the worker. kv_memory is in bytes.
+class WorkerOptions(RuntimeOptions):
+    """How a worker is started.
 
     digest: of the artifact that alone may be loaded. verify_weights: when their digests are compared;
     a worker by itself does it before it is ready, or not.
     worker_command replaces the command before the flags, for a worker that is not the built-in one.
     """
 
-    artifacts: Path
-    threads: int | None = None
-    kv_memory: int | None = None
-    max_num_seqs: int | None = None
-    max_batch_tokens: int | None = None
+    artifacts: Path = required("a directory that `engine build` wrote", **DIRECTORY)
     digest: str | None = None
     verify_weights: WeightsCheck = "off"
     worker_command: tuple[str, ...] | None = None
@@ -28,20 +28,44 @@ class WorkerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions(WorkerOptions):
-    """Options of `engine serve`. Times are in seconds; port 0 picks a free one.
+    """Options of `engine serve`. Times are in seconds."""
 
-    max_queue: requests that may wait beyond those running, before clients are told to come back.
-    hold_timeout: how long a request may wait for a worker that is still loading.
-    drain_timeout: how long running requests may go on after SIGTERM.
-    verify_key: PEM file with the public key of those whose artifacts are served, and no others.
-    """
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 opens it to the network, use --api-key then")
+    port: int = option(8000, "port to listen on; 0 picks a free one", type=int, metavar="N")
+    api_key: str | None = option(None, "ask for `Authorization: Bearer KEY` (default: $ENGINE_API_KEY, else none)", metavar="KEY")
+    served_model_name: str | None = option(None, "the model's name in the API (default: the one in the artifact)", metavar="NAME")
+    max_queue: int = option(
+        256,
+        "requests that may wait beyond those running before further ones are told to come back later (HTTP 503); "
+        "more waits longer instead of refusing",
+        **COUNT,
+    )
+    hold_timeout: float = option(
+        60.0,
+        "seconds that a request waits for a worker that is still loading, before it is refused (HTTP 503); 0 refuses at once",
+        type=float,
+        metavar="S",
+    )
+    drain_timeout: float = option(
+        30.0,
+        "seconds that running requests get to finish after SIGTERM before they are cut off; keep it below what stops the container",
+        type=float,
+        metavar="S",
+    )
+    verify_weights: WeightsCheck = option(
+        "background",
+        "when to compare the weights with the manifest, as code and tokenizer always are at once. before: a damaged file is never "
+        "served, but the start waits until all have been read; background: beside serving, with a tenth of a core at most, "
+        "and a server whose weights are damaged stops then; off: only by the golden probe",
+        choices=("before", "background", "off"),
+    )
+    digest: str | None = option(None, "load no other artifact than that of this digest, which engine verify prints", metavar="HEX")
+    verify_key: Path | None = option(
+        None,
+        "a PEM file with an Ed25519 public key: load nothing of an artifact that its owner has not signed (default: load any)",
+        **FILE,
+    )
 
-    host: str = "127.0.0.1"
-    port: int = 8000
-    api_key: str | None = None
-    served_model_name: str | None = None
-    max_queue: int = 256
-    hold_timeout: float = 60.0
-    drain_timeout: float = 30.0
-    verify_weights: WeightsCheck = "background"
-    verify_key: Path | None = None
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choices(self)

@@ -25,6 +25,7 @@ from ..artifacts.manifest import MANIFEST_NAME
 from ..artifacts.read_manifest import parse_manifest
 from ..errors import ArtifactError, TransferError, UsageError
 from .hub import BrokenConnectionError, RemoteFile, Repository, disk_error
+from .options import PullOptions
 from .progress import TransferBar
 from .push import BESIDE, Shipped, artifact_files
 
@@ -32,16 +33,6 @@ CONNECTIONS = 8
 ATTEMPTS = 5
 """How often in a row a connection may break without one more byte having come."""
 RETRY_S = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class PullOptions:
-    """What to pull and where to. revision: a branch, tag or commit (default: main). force: replace an artifact at `output`."""
-
-    repo: str
-    output: Path
-    revision: str | None = None
-    force: bool = False
 
 
 def pull(options: PullOptions, bar: TransferBar) -> Shipped:

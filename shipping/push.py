@@ -15,22 +15,13 @@ from ..artifacts.manifest import MANIFEST_NAME
 from ..artifacts.read_manifest import parse_manifest
 from ..errors import ArtifactError, UsageError
 from .hub import RemoteFile, Repository
+from .options import PushOptions
 from .progress import TransferBar
 
 BATCH_BYTES = 64 << 20
 BATCH_FILES = 50
 BESIDE = "manifest.*"
 """The manifest itself and what is said of it, a signature for one: files of an artifact that no manifest can list."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PushOptions:
-    """What to push and where to. revision: a branch, made if need be (default: main). private: of a repository that is made."""
-
-    directory: Path
-    repo: str
-    revision: str | None = None
-    private: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

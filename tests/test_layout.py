@@ -54,7 +54,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    run = [sys.executable, "-P", "-c", "import engine.cli; print(engine.__file__); engine.cli.main(['--version'])"]
+    run = [sys.executable, "-P", "-c", "import engine; print(engine.__file__); from engine.cli import main; main(['--version'])"]
     done = subprocess.run(run, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == [str(tmp_path / "engine" / "__init__.py"), "engine 0.1.0"]
 

@@ -8,9 +8,9 @@ import msgspec
 from ...artifacts import Manifest
 from ...artifacts.nvidia_target import CAPABILITIES
 from ...errors import DeviceError, UsageError
+from ...options.runtime import RuntimeOptions
 from ..cuda import block_count
 from ..cuda.buckets import Buckets
-from ..options import RuntimeOptions
 from . import kv_memory
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import EngineError, WorkerError
+from ...options.runtime import RuntimeOptions
 from ...protocol import Failed, Phase
-from ..options import RuntimeOptions
 from .channel import Channel
 
 if TYPE_CHECKING:

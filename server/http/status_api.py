@@ -3,7 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ... import __version__
+from ...version import __version__
 from ..dialects.responses import ModelCard
 from ..metrics import CONTENT_TYPE
 from ..service import Service

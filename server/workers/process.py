@@ -4,9 +4,10 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ...errors import WorkerError
+from ...options.runtime import RuntimeOptions
 from ..options import WorkerOptions
 
 _STDERR = 2
@@ -53,16 +54,11 @@ def _command(options: WorkerOptions) -> tuple[str, ...]:
 
 
 def _flags(options: WorkerOptions) -> list[str]:
-    values = {
-        "--artifacts": options.artifacts,
-        "--threads": options.threads,
-        "--kv-memory": options.kv_memory,
-        "--max-num-seqs": options.max_num_seqs,
-        "--max-batch-tokens": options.max_batch_tokens,
-        "--digest": options.digest,
-    }
+    names = ["artifacts", "digest", *(each.name for each in fields(RuntimeOptions))]
+    values = {name: getattr(options, name) for name in names}
     switches = ["--verify-weights"] if options.verify_weights == "before" else []
-    return [*(part for flag, value in values.items() if value is not None for part in (flag, str(value))), *switches]
+    given = [(f"--{name.replace('_', '-')}", str(value)) for name, value in values.items() if value is not None]
+    return [*(part for flag in given for part in flag), *switches]
 
 
 def describe_exit(code: int | None) -> str:

@@ -17,7 +17,8 @@ from engine.artifacts.graph import load_template
 from engine.artifacts.launch_plan import PlanCandidate, PlanKernel, PlanLaunch, PlanProblem, holds, load_plan
 from engine.artifacts.tuning import Timing, load_tuned
 from engine.bench.candidates import Setting, agree
-from engine.bench.tune import TuneOptions, at, choose, tune
+from engine.bench.options import TuneOptions
+from engine.bench.tune import at, choose, tune
 from engine.cli import main
 from engine.compiler.build import build as build_artifact
 from engine.compiler.options import BuildOptions

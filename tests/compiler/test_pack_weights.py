@@ -14,10 +14,10 @@ from random_checkpoints import write_random_checkpoint
 
 from engine.artifacts import Manifest, load_manifest, verify
 from engine.artifacts.manifest import MANIFEST_NAME
-from engine.compiler.add_weights import PackOptions, add_weights
+from engine.compiler.add_weights import add_weights
 from engine.compiler.build import build
 from engine.compiler.model_facts import made_for, model_facts
-from engine.compiler.options import BuildOptions
+from engine.compiler.options import BuildOptions, PackOptions
 from engine.compiler.run_artifact import artifact_logits
 from engine.errors import ArtifactError, MismatchError
 from engine.models.checkpoint import open_checkpoint

@@ -13,12 +13,12 @@ from toy_gpu_artifact import BLOCK_SIZE, VOCAB, ToyKernels, file_info, solo, wri
 
 from engine.artifacts import Manifest, load_manifest
 from engine.errors import ArtifactError, DeviceError, EngineError, MismatchError, UsageError
+from engine.options.runtime import RuntimeOptions
 from engine.protocol import SamplingParams, Submit
 from engine.runtime.batch import StepInputs
 from engine.runtime.core import EngineCore
 from engine.runtime.cuda.executor import CudaExecutor
 from engine.runtime.loading import load_executor
-from engine.runtime.options import RuntimeOptions
 
 NUM_BLOCKS = 48
 BYTES_PER_BLOCK = 2 * 2 * BLOCK_SIZE * 4

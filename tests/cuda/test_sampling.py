@@ -10,11 +10,11 @@ from fake_executor import solo as solo_without_draws
 from toy_gpu_artifact import BLOCK_SIZE, ToyKernels, solo, write_toy_artifact
 
 from engine.artifacts import Manifest
+from engine.options.runtime import RuntimeOptions
 from engine.protocol import Output, SamplingParams, Submit
 from engine.runtime.core import EngineCore
 from engine.runtime.cuda.executor import CudaExecutor
 from engine.runtime.loading import load_executor
-from engine.runtime.options import RuntimeOptions
 from engine.runtime.sampling.device_draws import plan_draws
 from engine.runtime.sampling.sampler import NOT_FINITE
 from engine.runtime.scheduler import Chunk

@@ -18,11 +18,11 @@ from toy_gpu_artifact import ToyKernels, solo, write_toy_artifact
 from toy_gpu_worker import COMMAND
 
 from engine.errors import MismatchError
+from engine.options.runtime import RuntimeOptions
 from engine.protocol import HEADER_BYTES, Drain, SamplingParams, StepDone, Submit, body_length, decode_to_server, encode
 from engine.runtime.core import EngineCore
 from engine.runtime.cuda.executor import CudaExecutor
 from engine.runtime.loading import load_executor
-from engine.runtime.options import RuntimeOptions
 from engine.runtime.process.channel import Channel
 from engine.runtime.process.serving_loop import serve
 from engine.server.llm import LLM, Params
@@ -78,7 +78,7 @@ from toy_gpu_artifact import ToyKernels
 from engine.artifacts import load_manifest
 from engine.protocol import SamplingParams, Submit
 from engine.runtime.core import EngineCore
-from engine.runtime.options import RuntimeOptions
+from engine.options.runtime import RuntimeOptions
 
 directory = Path({str(tmp_path / "toy")!r})
 with fake_cuda_installed() as fake:

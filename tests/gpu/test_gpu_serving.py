@@ -9,9 +9,9 @@ import pytest
 from gpu_artifacts import KV_MEMORY, SHAPE, Built, build
 from serving_process import ServingProcess
 
+from engine.options.runtime import RuntimeOptions
 from engine.protocol import SamplingParams, Submit
 from engine.runtime.core import EngineCore
-from engine.runtime.options import RuntimeOptions
 
 OPTIONS: dict[str, Any] = {"max_num_seqs": 4, "max_batch_tokens": 64, "kv_memory": KV_MEMORY}
 GREEDY: dict[str, Any] = {"temperature": 0.0}

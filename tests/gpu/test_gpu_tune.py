@@ -7,7 +7,8 @@ import pytest
 from gpu_artifacts import SHAPE, Built, build
 
 from engine.artifacts import load_manifest
-from engine.bench.tune import TuneOptions, tune
+from engine.bench.options import TuneOptions
+from engine.bench.tune import tune
 
 LAYERS = 1
 

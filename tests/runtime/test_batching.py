@@ -10,10 +10,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from engine.artifacts import load_manifest
+from engine.options.runtime import RuntimeOptions
 from engine.protocol import HEADER_BYTES, Drain, Output, SamplingParams, StepDone, Submit, body_length, decode_to_server, encode
 from engine.runtime.core import EngineCore
 from engine.runtime.executor import Executor
-from engine.runtime.options import RuntimeOptions
 from engine.runtime.process.channel import Channel
 from engine.runtime.process.serving_loop import serve
 

@@ -17,9 +17,9 @@ from engine.artifacts import load_manifest
 from engine.artifacts.manifest import MANIFEST_NAME
 from engine.cli import main
 from engine.errors import UsageError
+from engine.options.runtime import RuntimeOptions
 from engine.runtime.capacity.capacity import Plan, plan
 from engine.runtime.cuda.executor import CudaExecutor
-from engine.runtime.options import RuntimeOptions
 
 GIB = 1 << 30
 _WORKER_WITH_FREE_MEMORY = """
@@ -88,7 +88,7 @@ def test_the_least_memory_is_the_least(tiny_artifact: Path, tokens: int) -> None
 
 
 def test_from_the_manifest_alone_and_without_anything_heavy(manifest_alone: Path) -> None:
-    code = "import sys, engine.cli; code = engine.cli.main(sys.argv[1:]); print(*sys.modules, file=sys.stderr); sys.exit(code)"
+    code = "import sys; from engine.cli import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
     command = [sys.executable, "-P", "-c", code, "plan", str(manifest_alone), "--memory", "1GiB", "--context", "64", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     figures = json.loads(done.stdout)

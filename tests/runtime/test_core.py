@@ -3,9 +3,9 @@
 import pytest
 from fake_executor import FakeExecutor, solo, tiny_manifest
 
+from engine.options.runtime import RuntimeOptions
 from engine.protocol import SamplingParams, Submit
 from engine.runtime.core import EngineCore
-from engine.runtime.options import RuntimeOptions
 
 VOCAB = 32
 

@@ -16,7 +16,7 @@ def python(code: str) -> str:
 
 
 def test_options_and_worker_start_without_torch() -> None:
-    code = "import sys, engine.runtime.options, engine.runtime.process.worker; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    code = "import sys, engine.options.runtime, engine.runtime.process.worker; print('torch' in sys.modules, 'numpy' in sys.modules)"
     assert python(code) == "False False"
 
 
@@ -27,7 +27,7 @@ from engine.runtime.process import import_guard
 import_guard.install()
 from engine.protocol import SamplingParams, Submit
 from engine.runtime.core import EngineCore
-from engine.runtime.options import RuntimeOptions
+from engine.options.runtime import RuntimeOptions
 from fake_executor import FakeExecutor
 
 core = EngineCore(FakeExecutor(num_blocks=32), RuntimeOptions())

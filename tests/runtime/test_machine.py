@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ArtifactError, UsageError
+from engine.options.runtime import RuntimeOptions
 from engine.runtime.capacity import machine
 from engine.runtime.capacity.kv_memory import default_kv_memory, default_resident_blocks
-from engine.runtime.options import RuntimeOptions
 from engine.runtime.text_settings import read_eos_token_ids
 
 

@@ -7,10 +7,10 @@ from fake_executor import FakeExecutor, solo, tiny_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.options.runtime import RuntimeOptions
 from engine.protocol import Output, SamplingParams, Submit
 from engine.runtime.caches.blocks import ROOT_DIGEST, BlockManager
 from engine.runtime.core import EngineCore
-from engine.runtime.options import RuntimeOptions
 from engine.runtime.scheduler import Scheduler
 from engine.runtime.sequence import Sequence
 

@@ -10,9 +10,9 @@ from engine.artifacts import load_manifest
 from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
 from engine.compiler.verify import compare
+from engine.options.runtime import RuntimeOptions
 from engine.protocol import SamplingParams, Submit
 from engine.runtime.core import EngineCore
-from engine.runtime.options import RuntimeOptions
 
 PROMPTS = (
     "The capital of France is",

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from fake_executor import FakeExecutor, solo
 
+from engine.options.runtime import RuntimeOptions
 from engine.protocol import (
     HEADER_BYTES,
     Abort,
@@ -28,7 +29,6 @@ from engine.protocol import (
     encode,
 )
 from engine.runtime.core import EngineCore
-from engine.runtime.options import RuntimeOptions
 from engine.runtime.process.channel import Channel
 from engine.runtime.process.serving_loop import serve
 

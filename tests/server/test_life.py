@@ -110,7 +110,7 @@ def test_a_worker_that_keeps_dying_ends_the_server(artifact: Path) -> None:
 def test_options_reach_the_worker(artifact: Path) -> None:
     with ServingProcess(artifact, threads=2, kv_memory=1 << 20, max_num_seqs=3, max_batch_tokens=64) as server:
         arguments = " ".join(server.event("started")["argv"])
-    assert f"--artifacts {artifact} --threads 2 --kv-memory 1048576 --max-num-seqs 3 --max-batch-tokens 64" in arguments
+    assert f"--artifacts {artifact} --max-num-seqs 3 --max-batch-tokens 64 --kv-memory 1048576 --threads 2" in arguments
 
 
 # --- clients that go away -------------------------------------------------------------------

@@ -347,7 +347,8 @@ def test_what_this_machine_cannot_run_is_pulled_with_a_warning(engine: Engine, h
 
 
 def test_neither_imports_torch(hub: HubServer, artifact: Path, tmp_path: Path) -> None:
-    code = "import sys, engine.cli; code = engine.cli.main(sys.argv[1:]); print('MODULES', *sys.modules, file=sys.stderr); sys.exit(code)"
+    code = "import sys; from engine.cli import main; code = main(sys.argv[1:]); "
+    code += "print('MODULES', *sys.modules, file=sys.stderr); sys.exit(code)"
     for line in (["push", str(artifact), REPO], ["pull", REPO, "-o", str(tmp_path / "pulled")]):
         done = subprocess.run([sys.executable, "-P", "-c", code, *line], env=surroundings(hub), capture_output=True, text=True, check=True)
         modules = set(done.stderr.partition("MODULES")[2].split())
@@ -356,7 +357,7 @@ def test_neither_imports_torch(hub: HubServer, artifact: Path, tmp_path: Path) -
 
 
 def test_without_the_hubs_library_the_extra_is_named(artifact: Path, tmp_path: Path) -> None:
-    code = "import sys; sys.modules['huggingface_hub'] = None; import engine.cli; sys.exit(engine.cli.main(sys.argv[1:]))"
+    code = "import sys; sys.modules['huggingface_hub'] = None; from engine.cli import main; sys.exit(main(sys.argv[1:]))"
     for line in (["push", str(artifact), REPO], ["pull", REPO, "-o", str(tmp_path / "pulled")]):
         done = subprocess.run([sys.executable, "-P", "-c", code, *line], capture_output=True, text=True, check=False)
         assert done.returncode == UsageError.exit_code

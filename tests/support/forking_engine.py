@@ -74,13 +74,13 @@ def _serve() -> None:
 
 
 def _run(request: dict[str, Any]) -> int:
-    import engine.cli
+    from engine.cli import main
 
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT, 0o600), number)
     os.environ.update(request["environment"])
     try:
-        return engine.cli.main(request["arguments"])
+        return main(request["arguments"])
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

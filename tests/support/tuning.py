@@ -67,6 +67,7 @@ def main() -> None:
     from triton_launches import teach_bfloat16
 
     from engine.bench import candidates, tune
+    from engine.bench.options import TuneOptions
     from engine.runtime.cuda import timing
 
     # Once is enough where nothing is timed.
@@ -76,7 +77,7 @@ def main() -> None:
         interpret(fake, artifact, dump)
         for number, (only, sizes) in enumerate(json.loads(sys.argv[4]).items()):
             tune.sizes_of = partial(_given, sizes)
-            tune.tune(tune.TuneOptions(artifacts=artifact, output=output / f"{number}.json", only=only, runs=1, context=40))
+            tune.tune(TuneOptions(artifacts=artifact, output=output / f"{number}.json", only=only, runs=1, context=40))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """`engine bench` from the command line: its flags, its mistakes, and each benchmark once, end to end."""
 
 import dataclasses
+import importlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from artifact_stand_in import MODEL, write_artifact
@@ -15,12 +16,11 @@ from misbehaving_server import HEADERS, LAST_CHUNK, event, misbehaving
 from patience import PATIENCE
 from serving_process import ServingProcess
 
-from engine.arguments import parse
 from engine.bench.benchmarks import BENCHMARKS
-from engine.bench.command import BENCHMARKS as COMMANDS
 from engine.bench.serve import only_model
-from engine.cli import main
+from engine.cli import main, parse
 from engine.errors import UsageError
+from engine.options.values import as_typed
 
 HEAVY = ("torch", "numpy", "rich", "tokenizers", "uvloop", "httptools", "matplotlib")
 
@@ -35,17 +35,17 @@ def imported_by(code: str) -> set[str]:
 # --- flags ----------------------------------------------------------------------------------
 
 
-def test_every_benchmark_has_a_command() -> None:
-    assert list(COMMANDS) == list(BENCHMARKS)
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_every_benchmark_has_a_module(benchmark: str) -> None:
+    module = importlib.import_module(f"engine.bench.{benchmark}")
+    assert get_type_hints(module.measure)["options"] is BENCHMARKS[benchmark].options
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_every_option_is_a_flag_and_its_default_reads_back(benchmark: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = BENCHMARKS[benchmark].options
     for field in dataclasses.fields(options):
-        if "help" in field.metadata and "type" in field.metadata and field.default is not None:
-            from engine.bench.options import as_typed
-
+        if "type" in field.metadata and field.default not in (None, dataclasses.MISSING):
             typed = as_typed(field.default, field.metadata["type"])
             assert field.metadata["type"](typed) == field.default
     with pytest.raises(SystemExit):
@@ -61,9 +61,9 @@ def test_flags_become_options() -> None:
     line = (
         "bench serve --artifacts a --concurrency 1,8 --prompt-tokens 32:256 --output-tokens 64 --rate 0.5,2 --slo-ttft 250 -- --threads 2"
     )
-    options = vars(parse(line.split()))
-    assert options == {
-        "command": "bench",
+    command, given = parse(line.split())
+    assert command == "bench"
+    assert given == {
         "benchmark": "serve",
         "artifacts": Path("a"),
         "concurrency": (1, 8),
@@ -103,13 +103,13 @@ def test_mistakes(line: str, message: str, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_help_waits_for_nothing(benchmark: str) -> None:
-    code = "import contextlib, io, engine.cli\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
-    code += f"    engine.cli.main(['bench', {benchmark!r}, '--help'])"
+    code = "import contextlib, io\nfrom engine.cli import main\n"
+    code += f"with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main(['bench', {benchmark!r}, '--help'])"
     assert imported_by(code).isdisjoint(HEAVY)
 
 
 def test_serving_does_not_load_benchmarks() -> None:
-    code = "import sys, engine.cli; engine.cli.parse(['serve', '--artifacts', 'a']); print('engine.bench' in sys.modules)"
+    code = "import sys; from engine.cli import parse; parse(['serve', '--artifacts', 'a']); print('engine.bench' in sys.modules)"
     assert subprocess.run([sys.executable, "-P", "-c", code], cwd="/", capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -1,48 +1,49 @@
-"""The runtime's options and their defaults; the command line reads both from here. No torch."""
+"""What a worker may use. The server takes these flags and gives them to the worker that it starts."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 from ..errors import UsageError
-
-
-def _option(default: Any, help_text: str) -> Any:
-    return field(default=default, metadata={"help": help_text})
+from .option import option
+from .values import COUNT, SIZE
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions:
-    """What a worker may use. None means: decide on the machine, when the artifact is known.
+    """What a worker may use. None means: decide on the machine, when the artifact is known. kv_memory is in bytes.
 
-    The `help` of every field's metadata says what the option trades. Raises UsageError for
-    values that cannot work.
+    Raises UsageError for values that cannot work.
     """
 
-    max_num_seqs: int = _option(
-        64, "sequences computed together: more raises total throughput and memory, and slows each one down; the others wait in line"
+    max_num_seqs: int = option(
+        64,
+        "sequences computed together: more raises total throughput and memory, and slows each one down; the others wait in line",
+        **COUNT,
     )
-    max_batch_tokens: int = _option(
+    max_batch_tokens: int = option(
         256,
         "tokens computed per step: more makes the pauses longer that long prompts cause in running answers; "
         "fewer than about 128 make prompts slower to compute",
+        **COUNT,
     )
-    kv_memory: int | None = _option(
+    kv_memory: int | None = option(
         None,
         "bytes for the KV cache: more holds more and longer sequences, and reuses more prefixes. All of it is used in time "
         "(default: at most half of the free memory, taken as running sequences need it; for prefixes of ended ones no more than "
         "one full context takes; on a GPU nine tenths of what weights and steps leave free)",
+        **SIZE,
     )
-    threads: int | None = _option(
+    threads: int | None = option(
         None,
         "CPU threads: more than the physical cores gain nothing, fewer leave room for others (default: all physical cores); "
         "an artifact for a GPU takes none",
+        **COUNT,
     )
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            value = getattr(self, option.name)
+        for each in fields(RuntimeOptions):
+            value = getattr(self, each.name)
             if value is not None and value < 1:
-                raise UsageError(f"{option.name} is {value}, but must be at least 1")
+                raise UsageError(f"{each.name} is {value}, but must be at least 1", hint="leave it out for the default")
         if self.max_num_seqs > self.max_batch_tokens:
             raise UsageError(
                 f"max_num_seqs is {self.max_num_seqs}, more than max_batch_tokens ({self.max_batch_tokens})",

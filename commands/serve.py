@@ -1,0 +1,27 @@
+"""`engine serve`: an artifact over HTTP."""
+
+import os
+
+from ..server.options import ServeOptions
+from .parser import Given, Parser, add_options
+
+DESCRIPTION = "Serve an artifact over HTTP with OpenAI's API. Compiles nothing. SIGTERM finishes what is running and exits 0."
+EPILOG = """\
+example:
+  engine serve --artifacts smollm2 --port 8000
+  curl localhost:8000/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{"model": "smollm2", "messages": [{"role": "user", "content": "Hello!"}]}'
+
+/health answers 503 with the phase while loading and 200 when ready; /metrics is for Prometheus."""
+
+
+def add_arguments(parser: Parser) -> None:
+    add_options(parser, ServeOptions)
+
+
+def run(given: Given) -> int:
+    """Serve until a signal. Returns the exit code."""
+    from ..server.serve import serve
+
+    given.setdefault("api_key", os.environ.get("ENGINE_API_KEY") or None)
+    return serve(ServeOptions(**given))

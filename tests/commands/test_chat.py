@@ -1,0 +1,38 @@
+"""`engine chat`, with a worker that says its prompt back."""
+
+import io
+import sys
+from typing import Any
+
+import pytest
+
+from engine.cli import main
+from engine.commands import chat
+from engine.server.llm import LLM
+
+
+def run(artifact: str, *arguments: str) -> int:
+    return main(["chat", "--artifacts", artifact, "--temperature", "0", *arguments])
+
+
+def test_conversation_remembers_and_resets(artifact: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    answer = chat._answer
+
+    def noting(llm: LLM, messages: Any, params: Any) -> str:
+        seen.append(messages)
+        return answer(llm, messages, params)
+
+    monkeypatch.setattr(chat, "_answer", noting)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\n two \n/reset\nthree\n/exit\nfour\n"))
+    assert run(artifact, "--system", "Be brief.", "--max-tokens", "3") == 0
+    roles = [[message["role"] for message in messages] for messages in seen]
+    assert roles == [["system", "user"], ["system", "user", "assistant", "user"], ["system", "user"]]
+    assert [messages[-1]["content"] for messages in seen] == ["one", "two", "three"]
+    assert capsys.readouterr().out.count("\n") >= 3
+
+
+def test_a_conversation_beyond_the_context(artifact: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("fox " * 600 + "\n"))
+    assert run(artifact) == 9
+    assert "hint: shorten the prompt" in capsys.readouterr().err
