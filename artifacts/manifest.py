@@ -92,9 +92,9 @@ class SegmentInfo(_Struct, frozen=True, kw_only=True):
 class Call(_Struct, frozen=True, kw_only=True):
     """One line of the program: run a segment or one of our operators.
 
-    `inputs` name values: `weight:NAME`, `input:NAME`, `kv:LAYER.k`, `kv:LAYER.v`, `value:N`.
-    `scalars` follow the inputs in an operator's argument list. `frees` are the values whose
-    last use this call is.
+    `inputs` name values: `weight:NAME`, `input:NAME`, `kv:LAYER.k`, `kv:LAYER.v`, `value:N`;
+    "" is a tensor that an operator does without. `scalars` follow the inputs in an operator's
+    argument list. `frees` are the values whose last use this call is.
     """
 
     kind: Literal["segment", "operator"]

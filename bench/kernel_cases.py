@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ..artifacts import KVCacheSpec, Manifest
+from ..kernels.attention.op import attention
+from ..kernels.attention.options import AttentionOptions
 from ..kernels.linear import quantize_activations
 from ..kernels.linear.blocks import FORMATS, GROUP
 from ..kernels.linear.formats import PANEL, pack_blocks, pack_dense
@@ -130,13 +132,13 @@ def _attention_case(cache: KVCacheSpec, query_heads: int, batch: int, context: i
     q, k, v = (torch.randn(batch * new, count, dim) for count in (query_heads, heads, heads))
     starts = torch.arange(0, batch * new + 1, new, dtype=torch.int32)
     lengths = torch.full((batch,), context, dtype=torch.int32)
-    operator = torch.ops.engine.paged_attention.default
+    options = AttentionOptions(scale=dim**-0.5)
     seen = batch * sum(range(context - new + 1, context + 1))
     return Case(
         kernel=f"attention {cache.dtype}",
         shape=f"{query_heads}x{heads}x{dim}, {batch} of {context:,}",
         rows=batch * new,
-        call=lambda index: operator(q, k, v, keys[index], values[index], starts, lengths, table, slots, None, dim**-0.5, 0, 0.0),
+        call=lambda index: attention(q, k, v, keys[index], values[index], starts, lengths, table, slots, options),
         copies=len(keys),
         bytes=2 * batch * context * heads * dim * dtype.itemsize + 2 * q.nbytes + 2 * k.nbytes,
         macs=2 * seen * query_heads * dim,

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from ..kernels import ops
-from ..kernels.attention import reference as attention
+from ..kernels.attention.reference import attention_operator
 from ..kernels.linear import reference
 from ..kernels.linear.activations import quantize
 from ..kernels.row_operators import TWINS, twin
@@ -23,9 +23,10 @@ from .weights_plan import PackedWeight
 
 def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
     """The reference of every operator of CPU targets, by its name in a graph."""
-    operators: dict[str, Callable[..., torch.Tensor]] = {"engine.quantize.default": quantize}
-    for name in ops.ATTENTION_OPERATORS:
-        operators[f"engine.{name}.default"] = getattr(attention, name)
+    operators: dict[str, Callable[..., torch.Tensor]] = {
+        "engine.quantize.default": quantize,
+        "engine.attention.default": attention_operator,
+    }
     operators |= {f"engine.{name}.default": operator for name, operator in ROW_REFERENCES.items()}
     operators |= {f"engine.{twin(row.name, 'quantize')}.default": quantized_twin(row.name, quantize) for row in TWINS}
     for kernel in ops.PANEL_KERNELS:

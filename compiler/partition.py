@@ -14,11 +14,12 @@ from torch import fx
 
 from ..artifacts import Call, Program
 from ..errors import BuildError
-from ..kernels import ops
+from ..kernels import cut_operators
 from . import segment_graph
 from .segment_graph import Form
 
-CUT_OPERATORS = frozenset(f"engine.{name}.default" for name in ops.ATTENTION_OPERATORS)
+CUT_OPERATORS = {f"{target}.default": operator for target, operator in cut_operators.CUT_OPERATORS.items()}
+"""By the name of a node's target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +108,18 @@ def _name_outputs(outputs: list[fx.Node], names: dict[fx.Node, str]) -> list[str
 
 
 def _operator_call(node: fx.Node, names: dict[fx.Node, str]) -> Call:
-    tensors = [arg for arg in node.args if isinstance(arg, fx.Node)]
-    scalars = [arg for arg in node.args if isinstance(arg, (int, float))]
-    absent = [arg for arg in node.args if arg is None]
-    if (*tensors, *absent, *scalars) != node.args or node.kwargs:
-        raise BuildError(f"{node.target} must take tensors first, those that may be absent last of them, then numbers, and nothing else")
-    target = str(node.target).removesuffix(".default")
-    return Call(kind="operator", target=target, inputs=[names[t] for t in tensors], outputs=_name_outputs([node], names), scalars=scalars)
+    operator = CUT_OPERATORS[str(node.target)]
+    tensors = node.args[: operator.tensor_count]
+    scalars = [arg for arg in node.args[operator.tensor_count :] if isinstance(arg, (float, int))]
+    if len(tensors) + len(operator.scalars) != len(node.args) or len(scalars) != len(operator.scalars) or node.kwargs:
+        raise BuildError(f"{node.target} must be called with all of its arguments by position, its scalars as numbers")
+    return Call(
+        kind="operator",
+        target=str(node.target).removesuffix(".default"),
+        inputs=[names[tensor] if isinstance(tensor, fx.Node) else "" for tensor in tensors],
+        outputs=_name_outputs([node], names),
+        scalars=[int(scalar) if isinstance(scalar, bool) else scalar for scalar in scalars],
+    )
 
 
 def _with_frees(calls: list[Call], result: str) -> list[Call]:

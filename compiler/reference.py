@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ..kernels.attention.reference import paged_attention
+from ..kernels.attention.reference import attention
 from ..models.checkpoint import Checkpoint
 from ..models.decoder import Decoder, Layer
 from .recipes import dequantize
@@ -30,7 +30,7 @@ def reference_logits(checkpoint: Checkpoint, prompts: list[list[int]]) -> list[t
     cache_shape = (int(step["block_table"].max()) + 1, config.num_kv_heads, _BLOCK_SIZE, config.head_dim)
     for index, layer in enumerate(model.layers):
         assert isinstance(layer, Layer)
-        layer.attention.attend = paged_attention
+        layer.attention.attend = attention
         caches = (torch.zeros(cache_shape), torch.zeros(cache_shape))
         attention_inputs = (step["query_start"], step["seq_lens"], step["block_table"], step["slots"], caches)
         hidden_TH = functional_call(layer, _parameters(checkpoint, layer, f"layers.{index}."), (hidden_TH, cos, sin, *attention_inputs))

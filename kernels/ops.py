@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from .cut_operators import CUT_OPERATORS
 from .native import load_code
 from .nvidia.packed_rows import FP8_FORMATS as FP8_FORMATS
 from .nvidia.packed_rows import FP8_LAYOUTS, FP8_STATIC, fp8_row_bytes
@@ -37,9 +38,6 @@ ACTIVATION_BYTES = 48
 
 _SCALES = {format: ", Tensor scale" if format == FP8_STATIC else "" for format in FP8_FORMATS}
 _ROW_QUANTIZERS = {"quantize": "", **{f"quantize_{format}": scale for format, scale in _SCALES.items()}}
-_NORM, _ROPE = " Tensor q_norm, Tensor k_norm,", " Tensor cos, Tensor sin,"
-_ATTENTION_FORMS = (("", "", ""), ("rope_", _ROPE, ""), ("norm_", _NORM, ", float eps"), ("norm_rope_", _NORM + _ROPE, ", float eps"))
-ATTENTION_OPERATORS = tuple(f"{form}paged_attention" for form, _, _ in _ATTENTION_FORMS)
 
 SCHEMAS = (
     # x [T, K] float32, for quantized kernels what `quantize` gives; w packed (see linear/formats.py);
@@ -63,14 +61,10 @@ SCHEMAS = (
     *(operator.schema(quantizer, scale) for operator in TWINS for quantizer, scale in _ROW_QUANTIZERS.items()),
     # tokens [T] int32, w packed like a linear of [V, dim] -> [T, dim] float32, or bfloat16 of row kernels
     *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim) -> Tensor" for kernel in (*PANEL_KERNELS, *ROW_KERNELS)),
-    # q [T, QH, D], k and v [T, KH, D] float32; with norm, q_norm and k_norm [D]; with rope, cos and sin [T, D/2];
-    # caches [blocks, KH, block_size, D] float32 or bfloat16, or [blocks, KH, block_size, D + 4] int8;
-    # query_start [S+1], seq_lens [S], block_table [S, B], slots [T] int32, sinks [QH] float32 -> [T, QH, D] float32
-    *(
-        f"{form}paged_attention(Tensor q, Tensor k, Tensor v,{tensors} Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor query_start,"
-        f" Tensor seq_lens, Tensor block_table, Tensor slots, Tensor? sinks, float scale, int window, float softcap{numbers}) -> Tensor"
-        for form, tensors, numbers in _ATTENTION_FORMS
-    ),
+    # q [T, QH, D], k and v [T, KH, D] float32; caches [blocks, KH, block_size, D] float32 or bfloat16, or
+    # [blocks, KH, block_size, D + 4] int8; cu_seqlens [S+1], seq_lens [S], block_table [S, B], slot_mapping [T] int32;
+    # q_norm and k_norm [D], cos and sin [T, R/2], sinks [QH], q_scale [T] float32 -> [T, QH, D] float32
+    *(operator.schema for operator in CUT_OPERATORS.values()),
 )
 
 _LINEAR = "AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* bias, AtenTensorHandle* residual, int64_t out_features"
@@ -149,7 +143,7 @@ def _embedding(tokens: torch.Tensor, w: torch.Tensor, dim: int) -> torch.Tensor:
     return tokens.new_empty((tokens.shape[0], dim), dtype=torch.float32)
 
 
-def _paged_attention(q: torch.Tensor, *_: object) -> torch.Tensor:
+def _attention(q: torch.Tensor, *_: object) -> torch.Tensor:
     return q.new_empty(q.shape)
 
 
@@ -161,7 +155,7 @@ def register_fakes() -> None:
     define()
     if _State.fakes:
         return
-    fakes: dict[str, Callable[..., torch.Tensor]] = dict.fromkeys(ATTENTION_OPERATORS, _paged_attention)
+    fakes: dict[str, Callable[..., torch.Tensor]] = {"attention": _attention}
     fakes |= dict.fromkeys(ROW_OPERATORS, _row_operator)
     fakes |= dict.fromkeys(("quantize", *(twin(operator.name, "quantize") for operator in TWINS)), _quantizing_row_operator)
     for kernel in PANEL_KERNELS:

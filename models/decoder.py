@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..kernels.attention.op import paged_attention
+from ..kernels.attention.op import attention
+from ..kernels.attention.options import AttentionOptions
 from .config import LayerConfig, ModelConfig
 from .rope import inverse_frequencies
 
@@ -66,7 +67,9 @@ class Attention(nn.Module):
         self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.attention_sinks else None
         self.config = config
         self.layer = layer
-        self.attend = paged_attention
+        scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+        self.options = AttentionOptions(scale=scale, window=layer.window)
+        self.attend = attention
 
     def forward(
         self,
@@ -88,8 +91,7 @@ class Attention(nn.Module):
         if self.layer.use_rope:
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         k_cache, v_cache = kv_cache
-        scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
-        out = self.attend(q, k, v, k_cache, v_cache, query_start, seq_lens, block_table, slots, self.sinks, scale, self.layer.window, 0.0)
+        out = self.attend(q, k, v, k_cache, v_cache, query_start, seq_lens, block_table, slots, self.options, sinks=self.sinks)
         projected: torch.Tensor = self.o(out.view(-1, config.num_heads * config.head_dim))
         return projected
 
@@ -165,7 +167,7 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Runs one step and writes the new tokens' keys and values into the caches.
 
-        tokens, positions, slots [T], query_start [S + 1], seq_lens [S], block_table [S, B]: int32, as the paged
+        tokens, positions, slots [T], query_start [S + 1], seq_lens [S], block_table [S, B]: int32, as the
         attention operator reads them. kv_caches: a pair of [blocks, KH, block_size, D] per layer.
         Returns the logits of every sequence's last token, [S, V] float32.
         """

@@ -42,7 +42,7 @@ def lower_precision(graph: fx.Graph) -> int:
 
 def _activations() -> dict[Any, tuple[int, ...]]:
     """Which arguments of our operators are activations."""
-    found: dict[str, tuple[int, ...]] = {row.name: row.rows for row in TWINS} | dict.fromkeys(ops.ATTENTION_OPERATORS, (0, 1, 2))
+    found: dict[str, tuple[int, ...]] = {row.name: row.rows for row in TWINS} | {"attention": (0, 1, 2)}
     for kernel in (*ops.ROW_KERNELS, *ops.FP8_KERNELS):
         found |= dict.fromkeys((f"linear_{kernel}", f"logits_{kernel}"), (0, 3))
     for format in ops.FP8_FORMATS:

@@ -16,12 +16,12 @@ from .assign_weight_kernels import assign_weight_kernels
 from .eliminate_no_ops import eliminate_no_ops
 from .fuse_activation import fuse_activation
 from .fuse_gate import fuse_gate
+from .fuse_into_attention import fuse_into_attention
 from .fuse_layer_norm import fuse_layer_norm
 from .fuse_post_norm import fuse_post_norm
 from .fuse_quantize import fuse_quantize
 from .fuse_residual_add import fuse_residual_add
 from .fuse_rms_norm import fuse_rms_norm
-from .fuse_rope_attention import fuse_rope_attention
 from .fuse_soft_cap import fuse_soft_cap
 from .fuse_xielu import fuse_xielu
 from .lower_precision import lower_precision
@@ -58,7 +58,7 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout:
         Pass(name="assign_weight_kernels", rewrite=partial(assign_weight_kernels, formats=formats, layout=layout), required=True),
         Pass(name="merge_sibling_linears", rewrite=merge_sibling_linears),
         Pass(name="fuse_residual_add", rewrite=fuse_residual_add),
-        Pass(name="fuse_rope_attention", rewrite=fuse_rope_attention),
+        Pass(name="fuse_into_attention", rewrite=fuse_into_attention),
         Pass(name="fuse_rms_norm", rewrite=fuse_rms_norm),
         Pass(name="fuse_layer_norm", rewrite=fuse_layer_norm),
         Pass(name="fuse_post_norm", rewrite=fuse_post_norm),

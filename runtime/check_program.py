@@ -5,12 +5,9 @@ from collections.abc import Collection, Iterator
 
 from ..artifacts import Call, Manifest
 from ..errors import ArtifactError
+from ..kernels.cut_operators import CUT_OPERATORS
 
 _VALUE = re.compile(r"value:\w+", re.ASCII)
-_OPERATORS = {
-    f"engine.{'norm_' * norm}{'rope_' * rope}paged_attention": (9 + 2 * norm + 2 * rope, 3 + norm) for norm in (0, 1) for rope in (0, 1)
-}
-"""How many tensors and numbers each operator takes that stands between segments; one tensor more with sinks. Each gives one tensor."""
 
 
 def check_program(manifest: Manifest, inputs: Collection[str], constants: Collection[str]) -> None:
@@ -30,7 +27,7 @@ def _faults(manifest: Manifest, known: Collection[str]) -> Iterator[str]:
             yield f"calls segment {call.target}, which the artifact does not hold"
         if call.kind == "operator" and not _takes(call):
             yield f"calls {call.target} with {len(call.inputs)} tensors and {len(call.scalars)} numbers, which it does not take"
-        if missing := [name for name in call.inputs if name not in known and name not in values]:
+        if missing := [name for name in _tensors(call) if name not in known and name not in values]:
             yield f"uses {missing[0]}, which the artifact does not hold"
         if not all(map(_VALUE.fullmatch, call.outputs)) or len(set(call.outputs)) != len(call.outputs):
             yield f"writes {', '.join(call.outputs)}, which are not values"
@@ -43,5 +40,13 @@ def _faults(manifest: Manifest, known: Collection[str]) -> Iterator[str]:
 
 
 def _takes(call: Call) -> bool:
-    tensors, numbers = _OPERATORS.get(call.target, (-2, -2))
-    return len(call.inputs) in (tensors, tensors + 1) and len(call.scalars) == numbers and len(call.outputs) == 1
+    """Whether the operator that `call` names takes so many tensors and numbers, and every tensor is there that must be."""
+    operator = CUT_OPERATORS.get(call.target)
+    if operator is None or "" in call.inputs[: len(operator.tensors)]:
+        return False
+    return len(call.inputs) == operator.tensor_count and len(call.scalars) == len(operator.scalars) and len(call.outputs) == 1
+
+
+def _tensors(call: Call) -> list[str]:
+    """The call's inputs but for those that are absent."""
+    return [name for name in call.inputs if name or call.kind == "segment"]

@@ -16,6 +16,8 @@ from .check_program import check_program
 from .memory import Memory
 
 STEP_INPUTS = ("tokens", "positions", "query_start", "seq_lens", "block_table", "slots")
+_ABSENT = -1
+"""The slot of an operator's tensor that a call leaves out."""
 
 _pointer = ctypes.c_void_p
 _pointers = ctypes.POINTER(_pointer)
@@ -66,8 +68,8 @@ class NativeProgram:
         check_program(manifest, names, constants)
         self._c = _functions(directory / manifest.kernel_library)
         calls = manifest.program.calls
-        names += dict.fromkeys(name for call in calls for name in (*call.inputs, *call.outputs) if not name.startswith("input:"))
-        self._slots = {name: slot for slot, name in enumerate(names)}
+        names += dict.fromkeys(name for call in calls for name in (*call.inputs, *call.outputs) if name and not name.startswith("input:"))
+        self._slots = {name: slot for slot, name in enumerate(names)} | {"": _ABSENT}
         self._program = self._c["engine_program_new"](len(names), threads)
         self._wanted = self._slots[manifest.program.result]
         self._data = (_pointer * len(STEP_INPUTS))()

@@ -15,9 +15,8 @@ Operator = Callable[..., torch.Tensor]
 
 def reference_operators() -> dict[str, Operator]:
     """The reference of every operator of ours, by its name in a graph."""
-    operators: dict[str, Operator] = {"sample": reference.sample}
+    operators: dict[str, Operator] = {"sample": reference.sample, "attention": _in_float32(reference.attention_operator)}
     operators |= {name: _in_float32(operator) for name, operator in ROW_REFERENCES.items()}
-    operators |= {name: _in_float32(getattr(reference, name)) for name in ops.ATTENTION_OPERATORS}
     for kernel in (*ops.ROW_KERNELS, *ops.FP8_KERNELS):
         packed = kernel.removeprefix("rows_")
         operators[f"linear_{kernel}"] = _rounded(_with_kernel(reference.logits_rows, packed))

@@ -1,3 +1,0 @@
-from .op import paged_attention
-
-__all__ = ["paged_attention"]

@@ -1,11 +1,16 @@
-"""What the attention operators compute, in plain PyTorch, one sequence at a time.
+"""What the attention operator computes, in plain PyTorch, one sequence at a time.
 
 Each function works in the dtype of its queries: called with float64 it is the exact answer,
 with float32 it rounds where the kernels round, but for the order of sums.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from ..cut_operators import ATTENTION
+from .options import AttentionOptions
 
 SCALE_BYTES = 4
 """What an int8 key or value takes beside its quants: a float32 scale."""
@@ -48,8 +53,8 @@ def _scales(blocks: Tensor, count: int) -> Tensor:
     return blocks[..., count:].view(torch.float32)
 
 
-def write_cache(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
-    """Put k and v [T, KH, D] into the caches at `slots` [T]; a negative slot writes nothing.
+def write_cache(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+    """Put k and v [T, KH, D] into the caches at `slot_mapping` [T]; a negative slot writes nothing.
 
     In int8 caches [blocks, KH, block_size, D + 4], the block's float32 scales [block_size] follow its quants.
     """
@@ -58,7 +63,7 @@ def write_cache(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: T
         at = places(head_dim, block_size, cache.dtype)
         flat = cache.view(*cache.shape[:2], -1)
         rows, row_scales = quantize(x.float()) if cache.dtype == torch.int8 else (x.to(cache.dtype), None)
-        for token, slot in enumerate(slots.tolist()):
+        for token, slot in enumerate(slot_mapping.tolist()):
             if slot >= 0:
                 block, offset = divmod(slot, block_size)
                 flat[block, :, at[:, offset]] = rows[token]
@@ -88,15 +93,43 @@ def _as_multiplied(x: Tensor, cache: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Pairs (i, i + D / 2) of x [T, heads, D], turned by the angles of cos and sin [T, D / 2]."""
-    a, b = x.chunk(2, dim=-1)
+    """Pairs (i, i + R / 2) of the first R elements of x [T, heads, D], turned by the angles of cos and sin [T, R / 2]; the others pass."""
+    width = 2 * cos.shape[1]
+    a, b = x[..., :width].chunk(2, dim=-1)
     cos, sin = cos[:, None], sin[:, None]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin, x[..., width:]), dim=-1)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [T, heads, D] over its root mean square, times weight [D]."""
     return weight * (x * (1 / (x.square().mean(-1, keepdim=True) + eps).sqrt()))
+
+
+def prepared(x: Tensor, norm: Tensor | None, cos: Tensor | None, sin: Tensor | None, options: AttentionOptions) -> Tensor:
+    """Queries or keys [T, heads, D] as attention takes them: normalized with weights `norm` [D] and rotated, in the order of `options`."""
+    if norm is not None and not options.norm_after_rope:
+        x = rms_norm(x, norm, options.eps)
+    if cos is not None and sin is not None:
+        x = rotate(x, cos, sin)
+    if norm is not None and options.norm_after_rope:
+        x = rms_norm(x, norm, options.eps)
+    return x
+
+
+def scaled(q: Tensor, q_scale: Tensor | None) -> Tensor:
+    """q [T, heads, D], each token's times its number of q_scale [T]."""
+    return q if q_scale is None else q * q_scale[:, None, None]
+
+
+def hidden_keys(new: int, length: int, options: AttentionOptions) -> Tensor:
+    """Which of a sequence's `length` keys its last `new` queries do not see, [new, length] bool."""
+    positions, keys = torch.arange(length - new, length)[:, None], torch.arange(length)
+    hidden = keys > positions
+    if options.window > 0:
+        hidden |= keys <= positions - options.window
+    if options.chunk > 0:
+        hidden |= keys < positions // options.chunk * options.chunk
+    return hidden
 
 
 def soft_cap(scores: Tensor, cap: float) -> Tensor:
@@ -112,51 +145,43 @@ def softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
     return torch.cat((scores, column), dim=2).softmax(dim=2)[:, :, :-1]
 
 
-def paged_attention(
+def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
-    query_start: Tensor,
+    cu_seqlens: Tensor,
     seq_lens: Tensor,
     block_table: Tensor,
-    slots: Tensor,
-    sinks: Tensor | None,
-    scale: float,
-    window: int,
-    softcap: float,
+    slot_mapping: Tensor,
+    options: AttentionOptions,
+    *,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_scale: Tensor | None = None,
 ) -> Tensor:
-    """As `op.paged_attention`."""
-    write_cache(k, v, k_cache, v_cache, slots)
+    """As `op.attention`, with norms and rotation inside where they are given."""
+    q = scaled(prepared(q, q_norm, cos, sin, options), q_scale) * options.scale
+    write_cache(prepared(k, k_norm, cos, sin, options), v, k_cache, v_cache, slot_mapping)
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     sharing = q.shape[1] // k_cache.shape[1]
-    starts = query_start.tolist()
+    starts = cu_seqlens.tolist()
     for sequence, length in enumerate(seq_lens.tolist()):
         keys, values = read_cache(k_cache, v_cache, block_table[sequence], length, q.shape[2])
         first, last = starts[sequence], starts[sequence + 1]
         keys = keys.to(q.dtype).repeat_interleave(sharing, dim=1)
         values = values.to(q.dtype).repeat_interleave(sharing, dim=1)
-        distance = torch.arange(length - (last - first), length)[:, None] - torch.arange(length)
-        hidden = (distance < 0) | ((distance >= window) if window > 0 else False)
-        scores = torch.einsum("thd,lhd->htl", _as_multiplied(q[first:last] * scale, k_cache), keys)
-        weights = softmax(soft_cap(scores, softcap).masked_fill(hidden, -torch.inf), sinks)
+        scores = soft_cap(torch.einsum("thd,lhd->htl", _as_multiplied(q[first:last], k_cache), keys), options.softcap)
+        weights = softmax(scores.masked_fill(hidden_keys(last - first, length, options), -torch.inf), sinks)
         out[first:last] = torch.einsum("htl,lhd->thd", _as_multiplied(weights, v_cache), values)
     return out
 
 
-def rope_paged_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, *rest: object) -> Tensor:
-    """`paged_attention` of the rotated q and k. cos, sin: [T, D / 2]; rest: the caches and what follows."""
-    return paged_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, *rest)  # type: ignore[arg-type]
-
-
-def norm_paged_attention(q: Tensor, k: Tensor, v: Tensor, q_norm: Tensor, k_norm: Tensor, *rest: object) -> Tensor:
-    """`paged_attention` of the normalized q and k. q_norm, k_norm: weights [D]; rest: the caches and what follows, then eps."""
-    *others, eps = rest
-    return paged_attention(rms_norm(q, q_norm, eps), rms_norm(k, k_norm, eps), v, *others)  # type: ignore[arg-type]
-
-
-def norm_rope_paged_attention(q: Tensor, k: Tensor, v: Tensor, q_norm: Tensor, k_norm: Tensor, *rest: object) -> Tensor:
-    """`rope_paged_attention` of the normalized q and k. rest: cos, sin, the caches and what follows, then eps."""
-    *others, eps = rest
-    return rope_paged_attention(rms_norm(q, q_norm, eps), rms_norm(k, k_norm, eps), v, *others)  # type: ignore[arg-type]
+def attention_operator(*arguments: Any) -> Tensor:
+    """`attention` with the arguments of the operator's schema, in its order."""
+    named = ATTENTION.named(arguments)
+    return attention(options=AttentionOptions.take(named), **named)

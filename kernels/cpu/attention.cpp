@@ -1,6 +1,6 @@
-// paged_attention and its fused forms: QK-norm, rotation, the write of the step's keys and values
-// into the cache, and softmax attention of the step's queries over it. Prefill and decode are the
-// same code, and what one query row computes is fixed by its position alone (attention_tile.h).
+// The attention operator: QK-norm, rotation, the write of the step's keys and values into the cache,
+// and softmax attention of the step's queries over it. Prefill and decode are the same code, and
+// what one query row computes is fixed by its position alone (attention_tile.h).
 
 #include "attention.h"
 
@@ -67,7 +67,7 @@ void check_shapes(const AttentionShape& shape, const Argument& k, const Argument
     STD_TORCH_CHECK(k.sizes[i] == expected && v.sizes[i] == expected, "k and v must be [tokens, key heads, head size]");
   }
   for (int64_t i = 0; i < 4; ++i) STD_TORCH_CHECK(k_cache.sizes[i] == v_cache.sizes[i], "k_cache and v_cache differ in shape");
-  STD_TORCH_CHECK(shape.window >= 0, "window must not be negative");
+  STD_TORCH_CHECK(shape.window >= 0 && shape.chunk >= 0, "window and chunk must not be negative");
 }
 
 bool in_range(const int32_t* numbers, int64_t count, int64_t end) {
@@ -78,40 +78,41 @@ bool in_range(const int32_t* numbers, int64_t count, int64_t end) {
 
 // The step's own numbers: cheap to check, and the memory they index is not.
 void check_step(const AttentionShape& shape, int64_t blocks, const AttentionInputs& in) {
-  STD_TORCH_CHECK(in.query_start[0] == 0 && in.query_start[shape.sequences] <= shape.tokens, "query_start does not fit the tokens");
+  STD_TORCH_CHECK(in.cu_seqlens[0] == 0 && in.cu_seqlens[shape.sequences] <= shape.tokens, "cu_seqlens does not fit the tokens");
   for (int64_t s = 0; s < shape.sequences; ++s) {
-    const int64_t count = in.query_start[s + 1] - in.query_start[s], length = in.seq_lens[s];
+    const int64_t count = in.cu_seqlens[s + 1] - in.cu_seqlens[s], length = in.seq_lens[s];
     STD_TORCH_CHECK(count >= 0 && count <= length, "sequence ", s, " is shorter than its new tokens");
     STD_TORCH_CHECK(length <= shape.table_width * shape.block_size, "sequence ", s, " is longer than its block table");
     STD_TORCH_CHECK(count == 0 || in_range(in.block_table + s * shape.table_width, ceil_div(length, shape.block_size), blocks),
                     "a block of sequence ", s, " is outside the cache");
   }
   int32_t largest = -1;
-  for (int64_t t = 0; t < shape.tokens; ++t) largest = std::max(largest, in.slots[t]);
+  for (int64_t t = 0; t < shape.tokens; ++t) largest = std::max(largest, in.slot_mapping[t]);
   STD_TORCH_CHECK(largest < blocks * shape.block_size, "slot ", largest, " is outside the cache");
 }
 
-struct Pair {
-  const float *first = nullptr, *second = nullptr;
-};
-
-// Two float32 tensors of one shape, [columns] or [rows, columns].
-Pair read_pair(const AtenTensorHandle* in, int64_t dims, int64_t row_count, int64_t columns, const char* name) {
-  const float* data[2];
-  for (int i = 0; i < 2; ++i) {
-    const Argument argument = contiguous(in[i], dims, aoti_torch_dtype_float32(), name);
-    STD_TORCH_CHECK(argument.sizes[dims - 1] == columns && (dims == 1 || argument.sizes[0] == row_count), name, " do not fit the queries");
-    data[i] = argument.as<float>();
-  }
-  return {data[0], data[1]};
+// The float32 vector of `size` elements, or null.
+const float* read_vector(AtenTensorHandle tensor, int64_t size, const char* name, const char* of) {
+  if (tensor == nullptr) return nullptr;
+  const Argument argument = contiguous(tensor, 1, aoti_torch_dtype_float32(), name);
+  STD_TORCH_CHECK(argument.sizes[0] == size, name, " has ", argument.sizes[0], " elements for ", size, " ", of);
+  return argument.as<float>();
 }
 
-// One number per query head, or null.
-const float* read_sinks(std::span<const AtenTensorHandle> rest, int64_t query_heads) {
-  if (rest.empty()) return nullptr;
-  const Argument argument = contiguous(rest[0], 1, aoti_torch_dtype_float32(), "sinks");
-  STD_TORCH_CHECK(argument.sizes[0] == query_heads, argument.sizes[0], " sinks for ", query_heads, " query heads");
-  return argument.as<float>();
+Rotation read_rotation(AtenTensorHandle cos_tensor, AtenTensorHandle sin_tensor, const AttentionShape& shape) {
+  STD_TORCH_CHECK((cos_tensor == nullptr) == (sin_tensor == nullptr), "cos and sin go together");
+  if (cos_tensor == nullptr) return {nullptr, nullptr, 0};
+  const Argument cos = contiguous(cos_tensor, 2, aoti_torch_dtype_float32(), "cos"), sin = contiguous(sin_tensor, 2, aoti_torch_dtype_float32(), "sin");
+  const int64_t half = cos.sizes[1];
+  STD_TORCH_CHECK(cos.sizes[0] == shape.tokens && sin.sizes[0] == shape.tokens && sin.sizes[1] == half && 2 * half <= shape.head_dim,
+                  "cos and sin do not fit the queries");
+  return {cos.as<float>(), sin.as<float>(), half};
+}
+
+void check_options(const AttentionTensors& in, const AttentionOptions& options) {
+  STD_TORCH_CHECK(options.softcap >= 0 && options.softcap < INFINITY, "the soft cap must be 0 or a positive number");
+  STD_TORCH_CHECK((in.q_norm == nullptr) == (in.k_norm == nullptr), "q_norm and k_norm go together");
+  STD_TORCH_CHECK(in.q_norm != nullptr || (options.eps == 0 && !options.norm_after_rope), "eps and norm_after_rope are of q_norm and k_norm");
 }
 
 void run(const AttentionInputs& in, int32_t cache_type) {
@@ -122,16 +123,15 @@ void run(const AttentionInputs& in, int32_t cache_type) {
 
 }  // namespace
 
-Tensor attend(AttentionForm form, std::span<const AtenTensorHandle> in, const AttentionNumbers& numbers) {
+Tensor attend(const AttentionTensors& in, const AttentionOptions& options) {
   const int32_t real = aoti_torch_dtype_float32(), integer = aoti_torch_dtype_int32();
-  const Argument q = rows(in[0], 3, real, "q"), k = rows(in[1], 3, real, "k"), v = rows(in[2], 3, real, "v");
-  const std::span<const AtenTensorHandle> rest = in.subspan(size_t(form.tensors()) - 6);
-  const Argument k_cache = contiguous(rest[0], 4, Argument(rest[0], 4, "k_cache").type, "k_cache");
-  const Argument v_cache = contiguous(rest[1], 4, k_cache.type, "v_cache");
+  const Argument q = rows(in.q, 3, real, "q"), k = rows(in.k, 3, real, "k"), v = rows(in.v, 3, real, "v");
+  const Argument k_cache = contiguous(in.k_cache, 4, Argument(in.k_cache, 4, "k_cache").type, "k_cache");
+  const Argument v_cache = contiguous(in.v_cache, 4, k_cache.type, "v_cache");
   STD_TORCH_CHECK(k_cache.type == real || k_cache.type == aoti_torch_dtype_bfloat16() || k_cache.type == aoti_torch_dtype_int8(),
                   "the cache is float32, bfloat16 or int8");
-  const Argument query_start = contiguous(rest[2], 1, integer, "query_start"), seq_lens = contiguous(rest[3], 1, integer, "seq_lens");
-  const Argument table = contiguous(rest[4], 2, integer, "block_table"), slots = contiguous(rest[5], 1, integer, "slots");
+  const Argument cu_seqlens = contiguous(in.cu_seqlens, 1, integer, "cu_seqlens"), seq_lens = contiguous(in.seq_lens, 1, integer, "seq_lens");
+  const Argument table = contiguous(in.block_table, 2, integer, "block_table"), slot_mapping = contiguous(in.slot_mapping, 1, integer, "slot_mapping");
   const AttentionShape shape{.tokens = q.sizes[0],
                              .sequences = table.sizes[0],
                              .table_width = table.sizes[1],
@@ -139,14 +139,12 @@ Tensor attend(AttentionForm form, std::span<const AtenTensorHandle> in, const At
                              .key_heads = k_cache.sizes[1],
                              .head_dim = q.sizes[2],
                              .block_size = k_cache.sizes[2],
-                             .window = numbers.window};
-  STD_TORCH_CHECK(query_start.sizes[0] == shape.sequences + 1 && seq_lens.sizes[0] == shape.sequences, "query_start and seq_lens do not fit block_table");
-  STD_TORCH_CHECK(slots.sizes[0] == shape.tokens, "slots must have one element per token");
+                             .window = options.window,
+                             .chunk = options.chunk};
+  STD_TORCH_CHECK(cu_seqlens.sizes[0] == shape.sequences + 1 && seq_lens.sizes[0] == shape.sequences, "cu_seqlens and seq_lens do not fit block_table");
+  STD_TORCH_CHECK(slot_mapping.sizes[0] == shape.tokens, "slot_mapping must have one element per token");
   check_shapes(shape, k, v, k_cache, v_cache);
-  STD_TORCH_CHECK(numbers.softcap >= 0 && numbers.softcap < INFINITY, "the soft cap must be 0 or a positive number");
-  const Pair norms = form.norm ? read_pair(&in[3], 1, 1, shape.head_dim, "q_norm and k_norm") : Pair{};
-  STD_TORCH_CHECK(!form.rope || shape.head_dim % 2 == 0, "head size ", shape.head_dim, " has no pairs to rotate");
-  const Pair angles = form.rope ? read_pair(&in[3 + 2 * form.norm], 2, shape.tokens, shape.head_dim / 2, "cos and sin") : Pair{};
+  check_options(in, options);
   Tensor out = empty_floats({shape.tokens, shape.query_heads, shape.head_dim});
   const AttentionInputs inputs{.shape = shape,
                                .q = q.as<float>(),
@@ -155,20 +153,21 @@ Tensor attend(AttentionForm form, std::span<const AtenTensorHandle> in, const At
                                .q_stride = q.strides[0],
                                .k_stride = k.strides[0],
                                .v_stride = v.strides[0],
-                               .q_norm = norms.first,
-                               .k_norm = norms.second,
-                               .cos = angles.first,
-                               .sin = angles.second,
-                               .eps = float(numbers.eps),
-                               .scale = float(numbers.scale),
-                               .softcap = float(numbers.softcap),
-                               .sinks = read_sinks(rest.subspan(6), shape.query_heads),
+                               .q_norm = read_vector(in.q_norm, shape.head_dim, "q_norm", "elements of a head"),
+                               .k_norm = read_vector(in.k_norm, shape.head_dim, "k_norm", "elements of a head"),
+                               .rotation = read_rotation(in.cos, in.sin, shape),
+                               .eps = float(options.eps),
+                               .norm_after_rope = options.norm_after_rope,
+                               .scale = float(options.scale),
+                               .softcap = float(options.softcap),
+                               .sinks = read_vector(in.sinks, shape.query_heads, "sinks", "query heads"),
+                               .q_scale = read_vector(in.q_scale, shape.tokens, "q_scale", "tokens"),
                                .k_cache = k_cache.data,
                                .v_cache = v_cache.data,
-                               .query_start = query_start.as<int32_t>(),
+                               .cu_seqlens = cu_seqlens.as<int32_t>(),
                                .seq_lens = seq_lens.as<int32_t>(),
                                .block_table = table.as<int32_t>(),
-                               .slots = slots.as<int32_t>(),
+                               .slot_mapping = slot_mapping.as<int32_t>(),
                                .out = static_cast<float*>(out.data_ptr())};
   check_step(shape, k_cache.sizes[0], inputs);
   run(inputs, k_cache.type);

@@ -15,11 +15,14 @@ struct AttentionInputs {
   const float *q, *k, *v;
   int64_t q_stride, k_stride, v_stride;
   const float *q_norm, *k_norm;  // [head_dim], or both null
-  const float *cos, *sin;        // [tokens, head_dim / 2], or both null
-  float eps, scale, softcap;
-  const float* sinks;  // [query_heads], or null
+  Rotation rotation;
+  float eps;
+  bool norm_after_rope;
+  float scale, softcap;
+  const float* sinks;    // [query_heads], or null
+  const float* q_scale;  // [tokens], or null
   void *k_cache, *v_cache;
-  const int32_t *query_start, *seq_lens, *block_table, *slots;
+  const int32_t *cu_seqlens, *seq_lens, *block_table, *slot_mapping;
   float* out;
 };
 
@@ -29,7 +32,7 @@ class PagedAttention {
   explicit PagedAttention(const AttentionInputs& in) : in_(in) {}
 
   void run() const {
-    const int64_t covered = shape_.sequences > 0 ? in_.query_start[shape_.sequences] : 0, row = shape_.query_heads * shape_.head_dim;
+    const int64_t covered = shape_.sequences > 0 ? in_.cu_seqlens[shape_.sequences] : 0, row = shape_.query_heads * shape_.head_dim;
     std::fill(in_.out + covered * row, in_.out + shape_.tokens * row, 0.0f);
     const bool decode = is_decode(covered);
     if (!decode) write_all();
@@ -71,8 +74,8 @@ class PagedAttention {
   const BlockLayout<Element> layout_{shape_.block_size, shape_.head_dim};
   const TileAttention<Element> compute_{layout_, shape_.tile, shape_.padded_dim, SoftCap(in_.softcap * kLog2E)};
   const int64_t state_floats_ = Softmax::floats(shape_.padded_dim);
-  const RowTransform query_rows_{in_.q_norm, in_.eps, in_.cos, in_.sin, in_.scale * kLog2E, shape_.head_dim};
-  const RowTransform key_rows_{in_.k_norm, in_.eps, in_.cos, in_.sin, 1.0f, shape_.head_dim};
+  const RowTransform query_rows_{in_.q_norm, in_.eps, in_.norm_after_rope, in_.rotation, in_.scale * kLog2E, in_.q_scale, shape_.head_dim};
+  const RowTransform key_rows_{in_.k_norm, in_.eps, in_.norm_after_rope, in_.rotation, 1.0f, nullptr, shape_.head_dim};
 
   int64_t block_offset(int64_t block, int64_t head) const { return (block * shape_.key_heads + head) * layout_.stride(); }
   Softmax state(float* states, int64_t row_block) const { return Softmax::in(states + row_block * state_floats_); }
@@ -81,16 +84,16 @@ class PagedAttention {
   // who computes a head can write its key and value: nobody else reads them.
   bool is_decode(int64_t covered) const {
     for (int64_t s = 0; s < shape_.sequences; ++s) {
-      const int64_t token = in_.query_start[s], count = in_.query_start[s + 1] - token, size = shape_.block_size;
+      const int64_t token = in_.cu_seqlens[s], count = in_.cu_seqlens[s + 1] - token, size = shape_.block_size;
       if (count == 0) continue;
       const int64_t position = in_.seq_lens[s] - 1;
-      if (count > 1 || in_.slots[token] != in_.block_table[s * shape_.table_width + position / size] * size + position % size) return false;
+      if (count > 1 || in_.slot_mapping[token] != in_.block_table[s * shape_.table_width + position / size] * size + position % size) return false;
     }
-    return std::all_of(in_.slots + covered, in_.slots + shape_.tokens, [](int32_t slot) { return slot < 0; });
+    return std::all_of(in_.slot_mapping + covered, in_.slot_mapping + shape_.tokens, [](int32_t slot) { return slot < 0; });
   }
 
   void write(int64_t token, int64_t head, const Workspace& space) const {
-    const int64_t slot = in_.slots[token], offset = slot % shape_.block_size, at = block_offset(slot / shape_.block_size, head);
+    const int64_t slot = in_.slot_mapping[token], offset = slot % shape_.block_size, at = block_offset(slot / shape_.block_size, head);
     key_rows_.apply(in_.k + token * in_.k_stride + head * shape_.head_dim, token, space.row);
     layout_.write_key(k_cache_ + at, offset, space.row, space.encoded);
     layout_.write_value(v_cache_ + at, offset, in_.v + token * in_.v_stride + head * shape_.head_dim, space.encoded);
@@ -101,12 +104,12 @@ class PagedAttention {
     parallel_for(shape_.tokens, 16, threads_for(work), [&](int64_t begin, int64_t end) {
       const Workspace space(*this, 0);
       for (int64_t token = begin; token < end; ++token)
-        for (int64_t head = 0; head < shape_.key_heads && in_.slots[token] >= 0; ++head) write(token, head, space);
+        for (int64_t head = 0; head < shape_.key_heads && in_.slot_mapping[token] >= 0; ++head) write(token, head, space);
     });
   }
 
   void attend_all(bool decode) const {
-    const AttentionPlan plan(shape_, in_.query_start, in_.seq_lens, omp_get_max_threads());
+    const AttentionPlan plan(shape_, in_.cu_seqlens, in_.seq_lens, omp_get_max_threads());
     static thread_local Scratch item_scratch, state_scratch, left_scratch;
     AttentionItem* const items = item_scratch.take<AttentionItem>(plan.items());
     plan.fill(items, state_scratch.take<float>(plan.states() * state_floats_), state_floats_, left_scratch.take<int32_t>(plan.shared()));

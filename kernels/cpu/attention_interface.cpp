@@ -1,50 +1,37 @@
-// The attention operators as torch's dispatcher knows them.
+// The attention operator as torch's dispatcher knows it.
 
 #include "attention_operator.h"
 
 namespace engine {
 namespace {
 
-template <class... Tensors>
-Tensor attend_tensors(AttentionForm form, const AttentionNumbers& numbers, const std::optional<Tensor>& sinks, const Tensors&... tensors) {
-  const AtenTensorHandle in[] = {tensors.get()..., sinks.has_value() ? sinks->get() : nullptr};
-  return attend(form, std::span(in, sizeof...(tensors) + sinks.has_value()), numbers);
-}
+using Optional = std::optional<Tensor>;
 
-Tensor paged_attention(Tensor q, Tensor k, Tensor v, Tensor k_cache, Tensor v_cache, Tensor query_start, Tensor seq_lens, Tensor block_table,
-                       Tensor slots, std::optional<Tensor> sinks, double scale, int64_t window, double softcap) {
-  return attend_tensors({.norm = false, .rope = false}, {scale, window, softcap, 0}, sinks, q, k, v, k_cache, v_cache, query_start, seq_lens,
-                        block_table, slots);
-}
+AtenTensorHandle handle(const Optional& tensor) { return tensor.has_value() ? tensor->get() : nullptr; }
 
-Tensor rope_paged_attention(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Tensor k_cache, Tensor v_cache, Tensor query_start,
-                            Tensor seq_lens, Tensor block_table, Tensor slots, std::optional<Tensor> sinks, double scale, int64_t window,
-                            double softcap) {
-  return attend_tensors({.norm = false, .rope = true}, {scale, window, softcap, 0}, sinks, q, k, v, cos, sin, k_cache, v_cache, query_start,
-                        seq_lens, block_table, slots);
-}
-
-Tensor norm_paged_attention(Tensor q, Tensor k, Tensor v, Tensor q_norm, Tensor k_norm, Tensor k_cache, Tensor v_cache, Tensor query_start,
-                            Tensor seq_lens, Tensor block_table, Tensor slots, std::optional<Tensor> sinks, double scale, int64_t window,
-                            double softcap, double eps) {
-  return attend_tensors({.norm = true, .rope = false}, {scale, window, softcap, eps}, sinks, q, k, v, q_norm, k_norm, k_cache, v_cache,
-                        query_start, seq_lens, block_table, slots);
-}
-
-Tensor norm_rope_paged_attention(Tensor q, Tensor k, Tensor v, Tensor q_norm, Tensor k_norm, Tensor cos, Tensor sin, Tensor k_cache,
-                                 Tensor v_cache, Tensor query_start, Tensor seq_lens, Tensor block_table, Tensor slots,
-                                 std::optional<Tensor> sinks, double scale, int64_t window, double softcap, double eps) {
-  return attend_tensors({.norm = true, .rope = true}, {scale, window, softcap, eps}, sinks, q, k, v, q_norm, k_norm, cos, sin, k_cache, v_cache,
-                        query_start, seq_lens, block_table, slots);
+Tensor attention(Tensor q, Tensor k, Tensor v, Tensor k_cache, Tensor v_cache, Tensor cu_seqlens, Tensor seq_lens, Tensor block_table,
+                 Tensor slot_mapping, Optional q_norm, Optional k_norm, Optional cos, Optional sin, Optional sinks, Optional q_scale, double scale,
+                 int64_t window, int64_t chunk, double softcap, double eps, bool norm_after_rope) {
+  return attend({.q = q.get(),
+                 .k = k.get(),
+                 .v = v.get(),
+                 .k_cache = k_cache.get(),
+                 .v_cache = v_cache.get(),
+                 .cu_seqlens = cu_seqlens.get(),
+                 .seq_lens = seq_lens.get(),
+                 .block_table = block_table.get(),
+                 .slot_mapping = slot_mapping.get(),
+                 .q_norm = handle(q_norm),
+                 .k_norm = handle(k_norm),
+                 .cos = handle(cos),
+                 .sin = handle(sin),
+                 .sinks = handle(sinks),
+                 .q_scale = handle(q_scale)},
+                {.scale = scale, .window = window, .chunk = chunk, .softcap = softcap, .eps = eps, .norm_after_rope = norm_after_rope});
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
-  m.impl("paged_attention", TORCH_BOX(&paged_attention));
-  m.impl("rope_paged_attention", TORCH_BOX(&rope_paged_attention));
-  m.impl("norm_paged_attention", TORCH_BOX(&norm_paged_attention));
-  m.impl("norm_rope_paged_attention", TORCH_BOX(&norm_rope_paged_attention));
-}
+STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) { m.impl("attention", TORCH_BOX(&attention)); }
 
 }  // namespace engine

@@ -1,27 +1,25 @@
-// The attention operators behind their two interfaces, torch's dispatcher and plain C.
+// The attention operator behind its two interfaces, torch's dispatcher and plain C.
 #pragma once
-
-#include <span>
 
 #include "c_interface.h"
 
 namespace engine {
 
-// What is done inside an attention operator before attention itself.
-struct AttentionForm {
-  bool norm, rope;
-
-  constexpr int64_t tensors() const { return 9 + 2 * norm + 2 * rope; }
+// Its tensors, in the order of its schema (kernels/cut_operators.py). From q_norm on, null where absent.
+struct AttentionTensors {
+  AtenTensorHandle q, k, v, k_cache, v_cache, cu_seqlens, seq_lens, block_table, slot_mapping;
+  AtenTensorHandle q_norm, k_norm, cos, sin, sinks, q_scale;
 };
 
-struct AttentionNumbers {
+// Its scalars, likewise (kernels/attention/options.py says what they mean).
+struct AttentionOptions {
   double scale;
-  int64_t window;
-  double softcap, eps;  // eps: of the norm
+  int64_t window, chunk;
+  double softcap, eps;
+  bool norm_after_rope;
 };
 
-// in: q, k, v; q_norm, k_norm with a norm; cos, sin with rope; k_cache, v_cache, query_start,
-// seq_lens, block_table, slots; sinks, or nothing. Throws if they do not fit each other.
-Tensor attend(AttentionForm form, std::span<const AtenTensorHandle> in, const AttentionNumbers& numbers);
+// Throws if they do not fit each other.
+Tensor attend(const AttentionTensors& in, const AttentionOptions& options);
 
 }  // namespace engine

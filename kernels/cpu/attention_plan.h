@@ -6,13 +6,16 @@
 namespace engine {
 
 struct AttentionShape {
-  int64_t tokens, sequences, table_width, query_heads, key_heads, head_dim, block_size, window;
+  int64_t tokens, sequences, table_width, query_heads, key_heads, head_dim, block_size, window, chunk;
   int64_t sharing = query_heads / key_heads;  // query heads per key head
   int64_t padded_dim = ceil_div(head_dim, kPanel) * kPanel;
   int64_t tile = ceil_div(kTilePositions, block_size) * block_size;
 
+  // The keys that a query sees.
   Range visible(int64_t position) const {
-    return {window > 0 ? std::max<int64_t>(0, position - window + 1) : 0, position + 1};
+    const int64_t window_begin = window > 0 ? std::max<int64_t>(0, position - window + 1) : 0;
+    const int64_t chunk_begin = chunk > 0 ? position / chunk * chunk : 0;
+    return {std::max(window_begin, chunk_begin), position + 1};
   }
   // Tiles that `count` tokens see, the first of them at `position`.
   Range tiles(int64_t position, int64_t count) const {
@@ -34,8 +37,8 @@ struct AttentionItem {
 
 class AttentionPlan {
  public:
-  AttentionPlan(const AttentionShape& shape, const int32_t* query_start, const int32_t* seq_lens, int most_threads)
-      : shape_(shape), query_start_(query_start), seq_lens_(seq_lens), most_threads_(most_threads) {
+  AttentionPlan(const AttentionShape& shape, const int32_t* cu_seqlens, const int32_t* seq_lens, int most_threads)
+      : shape_(shape), cu_seqlens_(cu_seqlens), seq_lens_(seq_lens), most_threads_(most_threads) {
     while (tokens_ > least_tokens() && count() < kItemsPerThread * most_threads) tokens_ = std::max(tokens_ / 2, least_tokens());
     each([&](const AttentionItem& item) { cost_ += cost(item) * shape_.key_heads; });
     limit_ = most_threads == 1 ? cost_ : std::max<int64_t>(kLeastCost, ceil_div(cost_, kItemsPerThread * most_threads));
@@ -80,7 +83,7 @@ class AttentionPlan {
   static constexpr int64_t kLeastCost = 2;  // tiles of a row block that are worth handing to another thread
 
   const AttentionShape& shape_;
-  const int32_t *query_start_, *seq_lens_;
+  const int32_t *cu_seqlens_, *seq_lens_;
   int most_threads_;
   // Enough rows that a tile is worth fetching.
   int64_t tokens_ = std::max<int64_t>(1, 8 * kRowBlock / shape_.sharing);
@@ -96,7 +99,7 @@ class AttentionPlan {
 
   int64_t count() const {
     int64_t items = 0;
-    for (int64_t s = 0; s < shape_.sequences; ++s) items += ceil_div(query_start_[s + 1] - query_start_[s], tokens_);
+    for (int64_t s = 0; s < shape_.sequences; ++s) items += ceil_div(cu_seqlens_[s + 1] - cu_seqlens_[s], tokens_);
     return items * shape_.key_heads;
   }
 
@@ -105,7 +108,7 @@ class AttentionPlan {
   template <class Body>
   void each(const Body& body) const {
     for (int64_t s = shape_.sequences - 1; s >= 0; --s) {
-      const int64_t begin = query_start_[s], count = query_start_[s + 1] - begin;
+      const int64_t begin = cu_seqlens_[s], count = cu_seqlens_[s + 1] - begin;
       if (count == 0) continue;
       for (int64_t at = (count - 1) / tokens_ * tokens_; at >= 0; at -= tokens_) {
         const int64_t here = std::min(tokens_, count - at), position = seq_lens_[s] - count + at;

@@ -1,6 +1,5 @@
 #include "cut_operators.h"
 
-#include <array>
 #include <utility>
 
 #include "attention_operator.h"
@@ -8,18 +7,13 @@
 namespace engine {
 namespace {
 
-// Numbers of an attention operator: scale, window, soft cap, and eps with a norm.
-template <bool Norm, bool Rope>
 AOTITorchError attention(std::span<const AtenTensorHandle> in, const double* scalars, AtenTensorHandle* out) {
-  return return_to_c(out, [&] { return attend({Norm, Rope}, in, {scalars[0], int64_t(scalars[1]), scalars[2], Norm ? scalars[3] : 0.0}); });
+  const AttentionTensors tensors{in[0], in[1], in[2], in[3], in[4], in[5], in[6], in[7], in[8], in[9], in[10], in[11], in[12], in[13], in[14]};
+  const AttentionOptions options{scalars[0], int64_t(scalars[1]), int64_t(scalars[2]), scalars[3], scalars[4], scalars[5] != 0};
+  return return_to_c(out, [&] { return attend(tensors, options); });
 }
 
-constexpr std::array<std::pair<std::string_view, CutOperator>, 4> kOperators = {{
-    {"engine.paged_attention", &attention<false, false>},
-    {"engine.rope_paged_attention", &attention<false, true>},
-    {"engine.norm_paged_attention", &attention<true, false>},
-    {"engine.norm_rope_paged_attention", &attention<true, true>},
-}};
+constexpr std::pair<std::string_view, CutOperator> kOperators[] = {{"engine.attention", &attention}};
 
 }  // namespace
 

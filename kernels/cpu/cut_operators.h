@@ -1,5 +1,5 @@
-// The operators that stand between segments, callable by name in one way: tensors, of which the
-// last may be absent, then numbers.
+// The operators that stand between segments (kernels/cut_operators.py), callable by name in one way:
+// tensors, null where an optional one is absent, then scalars. Whoever calls has counted both.
 #pragma once
 
 #include <span>

@@ -81,7 +81,7 @@ struct Program {
   bool run_call(const Call& call) {
     std::array<AtenTensorHandle, kMostOutputs> made{};
     arguments.resize(call.inputs.size());
-    for (size_t i = 0; i < call.inputs.size(); ++i) arguments[i] = slots[size_t(call.inputs[i])];
+    for (size_t i = 0; i < call.inputs.size(); ++i) arguments[i] = call.inputs[i] < 0 ? nullptr : slots[size_t(call.inputs[i])];
     if (call.segment != nullptr) {
       for (AtenTensorHandle& handle : arguments) {  // a segment takes its arguments away
         const AtenTensorHandle slot = handle;
@@ -153,7 +153,7 @@ ENGINE_C const char* engine_program_open(Program* program, const char* path) {
   return nullptr;
 }
 
-// segment: its number, or -1 for the operator `name`.
+// segment: its number, or -1 for the operator `name`. input: slots, or -1 for a tensor that the call leaves out.
 ENGINE_C const char* engine_program_add(Program* program, int32_t segment, const char* name, int64_t inputs, const int32_t* input, int64_t outputs,
                                         const int32_t* output, int64_t frees, const int32_t* freed, int64_t scalars, const double* scalar) {
   engine::Call call;

@@ -1,52 +1,48 @@
-"""The paged attention operators: what comes before attention, then attention over the cache.
+"""The attention operator: what comes before attention, then attention over the cache.
 
-Legend: T tokens, S sequences, B blocks per sequence, QH and KH query and key-value heads, D head size.
+Legend: T tokens, S sequences, B blocks per sequence, QH and KH query and key-value heads, D head size,
+R elements of a head that rotate.
 """
 
 from typing import Any
 
+from ..attention.options import AttentionOptions
+from ..cut_operators import ATTENTION
 from .attention_decode import attention_decode
 from .attention_mixed import attention_mixed
 from .attention_tiles import Paged
-from .launch import Context, Emit, Launch, Tensor
-from .rope_kv_write import rope_kv_write
+from .launch import Context, Launch, Tensor
+from .rope_kv_write import Preparation, rope_kv_write
 
 
-def attention_emitter(*, norm: bool, rope: bool) -> Emit:
-    """The emitter of one form of the operator.
+def attention(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
+    """The emitter.
 
-    Arguments: q [T, QH, D], k and v [T, KH, D] (may be slices), with norm q_norm and k_norm [D], with
-    rope cos and sin [T, D / 2] float32, k_cache and v_cache [blocks, KH, block_size, D],
-    query_start [S+1], seq_lens [S], block_table [S, B], slots [T] int32, sinks [QH] float32 or None, scale, window, softcap, with norm eps.
+    Arguments: q [T, QH, D], k and v [T, KH, D] (may be slices), k_cache and v_cache [blocks, KH, block_size, D],
+    cu_seqlens [S+1], seq_lens [S], block_table [S, B], slot_mapping [T] int32; or None: q_norm and k_norm [D],
+    cos and sin [T, R / 2], sinks [QH], q_scale [T] float32; the scalars of AttentionOptions.
     """
-
-    def emit(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
-        q, k, v, *rest = arguments
-        norms = (rest.pop(0), rest.pop(0)) if norm else None
-        angles = (rest.pop(0), rest.pop(0)) if rope else None
-        k_cache, v_cache, query_start, seq_lens, block_table, slots, sinks, scale, window, softcap, *more = rest
-        caches = (k_cache, v_cache)
-        ready = context.allocate(q.dtype, q.shape) if norm or rope else None
-        write = rope_kv_write(q, k, v, norms, angles, ready, caches, slots, more[0] if norm else 0.0)
-        paged = Paged(
-            q=q if ready is None else ready,
-            k_cache=k_cache,
-            v_cache=v_cache,
-            seq_lens=seq_lens,
-            block_table=block_table,
-            sinks=sinks,
-            scale=scale,
-            window=window,
-            softcap=softcap,
-        )
-        return [write, *attention_decode(paged, out, context), *attention_mixed(paged, query_start, out, context)]
-
-    return emit
-
-
-ATTENTION: dict[str, Emit] = {
-    "paged_attention": attention_emitter(norm=False, rope=False),
-    "rope_paged_attention": attention_emitter(norm=False, rope=True),
-    "norm_paged_attention": attention_emitter(norm=True, rope=False),
-    "norm_rope_paged_attention": attention_emitter(norm=True, rope=True),
-}
+    call = ATTENTION.named(arguments)
+    options = AttentionOptions.take(call)
+    q, caches = call["q"], (call["k_cache"], call["v_cache"])
+    preparation = Preparation(
+        q_norm=call["q_norm"],
+        k_norm=call["k_norm"],
+        cos=call["cos"],
+        sin=call["sin"],
+        q_scale=call["q_scale"],
+        eps=options.eps,
+        norm_after_rope=options.norm_after_rope,
+    )
+    ready = context.allocate(q.dtype, q.shape) if preparation.changes_queries else None
+    write = rope_kv_write(q, call["k"], call["v"], preparation, ready, caches, call["slot_mapping"])
+    paged = Paged(
+        q=q if ready is None else ready,
+        k_cache=caches[0],
+        v_cache=caches[1],
+        seq_lens=call["seq_lens"],
+        block_table=call["block_table"],
+        sinks=call["sinks"],
+        options=options,
+    )
+    return [write, *attention_decode(paged, out, context), *attention_mixed(paged, call["cu_seqlens"], out, context)]

@@ -1,4 +1,4 @@
-"""Paged attention where every sequence has one new token.
+"""Attention over the paged cache where every sequence has one new token.
 
 The limit is reading the keys and values once. Sequences and key-value heads alone are too few
 programs, so each sequence's tiles are dealt to `splits` programs (the fewer the more sequences),
@@ -14,7 +14,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .attention_tiles import Paged, cache_rows, scores_of, softmax_step, with_sinks
+from .attention_tiles import Paged, cache_rows, first_seen, scores_of, softmax_step, with_sinks
 from .choices import SIZE, Candidate, Problem, Range, launches_of
 from .launch import QUERY_LENGTH, Condition, Context, Launch, Size, Tensor, cdiv
 
@@ -28,11 +28,11 @@ of which with 5 two tiles are then on their way."""
 
 
 @triton.jit
-def share(length, split, splits, window: tl.constexpr, TILE: tl.constexpr):
+def share(length, split, splits, WINDOW: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr):
     """The positions [first, last) of a sequence that a split sees, and how many splits see any. Both ends are tiles', but for the last."""
     begin = 0
-    if window > 0:
-        begin = tl.maximum(length - window, 0) // TILE
+    if WINDOW + CHUNK > 0:
+        begin = first_seen(length - 1, WINDOW, CHUNK) // TILE
     tiles = tl.cdiv(length, TILE) - begin
     per_split = tl.cdiv(tiles, splits)
     first = (begin + split * per_split) * TILE
@@ -44,8 +44,8 @@ def share(length, split, splits, window: tl.constexpr, TILE: tl.constexpr):
 def attention_decode_kernel(
     q, k_cache, v_cache, seq_lens, block_table, sinks, out, partial_sums, partial_most, partial_total,
     q_token, q_head, k_block, k_cache_head, v_block, v_cache_head, table_stride, splits, kv_heads,
-    SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, SPLIT: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    DIM_PADDED: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+    SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr, SPLIT: tl.constexpr, GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """One split of one sequence and key-value head.
 
@@ -56,7 +56,7 @@ def attention_decode_kernel(
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
     length = tl.load(seq_lens + sequence)
-    first, last, _ = share(length, split, splits, WINDOW, TILE)
+    first, last, _ = share(length, split, splits, WINDOW, CHUNK, TILE)
     row = tl.arange(0, ROWS)
     d = tl.arange(0, DIM_PADDED)
     heads = kv_head * GROUP + row
@@ -77,8 +77,8 @@ def attention_decode_kernel(
             keys = tl.load(k_cache + k_at[None, :] + d[:, None], mask=(d < HEAD_DIM)[:, None], other=0.0)
             values = tl.load(v_cache + v_at[:, None] + d[None, :], mask=(d < HEAD_DIM)[None, :], other=0.0)
         seen = t < length
-        if WINDOW > 0:
-            seen &= t >= length - WINDOW
+        if WINDOW + CHUNK > 0:
+            seen &= t >= first_seen(length - 1, WINDOW, CHUNK)
         scores = tl.where(seen[None, :], scores_of(tl.dot(queries.to(keys.dtype), keys), SCALE, SOFTCAP), float("-inf"))
         most, total, sums = softmax_step(scores, most, total, sums, values)
     if SPLIT:
@@ -97,12 +97,13 @@ def attention_decode_kernel(
 @triton.jit
 def attention_combine_kernel(
     seq_lens, sinks, out, partial_sums, partial_most, partial_total, splits, kv_heads,
-    WINDOW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr, TILE: tl.constexpr, TOGETHER: tl.constexpr,
+    WINDOW: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr, TILE: tl.constexpr,
+    TOGETHER: tl.constexpr,
 ):  # fmt: skip
     """What the splits of one sequence and query head found, TOGETHER of them at a time; zero for a sequence of no tokens."""
     sequence = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
-    _, _, used = share(tl.load(seq_lens + sequence), 0, splits, WINDOW, TILE)
+    _, _, used = share(tl.load(seq_lens + sequence), 0, splits, WINDOW, CHUNK, TILE)
     d = tl.arange(0, DIM_PADDED)
     most = float("-inf")
     total = 0.0

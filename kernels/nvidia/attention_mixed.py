@@ -1,9 +1,9 @@
-"""Paged attention where some sequence has more than one new token.
+"""Attention over the paged cache where some sequence has more than one new token.
 
 Bound by the tensor cores for long prompts: 4 D operations per query, head and key. A program takes
 BLOCK_Q new tokens of one sequence with all query heads of one key-value head, 128 or 64 rows in all, and
 walks the keys from the first that any row sees to the last. Which sequence and which of its tokens
-a program has is found by bisection: sequence s begins at tile query_start[s] // BLOCK_Q + s, which
+a program has is found by bisection: sequence s begins at tile cu_seqlens[s] // BLOCK_Q + s, which
 leaves room for every sequence's last, incomplete tile.
 """
 
@@ -12,7 +12,7 @@ from functools import partial
 import triton
 import triton.language as tl
 
-from .attention_tiles import Paged, cache_rows, scores_of, softmax_step, with_sinks
+from .attention_tiles import Paged, cache_rows, first_seen, scores_of, softmax_step, with_sinks
 from .choices import SIZE, Candidate, Problem, Range, launches_of
 from .launch import QUERY_LENGTH, Condition, Context, Launch, Tensor, cdiv
 
@@ -22,13 +22,13 @@ tiles are then on their way."""
 
 
 @triton.jit
-def sequence_of_tile(query_start, sequences, tile, BLOCK_Q: tl.constexpr):
+def sequence_of_tile(cu_seqlens, sequences, tile, BLOCK_Q: tl.constexpr):
     """The last sequence whose tiles begin at `tile` or before it."""
     low = 0
     high = sequences
     while high - low > 1:
         middle = (low + high) // 2
-        if tl.load(query_start + middle) // BLOCK_Q + middle <= tile:
+        if tl.load(cu_seqlens + middle) // BLOCK_Q + middle <= tile:
             low = middle
         else:
             high = middle
@@ -38,8 +38,8 @@ def sequence_of_tile(query_start, sequences, tile, BLOCK_Q: tl.constexpr):
 @triton.jit
 def take_in_keys(
     most, total, sums, queries, position, first, last, k_cache, v_cache, table, length, k_block, k_head, v_block, v_head,
-    MASKED: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, HEAD_DIM: tl.constexpr,
-    DIM_PADDED: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
+    MASKED: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr,
+    HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Walk the keys first..last - 1. Without MASKED every row of `queries`, at `position` in its sequence, sees all of them."""
     d = tl.arange(0, DIM_PADDED)
@@ -56,8 +56,8 @@ def take_in_keys(
         scores = scores_of(tl.dot(queries, keys), SCALE, SOFTCAP)
         if MASKED:
             seen = t[None, :] <= position[:, None]
-            if WINDOW > 0:
-                seen &= t[None, :] > position[:, None] - WINDOW
+            if WINDOW + CHUNK > 0:
+                seen &= t[None, :] >= first_seen(position, WINDOW, CHUNK)[:, None]
             scores = tl.where(seen, scores, float("-inf"))
         most, total, sums = softmax_step(scores, most, total, sums, values)
     return most, total, sums
@@ -65,17 +65,17 @@ def take_in_keys(
 
 @triton.jit
 def attention_mixed_kernel(
-    q, k_cache, v_cache, query_start, seq_lens, block_table, sinks, out,
+    q, k_cache, v_cache, cu_seqlens, seq_lens, block_table, sinks, out,
     q_token, q_head, k_block, k_cache_head, v_block, v_cache_head, table_stride, sequences, kv_heads,
-    SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, BLOCK_Q: tl.constexpr, ROWS: tl.constexpr,
+    SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
+    DIM_PADDED: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, BLOCK_Q: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Up to BLOCK_Q new tokens of one sequence and one key-value head; row r is token r // GROUP, head r % GROUP of its group."""
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
-    sequence = sequence_of_tile(query_start, sequences, tile, BLOCK_Q)
-    begin = tl.load(query_start + sequence)
-    end = tl.load(query_start + sequence + 1)
+    sequence = sequence_of_tile(cu_seqlens, sequences, tile, BLOCK_Q)
+    begin = tl.load(cu_seqlens + sequence)
+    end = tl.load(cu_seqlens + sequence + 1)
     first_token = begin + (tile - begin // BLOCK_Q - sequence) * BLOCK_Q
     if first_token < end:
         length = tl.load(seq_lens + sequence)
@@ -93,20 +93,20 @@ def attention_mixed_kernel(
         sums = tl.zeros((ROWS, DIM_PADDED), tl.float32)
         table = block_table + sequence.to(tl.int64) * table_stride
         last = tl.minimum(first_token + BLOCK_Q, end) + to_position
-        if WINDOW > 0:
-            masked_from = tl.maximum(first_token + to_position - WINDOW + 1, 0) // TILE * TILE
+        if WINDOW + CHUNK > 0:
+            masked_from = first_seen(first_token + to_position, WINDOW, CHUNK) // TILE * TILE
         else:
             # Before the first row's own position nothing is hidden from any row.
             masked_from = (first_token + to_position + 1) // TILE * TILE
             most, total, sums = take_in_keys(
                 most, total, sums, queries, position, 0, masked_from, k_cache, v_cache, table, length,
                 k_block, kv_head * k_cache_head, v_block, kv_head * v_cache_head,
-                False, SCALE, SOFTCAP, WINDOW, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
+                False, SCALE, SOFTCAP, WINDOW, CHUNK, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
             )  # fmt: skip
         most, total, sums = take_in_keys(
             most, total, sums, queries, position, masked_from, last, k_cache, v_cache, table, length,
             k_block, kv_head * k_cache_head, v_block, kv_head * v_cache_head,
-            True, SCALE, SOFTCAP, WINDOW, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
+            True, SCALE, SOFTCAP, WINDOW, CHUNK, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
         )  # fmt: skip
         to = (token.to(tl.int64) * kv_heads * GROUP + head)[:, None] * HEAD_DIM + d[None, :]
         total = with_sinks(total, most, sinks, head, True)
@@ -114,10 +114,10 @@ def attention_mixed_kernel(
         tl.store(out + to, result.to(out.dtype.element_ty), mask=inside)
 
 
-def attention_mixed(paged: Paged, query_start: Tensor, out: Tensor, context: Context) -> list[Launch]:
-    """q [T, QH, D] over the caches -> out [T, QH, D]. Rows past query_start[S] are left as they are."""
+def attention_mixed(paged: Paged, cu_seqlens: Tensor, out: Tensor, context: Context) -> list[Launch]:
+    """q [T, QH, D] over the caches -> out [T, QH, D]. Rows past cu_seqlens[S] are left as they are."""
     candidates = {
-        f"{rows} rows w{warps} s{stages}": Candidate(launches=partial(_launches, paged, query_start, out, rows, warps, stages))
+        f"{rows} rows w{warps} s{stages}": Candidate(launches=partial(_launches, paged, cu_seqlens, out, rows, warps, stages))
         for rows, warps, stages in _CUTS
         if rows >= paged.group
     }
@@ -127,16 +127,16 @@ def attention_mixed(paged: Paged, query_start: Tensor, out: Tensor, context: Con
         size=paged.tokens,
         candidates=candidates,
         policy=(Range(None, next(iter(candidates))),),
-        operands=paged.operands(1, query_start),
+        operands=paged.operands(1, cu_seqlens),
         out=out,
-        dimensions={**paged.dimensions(1, query_start), QUERY_LENGTH: SIZE},
+        dimensions={**paged.dimensions(1, cu_seqlens), QUERY_LENGTH: SIZE},
     )
     return launches_of(problem, context)
 
 
-def _launches(paged: Paged, query_start: Tensor, out: Tensor, rows: int, warps: int, stages: int, when: Condition) -> list[Launch]:
+def _launches(paged: Paged, cu_seqlens: Tensor, out: Tensor, rows: int, warps: int, stages: int, when: Condition) -> list[Launch]:
     block_q = rows // paged.group
-    arguments = {**paged.arguments(), "query_start": query_start, "out": out, "sequences": paged.sequences, "kv_heads": paged.kv_heads}
+    arguments = {**paged.arguments(), "cu_seqlens": cu_seqlens, "out": out, "sequences": paged.sequences, "kv_heads": paged.kv_heads}
     sinks, no_sinks = paged.sinks_or_none()
     constants = {**paged.score_constants(), **no_sinks, "BLOCK_Q": block_q, "ROWS": rows}
     return [

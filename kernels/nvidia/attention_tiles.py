@@ -12,6 +12,7 @@ import sympy
 import triton
 import triton.language as tl
 
+from ..attention.options import AttentionOptions
 from .choices import SIZE, TABLE, Operand
 from .launch import Size, Tensor
 
@@ -22,7 +23,7 @@ _LOG2_E = tl.constexpr(LOG2_E)
 
 @dataclass(frozen=True, kw_only=True)
 class Paged:
-    """Queries [T, QH, D] (heads may lie apart) over paged caches [blocks, KH, block_size, D]. sinks [QH]; window, softcap 0: none."""
+    """Queries [T, QH, D] (heads may lie apart) over paged caches [blocks, KH, block_size, D]. sinks [QH]."""
 
     q: Tensor
     k_cache: Tensor
@@ -30,9 +31,7 @@ class Paged:
     seq_lens: Tensor
     block_table: Tensor
     sinks: Tensor | None
-    scale: float
-    window: int
-    softcap: float
+    options: AttentionOptions
 
     @property
     def tokens(self) -> Size:
@@ -64,10 +63,11 @@ class Paged:
         return int(self.k_cache.shape[2])
 
     def __str__(self) -> str:
-        window = f" window {self.window}" if self.window else ""
-        softcap = " soft cap" if self.softcap else ""
+        window = f" window {self.options.window}" if self.options.window else ""
+        chunk = f" chunk {self.options.chunk}" if self.options.chunk else ""
+        softcap = " soft cap" if self.options.softcap else ""
         sinks = "" if self.sinks is None else " sinks"
-        return f"{self.query_heads}/{self.kv_heads} heads of {self.head_dim}{window}{softcap}{sinks}"
+        return f"{self.query_heads}/{self.kv_heads} heads of {self.head_dim}{window}{chunk}{softcap}{sinks}"
 
     def arguments(self) -> dict[str, Any]:
         """What a launch passes, by parameter."""
@@ -93,17 +93,17 @@ class Paged:
         """What kernels are compiled for."""
         padded = max(16, triton.next_power_of_2(self.head_dim))
         sizes = {"HEAD_DIM": self.head_dim, "DIM_PADDED": padded, "TILE": max(32, 8192 // padded)}
-        return {"WINDOW": self.window, "GROUP": self.group, **sizes}
+        return {"WINDOW": self.options.window, "CHUNK": self.options.chunk, "GROUP": self.group, **sizes}
 
     def score_constants(self) -> dict[str, Any]:
         """How a product becomes a score, in units of log2."""
-        return {"SCALE": self.scale * LOG2_E, "SOFTCAP": self.softcap * LOG2_E, "BLOCK_SIZE": self.block_size}
+        return {"SCALE": self.options.scale * LOG2_E, "SOFTCAP": self.options.softcap * LOG2_E, "BLOCK_SIZE": self.block_size}
 
     def sinks_or_none(self) -> tuple[dict[str, Tensor], dict[str, None]]:
         """The sinks as an argument of a launch, or as a constant where there are none."""
         return ({}, {"sinks": None}) if self.sinks is None else ({"sinks": self.sinks}, {})
 
-    def operands(self, sequences: Size, query_start: Tensor | None = None) -> tuple[Operand, ...]:
+    def operands(self, sequences: Size, cu_seqlens: Tensor | None = None) -> tuple[Operand, ...]:
         """What a tuner must provide, for so many sequences of TABLE blocks each."""
         caches = (
             Operand(name=f"{name}_cache", tensor=replace(cache, shape=(sequences * TABLE, *cache.shape[1:])), streamed=True)
@@ -113,17 +113,29 @@ class Paged:
             Operand(name="seq_lens", tensor=self.seq_lens, content="lengths"),
             Operand(name="block_table", tensor=self.block_table, content="blocks"),
         )
-        starts = () if query_start is None else (Operand(name="query_start", tensor=query_start, content="starts"),)
+        starts = () if cu_seqlens is None else (Operand(name="cu_seqlens", tensor=cu_seqlens, content="starts"),)
         sinks = () if self.sinks is None else (Operand(name="sinks", tensor=self.sinks),)
         return (Operand(name="q", tensor=self.q), *caches, *sinks, *lists, *starts)
 
-    def dimensions(self, sequences: Size, query_start: Tensor | None = None) -> Mapping[Size, Size]:
+    def dimensions(self, sequences: Size, cu_seqlens: Tensor | None = None) -> Mapping[Size, Size]:
         """What the symbolic sizes are, in steps of SIZE tokens."""
         rows, width = self.block_table.shape
         sizes = {self.tokens: SIZE, self.sequences: sequences, rows: sequences, width: TABLE}
-        if query_start is not None:
-            sizes[query_start.shape[0]] = sequences + 1
+        if cu_seqlens is not None:
+            sizes[cu_seqlens.shape[0]] = sequences + 1
         return {size: value for size, value in sizes.items() if isinstance(size, sympy.Symbol)}
+
+
+@triton.jit
+def first_seen(position, WINDOW: tl.constexpr, CHUNK: tl.constexpr):
+    """The first key that a query at `position` sees; at a negative position, where there is no query, the first of all."""
+    position = tl.maximum(position, 0)
+    first = position * 0
+    if WINDOW > 0:
+        first = tl.maximum(position - WINDOW + 1, 0)
+    if CHUNK > 0:
+        first = tl.maximum(first, position // CHUNK * CHUNK)
+    return first
 
 
 @triton.jit

@@ -2,7 +2,7 @@
 
 from ..linear.blocks import FORMATS
 from .activations import ACTIVATIONS
-from .attention import ATTENTION
+from .attention import attention
 from .embedding import embedding_dense, embedding_quantized
 from .launch import Emit
 from .linear import linear_dense
@@ -29,7 +29,7 @@ EMITTERS: dict[str, Emit] = {
     "rms_norm": norm("rms_norm"),
     "layer_norm": norm("layer_norm"),
     **ACTIVATIONS,
-    **ATTENTION,
+    "attention": attention,
     "sample": sample,
 }
 """By operator, without the namespace."""

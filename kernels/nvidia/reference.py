@@ -5,24 +5,26 @@ inputs, rounded once at the result; linears round quantized weights to bfloat16,
 it writes to the cache, normalized and rotated queries, and the weights of the values.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..attention.reference import rms_norm, rotate, soft_cap, softmax
+from ..attention.options import AttentionOptions
+from ..attention.reference import hidden_keys, prepared, scaled, soft_cap, softmax
+from ..cut_operators import ATTENTION
 from .formats import unpack_rows
 from .fp8 import quantize_fp8, unpack_fp8
 from .packed_rows import FP8_LAYOUTS, fp8_in_features
 
 __all__ = [
+    "attention",
+    "attention_operator",
     "embedding_rows",
     "linear",
     "linear_rows",
     "logits_rows",
-    "norm_paged_attention",
-    "norm_rope_paged_attention",
-    "paged_attention",
     "quantize_fp8",
-    "rope_paged_attention",
     "sample",
 ]
 
@@ -84,64 +86,51 @@ def _sample_row(row: Tensor, temperature: float, top_k: int, top_p: float, min_p
     return int((cumulative > uniform * cumulative[-1]).int().argmax())
 
 
-def write_cache(x: Tensor, cache: Tensor, slots: Tensor) -> None:
-    """x [T, KH, D] into cache [blocks, KH, block_size, D] at slots [T]; a negative slot writes nothing."""
-    written = slots >= 0
-    at = slots[written].long()
+def write_cache(x: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
+    """x [T, KH, D] into cache [blocks, KH, block_size, D] at slot_mapping [T]; a negative slot writes nothing."""
+    written = slot_mapping >= 0
+    at = slot_mapping[written].long()
     cache[at // cache.shape[2], :, at % cache.shape[2]] = x[written].to(cache.dtype)
 
 
-def paged_attention(
+def attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     k_cache: Tensor,
     v_cache: Tensor,
-    query_start: Tensor,
+    cu_seqlens: Tensor,
     seq_lens: Tensor,
     block_table: Tensor,
-    slots: Tensor,
-    sinks: Tensor | None,
-    scale: float,
-    window: int,
-    softcap: float,
+    slot_mapping: Tensor,
+    options: AttentionOptions,
+    *,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_scale: Tensor | None = None,
 ) -> Tensor:
-    """As attention.attention_emitter: writes the caches, returns [T, QH, D]. Tokens of no sequence get zeros."""
-    write_cache(k, k_cache, slots)
-    write_cache(v, v_cache, slots)
+    """As the emitter in attention.py: writes the caches, returns [T, QH, D]. Tokens of no sequence get zeros."""
+    q = scaled(prepared(q.to(_wide(q)), q_norm, cos, sin, options), q_scale).to(q.dtype)
+    k = prepared(k.to(_wide(k)), k_norm, cos, sin, options).to(k.dtype)
+    write_cache(k, k_cache, slot_mapping)
+    write_cache(v, v_cache, slot_mapping)
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
-    starts = query_start.tolist()
+    starts = cu_seqlens.tolist()
     for sequence, length in enumerate(seq_lens.tolist()):
         first, last = starts[sequence], starts[sequence + 1]
         if length:
             keys, values = (_of_sequence(cache, block_table[sequence], length).to(q.dtype) for cache in (k_cache, v_cache))
-            out[first:last] = _attend(q[first:last], keys, values, sinks, scale, window, softcap)
+            out[first:last] = _attend(q[first:last], keys, values, sinks, options)
     return out
 
 
-def rope_paged_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, *rest: object) -> Tensor:
-    """`paged_attention` of the rotated q and k. cos, sin: [T, D / 2]; rest: the caches and what follows."""
-    turned = (rotate(x.to(_wide(x)), cos, sin).to(x.dtype) for x in (q, k))
-    return paged_attention(*turned, v, *rest)  # type: ignore[arg-type, call-arg]
-
-
-def norm_paged_attention(q: Tensor, k: Tensor, v: Tensor, q_norm: Tensor, k_norm: Tensor, *rest: object) -> Tensor:
-    """`paged_attention` of the normalized q and k. q_norm, k_norm: weights [D]; rest: the caches and what follows, then eps."""
-    *others, eps = rest
-    normed = (rms_norm(x.to(_wide(x)), weight, eps).to(x.dtype) for x, weight in ((q, q_norm), (k, k_norm)))  # type: ignore[arg-type]
-    return paged_attention(*normed, v, *others)  # type: ignore[arg-type, call-arg]
-
-
-def norm_rope_paged_attention(
-    q: Tensor, k: Tensor, v: Tensor, q_norm: Tensor, k_norm: Tensor, cos: Tensor, sin: Tensor, *rest: object
-) -> Tensor:
-    """`paged_attention` of q and k, first normalized, then rotated. rest: the caches and what follows, then eps."""
-    *others, eps = rest
-    turned = (
-        rotate(rms_norm(x.to(_wide(x)), weight, eps), cos, sin).to(x.dtype)  # type: ignore[arg-type]
-        for x, weight in ((q, q_norm), (k, k_norm))
-    )
-    return paged_attention(*turned, v, *others)  # type: ignore[arg-type, call-arg]
+def attention_operator(*arguments: Any) -> Tensor:
+    """`attention` with the arguments of the operator's schema, in its order."""
+    named = ATTENTION.named(arguments)
+    return attention(options=AttentionOptions.take(named), **named)
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -155,11 +144,9 @@ def _of_sequence(cache: Tensor, blocks: Tensor, length: int) -> Tensor:
     return cache[used].transpose(1, 2).flatten(0, 1)[:length]
 
 
-def _attend(q: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, scale: float, window: int, softcap: float) -> Tensor:
+def _attend(q: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, options: AttentionOptions) -> Tensor:
     """q [Q, QH, D], the last Q of a sequence whose keys and values are [L, KH, D]."""
-    length, sharing = keys.shape[0], q.shape[1] // keys.shape[1]
-    keys, values = (x.repeat_interleave(sharing, dim=1) for x in (keys, values))
-    distance = torch.arange(length - q.shape[0], length)[:, None] - torch.arange(length)
-    hidden = (distance < 0) | ((distance >= window) if window > 0 else False)
-    scores = soft_cap(torch.einsum("thd,lhd->htl", q, keys) * scale, softcap)
-    return torch.einsum("htl,lhd->thd", softmax(scores.masked_fill(hidden, -torch.inf), sinks), values)
+    keys, values = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (keys, values))
+    scores = soft_cap(torch.einsum("thd,lhd->htl", q, keys) * options.scale, options.softcap)
+    weights = softmax(scores.masked_fill(hidden_keys(len(q), len(keys), options), -torch.inf), sinks)
+    return torch.einsum("htl,lhd->thd", weights, values)

@@ -1,8 +1,8 @@
-"""The attention operators: right against float64, and the same row whatever it is computed together with."""
+"""The attention operator: right against float64, and the same row whatever it is computed together with."""
 
 import itertools
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine.kernels import ops
-from engine.kernels.attention import paged_attention, reference
+from engine.kernels.attention import reference
+from engine.kernels.attention.op import attention
+from engine.kernels.attention.options import AttentionOptions
+from engine.kernels.cut_operators import ATTENTION
 
 pytestmark = pytest.mark.usefixtures("kernel_library")
 
@@ -27,34 +30,45 @@ class Heads:
     dim: int = 32
     block_size: int = 16
     window: int = 0
+    chunk: int = 0
     dtype: torch.dtype = torch.float32
     norm: bool = False
     rope: bool = False
+    rotary: int | None = None
+    norm_after_rope: bool = False
     softcap: float = 0.0
     with_sinks: bool = False
+    with_q_scale: bool = False
 
     @property
-    def scale(self) -> float:
-        return float(self.dim**-0.5)
+    def options(self) -> AttentionOptions:
+        return AttentionOptions(
+            scale=float(self.dim**-0.5),
+            window=self.window,
+            chunk=self.chunk,
+            softcap=self.softcap,
+            eps=EPS * self.norm,
+            norm_after_rope=self.norm_after_rope,
+        )
 
-    @property
-    def operator(self) -> str:
-        return f"{'norm_' * self.norm}{'rope_' * self.rope}paged_attention"
+    def optional(self, positions: Tensor) -> dict[str, Tensor]:
+        """What tokens at `positions` bring beside queries, keys and values."""
+        given: dict[str, Tensor] = {}
+        if self.norm:
+            generator = torch.Generator().manual_seed(self.dim)
+            given |= {name: torch.randn(self.dim, generator=generator) for name in ("q_norm", "k_norm")}
+        if self.rope:
+            given["cos"], given["sin"] = self.angles(positions)
+        if self.with_sinks:  # from next to nothing to as much as many keys together
+            given["sinks"] = torch.linspace(-3, 6, self.query)
+        if self.with_q_scale:
+            given["q_scale"] = 1 + 0.1 * (positions + 1).log()
+        return given
 
-    def weights(self) -> list[Tensor]:
-        """Of the norms of queries and keys."""
-        generator = torch.Generator().manual_seed(self.dim)
-        return [torch.randn(self.dim, generator=generator) for _ in range(2 * self.norm)]
-
-    @property
-    def sinks(self) -> Tensor | None:
-        """From next to nothing to as much as many keys together."""
-        return torch.linspace(-3, 6, self.query) if self.with_sinks else None
-
-    def angles(self, positions: Tensor) -> list[Tensor]:
+    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of tokens at `positions`."""
-        frequencies = 100.0 ** -torch.linspace(0, 1, self.dim // 2)
-        return [(positions[:, None] * frequencies).cos(), (positions[:, None] * frequencies).sin()] * self.rope
+        frequencies = 100.0 ** -torch.linspace(0, 1, (self.rotary or self.dim) // 2)
+        return (positions[:, None] * frequencies).cos(), (positions[:, None] * frequencies).sin()
 
 
 @dataclass
@@ -89,8 +103,8 @@ class Cache:
         self.v = self.k.clone()
         self.free = torch.randperm(blocks, generator=torch.Generator().manual_seed(blocks)).tolist()
 
-    def arguments(self, *pieces: Piece) -> tuple[list[Tensor], list[Tensor | float | None]]:
-        """A call for tokens [begin, end) of each sequence, for which blocks are taken: its tensors, then the sinks and its numbers."""
+    def arguments(self, *pieces: Piece) -> dict[str, Any]:
+        """A call for tokens [begin, end) of each sequence, for which blocks are taken: the operator's arguments by name."""
         heads, size = self.heads, self.heads.block_size
         starts, slots = [0], []
         for sequence, begin, end in pieces:
@@ -101,24 +115,25 @@ class Cache:
         table = torch.zeros(len(pieces), max(len(s.blocks) for s, _, _ in pieces), dtype=torch.int32)
         for row, (sequence, _, _) in enumerate(pieces):
             table[row, : len(sequence.blocks)] = torch.tensor(sequence.blocks)
-        q, k, v = (torch.cat([getattr(s, name)[begin:end] for s, begin, end in pieces]) for name in "qkv")
-        angles = heads.angles(torch.cat([torch.arange(begin, end) for _, begin, end in pieces]))
-        lengths = torch.tensor([end for _, _, end in pieces], dtype=torch.int32)
-        start, slot = torch.tensor(starts, dtype=torch.int32), torch.tensor(slots, dtype=torch.int32)
-        tensors = [q, k, v, *heads.weights(), *angles, self.k, self.v, start, lengths, table, slot]
-        return tensors, [heads.sinks, heads.scale, heads.window, heads.softcap, *[EPS] * heads.norm]
+        given = {name: torch.cat([getattr(s, name)[begin:end] for s, begin, end in pieces]) for name in "qkv"}
+        given |= {"k_cache": self.k, "v_cache": self.v, "block_table": table}
+        lists = {"cu_seqlens": starts, "seq_lens": [end for _, _, end in pieces], "slot_mapping": slots}
+        given |= {name: torch.tensor(values, dtype=torch.int32) for name, values in lists.items()}
+        given |= heads.optional(torch.cat([torch.arange(begin, end) for _, begin, end in pieces]))
+        names = (*ATTENTION.tensors, *ATTENTION.optional)
+        return {name: given.get(name) for name in names} | dict(zip(ATTENTION.scalars, heads.options.scalars(), strict=True))
 
     def step(self, *pieces: Piece, oracle: bool = False) -> list[Tensor]:
         """One call for tokens [begin, end) of each sequence: their outputs."""
-        tensors, others = self.arguments(*pieces)
-        out = getattr(reference if oracle else torch.ops.engine, self.heads.operator)(*tensors, *others)
+        call = self.arguments(*pieces)
+        out: Tensor = (reference.attention_operator if oracle else torch.ops.engine.attention)(*call.values())
         return list(out.split([end - begin for _, begin, end in pieces]))
 
     def exact(self, sequence: Sequence, dtype: torch.dtype) -> Tensor:
         """What the whole sequence attends to in this cache as it is, computed in `dtype` without the operator."""
-        (q, *tensors, slots), others = self.arguments((sequence, 0, len(sequence.q)))
-        out: Tensor = getattr(reference, self.heads.operator)(q.to(dtype), *tensors, torch.full_like(slots, -1), *others)
-        return out
+        call = self.arguments((sequence, 0, len(sequence.q)))
+        call |= {"q": call["q"].to(dtype), "slot_mapping": torch.full_like(call["slot_mapping"], -1)}
+        return reference.attention_operator(*call.values())
 
 
 def computed(heads: Heads, sequence: Sequence) -> tuple[Tensor, Cache, Sequence]:
@@ -155,6 +170,16 @@ SHAPES = [
     Heads(query=14, key=2, dim=20, window=33, softcap=1.5, with_sinks=True),
     Heads(query=9, key=3, dim=64, dtype=torch.bfloat16, norm=True, rope=True, softcap=2.0, with_sinks=True),
     Heads(query=10, key=2, dim=48, block_size=48, dtype=torch.int8, window=200, softcap=3.0, with_sinks=True),
+    Heads(query=9, key=3, dim=64, rope=True, rotary=16),
+    Heads(query=4, key=2, dim=80, rope=True, rotary=30, norm=True, dtype=torch.bfloat16),
+    Heads(query=6, key=2, dim=15, rope=True, rotary=14),
+    Heads(query=9, key=3, dim=64, norm=True, rope=True, norm_after_rope=True),
+    Heads(query=8, key=1, dim=40, norm=True, rope=True, rotary=20, norm_after_rope=True, with_q_scale=True, dtype=torch.int8),
+    Heads(with_q_scale=True, chunk=40),
+    Heads(query=14, key=2, dim=14, chunk=64, rope=True),
+    Heads(query=9, key=3, dim=64, chunk=1, dtype=torch.bfloat16),
+    Heads(query=4, key=2, dim=32, chunk=130, window=70, softcap=3.0, with_sinks=True, dtype=torch.bfloat16),
+    Heads(query=2, key=1, dim=512, rope=True, rotary=128, norm=True),
 ]
 
 
@@ -182,10 +207,9 @@ def test_normalized_keys_differ_by_the_order_of_a_sum(rope: bool) -> None:
     heads = Heads(dim=64, norm=True, rope=rope)
     _, cache, sequence = computed(heads, Sequence.random(heads, 50, seed=1))
     keys, _ = reference.read_cache(cache.k, cache.v, torch.tensor(sequence.blocks), 50, heads.dim)
-    expected = reference.rms_norm(sequence.k.double(), heads.weights()[1], EPS)
-    largest = expected.abs().max()
-    if rope:
-        expected = reference.rotate(expected, *heads.angles(torch.arange(50)))
+    given = heads.optional(torch.arange(50))
+    largest = reference.rms_norm(sequence.k.double(), given["k_norm"], EPS).abs().max()
+    expected = reference.prepared(sequence.k.double(), given["k_norm"], given.get("cos"), given.get("sin"), heads.options)
     # The sum of squares is off by at most dim roundings, its root by half of them; a rotation adds two such numbers.
     assert (keys - expected).abs().max() <= 2 * (heads.dim / 2 + 8) * ULP * largest
 
@@ -292,7 +316,7 @@ def test_a_poisoned_token_reaches_only_those_who_see_it(heads: Heads) -> None:
     out, beside = Cache(heads, 20).step((poisoned, 0, 90), (other, 0, 90))
     assert torch.equal(beside, alone)
     assert torch.equal(out[:50], expected[:50])
-    reach = min(90, 50 + heads.window) if heads.window else 90
+    reach = min(90, 50 + heads.window if heads.window else 90, 50 // heads.chunk * heads.chunk + heads.chunk if heads.chunk else 90)
     assert out[50:reach].isnan().all()
     assert torch.equal(out[reach:], expected[reach:])
 
@@ -305,7 +329,8 @@ def test_padding_tokens_are_zero_and_write_nothing() -> None:
     slots = torch.tensor([*range(16, 36), -1, -1, -1], dtype=torch.int32)
     table = torch.tensor([[1, 2]], dtype=torch.int32)
     start, length = torch.tensor([0, 20], dtype=torch.int32), torch.tensor([20], dtype=torch.int32)
-    out = paged_attention(q, k, v, cache.k, cache.v, start, length, table, slots, heads.sinks, heads.scale, 0, 0.0)
+    sinks = heads.optional(torch.arange(23))["sinks"]
+    out = attention(q, k, v, cache.k, cache.v, start, length, table, slots, heads.options, sinks=sinks)
     assert torch.equal(out[:20], whole(heads, sequence))
     assert not out[20:].any()
     assert cache.v[0].isnan().all()
@@ -315,10 +340,10 @@ def test_padding_tokens_are_zero_and_write_nothing() -> None:
 @pytest.mark.parametrize("heads", [Heads(query=4, key=2, dim=16), Heads(query=4, key=2, dim=16, norm=True, rope=True)], ids=str)
 def test_inputs_may_be_slices_of_one_projection(heads: Heads) -> None:
     sequence = Sequence.random(heads, 30, seed=8)
-    (q, k, v, *tensors), others = Cache(heads, 2).arguments((sequence, 0, 30))
-    merged = torch.cat([part.flatten(1) for part in (q, k, v)], dim=1)
+    call = Cache(heads, 2).arguments((sequence, 0, 30))
+    merged = torch.cat([call[name].flatten(1) for name in "qkv"], dim=1)
     slices = [part.unflatten(1, (-1, 16)) for part in merged.split((64, 32, 32), dim=1)]
-    out = getattr(torch.ops.engine, heads.operator)(*slices, *tensors, *others)
+    out = torch.ops.engine.attention(**(call | dict(zip("qkv", slices, strict=True))))
     assert torch.equal(out, whole(heads, sequence))
 
 
@@ -327,12 +352,10 @@ FORMS = [Heads(norm=norm, rope=rope) for norm in (False, True) for rope in (Fals
 
 @pytest.mark.parametrize("heads", FORMS, ids=str)
 def test_the_schema_is_true(heads: Heads) -> None:
-    assert heads.operator in ops.ATTENTION_OPERATORS
     ops.register_fakes()
     heads = replace(heads, dim=64, with_sinks=heads.rope, softcap=4.0 * heads.norm)
-    tensors, others = Cache(heads, 3).arguments((Sequence.random(heads, 20, seed=10), 0, 20))
-    operator = getattr(torch.ops.engine, heads.operator)
-    torch.library.opcheck(operator, (*tensors, *others), test_utils=("test_schema", "test_faketensor"))
+    call = Cache(heads, 3).arguments((Sequence.random(heads, 20, seed=10), 0, 20))
+    torch.library.opcheck(torch.ops.engine.attention, tuple(call.values()), test_utils=("test_schema", "test_faketensor"))
 
 
 def test_extreme_scores_are_finite() -> None:
@@ -350,8 +373,8 @@ def uniform_step(length: int, *, scores: float, softcap: float = 0.0, sinks: Ten
     """What the last of `length` tokens gets where every score is `scores` and every value 1. [QH]"""
     heads = Heads(query=4, key=2, dim=16)
     sequence = Sequence(torch.ones(length, 4, 16), torch.full((length, 2, 16), scores / 16), torch.ones(length, 2, 16))
-    tensors, _ = Cache(heads, -(-length // 16)).arguments((sequence, 0, length))
-    out: Tensor = paged_attention(*tensors, sinks, 1.0, 0, softcap)  # type: ignore[arg-type, call-arg]
+    call = Cache(heads, -(-length // 16)).arguments((sequence, 0, length))
+    out: Tensor = torch.ops.engine.attention(**call | {"sinks": sinks, "scale": 1.0, "softcap": softcap})
     assert torch.equal(out[-1], out[-1, :, :1].expand(-1, 16))
     return out[-1, :, 0]
 
@@ -382,21 +405,16 @@ def test_the_soft_cap_is_exact_to_float32(cap: float) -> None:
     heads = Heads(query=2, key=1, dim=8)
     sequence = Sequence(torch.zeros(400, 2, 8), torch.ones(400, 1, 8), torch.ones(400, 1, 8))
     sequence.q[:, :, 0] = torch.stack((scores, -scores), dim=1)
-    tensors, _ = Cache(heads, 25).arguments((sequence, 0, 400))
-    share = paged_attention(*tensors, torch.zeros(2), 1.0, 1, cap)[:, :, 0]  # type: ignore[arg-type, call-arg]
+    call = Cache(heads, 25).arguments((sequence, 0, 400))
+    share = torch.ops.engine.attention(**call | {"sinks": torch.zeros(2), "scale": 1.0, "window": 1, "softcap": cap})[:, :, 0]
     capped = cap * (sequence.q[:, :, 0].double() / cap).tanh()
     # An error of a score is one of the share, relatively; float32 has the score itself with half an ULP, and takes a few steps.
     assert ((share / capped.sigmoid() - 1).abs() <= 4 * ULP * (1 + 2 * capped.abs())).all()
 
 
-NAMES = ("q", "k", "v", "q_norm", "k_norm", "cos", "sin", "k_cache", "v_cache", "query_start", "seq_lens", "block_table", "slots")
-
-
 def valid_call(heads: Heads) -> dict[str, Any]:
-    """The tensors of a call by name."""
-    names = [name for name in NAMES if (heads.norm or "norm" not in name) and (heads.rope or name not in ("cos", "sin"))]
-    tensors, (sinks, *_) = Cache(heads, 3).arguments((Sequence.random(heads, 20, seed=10), 0, 20))
-    return {**dict(zip(names, tensors, strict=True)), "sinks": sinks}
+    """The arguments of a call by name."""
+    return Cache(heads, 3).arguments((Sequence.random(heads, 20, seed=10), 0, 20))
 
 
 @pytest.mark.parametrize(
@@ -410,57 +428,71 @@ def valid_call(heads: Heads) -> dict[str, Any]:
         ("k_cache", torch.randn(3, 2, 8, 32), "block size 8"),
         ("v_cache", torch.randn(2, 2, 16, 32), "differ in shape"),
         ("v_cache", torch.randn(3, 2, 16, 32).bfloat16(), "v_cache has the wrong dtype"),
-        ("query_start", torch.tensor([0, 21], dtype=torch.int32), "does not fit the tokens"),
-        ("query_start", torch.tensor([0, 10, 20], dtype=torch.int32), "do not fit block_table"),
+        ("cu_seqlens", torch.tensor([0, 21], dtype=torch.int32), "does not fit the tokens"),
+        ("cu_seqlens", torch.tensor([0, 10, 20], dtype=torch.int32), "do not fit block_table"),
         ("seq_lens", torch.tensor([19], dtype=torch.int32), "shorter than its new tokens"),
         ("seq_lens", torch.tensor([33], dtype=torch.int32), "longer than its block table"),
         ("seq_lens", torch.tensor([20]), "seq_lens has the wrong dtype"),
-        ("slots", torch.arange(29, 49, dtype=torch.int32), "outside the cache"),
-        ("slots", torch.arange(19, dtype=torch.int32), "one element per token"),
+        ("slot_mapping", torch.arange(29, 49, dtype=torch.int32), "outside the cache"),
+        ("slot_mapping", torch.arange(19, dtype=torch.int32), "one element per token"),
         ("block_table", torch.tensor([0, 1], dtype=torch.int32), "block_table must have 2 dimensions"),
         ("block_table", torch.tensor([[0, 3]], dtype=torch.int32), "outside the cache"),
-        ("sinks", torch.zeros(5), "5 sinks for 6 query heads"),
+        ("sinks", torch.zeros(5), "sinks has 5 elements for 6 query heads"),
         ("sinks", torch.zeros(6).double(), "sinks has the wrong dtype"),
         ("sinks", torch.zeros(12)[::2], "sinks must be contiguous"),
     ],
 )
 def test_wrong_calls_are_errors(name: str, wrong: Tensor, message: str) -> None:
-    arguments = valid_call(Heads())
-    assert paged_attention(**arguments, scale=1.0, window=0, softcap=0.0).shape == (20, 6, 32)
+    call = valid_call(Heads())
+    assert torch.ops.engine.attention(**call).shape == (20, 6, 32)
     with pytest.raises(RuntimeError, match=message):
-        paged_attention(**{**arguments, name: wrong}, scale=1.0, window=0, softcap=0.0)
+        torch.ops.engine.attention(**call | {name: wrong})
 
 
 @pytest.mark.parametrize(
     ("name", "wrong", "message"),
     [
-        ("q_norm", torch.ones(31), "q_norm and k_norm do not fit"),
+        ("q_norm", torch.ones(31), "q_norm has 31 elements for 32 elements of a head"),
         ("k_norm", torch.ones(32).double(), "wrong dtype"),
+        ("k_norm", None, "q_norm and k_norm go together"),
         ("cos", torch.ones(20, 32), "cos and sin do not fit"),
         ("sin", torch.ones(19, 16), "cos and sin do not fit"),
         ("sin", torch.ones(16, 20).T, "contiguous"),
+        ("sin", None, "cos and sin go together"),
+        ("q_scale", torch.ones(19), "q_scale has 19 elements for 20 tokens"),
         ("k_cache", torch.zeros(3, 2, 16, 32, dtype=torch.int8), "rows of 32"),
         ("k_cache", torch.zeros(3, 2, 16, 32).half(), "float32, bfloat16 or int8"),
     ],
 )
-def test_wrong_calls_of_fused_forms_are_errors(name: str, wrong: Tensor, message: str) -> None:
-    heads = Heads(norm=True, rope=True)
-    arguments = valid_call(heads)
+def test_wrong_optional_tensors_are_errors(name: str, wrong: Tensor | None, message: str) -> None:
+    call = valid_call(Heads(norm=True, rope=True, with_q_scale=True))
     if name == "k_cache":
-        arguments["v_cache"] = wrong
+        call["v_cache"] = wrong
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.engine.norm_rope_paged_attention(**(arguments | {name: wrong}), scale=1.0, window=0, softcap=0.0, eps=EPS)
-
-
-def test_an_odd_head_size_cannot_be_rotated() -> None:
-    arguments = valid_call(Heads(dim=15)) | {"cos": torch.ones(20, 7), "sin": torch.ones(20, 7)}
-    with pytest.raises(RuntimeError, match="no pairs"):
-        torch.ops.engine.rope_paged_attention(**arguments, scale=1.0, window=0, softcap=0.0)
+        torch.ops.engine.attention(**call | {name: wrong})
 
 
 @pytest.mark.parametrize(
-    ("window", "softcap", "message"), [(-1, 0.0, "window"), (0, -1.0, "soft cap"), (0, math.inf, "soft cap"), (0, math.nan, "soft cap")]
+    ("name", "wrong", "message"),
+    [
+        ("window", -1, "window"),
+        ("chunk", -1, "chunk"),
+        ("softcap", -1.0, "soft cap"),
+        ("softcap", math.inf, "soft cap"),
+        ("softcap", math.nan, "soft cap"),
+        ("eps", EPS, "eps"),
+        ("norm_after_rope", True, "norm_after_rope"),
+    ],
 )
-def test_wrong_numbers_are_errors(window: int, softcap: float, message: str) -> None:
+def test_wrong_numbers_are_errors(name: str, wrong: float, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
-        paged_attention(**valid_call(Heads()), scale=1.0, window=window, softcap=softcap)
+        torch.ops.engine.attention(**valid_call(Heads()) | {name: wrong})
+
+
+def test_options_are_the_scalars_of_the_schema() -> None:
+    """Every one has a place, and comes back from there."""
+    options = AttentionOptions(scale=1.5, window=2, chunk=3, softcap=4.5, eps=5.5, norm_after_rope=True)
+    by_name = dict(zip(ATTENTION.scalars, options.scalars(), strict=True))
+    assert by_name == asdict(options)
+    assert AttentionOptions.take(by_name) == options
+    assert [argument.name for argument in torch.ops.engine.attention.default._schema.arguments] == list(valid_call(Heads()))

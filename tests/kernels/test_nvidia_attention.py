@@ -1,4 +1,4 @@
-"""Paged attention for NVIDIA, interpreted: shuffled block tables, all forms, groups, windows and padding."""
+"""Attention for NVIDIA, interpreted: shuffled block tables, all that may come before it, groups, windows, chunks and padding."""
 
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -8,25 +8,33 @@ import torch
 from torch import Tensor
 from triton_launches import H200, Call, Given, interpreter, worst_error
 
+from engine.kernels.attention.options import AttentionOptions
+from engine.kernels.cut_operators import ATTENTION
 from engine.kernels.nvidia import reference
 
 BLOCK_SIZE = 32
 EPS = 1e-5
 SMALL = replace(H200, multiprocessors=6)
 """A device on which the keys of a few sequences are split among few programs: every one takes time to interpret."""
-FORMS = ["", "rope_", "norm_", "norm_rope_"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """lengths: of each sequence, the last `new` tokens of which are new. Padding as in steps that fill a larger bucket."""
+    """lengths: of each sequence, the last `new` tokens of which are new. Padding as in steps that fill a larger bucket.
+
+    rotary: elements of a head that rotate, all if it has fewer; 0 for none.
+    """
 
     lengths: tuple[int, ...]
     new: tuple[int, ...]
-    form: str = "rope_"
+    norm: bool = False
+    rotary: int = 64
+    norm_after_rope: bool = False
+    with_q_scale: bool = False
     heads: tuple[int, int] = (4, 2)
     head_dim: int = 64
     window: int = 0
+    chunk: int = 0
     softcap: float = 0.0
     with_sinks: bool = False
     padded_sequences: int = 0
@@ -37,28 +45,22 @@ class Step:
         return max(self.new) == 1
 
     @property
-    def sinks(self) -> Tensor | None:
-        """From next to nothing to as much as many keys together."""
-        return torch.linspace(-3, 6, self.heads[0]) if self.with_sinks else None
+    def options(self) -> AttentionOptions:
+        return AttentionOptions(
+            scale=self.head_dim**-0.5,
+            window=self.window,
+            chunk=self.chunk,
+            softcap=self.softcap,
+            eps=EPS * self.norm,
+            norm_after_rope=self.norm_after_rope,
+        )
 
 
 MANY = Step(lengths=tuple(range(1, 8)), new=(1,) * 7, heads=(2, 2), head_dim=16)
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """The tensors of the operator, in the order of its schema but for norms and angles."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    norms: tuple[Tensor, Tensor] | None
-    angles: tuple[Tensor, Tensor] | None
-    caches: tuple[Tensor, Tensor]
-    query_start: Tensor
-    seq_lens: Tensor
-    block_table: Tensor
-    slots: Tensor
+Arguments = dict[str, Tensor]
+"""Of the operator, by name, those that are there."""
 
 
 def arguments(step: Step) -> Arguments:
@@ -84,49 +86,53 @@ def arguments(step: Step) -> Arguments:
     q, k, v, _ = rows.split((query_heads * dim, kv_heads * dim, kv_heads * dim, 8), dim=1)
     starts = [0, *accumulate(step.new)]
     starts += [starts[-1] + (i + 1 if step.decode else 0) for i in range(step.padded_sequences)]
-    angles = torch.rand(tokens + padded, dim // 2, generator=source) * 6
 
     def integers(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int32)
 
-    return Arguments(
-        q.unflatten(1, (query_heads, dim)),
-        k.unflatten(1, (kv_heads, dim)),
-        v.unflatten(1, (kv_heads, dim)),
-        (normal(dim).float(), normal(dim).float()) if "norm" in step.form else None,
-        (angles.cos(), angles.sin()) if "rope" in step.form else None,
-        (caches[0], caches[1]),
-        integers(starts),
-        integers([*step.lengths, *[0] * step.padded_sequences]),
-        torch.cat((table, torch.zeros(step.padded_sequences, width))).int(),
-        integers([*slots, *[-1] * padded]),
-    )
+    given = {
+        "q": q.unflatten(1, (query_heads, dim)),
+        "k": k.unflatten(1, (kv_heads, dim)),
+        "v": v.unflatten(1, (kv_heads, dim)),
+        "k_cache": caches[0],
+        "v_cache": caches[1],
+        "cu_seqlens": integers(starts),
+        "seq_lens": integers([*step.lengths, *[0] * step.padded_sequences]),
+        "block_table": torch.cat((table, torch.zeros(step.padded_sequences, width))).int(),
+        "slot_mapping": integers([*slots, *[-1] * padded]),
+    }
+    angles = torch.rand(tokens + padded, min(step.rotary, dim) // 2, generator=source) * 6
+    if step.norm:
+        given |= {"q_norm": normal(dim).float(), "k_norm": normal(dim).float()}
+    if step.rotary:
+        given |= {"cos": angles.cos(), "sin": angles.sin()}
+    if step.with_sinks:  # from next to nothing to as much as many keys together
+        given["sinks"] = torch.linspace(-3, 6, query_heads)
+    if step.with_q_scale:
+        given["q_scale"] = torch.rand(tokens + padded, generator=source) + 0.5
+    return given
+
+
+SYMBOLIC = {"cu_seqlens": ("S1",), "seq_lens": ("S",), "block_table": ("S", "B"), "slot_mapping": ("T",), "q_scale": ("T",)}
 
 
 def call(step: Step, given: Arguments) -> Call:
-    (query_heads, kv_heads), dim = step.heads, step.head_dim
-    heads = [Given(x, ("T", n, dim)) for x, n in ((given.q, query_heads), (given.k, kv_heads), (given.v, kv_heads))]
-    norms = [Given(weight) for weight in given.norms or ()]
-    angles = [Given(angle, ("T", dim // 2)) for angle in given.angles or ()]
-    caches = [Given(cache) for cache in given.caches]
-    lists = [
-        Given(given.query_start, ("S1",)),
-        Given(given.seq_lens, ("S",)),
-        Given(given.block_table, ("S", "B")),
-        Given(given.slots, ("T",)),
-    ]
-    sinks = None if step.sinks is None else Given(step.sinks)
-    others = [sinks, dim**-0.5, step.window, step.softcap, *([EPS] if norms else [])]
+    def describe(name: str) -> Given | None:
+        if name not in given:
+            return None
+        tensor = given[name]
+        return Given(tensor, ("T", *tensor.shape[1:]) if name in ("q", "k", "v", "cos", "sin") else SYMBOLIC.get(name))
+
     return Call(
-        operator=f"{step.form}paged_attention",
-        arguments=(*heads, *norms, *angles, *caches, *lists, *others),
-        shape=("T", query_heads, dim),
+        operator="attention",
+        arguments=(*map(describe, (*ATTENTION.tensors, *ATTENTION.optional)), *step.options.scalars()),
+        shape=("T", step.heads[0], step.head_dim),
         dtype="bfloat16",
         dims={
-            "T": len(given.q),
-            "S": len(given.seq_lens),
-            "S1": len(given.query_start),
-            "B": given.block_table.shape[1],
+            "T": len(given["q"]),
+            "S": len(given["seq_lens"]),
+            "S1": len(given["cu_seqlens"]),
+            "B": given["block_table"].shape[1],
             "Q": max(step.new),
         },
         device=SMALL,
@@ -141,16 +147,12 @@ def run(step: Step, given: Arguments) -> tuple[Tensor, tuple[Tensor, Tensor]]:
 
 
 def expected(step: Step, given: Arguments, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    caches = (given.caches[0].to(dtype), given.caches[1].to(dtype))
     tokens = sum(step.new)
-    norms = [weight.to(dtype) for weight in given.norms or ()]
-    angles = [angle[:tokens].to(dtype) for angle in given.angles or ()]
-    lists = (given.query_start[: len(step.new) + 1], given.seq_lens[: len(step.new)], given.block_table, given.slots[:tokens])
-    operator = getattr(reference, f"{step.form}paged_attention")
-    heads = (x[:tokens].to(dtype) for x in (given.q, given.k, given.v))
-    numbers = (step.head_dim**-0.5, step.window, step.softcap, *([EPS] if norms else []))
-    out = operator(*heads, *norms, *angles, *caches, *lists, step.sinks, *numbers)
-    return out, caches
+    real = {name: x[:tokens] if name in ("q", "k", "v", "cos", "sin", "slot_mapping", "q_scale") else x for name, x in given.items()}
+    real |= {"cu_seqlens": given["cu_seqlens"][: len(step.new) + 1], "seq_lens": given["seq_lens"][: len(step.new)]}
+    real = {name: x.to(dtype) if x.is_floating_point() and name != "sinks" else x for name, x in real.items()}
+    out = reference.attention(options=step.options, **real)
+    return out, (real["k_cache"], real["v_cache"])
 
 
 def typical_error(actual: Tensor, exact: Tensor) -> float:
@@ -171,10 +173,24 @@ def check(step: Step) -> None:
         assert worst_error(cache[used], exact_cache[used]) <= worst_error(low_cache[used], exact_cache[used])
 
 
-@pytest.mark.parametrize("form", FORMS)
+BEFORE = {
+    "nothing": {"rotary": 0},
+    "rope": {},
+    "norm": {"norm": True, "rotary": 0},
+    "norm, rope": {"norm": True},
+    "rope, norm": {"norm": True, "norm_after_rope": True},
+    "partial rope": {"rotary": 16},
+    "norm, partial rope": {"norm": True, "rotary": 44},
+    "partial rope, norm": {"norm": True, "rotary": 12, "norm_after_rope": True},
+    "scale": {"rotary": 0, "with_q_scale": True},
+    "norm, rope, scale": {"norm": True, "with_q_scale": True},
+}
+
+
+@pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("new", [(1, 1, 1), (17, 1, 40)])
-def test_forms(new: tuple[int, ...], form: str) -> None:
-    check(Step(lengths=(40, 150, 70), new=new, form=form, padded_sequences=2, padded_tokens=3))
+def test_what_comes_before_attention(new: tuple[int, ...], before: str) -> None:
+    check(Step(lengths=(40, 150, 70), new=new, padded_sequences=2, padded_tokens=3, **BEFORE[before]))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("heads", "head_dim"), [((2, 2), 128), ((6, 2), 80), ((4, 1), 96), ((8, 1), 64), ((16, 1), 16)])
@@ -187,6 +203,12 @@ def test_groups_and_sizes_of_heads(new: tuple[int, ...], heads: tuple[int, int],
 @pytest.mark.parametrize("new", [(1, 1, 1), (50, 70, 1)])
 def test_windows(new: tuple[int, ...], window: int) -> None:
     check(Step(lengths=(300, 70, 1), new=new, window=window, heads=(2, 1)))
+
+
+@pytest.mark.parametrize(("chunk", "window"), [(1, 0), (64, 0), (100, 30), (1000, 0)])
+@pytest.mark.parametrize("new", [(1, 1, 1), (50, 70, 1)])
+def test_chunks(new: tuple[int, ...], chunk: int, window: int) -> None:
+    check(Step(lengths=(300, 70, 1), new=new, chunk=chunk, window=window, heads=(2, 1), padded_sequences=1))
 
 
 @pytest.mark.parametrize("new", [(1,), (2,), (150,)])
@@ -208,7 +230,7 @@ def test_many_sequences_are_not_split() -> None:
     [
         Step(lengths=(40, 300, 70), new=(1, 1, 1), padded_sequences=2),
         Step(lengths=(400,), new=(1,), heads=(2, 1), head_dim=80, window=150),
-        Step(lengths=(40, 300, 70), new=(17, 1, 40), heads=(6, 2), form="norm_rope_", padded_tokens=3, padded_sequences=1),
+        Step(lengths=(40, 300, 70), new=(17, 1, 40), heads=(6, 2), norm=True, padded_tokens=3, padded_sequences=1),
         Step(lengths=(300, 70), new=(50, 70), heads=(2, 1), window=50),
         replace(MANY, padded_sequences=1),
     ],
@@ -229,10 +251,10 @@ def test_sequences_are_alone_and_results_repeat(new: tuple[int, ...]) -> None:
     assert torch.equal(whole, again)
     assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(caches, caches_again, strict=True))
     mine = slice(new[0], new[0] + new[1])
-    lonely = [torch.full_like(x, torch.nan) for x in (given.q, given.k, given.v)]
-    for x, y in zip(lonely, (given.q, given.k, given.v), strict=True):
-        x[mine] = y[mine]
-    assert torch.equal(run(step, replace(given, q=lonely[0], k=lonely[1], v=lonely[2]))[0][mine], whole[mine])
+    lonely = {name: torch.full_like(given[name], torch.nan) for name in "qkv"}
+    for name, x in lonely.items():
+        x[mine] = given[name][mine]
+    assert torch.equal(run(step, given | lonely)[0][mine], whole[mine])
 
 
 @pytest.mark.parametrize("with_sinks", [False, True])

@@ -8,6 +8,7 @@ import pytest
 import sympy
 from triton_launches import H200, Allocator, compile_launch, contiguous_strides, variant
 
+from engine.kernels.attention.options import AttentionOptions
 from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.nvidia.emitters import EMITTERS
 from engine.kernels.nvidia.launch import Context, Launch, Size, Tensor
@@ -37,6 +38,7 @@ def fp8_rows(kernel: str, rows: Size, inputs: int) -> Tensor:
 
 
 def attention(head_dim: int = HEAD_DIM, *, window: int = 0, softcap: float = 0.0, with_sinks: bool = False) -> Operation:
+    """Of layers that rotate."""
     row = (HEADS + 2 * KV_HEADS) * head_dim
     q, k, v = (
         tensor(T, heads, head_dim, strides=(row, head_dim, 1), offset=first * head_dim)
@@ -51,8 +53,9 @@ def attention(head_dim: int = HEAD_DIM, *, window: int = 0, softcap: float = 0.0
         tensor(T, dtype="int32"),
     ]
     sinks = tensor(HEADS, dtype="float32") if with_sinks else None
-    numbers = (head_dim**-0.5, window, softcap)
-    return "rope_paged_attention", (q, k, v, *angles, *caches, *lists, sinks, *numbers), tensor(T, HEADS, head_dim)
+    options = AttentionOptions(scale=head_dim**-0.5, window=window, softcap=softcap)
+    arguments = (q, k, v, *caches, *lists, None, None, *angles, sinks, None, *options.scalars())
+    return "attention", arguments, tensor(T, HEADS, head_dim)
 
 
 def linears(kernel: str) -> Iterator[Operation]:

@@ -6,13 +6,15 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from engine.kernels import ops
-from engine.kernels.attention import paged_attention
+from engine.kernels.attention.op import attention
+from engine.kernels.attention.options import AttentionOptions
 from engine.kernels.linear import embedding, linear, quantize_activations
 from engine.kernels.linear.formats import pack_blocks, pack_dense
 from engine.kernels.linear.quantize import quantize as quantize_weight
 from engine.kernels.row_operators import ROW_OPERATORS, Kind, twin
 from engine.kernels.row_references import ROW_REFERENCES
 
+OPTIONS = AttentionOptions(scale=0.2)
 CHECKS = ("test_schema", "test_faketensor")
 
 
@@ -86,7 +88,7 @@ def test_every_row_operator_has_a_reference() -> None:
 
 
 def test_attention() -> None:
-    torch.library.opcheck(torch.ops.engine.paged_attention, (*attention_arguments(), None, 0.2, 0, 0.0), test_utils=CHECKS)
+    torch.library.opcheck(torch.ops.engine.attention, (*attention_arguments(), *[None] * 6, *OPTIONS.scalars()), test_utils=CHECKS)
 
 
 def test_sizes_stay_symbolic() -> None:
@@ -107,9 +109,9 @@ def test_attention_output_is_packed_even_for_sliced_queries() -> None:
     q, *others = attention_arguments()
     wide = torch.zeros(20, 400)
     wide[:, :192] = q.flatten(1)
-    real = paged_attention(wide[:, :192].unflatten(1, (6, 32)), *others, None, 0.2, 0, 0.0)  # type: ignore[arg-type, call-arg]
+    real = attention(wide[:, :192].unflatten(1, (6, 32)), *others, OPTIONS)  # type: ignore[call-arg, arg-type]
     with torch._subclasses.FakeTensorMode() as mode:
         fake_arguments = [mode.from_tensor(argument) for argument in (wide, *others)]
-        fake = paged_attention(fake_arguments[0][:, :192].unflatten(1, (6, 32)), *fake_arguments[1:], None, 0.2, 0, 0.0)  # type: ignore[arg-type, call-arg]
+        fake = attention(fake_arguments[0][:, :192].unflatten(1, (6, 32)), *fake_arguments[1:], OPTIONS)  # type: ignore[call-arg, arg-type]
     assert fake.shape == real.shape
     assert fake.stride() == real.stride() == (192, 32, 1)

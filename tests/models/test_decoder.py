@@ -62,7 +62,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def reference_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder_module, "paged_attention", reference.paged_attention)
+    monkeypatch.setattr(decoder_module, "attention", reference.attention)
 
 
 def random_tokens(count: int, seed: int) -> list[int]:
@@ -143,7 +143,7 @@ def trace(model: Path) -> list[torch.fx.GraphModule]:
 def test_traces_once_on_fake_tensors_for_any_sizes(checkpoint: Path) -> None:
     graphs = trace(checkpoint)
     assert len(graphs) == 1
-    calls = [node for node in graphs[0].graph.nodes if node.target is torch.ops.engine.paged_attention]
+    calls = [node for node in graphs[0].graph.nodes if node.target is torch.ops.engine.attention]
     assert len(calls) == open_checkpoint(str(checkpoint)).config.num_layers
 
 
@@ -161,7 +161,7 @@ def test_layers_of_one_kind_trace_to_the_same_operations(tmp_path: Path) -> None
         if node.op not in ("placeholder", "output"):
             constants = tuple(each for each in node.args if isinstance(each, int | float))
             layers[-1].append((node.op, str(node.target), constants))
-            if node.target is torch.ops.engine.paged_attention:
+            if node.target is torch.ops.engine.attention:
                 layers.append([])
     kinds = [str(layer) for layer in layers[1:-1]]
     # From attention to attention: layers 2 and 5 have no rotary embedding.

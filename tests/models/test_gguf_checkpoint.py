@@ -153,7 +153,7 @@ def test_smollm2_is_read_whole(smollm2_gguf: Path) -> None:
 
 def test_smollm2_knows_the_capital_of_france(smollm2_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One wrongly permuted matrix or rotated pair, and it would not."""
-    monkeypatch.setattr(decoder_module, "paged_attention", reference.paged_attention)
+    monkeypatch.setattr(decoder_module, "attention", reference.attention)
     checkpoint = open_checkpoint(str(smollm2_gguf))
     checkpoint.write_tokenizer(tmp_path)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))

@@ -10,7 +10,10 @@ from engine.artifacts import Call, KVCacheSpec, Manifest, PassReport, Probe, Pro
 from engine.artifacts.graph import GraphInfo, KernelInfo
 
 WEIGHT = "layers.0.q.weight"
-ATTENTION_INPUTS = [*(f"value:{n}" for n in range(5)), "kv:0.k", "kv:0.v", "input:query_start", "input:seq_lens", "input:block_table"]
+ATTENTION_INPUTS = [
+    *("value:0", "value:1", "value:2", "kv:0.k", "kv:0.v", "input:query_start", "input:seq_lens", "input:block_table", "input:slots"),
+    *("", "", "value:3", "value:4", "", ""),
+]
 
 
 def write_rich_artifact(directory: Path) -> Manifest:
@@ -28,10 +31,10 @@ def write_rich_artifact(directory: Path) -> Manifest:
         Call(kind="segment", target="abc", inputs=["input:tokens", f"weight:{WEIGHT}"], outputs=[f"value:{n}" for n in range(5)]),
         Call(
             kind="operator",
-            target="engine.rope_paged_attention",
-            inputs=[*ATTENTION_INPUTS, "input:slots"],
+            target="engine.attention",
+            inputs=ATTENTION_INPUTS,
             outputs=["value:5"],
-            scalars=[0.25, 0, 0.0],
+            scalars=[0.25, 0, 0, 0.0, 0.0, 0],
             frees=[f"value:{n}" for n in range(5)],
         ),
     ]
