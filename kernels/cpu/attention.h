@@ -231,13 +231,13 @@ class PagedAttention {
 
   template <class Value>
   void attend_rows(const AttentionItem& item, int64_t index, const Tile<Element>& tile, const Tile<Element>& next, const Values<Value>& values,
-                   int64_t first, int64_t rows, const Softmax& total, const Workspace& space) const {
+                   int64_t first, int64_t rows, const Softmax& running, const Workspace& space) const {
     const Factor* queries = space.queries + first * shape_.head_dim;
     const Range whole{index * shape_.tile, (index + 1) * shape_.tile};
     int64_t position = item.position + first / shape_.sharing, head = first % shape_.sharing;
     const int64_t last = item.position + (first + rows - 1) / shape_.sharing;
     if (shape_.visible(last).begin <= whole.begin && shape_.visible(position).end >= whole.end)
-      return compute_.attend_whole(tile, next, values, queries, rows, space.scores, total);
+      return compute_.attend_whole(tile, next, values, queries, rows, space.scores, running);
     Range seen[kRowBlock];
     for (int64_t r = 0; r < rows; ++r) {
       const Range own = intersect(shape_.visible(position), whole);
@@ -245,23 +245,23 @@ class PagedAttention {
       if (++head == shape_.sharing) head = 0, ++position;
     }
     const Softmax scratch = state(space.states, shape_.row_blocks(item.count));
-    compute_.attend_seen(tile, next, values, queries, rows, seen, space.scores, scratch, total);
+    compute_.attend_seen(tile, next, values, queries, rows, seen, space.scores, scratch, running);
   }
 
-  // Of a query head's sink, relative to the largest score of a row.
-  float sink_weight(int64_t query_head, float maximum) const {
-    return in_.sinks == nullptr ? 0.0f : exp_clamped(splat(in_.sinks[query_head] - maximum * kLn2))[0];
+  // Of a query head's sink, relative to m, the largest score of a row.
+  float sink_weight(int64_t query_head, float m) const {
+    return in_.sinks == nullptr ? 0.0f : exp_clamped(splat(in_.sinks[query_head] - m * kLn2))[0];
   }
 
   void finish(const AttentionItem& item, const Workspace& space) const {
     const int64_t dim = shape_.head_dim;
     each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
       const Softmax softmax = state(space.states, block);
-      const float* from = softmax.rows;
+      const float* from = softmax.acc;
       for (int64_t row = first; row < first + rows; ++row, from += Softmax::width(shape_.padded_dim)) {
         const int64_t head = row % shape_.sharing;
         float* __restrict to = out_at(item.token + row / shape_.sharing, item.head) + head * dim;
-        const float inverse = 1.0f / (reduce_add(load(from + shape_.padded_dim)) + sink_weight(item.head * shape_.sharing + head, softmax.maximum[row - first]));
+        const float inverse = 1.0f / (reduce_add(load(from + shape_.padded_dim)) + sink_weight(item.head * shape_.sharing + head, softmax.m[row - first]));
         for (int64_t d = 0; d < dim; ++d) to[d] = from[d] * inverse;
       }
     });

@@ -51,7 +51,7 @@ ENGINE_INLINE Vector in_register(Vector value) {
   return value;
 }
 
-// sum[r][v] += left(r) * right(v), of floats or of pairs. The fewer are held in registers, the others pass by.
+// sum[r][v] += left(r) * right(v), of floats or of pairs. Keeps the smaller operand set in registers and streams the other.
 template <int Rows, int Vectors, class Left, class Right>
 ENGINE_INLINE void multiply_add(const Left& left, const Right& right, Vf (&sum)[Rows][Vectors]) {
   using Operand = decltype(left(0));
@@ -61,18 +61,18 @@ ENGINE_INLINE void multiply_add(const Left& left, const Right& right, Vf (&sum)[
     for (int r = 0; r < Rows; ++r) held[r] = in_register(left(r));
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
-      const Operand passing = in_register(right(v));
+      const Operand streamed = in_register(right(v));
 #pragma GCC unroll 6
-      for (int r = 0; r < Rows; ++r) sum[r][v] = add_product(sum[r][v], held[r], passing);
+      for (int r = 0; r < Rows; ++r) sum[r][v] = add_product(sum[r][v], held[r], streamed);
     }
   } else {
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) held[v] = in_register(right(v));
 #pragma GCC unroll 6
     for (int r = 0; r < Rows; ++r) {
-      const Operand passing = in_register(left(r));
+      const Operand streamed = in_register(left(r));
 #pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) sum[r][v] = add_product(sum[r][v], passing, held[v]);
+      for (int v = 0; v < Vectors; ++v) sum[r][v] = add_product(sum[r][v], streamed, held[v]);
     }
   }
 }
@@ -123,41 +123,41 @@ ENGINE_INLINE Vf keep(Vf x, int64_t index, Range seen) {
   return outside ? splat(-INFINITY) : x;
 }
 
-// Softmax of a row block over some positions: per row the largest score, the values weighted by
-// 2^(score - largest), and those weights' sum, still in lanes.
+// Online softmax of a row block over some positions. Of each row: m, the largest score; acc, the sum
+// of 2^(score - m) * value; l, the sum of 2^(score - m), still in lanes.
 struct Softmax {
-  float* maximum;  // [kStatistics]
-  float* rows;     // [kRowBlock, width]: values [padded_dim], sum [kLanes]
+  float* m;    // [kStatistics]
+  float* acc;  // [kRowBlock, width]: acc [padded_dim], then l [kLanes]
 
   static int64_t width(int64_t padded_dim) { return padded_dim + kLanes; }
   static int64_t floats(int64_t padded_dim) { return kStatistics + kRowBlock * width(padded_dim); }
   static Softmax in(float* memory) { return {memory, memory + kStatistics}; }
   void clear(int64_t padded_dim) const {
-    std::fill_n(maximum, kStatistics, -FLT_MAX);
-    std::fill_n(rows, kRowBlock * width(padded_dim), 0.0f);
+    std::fill_n(m, kStatistics, -FLT_MAX);
+    std::fill_n(acc, kRowBlock * width(padded_dim), 0.0f);
   }
 
-  // What the rows so far and the next ones are multiplied with before they are added.
+  // What acc and l so far and those of the next positions are multiplied with before they are added.
   struct Factors {
     alignas(64) float before[kStatistics], next[kStatistics];
   };
-  // Takes the largest scores of what comes next in position into account.
+  // Raises m to the largest scores of the positions that come next.
   Factors raise(const float* next) const {
     Factors factors;
     for (int i = 0; i < kStatistics; i += kLanes) {
-      const Vf before = load(maximum + i), after = largest_of(before, load(next + i));
+      const Vf before = load(m + i), after = largest_of(before, load(next + i));
       store(factors.before + i, exp2_nonpositive(before - after));
       store(factors.next + i, exp2_nonpositive(load(next + i) - after));
-      store(maximum + i, after);
+      store(m + i, after);
     }
     return factors;
   }
-  // Joins what comes next in position. A row that saw nothing there stays as it is.
+  // Adds the positions that come next. A row that saw nothing there stays as it is.
   void merge(const Softmax& next, int64_t count, int64_t padded_dim) const {
-    const Factors factors = raise(next.maximum);
+    const Factors factors = raise(next.m);
     for (int64_t row = 0; row < count; ++row) {
-      float* to = rows + row * width(padded_dim);
-      const float* from = next.rows + row * width(padded_dim);
+      float* to = acc + row * width(padded_dim);
+      const float* from = next.acc + row * width(padded_dim);
       for (int64_t d = 0; d < width(padded_dim); d += kLanes)
         store(to + d, fma(load(to + d), splat(factors.before[row]), load(from + d) * factors.next[row]));
     }
@@ -246,12 +246,12 @@ struct TileAttention {
 
   // Turns the scores in the vectors from begin to end of one row into weights; returns their sum
   // in lanes. What multiplies the quants of a value is the weight times the value's scale.
-  ENGINE_INLINE Vf weigh(const Tile<Element>& from, int64_t begin, int64_t end, float maximum, float* scores) const {
+  ENGINE_INLINE Vf weigh(const Tile<Element>& from, int64_t begin, int64_t end, float m, float* scores) const {
     Factor* const weights = weights_of(scores);
     Vf sum{};
 #pragma GCC unroll 4
     for (int64_t i = begin; i < end; i += kLanes) {
-      const Vf weight = exp2_nonpositive(load(scores + i) - splat(maximum));
+      const Vf weight = exp2_nonpositive(load(scores + i) - splat(m));
       sum += weight;
       if constexpr (kScaled<Element>)
         store(weights + i, weight * load_vector<Vf>(from.value_scales[i / kPanel] + i % kPanel * int64_t(sizeof(float))));
@@ -261,23 +261,23 @@ struct TileAttention {
     return sum;
   }
 
-  // Weights of rows that see the whole tile, which is joined to `total` but for the values.
+  // Weights of rows that see the whole tile, which is joined to `running` but for the values.
   template <int Rows>
-  ENGINE_INLINE Softmax::Factors weigh_all(const Tile<Element>& from, float* scores, const Softmax& total) const {
+  ENGINE_INLINE Softmax::Factors weigh_all(const Tile<Element>& from, float* scores, const Softmax& running) const {
     Vf largest[Rows];
 #pragma GCC unroll 6
     for (int r = 0; r < Rows; ++r) largest[r] = load(scores + r * tile);
     for (int64_t i = kLanes; i < tile; i += kLanes)
 #pragma GCC unroll 6
       for (int r = 0; r < Rows; ++r) largest[r] = largest_of(load(scores + r * tile + i), largest[r]);
-    alignas(64) float maximum[kStatistics] = {};
+    alignas(64) float m[kStatistics] = {};
 #pragma GCC unroll 6
-    for (int r = 0; r < Rows; ++r) maximum[r] = largest_lane(largest[r]);
-    const Softmax::Factors factors = total.raise(maximum);
+    for (int r = 0; r < Rows; ++r) m[r] = largest_lane(largest[r]);
+    const Softmax::Factors factors = running.raise(m);
     for (int r = 0; r < Rows; ++r) {
-      const Vf sum = weigh(from, 0, tile, maximum[r], scores + r * tile);
-      float* to = total.rows + r * Softmax::width(padded_dim) + padded_dim;
-      store(to, fma(load(to), splat(factors.before[r]), sum * factors.next[r]));
+      const Vf l = weigh(from, 0, tile, m[r], scores + r * tile);
+      float* to = running.acc + r * Softmax::width(padded_dim) + padded_dim;
+      store(to, fma(load(to), splat(factors.before[r]), l * factors.next[r]));
     }
     return factors;
   }
@@ -289,8 +289,8 @@ struct TileAttention {
       store(scores + i, keep(load(scores + i), i, seen));
       largest = largest_of(load(scores + i), largest);
     }
-    to.maximum[row] = largest_lane(largest);
-    store(to.rows + row * Softmax::width(padded_dim) + padded_dim, weigh(from, begin, end, to.maximum[row], scores));
+    to.m[row] = largest_lane(largest);
+    store(to.acc + row * Softmax::width(padded_dim) + padded_dim, weigh(from, begin, end, to.m[row], scores));
   }
 
   // to = to + weights x values; or, with factors, their merge with what the rows have.
@@ -373,7 +373,7 @@ struct TileAttention {
   void add_seen(const Values<Value>& values, const Range* seen, int64_t rows, const Factor* weights, float* to) const {
     Range common = seen[0];
     for (int64_t r = 1; r < rows; ++r) common = intersect(common, seen[r]);
-    common = {ceil_div(common.begin, kStep) * kStep, common.end / kStep * kStep};  // pairs stay whole, whoever is beside
+    common = {ceil_div(common.begin, kStep) * kStep, common.end / kStep * kStep};  // a pair is added whole or not, whatever rows are beside
     auto add = [&](int64_t row, int64_t count, Range positions) {
       if (positions.empty()) return;
       with_rows(count, [&]<int Rows>() {
@@ -392,22 +392,22 @@ struct TileAttention {
     each_group([&](Range own) { return Range{common.end, own.end}; });
   }
 
-  // Joins a tile that all rows see whole to `total`. scores: [kRowBlock, tile] of scratch.
+  // Joins a tile that all rows see whole to `running`. scores: [kRowBlock, tile] of scratch.
   template <class Value>
   void attend_whole(const Tile<Element>& from, const Tile<Element>& next, const Values<Value>& values, const Factor* queries, int64_t rows,
-                    float* scores, const Softmax& total) const {
+                    float* scores, const Softmax& running) const {
     with_rows(rows, [&]<int Rows>() {
       score<Rows>(from, next, {0, tile}, queries, scores);
       cap_scores({0, tile}, Rows, scores);
-      const Softmax::Factors factors = weigh_all<Rows>(from, scores, total);
-      add_weighted<Rows>(values, {0, tile}, weights_of(scores), &factors, total.rows);
+      const Softmax::Factors factors = weigh_all<Rows>(from, scores, running);
+      add_weighted<Rows>(values, {0, tile}, weights_of(scores), &factors, running.acc);
     });
   }
 
-  // Joins what each row sees of a tile, counted from the tile's begin, to `total`.
+  // Joins what each row sees of a tile, counted from the tile's begin, to `running`.
   template <class Value>
   void attend_seen(const Tile<Element>& from, const Tile<Element>& next, const Values<Value>& values, const Factor* queries, int64_t rows,
-                   const Range* seen, float* scores, const Softmax& scratch, const Softmax& total) const {
+                   const Range* seen, float* scores, const Softmax& scratch, const Softmax& running) const {
     Range any = seen[0];
     for (int64_t r = 1; r < rows; ++r) any = {std::min(any.begin, seen[r].begin), std::max(any.end, seen[r].end)};
     if (any.empty()) return;
@@ -416,8 +416,8 @@ struct TileAttention {
     cap_scores(any, rows, scores);
     for (int64_t row = 0; row < rows; ++row)
       if (!seen[row].empty()) weigh_seen(from, seen[row], row, scores + row * tile, scratch);
-    add_seen(values, seen, rows, weights_of(scores), scratch.rows);
-    total.merge(scratch, rows, padded_dim);
+    add_seen(values, seen, rows, weights_of(scores), scratch.acc);
+    running.merge(scratch, rows, padded_dim);
   }
 };
 

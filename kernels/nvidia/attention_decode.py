@@ -42,14 +42,14 @@ def share(length, split, splits, WINDOW: tl.constexpr, CHUNK: tl.constexpr, TILE
 
 @triton.jit
 def attention_decode_kernel(
-    q, k_cache, v_cache, seq_lens, block_table, sinks, out, partial_sums, partial_most, partial_total,
+    q, k_cache, v_cache, seq_lens, block_table, sinks, out, partial_acc, partial_m, partial_l,
     q_token, q_head, k_block, k_cache_head, v_block, v_cache_head, table_stride, splits, kv_heads,
     SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr, SPLIT: tl.constexpr, GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """One split of one sequence and key-value head.
 
-    out [S, QH, D], or with SPLIT the parts: sums [S, KH, splits, GROUP, D], most and total [S, KH, splits, GROUP]
+    out [S, QH, D], or with SPLIT the parts: acc [S, KH, splits, GROUP, D], m_i and l_i [S, KH, splits, GROUP]
     float32. A split that sees nothing writes nothing there, and sinks are for who brings the parts together.
     """
     sequence = tl.program_id(0).to(tl.int64)
@@ -62,9 +62,9 @@ def attention_decode_kernel(
     heads = kv_head * GROUP + row
     q_inside = (row < GROUP)[:, None] & (d < HEAD_DIM)[None, :]
     queries = tl.load(q + sequence * q_token + heads[:, None] * q_head + d[None, :], mask=q_inside, other=0.0)
-    most = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    sums = tl.zeros((ROWS, DIM_PADDED), tl.float32)
+    m_i = tl.full((ROWS,), float("-inf"), tl.float32)
+    l_i = tl.zeros((ROWS,), tl.float32)
+    acc = tl.zeros((ROWS, DIM_PADDED), tl.float32)
     table = block_table + sequence * table_stride
     for start in range(first, last, TILE):
         t = start + tl.arange(0, TILE)
@@ -80,23 +80,23 @@ def attention_decode_kernel(
         if WINDOW + CHUNK > 0:
             seen &= t >= first_seen(length - 1, WINDOW, CHUNK)
         scores = tl.where(seen[None, :], scores_of(tl.dot(queries.to(keys.dtype), keys), SCALE, SOFTCAP), float("-inf"))
-        most, total, sums = softmax_step(scores, most, total, sums, values)
+        m_i, l_i, acc = softmax_step(scores, m_i, l_i, acc, values)
     if SPLIT:
         if first < last:
             part = ((sequence * kv_heads + kv_head) * splits + split) * GROUP + row
-            tl.store(partial_most + part, most, mask=row < GROUP)
-            tl.store(partial_total + part, total, mask=row < GROUP)
-            tl.store(partial_sums + part[:, None] * HEAD_DIM + d[None, :], sums, mask=q_inside)
+            tl.store(partial_m + part, m_i, mask=row < GROUP)
+            tl.store(partial_l + part, l_i, mask=row < GROUP)
+            tl.store(partial_acc + part[:, None] * HEAD_DIM + d[None, :], acc, mask=q_inside)
     else:
-        total = with_sinks(total, most, sinks, heads, row < GROUP)
-        result = sums / tl.where(total == 0, 1.0, total)[:, None]
+        l_i = with_sinks(l_i, m_i, sinks, heads, row < GROUP)
+        result = acc / tl.where(l_i == 0, 1.0, l_i)[:, None]
         to = (sequence * kv_heads * GROUP + heads)[:, None] * HEAD_DIM + d[None, :]
         tl.store(out + to, result.to(out.dtype.element_ty), mask=q_inside)
 
 
 @triton.jit
 def attention_combine_kernel(
-    seq_lens, sinks, out, partial_sums, partial_most, partial_total, splits, kv_heads,
+    seq_lens, sinks, out, partial_acc, partial_m, partial_l, splits, kv_heads,
     WINDOW: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr, TILE: tl.constexpr,
     TOGETHER: tl.constexpr,
 ):  # fmt: skip
@@ -105,25 +105,25 @@ def attention_combine_kernel(
     head = tl.program_id(1)
     _, _, used = share(tl.load(seq_lens + sequence), 0, splits, WINDOW, CHUNK, TILE)
     d = tl.arange(0, DIM_PADDED)
-    most = float("-inf")
-    total = 0.0
-    sums = tl.zeros((DIM_PADDED,), tl.float32)
+    m_i = float("-inf")
+    l_i = 0.0
+    acc = tl.zeros((DIM_PADDED,), tl.float32)
     for begin in range(0, used, TOGETHER):
         split = begin + tl.arange(0, TOGETHER)
         inside = split < used
         part = ((sequence * kv_heads + head // GROUP) * splits + split) * GROUP + head % GROUP
-        part_most = tl.load(partial_most + part, mask=inside, other=float("-inf"))
-        part_total = tl.load(partial_total + part, mask=inside, other=0.0)
+        part_m = tl.load(partial_m + part, mask=inside, other=float("-inf"))
+        part_l = tl.load(partial_l + part, mask=inside, other=0.0)
         at = part[:, None] * HEAD_DIM + d[None, :]
-        part_sums = tl.load(partial_sums + at, mask=inside[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
-        new_most = tl.maximum(most, tl.max(part_most, 0))
-        weights = tl.exp2(part_most - new_most)
-        old = tl.exp2(most - new_most)
-        total = total * old + tl.sum(part_total * weights, 0)
-        sums = sums * old + tl.sum(part_sums * weights[:, None], 0)
-        most = new_most
-    total = with_sinks(total, most, sinks, head, True)
-    result = sums / tl.where(total == 0, 1.0, total)
+        part_acc = tl.load(partial_acc + at, mask=inside[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
+        new_m = tl.maximum(m_i, tl.max(part_m, 0))
+        weights = tl.exp2(part_m - new_m)
+        old = tl.exp2(m_i - new_m)
+        l_i = l_i * old + tl.sum(part_l * weights, 0)
+        acc = acc * old + tl.sum(part_acc * weights[:, None], 0)
+        m_i = new_m
+    l_i = with_sinks(l_i, m_i, sinks, head, True)
+    result = acc / tl.where(l_i == 0, 1.0, l_i)
     to = (sequence * kv_heads * GROUP + head) * HEAD_DIM + d
     tl.store(out + to, result.to(out.dtype.element_ty), mask=d < HEAD_DIM)
 
@@ -157,9 +157,9 @@ def _launches(paged: Paged, out: Tensor, context: Context, programs_each: int, s
     splits: Size = cdiv(programs, sequences * kv_heads)
     part = (sequences, kv_heads, splits, group)
     partials = {
-        "partial_sums": context.allocate("float32", (*part, paged.head_dim)),
-        "partial_most": context.allocate("float32", part),
-        "partial_total": context.allocate("float32", part),
+        "partial_acc": context.allocate("float32", (*part, paged.head_dim)),
+        "partial_m": context.allocate("float32", part),
+        "partial_l": context.allocate("float32", part),
     }
     arguments: dict[str, Any] = {**paged.arguments(), "kv_heads": kv_heads}
     dims = paged.constants()

@@ -19,6 +19,9 @@ from .launch import QUERY_LENGTH, Condition, Context, Launch, Tensor, cdiv
 _CUTS = ((128, 8, 5), (128, 8, 3), (64, 4, 5), (64, 4, 3))
 """Rows, warps and stages; the first is the policy's. The block table is read two stages ahead of keys and values, of which with 5 two
 tiles are then on their way."""
+_WIDE_CUTS = ((64, 8, 3),)
+"""Of heads beyond _WIDE, whose tiles would not fit into shared memory otherwise."""
+_WIDE = 256
 
 
 @triton.jit
@@ -37,7 +40,7 @@ def sequence_of_tile(cu_seqlens, sequences, tile, BLOCK_Q: tl.constexpr):
 
 @triton.jit
 def take_in_keys(
-    most, total, sums, queries, position, first, last, k_cache, v_cache, table, length, k_block, k_head, v_block, v_head,
+    m_i, l_i, acc, queries, position, first, last, k_cache, v_cache, table, length, k_block, k_head, v_block, v_head,
     MASKED: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr,
     HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -59,8 +62,8 @@ def take_in_keys(
             if WINDOW + CHUNK > 0:
                 seen &= t[None, :] >= first_seen(position, WINDOW, CHUNK)[:, None]
             scores = tl.where(seen, scores, float("-inf"))
-        most, total, sums = softmax_step(scores, most, total, sums, values)
-    return most, total, sums
+        m_i, l_i, acc = softmax_step(scores, m_i, l_i, acc, values)
+    return m_i, l_i, acc
 
 
 @triton.jit
@@ -88,9 +91,9 @@ def attention_mixed_kernel(
         queries = tl.load(q + at, mask=inside, other=0.0).to(k_cache.dtype.element_ty)
         to_position = length - end
         position = token + to_position
-        most = tl.full((ROWS,), float("-inf"), tl.float32)
-        total = tl.zeros((ROWS,), tl.float32)
-        sums = tl.zeros((ROWS, DIM_PADDED), tl.float32)
+        m_i = tl.full((ROWS,), float("-inf"), tl.float32)
+        l_i = tl.zeros((ROWS,), tl.float32)
+        acc = tl.zeros((ROWS, DIM_PADDED), tl.float32)
         table = block_table + sequence.to(tl.int64) * table_stride
         last = tl.minimum(first_token + BLOCK_Q, end) + to_position
         if WINDOW + CHUNK > 0:
@@ -98,19 +101,19 @@ def attention_mixed_kernel(
         else:
             # Before the first row's own position nothing is hidden from any row.
             masked_from = (first_token + to_position + 1) // TILE * TILE
-            most, total, sums = take_in_keys(
-                most, total, sums, queries, position, 0, masked_from, k_cache, v_cache, table, length,
+            m_i, l_i, acc = take_in_keys(
+                m_i, l_i, acc, queries, position, 0, masked_from, k_cache, v_cache, table, length,
                 k_block, kv_head * k_cache_head, v_block, kv_head * v_cache_head,
                 False, SCALE, SOFTCAP, WINDOW, CHUNK, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
             )  # fmt: skip
-        most, total, sums = take_in_keys(
-            most, total, sums, queries, position, masked_from, last, k_cache, v_cache, table, length,
+        m_i, l_i, acc = take_in_keys(
+            m_i, l_i, acc, queries, position, masked_from, last, k_cache, v_cache, table, length,
             k_block, kv_head * k_cache_head, v_block, kv_head * v_cache_head,
             True, SCALE, SOFTCAP, WINDOW, CHUNK, HEAD_DIM, DIM_PADDED, BLOCK_SIZE, TILE,
         )  # fmt: skip
         to = (token.to(tl.int64) * kv_heads * GROUP + head)[:, None] * HEAD_DIM + d[None, :]
-        total = with_sinks(total, most, sinks, head, True)
-        result = sums / tl.where(total == 0, 1.0, total)[:, None]
+        l_i = with_sinks(l_i, m_i, sinks, head, True)
+        result = acc / tl.where(l_i == 0, 1.0, l_i)[:, None]
         tl.store(out + to, result.to(out.dtype.element_ty), mask=inside)
 
 
@@ -118,7 +121,7 @@ def attention_mixed(paged: Paged, cu_seqlens: Tensor, out: Tensor, context: Cont
     """q [T, QH, D] over the caches -> out [T, QH, D]. Rows past cu_seqlens[S] are left as they are."""
     candidates = {
         f"{rows} rows w{warps} s{stages}": Candidate(launches=partial(_launches, paged, cu_seqlens, out, rows, warps, stages))
-        for rows, warps, stages in _CUTS
+        for rows, warps, stages in (_CUTS if paged.head_dim <= _WIDE else _WIDE_CUTS)
         if rows >= paged.group
     }
     problem = Problem(

@@ -167,24 +167,24 @@ def scores_of(products, SCALE: tl.constexpr, SOFTCAP: tl.constexpr):
 
 
 @triton.jit
-def with_sinks(total, most, sinks, heads, heads_inside):
-    """The sums of weights, relative to the scores `most` (-inf where a row has seen nothing), with those of the heads' sinks, if any."""
+def with_sinks(l_i, m_i, sinks, heads, heads_inside):
+    """The sums of weights l_i, relative to the scores m_i (-inf where a row has seen nothing), with those of the heads' sinks, if any."""
     if sinks is not None:
         sink = tl.load(sinks + heads, mask=heads_inside, other=0.0) * _LOG2_E
-        total += tl.exp2(sink - tl.where(most == float("-inf"), 0.0, most))
-    return total
+        l_i += tl.exp2(sink - tl.where(m_i == float("-inf"), 0.0, m_i))
+    return l_i
 
 
 @triton.jit
-def softmax_step(scores, most, total, sums, v):
-    """Take in scores [R, L] float32, in units of log2 and -inf where hidden, and values v [L, D].
+def softmax_step(scores, m_i, l_i, acc, v):
+    """One step of online softmax: scores [R, L] float32, in units of log2 and -inf where hidden, and values v [L, D].
 
-    most [R]: largest score so far; total [R]: sum of 2^(score - most); sums [R, D]: of these times the values.
-    A row that has seen nothing yet has most -inf and zeros.
+    m_i [R]: largest score so far; l_i [R]: sum of 2^(score - m_i); acc [R, D]: sum of 2^(score - m_i) * value.
+    A row that has seen nothing yet has m_i -inf and zeros.
     """
-    new_most = tl.maximum(most, tl.max(scores, 1))
-    finite = tl.where(new_most == float("-inf"), 0.0, new_most)
+    new_m = tl.maximum(m_i, tl.max(scores, 1))
+    finite = tl.where(new_m == float("-inf"), 0.0, new_m)
     weights = tl.exp2(scores - finite[:, None])
-    old = tl.exp2(most - finite)
-    sums = tl.dot(weights.to(v.dtype), v, sums * old[:, None])
-    return new_most, total * old + tl.sum(weights, 1), sums
+    old = tl.exp2(m_i - finite)
+    acc = tl.dot(weights.to(v.dtype), v, acc * old[:, None])
+    return new_m, l_i * old + tl.sum(weights, 1), acc

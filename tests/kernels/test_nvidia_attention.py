@@ -193,7 +193,7 @@ def test_what_comes_before_attention(new: tuple[int, ...], before: str) -> None:
     check(Step(lengths=(40, 150, 70), new=new, padded_sequences=2, padded_tokens=3, **BEFORE[before]))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("heads", "head_dim"), [((2, 2), 128), ((6, 2), 80), ((4, 1), 96), ((8, 1), 64), ((16, 1), 16)])
+@pytest.mark.parametrize(("heads", "head_dim"), [((2, 2), 128), ((6, 2), 80), ((4, 1), 96), ((8, 1), 64), ((16, 1), 16), ((2, 1), 512)])
 @pytest.mark.parametrize("new", [(1, 1), (20, 2)])
 def test_groups_and_sizes_of_heads(new: tuple[int, ...], heads: tuple[int, int], head_dim: int) -> None:
     check(Step(lengths=(70, 33), new=new, heads=heads, head_dim=head_dim))

@@ -124,6 +124,14 @@ def test_attention_with_soft_cap_and_sinks_compiles_without_spilling(head_dim: i
     check([launch for launch in launches if launch.function.__name__ != "rope_kv_write_kernel"])
 
 
+def test_attention_with_the_widest_heads_fits() -> None:
+    """Of 512 elements, as Gemma 4's full layers have: with a spill of a few registers."""
+    for launch in launches_of([attention(512)]):
+        compiled = compile_launch(launch)
+        assert compiled.shared_bytes <= H200.shared_bytes, launch
+        assert compiled.stack_bytes <= 64, launch
+
+
 @pytest.mark.parametrize("kernel", ["dense", *FORMATS, *FP8_LAYOUTS])
 def test_linears_compile_without_spilling(kernel: str) -> None:
     launches = launches_of(linears(kernel))
