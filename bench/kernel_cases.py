@@ -101,7 +101,7 @@ def _activations(kernel: str, x: Tensor) -> Tensor:
 def _linear_call(kernel: str, x: Tensor, weights: Sequence[Tensor], outputs: int) -> Callable[[int], Tensor]:
     """With this and `_activations`, nothing else here knows the operators' signatures."""
     operator = getattr(torch.ops.engine, f"linear_{kernel}").default
-    return lambda index: operator(x, weights[index], None, None, outputs)
+    return lambda index: operator(x, weights[index], None, None, outputs, 1.0)
 
 
 def _weight(shape: LinearShape) -> Tensor:

@@ -40,13 +40,16 @@ _SCALES = {format: ", Tensor scale" if format == FP8_STATIC else "" for format i
 _ROW_QUANTIZERS = {"quantize": "", **{f"quantize_{format}": scale for format, scale in _SCALES.items()}}
 
 SCHEMAS = (
-    # x [T, K] float32, for quantized kernels what `quantize` gives; w packed (see linear/formats.py);
-    # bias [N] and residual [T, N] float32, added to the product in this order -> [T, N] float32
+    # x [T, K] float32, for quantized kernels what `quantize` gives; w packed (see linear/formats.py); bias [N] and residual [T, N]
+    # float32 -> (x w^T + bias) * multiplier + residual, [T, N] float32, every operation rounded on its own
     # of row kernels, x [T, K], residual and result are bfloat16, bias [N] float32
-    *(f"linear_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features) -> Tensor" for kernel in LINEAR_KERNELS),
+    *(
+        f"linear_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features, float multiplier) -> Tensor"
+        for kernel in LINEAR_KERNELS
+    ),
     # the same with a result in float32, for the LM head
     *(
-        f"logits_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features) -> Tensor"
+        f"logits_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features, float multiplier) -> Tensor"
         for kernel in (*ROW_KERNELS, *FP8_KERNELS)
     ),
     # x [T, K] bfloat16, of fp8_tensor also its scale [1] float32 -> uint8 [T, row_bytes]: FP8 numbers with scales (see nvidia/fp8.py)
@@ -59,18 +62,20 @@ SCHEMAS = (
     # see row_operators.py; with a quantizer's name, what that would make of the result
     *(operator.schema() for operator in ROW_OPERATORS.values()),
     *(operator.schema(quantizer, scale) for operator in TWINS for quantizer, scale in _ROW_QUANTIZERS.items()),
-    # tokens [T] int32, w packed like a linear of [V, dim] -> [T, dim] float32, or bfloat16 of row kernels
-    *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim) -> Tensor" for kernel in (*PANEL_KERNELS, *ROW_KERNELS)),
+    # tokens [T] int32, w packed like a linear of [V, dim] -> rows * multiplier, [T, dim] float32, or bfloat16 of row kernels
+    *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim, float multiplier) -> Tensor" for kernel in (*PANEL_KERNELS, *ROW_KERNELS)),
     # q [T, QH, D], k and v [T, KH, D] float32; caches [blocks, KH, block_size, D] float32 or bfloat16, or
     # [blocks, KH, block_size, D + 4] int8; cu_seqlens [S+1], seq_lens [S], block_table [S, B], slot_mapping [T] int32;
     # q_norm and k_norm [D], cos and sin [T, R/2], sinks [QH], q_scale [T] float32 -> [T, QH, D] float32
     *(operator.schema for operator in CUT_OPERATORS.values()),
 )
 
-_LINEAR = "AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* bias, AtenTensorHandle* residual, int64_t out_features"
+_LINEAR = (
+    "AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* bias, AtenTensorHandle* residual, int64_t out_features, double multiplier"
+)
 _C_ARGUMENTS = {
     **{f"linear_{kernel}": _LINEAR for kernel in PANEL_KERNELS},
-    **{f"embedding_{kernel}": "AtenTensorHandle tokens, AtenTensorHandle w, int64_t dim" for kernel in PANEL_KERNELS},
+    **{f"embedding_{kernel}": "AtenTensorHandle tokens, AtenTensorHandle w, int64_t dim, double multiplier" for kernel in PANEL_KERNELS},
     "quantize": "AtenTensorHandle x",
     **{operator.name: operator.c_arguments for operator in ROW_OPERATORS.values()},
     **{twin(operator.name, "quantize"): operator.c_arguments for operator in TWINS},
@@ -106,17 +111,15 @@ def load(path: Path) -> None:
     load_code(path)
 
 
-def _linear(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None, out_features: int) -> torch.Tensor:
+def _linear(x: torch.Tensor, w: torch.Tensor, bias: object, residual: object, out_features: int, multiplier: float) -> torch.Tensor:
     return x.new_empty((x.shape[0], out_features), dtype=torch.float32)
 
 
-def _row_linear(
-    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, residual: torch.Tensor | None, out_features: int
-) -> torch.Tensor:
+def _row_linear(x: torch.Tensor, w: torch.Tensor, bias: object, residual: object, out_features: int, multiplier: float) -> torch.Tensor:
     return x.new_empty((x.shape[0], out_features), dtype=torch.bfloat16)
 
 
-def _row_embedding(tokens: torch.Tensor, w: torch.Tensor, dim: int) -> torch.Tensor:
+def _row_embedding(tokens: torch.Tensor, w: torch.Tensor, dim: int, multiplier: float) -> torch.Tensor:
     return tokens.new_empty((tokens.shape[0], dim), dtype=torch.bfloat16)
 
 
@@ -139,7 +142,7 @@ def _quantizing_fp8(format: str) -> Callable[..., torch.Tensor]:
     return shape
 
 
-def _embedding(tokens: torch.Tensor, w: torch.Tensor, dim: int) -> torch.Tensor:
+def _embedding(tokens: torch.Tensor, w: torch.Tensor, dim: int, multiplier: float) -> torch.Tensor:
     return tokens.new_empty((tokens.shape[0], dim), dtype=torch.float32)
 
 

@@ -1,10 +1,10 @@
 """Gives every weight matrix its packed format and the operator that reads it.
 
-    linear(x, w, bias)      ->  engine.linear_q4_1(engine.quantize(x), w_packed, bias, None, out_features)
-                                engine.linear_dense(x, w_packed, bias, None, out_features)
-                                engine.linear_rows_q4_1(x, w_packed, bias, None, out_features)    (layout "rows")
+    linear(x, w, bias)      ->  engine.linear_q4_1(engine.quantize(x), w_packed, bias, None, out_features, 1.0)
+                                engine.linear_dense(x, w_packed, bias, None, out_features, 1.0)
+                                engine.linear_rows_q4_1(x, w_packed, bias, None, out_features, 1.0)    (layout "rows")
                                 engine.linear_rows_fp8_channel(engine.quantize_fp8_tensor(x, input_scale), ...)    (fp8_tensor)
-    embedding(w, tokens)    ->  engine.embedding_q4_1(tokens, w_packed, dim)
+    embedding(w, tokens)    ->  engine.embedding_q4_1(tokens, w_packed, dim, 1.0)
 
 Why: library matrix products change their summation order with the number of rows, so that a
 token's logits would depend on what it was batched with; our kernels have one order. They also
@@ -81,10 +81,10 @@ def _rewrite(graph: fx.Graph, node: fx.Node, format: str, layout: Layout, scale:
             x, weight, bias = (*node.args, None)[:3]
             if (quantizer := quantizer_of(format, layout)) is not None:
                 x = call_like(graph, getattr(torch.ops.engine, quantizer).default, (x,) if scale is None else (x, scale))
-            target, args = f"linear_{kernel}", (x, weight, bias, None, weight.meta["val"].shape[0])  # type: ignore[union-attr]
+            target, args = f"linear_{kernel}", (x, weight, bias, None, weight.meta["val"].shape[0], 1.0)  # type: ignore[union-attr]
         else:
             weight, tokens = node.args[:2]
-            target, args = f"embedding_{kernel}", (tokens, weight, weight.meta["val"].shape[1])  # type: ignore[union-attr,assignment]
+            target, args = f"embedding_{kernel}", (tokens, weight, weight.meta["val"].shape[1], 1.0)  # type: ignore[union-attr,assignment]
         replacement = graph.call_function(getattr(getattr(torch.ops.engine, target), "default"), args)  # noqa: B009
     replacement.meta = dict(node.meta)
     node.replace_all_uses_with(replacement)

@@ -1,4 +1,6 @@
-"""What rewrites need to know of our linear operators: (x, weight, bias, residual, out_features)."""
+"""What rewrites need to know of our linear operators."""
+
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -6,6 +8,22 @@ from torch import fx
 from ..kernels.ops import LINEAR_KERNELS
 
 
+class LinearArguments(NamedTuple):
+    """(x weight^T + bias) * multiplier + residual, in the order of the schema."""
+
+    x: fx.Node
+    weight: fx.Node
+    bias: fx.Node | None
+    residual: fx.Node | None
+    out_features: int
+    multiplier: float
+
+
 def is_linear(node: fx.Node) -> bool:
     """Whether `node` calls one of our linears."""
     return node.target in {getattr(torch.ops.engine, f"linear_{kernel}").default for kernel in LINEAR_KERNELS}
+
+
+def linear_arguments(linear: fx.Node) -> LinearArguments:
+    arguments: Any = linear.args
+    return LinearArguments(*arguments)

@@ -6,7 +6,7 @@
 Why: one call instead of two or three, each of which starts and ends the threads' common work;
 and longer runs of weights to stream. The slices are views, which cost nothing.
 
-When not: when formats differ (a GGUF file may keep some matrices at more bits), when a weight
+When not: when formats differ (a GGUF file may keep some matrices at more bits) or multipliers, when a weight
 is used twice (a tied embedding), or when all but the last do not fill whole panels. Numerics
 do not change: every output is computed as before.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from ..kernels.linear.formats import PANEL
-from .linears import is_linear
+from .linears import is_linear, linear_arguments
 from .rewrite import call_like, join, only_user
 
 _SLICE = torch.ops.aten.slice.Tensor
@@ -37,25 +37,27 @@ def merge_sibling_linears(graph: fx.Graph) -> int:
 
 
 def _is_simple(node: fx.Node) -> bool:
-    weights = [arg for arg in node.args[1:3] if isinstance(arg, fx.Node)]
-    return node.args[3] is None and all(weight.op == "placeholder" and only_user(weight) is node for weight in weights)
+    _, weight, bias, residual, *_ = linear_arguments(node)
+    weights = [weight] if bias is None else [weight, bias]
+    return residual is None and all(weight.op == "placeholder" and only_user(weight) is node for weight in weights)
 
 
 def _family(node: fx.Node) -> Any:
-    x, weight, bias = node.args[:3]
-    assert isinstance(weight, fx.Node)
-    return x, node.target, weight.meta["format"], bias is None
+    linear = linear_arguments(node)
+    return linear.x, node.target, linear.weight.meta["format"], linear.bias is None, linear.multiplier
 
 
 def _merge(graph: fx.Graph, siblings: list[fx.Node]) -> int:
-    widths: list[int] = [node.args[4] for node in siblings]  # type: ignore[misc]
+    linears = [linear_arguments(node) for node in siblings]
+    widths = [linear.out_features for linear in linears]
     if any(width % PANEL for width in widths[:-1]):
         return 0
-    first = siblings[0]
-    weight = join(graph, [node.args[1] for node in siblings], "concat")  # type: ignore[misc]
-    bias = None if first.args[2] is None else join(graph, [node.args[2] for node in siblings], "concat")  # type: ignore[misc]
-    with graph.inserting_before(first):
-        merged = call_like(graph, first.target, (first.args[0], weight, bias, None, sum(widths)))
+    weight = join(graph, [linear.weight for linear in linears], "concat")
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    bias = join(graph, biases, "concat") if biases else None
+    with graph.inserting_before(siblings[0]):
+        arguments = linears[0]._replace(weight=weight, bias=bias, out_features=sum(widths))
+        merged = call_like(graph, siblings[0].target, tuple(arguments))
         start = 0
         for node, width in zip(siblings, widths, strict=True):
             node.replace_all_uses_with(call_like(graph, _SLICE, (merged, 1, start, start + width)))

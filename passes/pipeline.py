@@ -18,6 +18,7 @@ from .fuse_activation import fuse_activation
 from .fuse_gate import fuse_gate
 from .fuse_into_attention import fuse_into_attention
 from .fuse_layer_norm import fuse_layer_norm
+from .fuse_multiplier import fuse_multiplier
 from .fuse_post_norm import fuse_post_norm
 from .fuse_quantize import fuse_quantize
 from .fuse_residual_add import fuse_residual_add
@@ -56,6 +57,7 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout:
     passes = [
         Pass(name="eliminate_no_ops", rewrite=eliminate_no_ops),
         Pass(name="assign_weight_kernels", rewrite=partial(assign_weight_kernels, formats=formats, layout=layout), required=True),
+        Pass(name="fuse_multiplier", rewrite=fuse_multiplier),
         Pass(name="merge_sibling_linears", rewrite=merge_sibling_linears),
         Pass(name="fuse_residual_add", rewrite=fuse_residual_add),
         Pass(name="fuse_into_attention", rewrite=fuse_into_attention),

@@ -19,8 +19,7 @@ struct DenseLinear {
   const float* x;
   int64_t x_stride;
   const Weight* w;
-  const float* bias;
-  Residual residual;
+  Epilogue epilogue;
   float* out;
   int64_t rows, in_features, out_features, panels;
 
@@ -44,11 +43,10 @@ struct DenseLinear {
     const int64_t columns = std::min(tile_panels * kPanel, out_features - column);
     for (int64_t r = 0; r < tile_rows; ++r) {
       float* to = out + (row + r) * out_features + column;
-      std::copy_n(sums + r * kTileColumns, columns, to);
-      if (bias != nullptr)
-        for (int64_t n = 0; n < columns; ++n) to[n] += bias[column + n];
-      if (residual)
-        for (int64_t n = 0; n < columns; ++n) to[n] += residual.row(row + r)[column + n];
+      const float* sum = sums + r * kTileColumns;
+      int64_t n = 0;
+      for (; n + kLanes <= columns; n += kLanes) store(to + n, epilogue.apply(load(sum + n), row + r, column + n));
+      for (; n < columns; ++n) to[n] = epilogue.apply_one(sum[n], row + r, column + n);
     }
   }
 
@@ -62,11 +60,11 @@ struct DenseLinear {
 };
 
 template <class Weight>
-void gather(const int32_t* tokens, int64_t count, const Weight* w, int64_t dim, float* out) {
+void gather(const int32_t* tokens, int64_t count, const Weight* w, int64_t dim, float multiplier, float* out) {
   parallel_for(count, 1, threads_for(count * dim), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const Weight* from = w + tokens[t] / kPanel * dim * kPanel + tokens[t] % kPanel;
-      for (int64_t k = 0; k < dim; ++k) out[t * dim + k] = to_float(from[k * kPanel]);
+      for (int64_t k = 0; k < dim; ++k) out[t * dim + k] = to_float(from[k * kPanel]) * multiplier;
     }
   });
 }
@@ -87,23 +85,23 @@ void check_weight(const Tensor& w, int64_t in_features) {
   STD_TORCH_CHECK(w.size(1) == in_features && w.size(2) == kPanel, "w is not packed for ", in_features, " input features");
 }
 
-Tensor linear_dense(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t out_features) {
+Tensor linear_dense(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t out_features,
+                    double multiplier) {
   check_rows(x, ScalarType::Float, 2, "x");
   const int64_t rows = x.size(0), in_features = x.size(1), panels = (out_features + kPanel - 1) / kPanel;
   check_weight(w, in_features);
   STD_TORCH_CHECK(out_features > 0 && w.size(0) == panels, "w has ", w.size(0), " panels, not ", panels);
-  const float* bias_data = vector_of(bias, out_features, "bias");
-  const Residual added(residual, rows, out_features);
+  const Epilogue epilogue(bias, multiplier, residual, rows, out_features);
   Tensor out = empty_floats({rows, out_features});
   with_weight_type(w, [&]<class Weight>(const Weight* weight) {
-    DenseLinear<Weight>{data<float>(x), row_stride(x), weight, bias_data, added, static_cast<float*>(out.data_ptr()), rows, in_features,
-                        out_features, panels}
+    DenseLinear<Weight>{data<float>(x), row_stride(x), weight, epilogue, static_cast<float*>(out.data_ptr()), rows, in_features, out_features,
+                        panels}
         .run();
   });
   return out;
 }
 
-Tensor embedding_dense(Tensor tokens, Tensor w, int64_t dim) {
+Tensor embedding_dense(Tensor tokens, Tensor w, int64_t dim, double multiplier) {
   check_contiguous(tokens, ScalarType::Int, 1, "tokens");
   check_weight(w, dim);
   const int64_t count = tokens.size(0);
@@ -111,7 +109,7 @@ Tensor embedding_dense(Tensor tokens, Tensor w, int64_t dim) {
   for (int64_t t = 0; t < count; ++t)
     STD_TORCH_CHECK(token[t] >= 0 && token[t] < w.size(0) * kPanel, "token ", token[t], " is outside the vocabulary");
   Tensor out = empty_floats({count, dim});
-  with_weight_type(w, [&](const auto* weight) { gather(token, count, weight, dim, static_cast<float*>(out.data_ptr())); });
+  with_weight_type(w, [&](const auto* weight) { gather(token, count, weight, dim, float(multiplier), static_cast<float*>(out.data_ptr())); });
   return out;
 }
 

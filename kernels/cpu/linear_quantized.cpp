@@ -5,7 +5,7 @@
 // to float32 on its own (this is also what linear/reference.py computes, bit for bit):
 //   q8_0, q4_0   sum += float(dot(q_w, q_x)) * (scale_w * scale_x)
 //   q4_1         the same, then sum += min_w * (scale_x * float(sum(q_x)))
-// and last the bias, then the residual.
+// and last what epilogue.h says.
 
 #include <algorithm>
 
@@ -89,8 +89,7 @@ template <class Format>
 struct QuantizedLinear {
   const ActivationGroup* x;
   const uint8_t* w;
-  const float* bias;
-  Residual residual;
+  Epilogue epilogue;
   float* out;
   int64_t rows, out_features, panels, groups;
 
@@ -153,19 +152,12 @@ struct QuantizedLinear {
 
   ENGINE_INLINE void finish(int64_t row, int64_t column, Vf sum) const {
     if (column + kLanes > out_features) return finish_edge(row, column, sum);
-    if (bias != nullptr) sum += load(bias + column);
-    if (residual) sum += load(residual.row(row) + column);
-    store(out + row * out_features + column, sum);
+    store(out + row * out_features + column, epilogue.apply(sum, row, column));
   }
 
   // The last outputs, fewer than a vector.
   __attribute__((noinline)) void finish_edge(int64_t row, int64_t column, Vf sum) const {
-    for (int64_t n = column; n < out_features; ++n) {
-      float value = sum[n - column];
-      if (bias != nullptr) value += bias[n];
-      if (residual) value += residual.row(row)[n];
-      out[row * out_features + n] = value;
-    }
+    for (int64_t n = column; n < out_features; ++n) out[row * out_features + n] = epilogue.apply_one(sum[n - column], row, n);
   }
 
   // The weights of the panels at hand, kAhead bytes further on.
@@ -266,23 +258,23 @@ void check_weight(const Tensor& w, int64_t groups) {
 }
 
 template <class Format>
-Tensor linear(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t out_features) {
+Tensor linear(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t out_features,
+              double multiplier) {
   check_contiguous(x, ScalarType::Byte, 3, "x");
   STD_TORCH_CHECK(x.size(2) == kActivationBytes, "x must be what quantize gives");
   const int64_t rows = x.size(0), groups = x.size(1), panels = (out_features + kPanel - 1) / kPanel;
   check_weight<Format>(w, groups);
   STD_TORCH_CHECK(out_features > 0 && w.size(0) == panels, "w has ", w.size(0), " panels, not ", panels);
-  const float* bias_data = vector_of(bias, out_features, "bias");
-  const Residual added(residual, rows, out_features);
+  const Epilogue epilogue(bias, multiplier, residual, rows, out_features);
   Tensor out = empty_floats({rows, out_features});
-  QuantizedLinear<Format>{data<ActivationGroup>(x), data<uint8_t>(w), bias_data, added, static_cast<float*>(out.data_ptr()), rows, out_features,
-                          panels, groups}
+  QuantizedLinear<Format>{data<ActivationGroup>(x), data<uint8_t>(w), epilogue, static_cast<float*>(out.data_ptr()), rows, out_features, panels,
+                          groups}
       .run();
   return out;
 }
 
 template <class Format>
-Tensor embedding(Tensor tokens, Tensor w, int64_t dim) {
+Tensor embedding(Tensor tokens, Tensor w, int64_t dim, double multiplier) {
   check_contiguous(tokens, ScalarType::Int, 1, "tokens");
   check_weight<Format>(w, groups_of(dim));
   const int64_t count = tokens.size(0), groups = w.size(1);
@@ -299,7 +291,7 @@ Tensor embedding(Tensor tokens, Tensor w, int64_t dim) {
         const uint8_t* block = from + (token[t] / kPanel * groups + k / kGroup) * Format::kBytes;
         float value = to_float(scales<Format>(block)[n]) * float(Format::quant(block, int(k % kGroup), n));
         if constexpr (Format::kHasMin) value += to_float(mins<Format>(block)[n]);
-        to[t * dim + k] = value;
+        to[t * dim + k] = value * float(multiplier);
       }
     }
   });

@@ -11,8 +11,10 @@ def quantize_activations(x: Tensor) -> Tensor:
     return cast(Tensor, torch.ops.engine.quantize(x))
 
 
-def linear(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, out_features: int, residual: Tensor | None = None) -> Tensor:
-    """x [T, K] float32 times the packed weight, plus bias [N], plus residual [T, N], all float32 -> [T, N] float32.
+def linear(
+    kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, out_features: int, residual: Tensor | None = None, multiplier: float = 1.0
+) -> Tensor:
+    """x [T, K] float32 times the packed weight, plus bias [N], times multiplier, plus residual [T, N], all float32 -> [T, N] float32.
 
     `kernel` is one of ops.LINEAR_KERNELS and says how `w` is packed; for a quantized one, `x` is
     quantized first. Rows of `x` and `residual` may lie apart in memory. Raises RuntimeError if
@@ -20,12 +22,12 @@ def linear(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, out_features:
     """
     if kernel != "dense":
         x = quantize_activations(x)
-    return cast(Tensor, getattr(torch.ops.engine, f"linear_{kernel}")(x, w, bias, residual, out_features))
+    return cast(Tensor, getattr(torch.ops.engine, f"linear_{kernel}")(x, w, bias, residual, out_features, multiplier))
 
 
-def embedding(kernel: str, tokens: Tensor, w: Tensor, dim: int) -> Tensor:
-    """Rows tokens [T] int32 of the packed weight [V, dim] -> [T, dim] float32.
+def embedding(kernel: str, tokens: Tensor, w: Tensor, dim: int, multiplier: float = 1.0) -> Tensor:
+    """Rows tokens [T] int32 of the packed weight [V, dim], times multiplier -> [T, dim] float32.
 
     Raises RuntimeError if a token is outside the vocabulary or shapes do not fit.
     """
-    return cast(Tensor, getattr(torch.ops.engine, f"embedding_{kernel}")(tokens, w, dim))
+    return cast(Tensor, getattr(torch.ops.engine, f"embedding_{kernel}")(tokens, w, dim, multiplier))

@@ -13,11 +13,12 @@ from . import activations
 from .formats import PANEL, unpack, unpack_groups
 
 
-def linear(format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int) -> Tensor:
+def linear(format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int, multiplier: float) -> Tensor:
     """x [T, K] float32, quantized (see activations.py) unless `format` is "dense"; w packed in `format` -> [T, N] float32."""
     out = _dense(x, w, out_features) if format == "dense" else _quantized(format, activations.unpack(x), w, out_features)
     if bias is not None:
         out = out + bias
+    out = out * multiplier
     return out if residual is None else out + residual
 
 
@@ -43,6 +44,6 @@ def linear_dequantized(format: str, x: Tensor, w: Tensor, bias: Tensor | None, o
     return functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
 
-def embedding(format: str, tokens: Tensor, w: Tensor, dim: int) -> Tensor:
-    """tokens [T] int32, w packed in `format` -> rows [T, dim] float32."""
-    return unpack(format, w, w.shape[0] * PANEL, dim)[tokens.long()]
+def embedding(format: str, tokens: Tensor, w: Tensor, dim: int, multiplier: float) -> Tensor:
+    """tokens [T] int32, w packed in `format` -> rows [T, dim] float32, times multiplier."""
+    return unpack(format, w, w.shape[0] * PANEL, dim)[tokens.long()] * multiplier

@@ -44,7 +44,7 @@ FEW = (
 
 @triton.jit
 def few_rows_kernel(
-    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
     EVEN_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr,
 ):  # fmt: skip
     """All of out[:, tile of BLOCK_N], for up to 16 rows. A step takes SLICES x BLOCK_K of K."""
@@ -64,12 +64,12 @@ def few_rows_kernel(
             a = tl.load(x_tile + done, mask=exists & (k[:, None, :] < K - done), other=0.0)
             b = tl.load(w_tile + done, mask=k[:, :, None] < K - done, other=0.0)
         sums = tl.dot(a, b.to(a.dtype), sums)
-    finish(tl.sum(sums, 0), out, bias, residual, out_stride, residual_stride, m, n, rows, N)
+    finish(tl.sum(sums, 0), out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
 
 
 @triton.jit
 def tile_kernel(
-    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
     SPLIT_K: tl.constexpr, PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One tile of the result, or with PARTIAL its sum over SPLIT_K of K, into out [splits, rows, N] float32."""
@@ -92,12 +92,12 @@ def tile_kernel(
         sums = tl.dot(a, b.to(a.dtype), sums)
     if PARTIAL:
         out += tl.program_id(1).to(tl.int64) * rows * N
-    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N)
+    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
 
 
 @triton.jit
 def persistent_kernel(
-    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
     PROGRAMS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Every PROGRAMS-th tile of the result; x and w by the copy engine, which fills with zeros what is not there."""
@@ -114,7 +114,7 @@ def persistent_kernel(
             sums = tl.dot(a, b.T.to(a.dtype), sums)
         m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
         n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-        finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N)
+        finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
 
 
 SMALL = Tile(m=64, n=64, k=128, warps=4, stages=3)
@@ -136,6 +136,7 @@ FAMILY = Family(
 
 
 def linear_dense(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
-    """x [T, K], w [N, K], bias [N]?, residual [T, N]?, out_features -> [T, N]. Rows of x and residual may lie apart."""
-    x, w, bias, residual, _ = arguments
-    return linear_launches(FAMILY, Linear(x=x, w=w, bias=bias, residual=residual, out=out, in_features=x.shape[1]), context)
+    """x [T, K], w [N, K], bias [N]?, residual [T, N]?, out_features, multiplier -> [T, N]. Rows of x and residual may lie apart."""
+    x, w, bias, residual, _, multiplier = arguments
+    linear = Linear(x=x, w=w, bias=bias, residual=residual, multiplier=multiplier, out=out, in_features=x.shape[1])
+    return linear_launches(FAMILY, linear, context)

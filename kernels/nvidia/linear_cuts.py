@@ -168,7 +168,7 @@ def _split(family: Family, linear: Linear, tile: Tile, splits: int, context: Con
     split_k = cdiv(cdiv(linear.in_features, tile.k), splits) * tile.k
     splits = cdiv(linear.in_features, split_k)
     sums = context.allocate("float32", (splits, sympy.Min(linear.rows, tile.m), linear.out_features))
-    to_sums = replace(linear, bias=None, residual=None, out=replace(sums, shape=sums.shape[1:], strides=sums.strides[1:]))
+    to_sums = replace(linear, bias=None, residual=None, multiplier=1.0, out=replace(sums, shape=sums.shape[1:], strides=sums.strides[1:]))
     cut = to_sums.launch(
         family.tile,
         (cdiv(linear.out_features, tile.n), splits, 1),

@@ -47,7 +47,7 @@ def row_scales(base, row, features, number):
 
 @triton.jit
 def few_rows_fp8_kernel(
-    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
     BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr,
 ):  # fmt: skip
     """As few_rows_kernel of linear.py."""
@@ -83,12 +83,13 @@ def few_rows_fp8_kernel(
             sums = tl.dot(a, b, sums)
     if not BLOCKWISE:
         sums = sums * x_scales * w_scales
-    finish(tl.sum(sums, 0), out, bias, residual, out_stride, residual_stride, m, n, rows, N)
+    finish(tl.sum(sums, 0), out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
 
 
 @triton.jit
 def tile_fp8_kernel(
-    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, BLOCKWISE: tl.constexpr,
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    MULTIPLIER: tl.constexpr, BLOCKWISE: tl.constexpr,
     SPLIT_K: tl.constexpr, PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """As tile_kernel of linear.py."""
@@ -125,7 +126,7 @@ def tile_fp8_kernel(
         sums = sums * (x_scales[:, None] * w_scales[None, :])
     if PARTIAL:
         out += tl.program_id(1).to(tl.int64) * rows * N
-    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N)
+    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
 
 
 def family(format: str) -> Family:
@@ -143,11 +144,12 @@ def family(format: str) -> Family:
 
 
 def linear_fp8(format: str) -> Emit:
-    """The emitter of x uint8 [T, row_bytes], w uint8 [N, row_bytes], bias [N]?, residual [T, N]?, out_features -> [T, N]."""
+    """The emitter of x uint8 [T, row_bytes], w uint8 [N, row_bytes], bias [N]?, residual [T, N]?, out_features, multiplier -> [T, N]."""
 
     def emit(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
-        x, w, bias, residual, _ = arguments
+        x, w, bias, residual, _, multiplier = arguments
         in_features = fp8_in_features(format, w.shape[1])
-        return linear_launches(family(format), Linear(x=x, w=w, bias=bias, residual=residual, out=out, in_features=in_features), context)
+        linear = Linear(x=x, w=w, bias=bias, residual=residual, multiplier=multiplier, out=out, in_features=in_features)
+        return linear_launches(family(format), linear, context)
 
     return emit

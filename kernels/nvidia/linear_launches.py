@@ -10,11 +10,13 @@ from .launch import Launch, Size, Tensor, cdiv
 
 
 @triton.jit
-def finish(values, out, bias, residual, out_stride, residual_stride, m, n, rows, N):
-    """values [.., ..] float32 of rows m and features n: add bias and residual, round, store what exists."""
+def finish(values, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER: tl.constexpr):
+    """values [.., ..] float32 of rows m and features n: add bias, multiply, add residual, round, store what exists."""
     inside = (m < rows)[:, None] & (n < N)[None, :]
     if bias is not None:
         values += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    if MULTIPLIER != 1.0:
+        values = values * MULTIPLIER
     if residual is not None:
         at = m.to(tl.int64)[:, None] * residual_stride + n[None, :]
         values += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
@@ -31,25 +33,28 @@ def grouped_tile(tile, tiles_m, tiles_n, GROUP: tl.constexpr):
 
 
 @triton.jit
-def add_splits_kernel(partial, out, bias, residual, splits, rows, N, out_stride, residual_stride, BLOCK: tl.constexpr):
-    """partial [splits, rows, N] float32, added in order, plus bias and residual: BLOCK features of one row per program."""
+def add_splits_kernel(
+    partial, out, bias, residual, splits, rows, N, out_stride, residual_stride, MULTIPLIER: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """partial [splits, rows, N] float32, added in order, then finished as any linear: BLOCK features of one row per program."""
     m = tl.program_id(0) + tl.arange(0, 1)
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     sums = tl.zeros((1, BLOCK), tl.float32)
     for split in range(splits):
         at = (m.to(tl.int64) + split * rows)[:, None] * N + n[None, :]
         sums += tl.load(partial + at, mask=(n < N)[None, :], other=0.0)
-    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N)
+    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """The operands of one linear, as launches name them."""
+    """The operands of one linear, as launches name them: (x w^T + bias) * multiplier + residual."""
 
     x: Tensor
     w: Tensor
     bias: Tensor | None
     residual: Tensor | None
+    multiplier: float
     out: Tensor
     in_features: int
 
@@ -100,5 +105,6 @@ class Linear:
         stride = 0 if self.residual is None else self.residual.strides[0]
         return {"out": self.out, "out_stride": self.out.strides[0], "residual_stride": stride, **added}
 
-    def _result_constants(self) -> dict[str, None]:
-        return {name: None for name, tensor in (("bias", self.bias), ("residual", self.residual)) if tensor is None}
+    def _result_constants(self) -> dict[str, Any]:
+        absent = {name: None for name, tensor in (("bias", self.bias), ("residual", self.residual)) if tensor is None}
+        return {**absent, "MULTIPLIER": float(self.multiplier)}

@@ -58,7 +58,7 @@ def weights_of(quants, scales, mins, ZERO: tl.constexpr, HAS_MIN: tl.constexpr):
 
 @triton.jit
 def few_rows_quantized_kernel(
-    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
     BITS: tl.constexpr, ZERO: tl.constexpr, HAS_MIN: tl.constexpr, SCALES_AT: tl.constexpr, MINS_AT: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_N: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
@@ -86,7 +86,7 @@ def few_rows_quantized_kernel(
             sums = tl.dot(weights_of((quants >> 4).to(tl.int8), scales, mins, ZERO, HAS_MIN), high, sums)
         else:
             sums = tl.dot(weights_of(quants.to(tl.int8, bitcast=True), scales, mins, ZERO, HAS_MIN), a, sums)
-    finish(tl.trans(tl.sum(sums, 0)), out, bias, residual, out_stride, residual_stride, m, n, rows, N)
+    finish(tl.trans(tl.sum(sums, 0)), out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
 
 
 @triton.jit
@@ -97,7 +97,7 @@ def as_operand(weights, BLOCK_N: tl.constexpr, COUNT: tl.constexpr):
 
 @triton.jit
 def tile_quantized_kernel(
-    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
     BITS: tl.constexpr, ZERO: tl.constexpr, HAS_MIN: tl.constexpr, SCALES_AT: tl.constexpr, MINS_AT: tl.constexpr,
     SPLIT_K: tl.constexpr, PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -134,7 +134,7 @@ def tile_quantized_kernel(
             sums = tl.dot(a, as_operand(weights, BLOCK_N, GROUPS * BYTES), sums)
     if PARTIAL:
         out += tl.program_id(1).to(tl.int64) * rows * N
-    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N)
+    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
 
 
 def format_constants(format: str, in_features: int) -> dict[str, Any]:
@@ -166,11 +166,11 @@ def family(format: str, in_features: int) -> Family:
 
 
 def linear_quantized(format: str) -> Emit:
-    """The emitter of x [T, K], w uint8 [N, row_bytes], bias [N]?, residual [T, N]?, out_features -> [T, N]."""
+    """The emitter of x [T, K], w uint8 [N, row_bytes], bias [N]?, residual [T, N]?, out_features, multiplier -> [T, N]."""
 
     def emit(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
-        x, w, bias, residual, _ = arguments
-        linear = Linear(x=x, w=w, bias=bias, residual=residual, out=out, in_features=x.shape[1])
+        x, w, bias, residual, _, multiplier = arguments
+        linear = Linear(x=x, w=w, bias=bias, residual=residual, multiplier=multiplier, out=out, in_features=x.shape[1])
         return linear_launches(family(format, linear.in_features), linear, context)
 
     return emit

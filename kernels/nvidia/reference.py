@@ -29,37 +29,43 @@ __all__ = [
 ]
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-    """x [T, K] times weight [N, K], plus bias [N], plus residual [T, N] -> [T, N], all in the dtype of x."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, multiplier: float = 1.0) -> Tensor:
+    """x [T, K] times weight [N, K], plus bias [N], times multiplier, plus residual [T, N] -> [T, N], all in the dtype of x."""
     out = x @ weight.to(x.dtype).T
-    for added in (bias, residual):
-        out = out if added is None else out + added.to(x.dtype)
-    return out
+    out = (out if bias is None else out + bias.to(x.dtype)) * multiplier
+    return out if residual is None else out + residual.to(x.dtype)
 
 
-def linear_rows(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int) -> Tensor:
+def linear_rows(
+    kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int, multiplier: float
+) -> Tensor:
     """The operators linear_rows_*: w packed for `kernel`, "dense" or a format of formats.py -> [T, out_features] in the dtype of x.
 
     Of bfloat16 x, the product is one in float32, rounded once. Of FP8 formats x is FP8 rows too, and the result bfloat16.
     """
-    return logits_rows(kernel, x, w, bias, residual, out_features).to(torch.bfloat16 if x.dtype == torch.uint8 else x.dtype)
+    return logits_rows(kernel, x, w, bias, residual, out_features, multiplier).to(torch.bfloat16 if x.dtype == torch.uint8 else x.dtype)
 
 
-def logits_rows(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int) -> Tensor:
+def logits_rows(
+    kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int, multiplier: float
+) -> Tensor:
     """The operators logits_rows_*: as linear_rows, but of bfloat16 or FP8 x the result is float32."""
     if kernel in FP8_LAYOUTS:
         in_features = fp8_in_features(kernel, w.shape[1])
-        return linear(unpack_fp8(kernel, x, in_features), unpack_fp8(kernel, w, in_features)[:out_features], bias, residual)
+        return linear(unpack_fp8(kernel, x, in_features), unpack_fp8(kernel, w, in_features)[:out_features], bias, residual, multiplier)
     wide = x.float() if x.dtype == torch.bfloat16 else x
     weight = unpack_rows(kernel, w, x.shape[1])
     if x.dtype == torch.bfloat16:
         weight = weight.bfloat16()
-    return linear(wide, weight[:out_features], bias, residual)
+    return linear(wide, weight[:out_features], bias, residual, multiplier)
 
 
-def embedding_rows(kernel: str, tokens: Tensor, w: Tensor, dim: int) -> Tensor:
-    """tokens [T] int32, w as of linear_rows -> rows [T, dim] float32; ids outside the vocabulary mean its first or last row."""
-    return unpack_rows(kernel, w[tokens.long().clamp(0, len(w) - 1)], dim)
+def embedding_rows(kernel: str, tokens: Tensor, w: Tensor, dim: int, multiplier: float) -> Tensor:
+    """tokens [T] int32, w as of linear_rows -> rows [T, dim] float32, times multiplier.
+
+    Ids outside the vocabulary mean its first or last row.
+    """
+    return unpack_rows(kernel, w[tokens.long().clamp(0, len(w) - 1)], dim) * multiplier
 
 
 def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:

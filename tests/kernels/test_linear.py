@@ -43,7 +43,7 @@ def packed_weight(storage: str, weight: Tensor) -> Tensor:
 
 def expected(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, out_features: int, residual: Tensor | None = None) -> Tensor:
     """The reference, its activations quantized by the reference as well."""
-    return reference.linear(kernel, x if kernel == "dense" else activations.quantize(x), w, bias, residual, out_features)
+    return reference.linear(kernel, x if kernel == "dense" else activations.quantize(x), w, bias, residual, out_features, 1.0)
 
 
 def inputs(rows: int, out_features: int, in_features: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,8 +205,21 @@ def test_embedding_is_exact(storage: str, vocabulary: int, dim: int) -> None:
     w, kernel = packed_weight(storage, weight), kernel_of(storage)
     tokens = torch.randint(0, vocabulary, (1500,), dtype=torch.int32)
     out = embedding(kernel, tokens, w, dim)
-    assert torch.equal(out, reference.embedding(kernel, tokens, w, dim))
+    assert torch.equal(out, reference.embedding(kernel, tokens, w, dim, 1.0))
     assert torch.equal(out, unpack(kernel, w, vocabulary, dim)[tokens.long()])
+    assert torch.equal(embedding(kernel, tokens, w, dim, 0.3), out * 0.3)
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+@pytest.mark.parametrize("rows", [1, 9, 70])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_sum_is_multiplied_before_the_residual_is_added(storage: str, rows: int, with_bias: bool) -> None:
+    x, weight, bias = inputs(rows, 49, 96)
+    w, kernel, added = packed_weight(storage, weight), kernel_of(storage), bias if with_bias else None
+    residual = torch.randn(rows, 49)
+    out = linear(kernel, x, w, added, 49)
+    assert torch.equal(linear(kernel, x, w, added, 49, multiplier=0.3), out * 0.3)
+    assert torch.equal(linear(kernel, x, w, added, 49, residual, 0.3), out * 0.3 + residual)
 
 
 @pytest.mark.parametrize("storage", STORAGE)

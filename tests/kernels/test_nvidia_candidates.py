@@ -48,7 +48,7 @@ def packed(format: str) -> Tensor:
 def call(format: str, count: int) -> Call:
     x = numbers(count, INPUTS)
     rows = quantize_fp8(format, x) if format in FP8_LAYOUTS else x
-    arguments = (Given(rows, ("T", rows.shape[1])), Given(packed(format)), None, None, FEATURES)
+    arguments = (Given(rows, ("T", rows.shape[1])), Given(packed(format)), None, None, FEATURES, 1.0)
     dims = {"T": count}
     return Call(operator=f"linear_rows_{format}", arguments=arguments, shape=("T", FEATURES), dtype="float32", dims=dims, device=TINY)
 
@@ -75,10 +75,10 @@ def test_persistent_programs_walk_all_tiles(count: int) -> None:
     """More tiles than programs; the copy engine reads past the ends of x and w, and must find zeros there."""
     x, w = numbers(count, 200), numbers(300, 200, seed=1)
     residual = numbers(count, 300, seed=2)
-    arguments = (Given(x, ("T", 200)), Given(w), None, Given(residual, ("T", 300)), 300)
+    arguments = (Given(x, ("T", 200)), Given(w), None, Given(residual, ("T", 300)), 300, 0.3)
     few = replace(H200, multiprocessors=2)
     given = Call(operator="linear_rows_dense", arguments=arguments, shape=("T", 300), dtype="float32", dims={"T": count}, device=few)
-    exact = reference.linear(x.double(), w, None, residual)
+    exact = reference.linear(x.double(), w, None, residual, 0.3)
     for tile in linear.FAMILY.persistent_tiles:
         chosen = replace(given, use=f"persistent {tile}")
         assert {launch.function.__name__ for launch in emit(chosen)[0] if holds(launch, given.dims)} == {"persistent_kernel"}
@@ -87,7 +87,7 @@ def test_persistent_programs_walk_all_tiles(count: int) -> None:
 
 def test_rows_that_the_copy_engine_cannot_read_have_no_persistent_candidates() -> None:
     x, w = numbers(3, 100), numbers(64, 100, seed=1)  # rows begin at multiples of 8 bytes
-    arguments = (Given(x, ("T", 100)), Given(w), None, None, 64)
+    arguments = (Given(x, ("T", 100)), Given(w), None, None, 64, 1.0)
     (problem,) = problems_of(Call(operator="linear_rows_dense", arguments=arguments, shape=("T", 64), dtype="float32", dims={"T": 3}))
     assert not [name for name in problem.candidates if "persistent" in name]
 
@@ -110,7 +110,7 @@ def test_every_candidate_compiles_without_spilling(format: str, family: Family) 
 
     x = place(rows, fp8_row_bytes(format, 2048), dtype="uint8") if format in FP8_LAYOUTS else place(rows, 2048, dtype="bfloat16")
     w = place(*packed_shape(format, 4096, 2048), dtype="bfloat16" if format == "dense" else "uint8")
-    operands = Linear(x=x, w=w, bias=None, residual=None, out=place(rows, 4096, dtype="bfloat16"), in_features=2048)
+    operands = Linear(x=x, w=w, bias=None, residual=None, multiplier=1.0, out=place(rows, 4096, dtype="bfloat16"), in_features=2048)
     context = Context(device=H200, allocate=Allocator())
     for name, candidate in linear_problem(family, operands, context).candidates.items():
         launch = candidate.launches(Condition(value=rows))[0]

@@ -30,7 +30,7 @@ def linear(kernel: str, features: int, inputs: int, *, residual: bool = False, r
     w = tensor(*packed_shape(kernel, features, inputs), dtype="bfloat16" if kernel == "dense" else "uint8")
     x = fp8_rows(kernel, rows, inputs) if kernel in FP8_LAYOUTS else tensor(rows, inputs)
     out = tensor(rows, features, dtype="float32" if operator == "logits" else "bfloat16")
-    return f"{operator}_rows_{kernel}", (x, w, None, added, features), out
+    return f"{operator}_rows_{kernel}", (x, w, None, added, features, 1.0), out
 
 
 def fp8_rows(kernel: str, rows: Size, inputs: int) -> Tensor:
@@ -70,7 +70,7 @@ def between() -> Iterator[Operation]:
     halves = [tensor(T, FEATURES, strides=(2 * FEATURES, 1), offset=offset) for offset in (0, FEATURES)]
     for kernel in ("dense", *FORMATS):
         w = tensor(*packed_shape(kernel, VOCABULARY, HIDDEN), dtype="bfloat16" if kernel == "dense" else "uint8")
-        yield f"embedding_rows_{kernel}", (tensor(T, dtype="int32"), w, HIDDEN), tensor(T, HIDDEN)
+        yield f"embedding_rows_{kernel}", (tensor(T, dtype="int32"), w, HIDDEN, 1.0), tensor(T, HIDDEN)
     rows, vector, scalar = tensor(T, HIDDEN), tensor(HIDDEN, dtype="float32"), tensor(1, dtype="float32")
     yield "rms_norm", (rows, vector, None, 1e-5), rows
     yield "layer_norm", (rows, vector, vector, rows, 1e-5), rows

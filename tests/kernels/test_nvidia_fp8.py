@@ -129,10 +129,10 @@ def weight(format: str, features: int, inputs: int) -> Tensor:
     return pack_fp8(format, values.to(torch.float8_e4m3fn), scales_of_rows(scales, features))
 
 
-def linear(format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None) -> Call:
+def linear(format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, multiplier: float = 1.0) -> Call:
     features = w.shape[0]
     added = (bias if bias is None else Given(bias), residual if residual is None else Given(residual, ("T", features)))
-    arguments = (Given(x, ("T", x.shape[1])), Given(w), *added, features)
+    arguments = (Given(x, ("T", x.shape[1])), Given(w), *added, features, multiplier)
     return Call(operator=f"logits_rows_{format}", arguments=arguments, shape=("T", features), dtype="float32", dims={"T": len(x)})
 
 
@@ -142,10 +142,10 @@ def linear(format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Ten
 def test_linear(count: int, format: str, features: int, inputs: int) -> None:
     x, w = quantize_fp8(format, numbers(count, inputs)), weight(format, features, inputs)
     bias, residual = numbers(features, seed=2).float(), numbers(count, features, seed=3)
-    call = linear(format, x, w, bias, residual)
+    call = linear(format, x, w, bias, residual, 0.3)
     plain = unpack_fp8(format, x, inputs), unpack_fp8(format, w, inputs)
-    exact = reference.linear(plain[0].double(), plain[1], bias, residual)
-    allowed = ORDER * worst_error(reference.logits_rows(format, x, w, bias, residual, features), exact)
+    exact = reference.linear(plain[0].double(), plain[1], bias, residual, 0.3)
+    allowed = ORDER * worst_error(reference.logits_rows(format, x, w, bias, residual, features, 0.3), exact)
     for multiprocessors in {132, 1 if count > 64 else 132}:
         actual = interpreter().run(replace(call, device=replace(H200, multiprocessors=multiprocessors)))[0]
         assert worst_error(actual, exact) <= allowed

@@ -20,10 +20,10 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
-def linear(x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, dtype: str) -> Call:
+def linear(x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, dtype: str, multiplier: float = 1.0) -> Call:
     features = w.shape[0]
     added = (bias if bias is None else Given(bias), residual if residual is None else Given(residual, ("T", features)))
-    arguments = (Given(x, ("T", x.shape[1])), Given(w), *added, features)
+    arguments = (Given(x, ("T", x.shape[1])), Given(w), *added, features, multiplier)
     return Call(operator="linear_rows_dense", arguments=arguments, shape=("T", features), dtype=dtype, dims={"T": len(x)})
 
 
@@ -32,10 +32,10 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, d
 def test_values(count: int, features: int, inputs: int, multiprocessors: int) -> None:
     x, w = numbers(count, inputs + 16)[:, 8 : 8 + inputs], numbers(features, inputs, seed=1)
     bias, residual = numbers(features, seed=2), numbers(count, 2 * features, seed=3)[:, features:]
-    call = replace(linear(x, w, bias, residual, "float32"), device=replace(H200, multiprocessors=multiprocessors))
+    call = replace(linear(x, w, bias, residual, "float32", 0.3), device=replace(H200, multiprocessors=multiprocessors))
     actual = interpreter().run(call)[0]
-    exact = reference.linear(x.double(), w, bias, residual)
-    assert worst_error(actual, exact) <= ORDER * worst_error(reference.linear(x.float(), w, bias, residual), exact)
+    exact = reference.linear(x.double(), w, bias, residual, 0.3)
+    assert worst_error(actual, exact) <= ORDER * worst_error(reference.linear(x.float(), w, bias, residual, 0.3), exact)
     assert torch.equal(interpreter().run(replace(call, dtype="bfloat16"))[0], actual.bfloat16())
 
 

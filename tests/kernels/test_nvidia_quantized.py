@@ -43,12 +43,14 @@ def test_packing_refuses_parts_of_blocks() -> None:
         pack_rows("q4_0", torch.zeros(2, 17, dtype=torch.uint8))
 
 
-def linear(format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, operator: str = "logits") -> Call:
+def linear(
+    format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, operator: str = "logits", multiplier: float = 1.0
+) -> Call:
     features = w.shape[0]
     added = (bias if bias is None else Given(bias), residual if residual is None else Given(residual, ("T", features)))
     return Call(
         operator=f"{operator}_rows_{format}",
-        arguments=(Given(x, ("T", x.shape[1])), Given(w), *added, features),
+        arguments=(Given(x, ("T", x.shape[1])), Given(w), *added, features, multiplier),
         shape=("T", features),
         dtype="float32" if operator == "logits" else "bfloat16",
         dims={"T": len(x)},
@@ -62,11 +64,11 @@ def test_values(count: int, format: str, features: int, inputs: int, multiproces
     """The weights are rounded to bfloat16, nothing else is; the result is float32."""
     x, w = numbers(count, inputs + 16).bfloat16()[:, 8 : 8 + inputs], pack_rows(format, blocks(format, features, inputs))
     bias, residual = numbers(features, seed=2), numbers(count, 2 * features, seed=3).bfloat16()[:, features:]
-    call = replace(linear(format, x, w, bias, residual), device=replace(H200, multiprocessors=multiprocessors))
+    call = replace(linear(format, x, w, bias, residual, multiplier=0.3), device=replace(H200, multiprocessors=multiprocessors))
     actual = interpreter().run(call)[0]
     as_used = unpack_rows(format, w, inputs).bfloat16()
-    exact = reference.linear(x.double(), as_used, bias, residual)
-    assert worst_error(actual, exact) <= ORDER * worst_error(reference.linear(x.float(), as_used, bias, residual), exact)
+    exact = reference.linear(x.double(), as_used, bias, residual, 0.3)
+    assert worst_error(actual, exact) <= ORDER * worst_error(reference.linear(x.float(), as_used, bias, residual, 0.3), exact)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -96,7 +98,7 @@ def test_embedding_is_exact(format: str) -> None:
     tokens = torch.tensor([3, 49, 0, -1, 50], dtype=torch.int32)
     call = Call(
         operator=f"embedding_rows_{format}",
-        arguments=(Given(tokens, ("T",)), Given(w), 1120),
+        arguments=(Given(tokens, ("T",)), Given(w), 1120, 1.0),
         shape=("T", 1120),
         dtype="float32",
         dims={"T": 5},
@@ -104,3 +106,5 @@ def test_embedding_is_exact(format: str) -> None:
     exact = unpack_rows(format, w, 1120)[[3, 49, 0, 0, 49]]
     assert torch.equal(interpreter().run(call)[0], exact)
     assert torch.equal(interpreter().run(replace(call, dtype="bfloat16"))[0], exact.bfloat16())
+    scaled = replace(call, arguments=(*call.arguments[:-1], 0.3))
+    assert torch.equal(interpreter().run(scaled)[0], exact * 0.3)

@@ -72,5 +72,8 @@ def test_soft_cap_of_logits(cap: float) -> None:
 def test_embedding_copies_rows_and_stays_inside(dtype: str) -> None:
     table = rows(50, 1100)
     tokens = torch.tensor([3, 49, 0, -1, 50, 2**31 - 1], dtype=torch.int32)
-    actual = run("embedding_rows_dense", Given(tokens, ("T",)), Given(table), 1100, count=6, features=1100, dtype=dtype)
-    assert torch.equal(actual, table[[3, 49, 0, 0, 49, 49]].to(actual.dtype))
+    actual = run("embedding_rows_dense", Given(tokens, ("T",)), Given(table), 1100, 1.0, count=6, features=1100, dtype=dtype)
+    expected = table[[3, 49, 0, 0, 49, 49]]
+    assert torch.equal(actual, expected.to(actual.dtype))
+    scaled = run("embedding_rows_dense", Given(tokens, ("T",)), Given(table), 1100, 0.3, count=6, features=1100, dtype=dtype)
+    assert torch.equal(scaled, (expected.float() * 0.3).to(scaled.dtype))

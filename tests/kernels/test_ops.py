@@ -49,13 +49,13 @@ def attention_arguments() -> tuple[Tensor, ...]:
 def test_linear(kernel: str, extras: bool) -> None:
     x = torch.randn(5, 96) if kernel == "dense" else quantize_activations(torch.randn(5, 96))
     bias, residual = (torch.randn(40), torch.randn(5, 40)) if extras else (None, None)
-    arguments = (x, packed_weight(kernel), bias, residual, 40)
+    arguments = (x, packed_weight(kernel), bias, residual, 40, 0.5)
     torch.library.opcheck(getattr(torch.ops.engine, f"linear_{kernel}"), arguments, test_utils=CHECKS)
 
 
 @pytest.mark.parametrize("kernel", ops.PANEL_KERNELS)
 def test_embedding(kernel: str) -> None:
-    arguments = (torch.arange(7, dtype=torch.int32), packed_weight(kernel), 96)
+    arguments = (torch.arange(7, dtype=torch.int32), packed_weight(kernel), 96, 0.5)
     torch.library.opcheck(getattr(torch.ops.engine, f"embedding_{kernel}"), arguments, test_utils=CHECKS)
 
 

@@ -64,7 +64,7 @@ def run(case: Case) -> Tensor:
     x, w, bias, residual = operands(case)
     torch.set_num_threads(case.threads)
     with_guards = [guarded(x), guarded(w)]
-    out: Tensor = getattr(torch.ops.engine, f"linear_{case.format}")(*with_guards, bias, residual, case.out_features)
+    out: Tensor = getattr(torch.ops.engine, f"linear_{case.format}")(*with_guards, bias, residual, case.out_features, 1.0)
     return out
 
 
