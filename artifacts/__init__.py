@@ -1,9 +1,10 @@
 """The artifact format: what a build writes and the runtime reads."""
 
 from .manifest import (
+    CacheGroup,
     Call,
     FileInfo,
-    KVCacheSpec,
+    InputInfo,
     Manifest,
     MemoryPlan,
     ModelInfo,
@@ -23,9 +24,10 @@ from .verify import check_code, check_machine, check_servable, check_text, check
 
 __all__ = [
     "AnyTarget",
+    "CacheGroup",
     "Call",
     "FileInfo",
-    "KVCacheSpec",
+    "InputInfo",
     "Manifest",
     "MemoryPlan",
     "ModelInfo",

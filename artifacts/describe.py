@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .manifest import DTYPE_BYTES, Manifest, Toolchain, WeightInfo
+from .manifest import DTYPE_BYTES, CacheGroup, Manifest, MemoryPlan, Toolchain, WeightInfo
 from .printable import printable
 
 
@@ -45,8 +45,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]],
 
 
 def _summary(manifest: Manifest) -> Table:
-    model, tools, kv, memory = manifest.model, manifest.toolchain, manifest.kv_cache, manifest.memory
-    per_token = kv.bytes_per_block // kv.block_size
+    model, tools, memory = manifest.model, manifest.toolchain, manifest.memory
     rows = [
         ("architecture", f"{model.architecture}, {model.num_layers} layers, hidden size {model.hidden_size}"),
         ("parameters", f"{model.parameters:,}"),
@@ -56,16 +55,24 @@ def _summary(manifest: Manifest) -> Table:
         ("target", manifest.target),
         ("made by", ", ".join([f"engine {tools.engine}", f"torch {tools.torch}", *_compilers(tools)])),
         ("made at", datetime.fromtimestamp(manifest.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")),
-        ("kv cache", f"{kv.dtype}, blocks of {kv.block_size} tokens, {human_bytes(per_token)} per token"),
-        (
-            "memory of a step",
-            f"weights {human_bytes(memory.weight_bytes)}, {human_bytes(memory.bytes_per_token)} per token, "
-            f"{human_bytes(memory.bytes_per_sequence)} per sequence",
-        ),
-        ("program", f"{len(manifest.program.calls)} calls a step"),
+        *((f"cache {group.name}", _cache(group)) for group in manifest.caches),
+        ("memory of a step", f"weights {human_bytes(memory.weight_bytes)}, {_activations(memory)}"),
+        *((f"program {name}", f"{len(program.calls)} calls") for name, program in manifest.programs.items()),
         *([("tuned on", manifest.tuned_on)] if manifest.tuned_on else []),
     ]
     return _table(printable(model.name), ("", " "), rows)
+
+
+def _cache(group: CacheGroup) -> str:
+    seen = {"full": "", "window": f" of a window of {group.window:,}", "chunk": f" of a chunk of {group.window:,}"}[group.kind]
+    per_token = human_bytes(group.bytes_per_block / group.block_size)
+    return f"{len(group.layers)} layers, {group.dtype}, blocks of {group.block_size} tokens{seen}, {per_token} per token"
+
+
+def _activations(memory: MemoryPlan) -> str:
+    """T: tokens of the step, S: its sequences, R: its rows of logits."""
+    terms = [human_bytes(factor) + (f" x {term}" if term != "1" else "") for term, factor in memory.activations.items()]
+    return "activations " + (" + ".join(terms) or "none")
 
 
 def _compilers(tools: Toolchain) -> list[str]:

@@ -17,8 +17,11 @@ from .numbers import Count, Grid, Index, Number, Shape, SharedBytes, Size, Threa
 Kind = Literal["decode", "mixed"]
 Parameter = Literal["pointer", "int32", "int64", "float32"]
 WORKSPACE = "workspace"
+TOKENS = "tokens"
+"""The result that holds a token of every row."""
+RESULT_DTYPES = {"logits": "float32", TOKENS: "int32"}
 DRAW_INPUTS = {"temperature": "float32", "top_k": "int32", "top_p": "float32", "min_p": "float32", "uniform": "float32"}
-"""Inputs [sequences] that say how each sequence's token is drawn, with their dtypes, in the order of the operator `sample`."""
+"""Inputs [R] that say how each row's token is drawn, with their dtypes, in the order of the operator `sample`."""
 
 
 class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,16 +43,28 @@ class KernelInfo(_Struct, frozen=True, kw_only=True):
 class GraphInfo(_Struct, frozen=True, kw_only=True):
     """A template, as the manifest lists it. decode: one new token per sequence; mixed: any number.
 
-    tokens, sequences: the size to which a step is padded. workspace_bytes: memory for all that is
-    computed on the way; graphs run one after another and share it.
+    sizes: by dimension of the step's inputs, to what a step is padded. workspace_bytes: memory for
+    all that is computed on the way; graphs run one after another and share it.
     """
 
     file: str
     kind: Kind
-    tokens: Size
-    sequences: Size
+    sizes: dict[str, Size]
     nodes: Count
     workspace_bytes: Count
+
+    @property
+    def tokens(self) -> int:
+        return self.sizes["T"]
+
+    @property
+    def sequences(self) -> int:
+        return self.sizes["S"]
+
+    @property
+    def rows(self) -> int:
+        """Rows that can have logits."""
+        return self.sizes["R"]
 
 
 class Place(_Struct, frozen=True, kw_only=True, array_like=True):
@@ -78,19 +93,16 @@ class Output(_Struct, frozen=True, kw_only=True):
 class GraphTemplate(_Struct, frozen=True, kw_only=True):
     """The launches of a step of one bucket, in order.
 
-    bases: `workspace`, `input:NAME`, `weight:NAME`, `kv:LAYER.k`, `kv:LAYER.v`. Inputs are
-    contiguous, int32: tokens, positions, slots [tokens]; query_start [sequences + 1]; seq_lens,
-    top_k [sequences]; block_table [sequences, table_width]. And float32: temperature, top_p, min_p,
-    uniform [sequences].
+    bases: `workspace`, `input:NAME`, `weight:NAME`, `cache:GROUP.LAYER.k`, `cache:GROUP.LAYER.v`. Inputs
+    are those of the program, contiguous, with the sizes of the template.
 
-    outputs: `logits` [sequences, V] float32, and `tokens` [sequences] int32: where the temperature is
-    0 the lowest index of the largest logit (the other four are not read then), else what `uniform`
-    in [0, 1) falls on after top-k (0: all), top-p (1: all) and min-p (0: all); -1 if the largest
-    logit is infinite or any is NaN.
+    outputs: `logits` [R, V] float32, and `tokens` [R] int32: where the temperature is 0 the lowest
+    index of the largest logit (the other four are not read then), else what `uniform` in [0, 1) falls
+    on after top-k (0: all), top-p (1: all) and min-p (0: all); -1 if the largest logit is infinite or
+    any is NaN.
     """
 
     bases: list[str]
-    table_width: Size
     nodes: list[Node]
     outputs: dict[str, Output]
 

@@ -7,6 +7,7 @@ artifact, because it lists theirs. `read_manifest.py` reads it.
 import hashlib
 import json
 from collections.abc import Mapping
+from math import prod
 from typing import Any, Literal
 
 import msgspec
@@ -14,16 +15,19 @@ import msgspec
 from .graph import GraphInfo, KernelInfo
 from .numbers import Count, Index, Seconds, Sha256, Shape, Size
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"
 UNDIGESTED = ("created", "digest")
 """The fields of a manifest that its digest leaves out: when a build ran says nothing of what it made."""
 
 KVDType = Literal["float32", "bfloat16", "int8"]
+CacheKind = Literal["full", "window", "chunk"]
 KV_SCALE_BYTES = 4
 """What a key or value of int8 takes beside its quants: a float32 scale."""
 Scalar = int | float
+STEP = "step"
+LOGITS = "logits"
 TEXT_FOLDER = "tokenizer/"
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1, "int8": 1, "int32": 4}
 
@@ -60,10 +64,19 @@ def kv_row_elements(head_dim: int, dtype: str) -> int:
     return head_dim + (KV_SCALE_BYTES if dtype == "int8" else 0)
 
 
-class KVCacheSpec(_Struct, frozen=True, kw_only=True):
-    """Paged KV cache: per layer two tensors [blocks, num_kv_heads, block_size, row_elements]."""
+class CacheGroup(_Struct, frozen=True, kw_only=True):
+    """Layers whose keys and values live in blocks of one pool, and are freed alike.
 
-    num_layers: Size
+    Per layer two tensors [blocks, num_kv_heads, block_size, row_elements]: `cache:NAME.LAYER.k` and
+    `cache:NAME.LAYER.v`. kind: what a token sees. full: every token before it; window: the last
+    `window` tokens, itself included; chunk: those since the last position that is a multiple of
+    `window`. window: 0 for full.
+    """
+
+    name: str
+    kind: CacheKind
+    window: Index = 0
+    layers: list[Index]
     num_kv_heads: Size
     head_dim: Size
     block_size: Size
@@ -77,7 +90,22 @@ class KVCacheSpec(_Struct, frozen=True, kw_only=True):
     @property
     def bytes_per_block(self) -> int:
         """Bytes that one block takes over all layers, keys and values together."""
-        return 2 * self.num_layers * self.num_kv_heads * self.block_size * self.row_elements * DTYPE_BYTES[self.dtype]
+        return 2 * len(self.layers) * self.num_kv_heads * self.block_size * self.row_elements * DTYPE_BYTES[self.dtype]
+
+    def seen(self, length: int) -> int:
+        """How many tokens the last of `length` tokens sees, itself included."""
+        match self.kind:
+            case "full":
+                return length
+            case "window":
+                return min(length, self.window)
+            case "chunk":
+                return (length - 1) % self.window + 1
+
+    @property
+    def tensors(self) -> list[str]:
+        """References of the group's tensors."""
+        return [f"cache:{self.name}.{layer}.{part}" for layer in self.layers for part in "kv"]
 
 
 class SegmentInfo(_Struct, frozen=True, kw_only=True):
@@ -92,9 +120,9 @@ class SegmentInfo(_Struct, frozen=True, kw_only=True):
 class Call(_Struct, frozen=True, kw_only=True):
     """One line of the program: run a segment or one of our operators.
 
-    `inputs` name values: `weight:NAME`, `input:NAME`, `kv:LAYER.k`, `kv:LAYER.v`, `value:N`;
-    "" is a tensor that an operator does without. `scalars` follow the inputs in an operator's
-    argument list. `frees` are the values whose last use this call is.
+    `inputs` name values: `weight:NAME`, `input:NAME`, `cache:GROUP.LAYER.k`, `cache:GROUP.LAYER.v`,
+    `value:N`; "" is a tensor that an operator does without. `scalars` follow the inputs in an
+    operator's argument list. `frees` are the values whose last use this call is.
     """
 
     kind: Literal["segment", "operator"]
@@ -105,11 +133,20 @@ class Call(_Struct, frozen=True, kw_only=True):
     frees: list[str] = []
 
 
-class Program(_Struct, frozen=True, kw_only=True):
-    """A forward step as data. `result` names the value that holds the logits [S, V]."""
+class InputInfo(_Struct, frozen=True, kw_only=True):
+    """A tensor that every run of a program brings. dims: names of its sizes; equal names are equal sizes (step_inputs.py)."""
 
+    name: str
+    dtype: str
+    dims: list[str]
+
+
+class Program(_Struct, frozen=True, kw_only=True):
+    """A forward pass as data. results: by name, the value that holds each; of `step`, `logits` [R, V] float32."""
+
+    inputs: list[InputInfo]
     calls: list[Call]
-    result: str
+    results: dict[str, str]
 
 
 class WeightInfo(_Struct, frozen=True, kw_only=True):
@@ -127,12 +164,19 @@ class WeightInfo(_Struct, frozen=True, kw_only=True):
 
 
 class MemoryPlan(_Struct, frozen=True, kw_only=True):
-    """Upper bounds for sizing, computed from the graph: a step with T tokens and S sequences
-    needs at most `bytes_per_token * T + bytes_per_sequence * S` for activations and logits."""
+    """Upper bounds for sizing, computed from the graph.
+
+    activations: bytes of activations and results of a step, a polynomial in the sizes of its inputs:
+    {"T": 4096, "R": 128, "S*T": 4} stands for 4096 T + 128 R + 4 S T; "1" is the constant term.
+    """
 
     weight_bytes: Count
-    bytes_per_token: Count
-    bytes_per_sequence: Count
+    activations: dict[str, Count]
+
+    def step_bytes(self, sizes: Mapping[str, int]) -> int:
+        """The polynomial's value. sizes: by the names of dimensions."""
+        known = {**sizes, "1": 1}
+        return sum(factor * prod(known[name] for name in term.split("*")) for term, factor in self.activations.items())
 
 
 class PassReport(_Struct, frozen=True, kw_only=True):
@@ -191,19 +235,24 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     toolchain: Toolchain
     ingredients: dict[str, dict[str, str]] = {}
     model: ModelInfo
-    kv_cache: KVCacheSpec
+    caches: list[CacheGroup]
     kernel_library: str = ""
     kernels: list[KernelInfo] = []
     graphs: list[GraphInfo] = []
     tuned_on: str = ""
     segments: list[SegmentInfo]
-    program: Program
+    programs: dict[str, Program]
     has_weights: bool = True
     weights: dict[str, WeightInfo]
     memory: MemoryPlan
     fusion: list[PassReport]
     probe: Probe
     files: dict[str, FileInfo]
+
+    @property
+    def step(self) -> Program:
+        """The program that serves: new tokens of some sequences to logits."""
+        return self.programs[STEP]
 
     @property
     def code_files(self) -> list[str]:

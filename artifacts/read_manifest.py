@@ -15,13 +15,15 @@ import msgspec
 
 from ..errors import ArtifactError, Misfit, MismatchError
 from .files import read_file
-from .manifest import DTYPE_BYTES, MANIFEST_NAME, SCHEMA_VERSION, SIGNATURE_NAME, Manifest, ProbePrompt, content_digest
+from .manifest import DTYPE_BYTES, LOGITS, MANIFEST_NAME, SCHEMA_VERSION, SIGNATURE_NAME, STEP, Manifest, ProbePrompt, content_digest
+from .step_inputs import draw_inputs, step_inputs
 
 MOST_BYTES = 64 << 20
 """Of a manifest: far more than that of any model, far less than would fill memory."""
 _FOREIGN = "do not use this artifact: it was not written by Engine"
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}"
 _NAME = re.compile(rf"{_PART}(?:/{_PART}){{0,7}}", re.ASCII)
+_GROUP_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _OWN_NAMES = {MANIFEST_NAME, SIGNATURE_NAME}
 
 
@@ -115,6 +117,8 @@ def _check_digest(manifest: Manifest, content: dict[str, Any], path: Path) -> No
 def _faults(manifest: Manifest) -> Iterator[str]:
     """What of a manifest does not fit the rest of it."""
     yield from _faults_of_names(manifest)
+    yield from _faults_of_caches(manifest)
+    yield from _faults_of_programs(manifest)
     for name, weight in manifest.weights.items():
         if weight.dtype not in DTYPE_BYTES:
             yield f"has a weight of an unknown dtype: {name!r} is {weight.dtype!r}"
@@ -139,6 +143,41 @@ def _faults_of_names(manifest: Manifest) -> Iterator[str]:
     for name in manifest.files:
         if not manifest.files.keys().isdisjoint(_folders(name)):
             yield f"lists {name!r}, and as a file a folder that it lies in"
+
+
+def _faults_of_caches(manifest: Manifest) -> Iterator[str]:
+    names = [group.name for group in manifest.caches]
+    tensors = [tensor for group in manifest.caches for tensor in group.tensors]
+    if not names or len(set(names)) != len(names) or not all(map(_GROUP_NAME.fullmatch, names)):
+        yield f"has the cache groups {', '.join(map(repr, names)) or 'of no layer'}"
+    if len(set(tensors)) != len(tensors) or not all(group.layers for group in manifest.caches):
+        yield "has a cache group without layers, or with one twice"
+    for group in manifest.caches:
+        if (group.window == 0) != (group.kind == "full"):
+            yield f"has the cache group {group.name!r} of kind {group.kind} with a window of {group.window}"
+
+
+def _faults_of_programs(manifest: Manifest) -> Iterator[str]:
+    if STEP not in manifest.programs or LOGITS not in manifest.step.results:
+        yield f"has no program {STEP!r} with the result {LOGITS!r}"
+        return
+    for name, program in manifest.programs.items():
+        inputs = [info.name for info in program.inputs]
+        if len(set(inputs)) != len(inputs):
+            yield f"has a program {name!r} with an input twice"
+        for info in program.inputs:
+            if info.dtype not in DTYPE_BYTES:
+                yield f"has an input of an unknown dtype: {info.name!r} is {info.dtype!r}"
+    brought = [*step_inputs(group.name for group in manifest.caches), *(draw_inputs() if manifest.graphs else ())]
+    if unknown := [info.name for info in manifest.step.inputs if info not in brought]:
+        yield f"has a program {STEP!r} that reads {unknown[0]!r}, which no step brings"
+    dims = {"1", *(dim for info in manifest.step.inputs for dim in info.dims)}
+    for term in manifest.memory.activations:
+        if not dims.issuperset(term.split("*")):
+            yield f"has a memory plan in {term!r}, which no input of a step has"
+    for graph in manifest.graphs:
+        if missing := sorted(dims - {"1"} - graph.sizes.keys()):
+            yield f"has the graph {graph.file!r} of no size {missing[0]}"
 
 
 def _folders(name: str) -> list[str]:

@@ -150,7 +150,7 @@ class Bench:
                     hidden[0] = Place(base=len(names), offset=workspace)
                     workspace += align(kernel.scratch_bytes * prod((x, y, z)))
                 nodes.append(Node(kernel=numbers[kernel.file], grid=(x, y, z), arguments=[*given, *hidden]))
-        template = GraphTemplate(bases=[*names, WORKSPACE], table_width=0, nodes=nodes, outputs={})
+        template = GraphTemplate(bases=[*names, WORKSPACE], nodes=nodes, outputs={})
         return template, launches, max(workspace, 1)
 
     def _allocate(self, nbytes: int) -> Region:
@@ -183,7 +183,7 @@ def _starts(candidate: PlanCandidate, dims: Mapping[str, int]) -> tuple[list[int
 
 
 def _list(content: str, count: int, size: int, length: int) -> NDArray[np.int32]:
-    """query_start of one sequence, lengths of sequences, or a block table in which no two sequences share a block."""
+    """cu_seqlens of one sequence, lengths of sequences, or a block table in which no two sequences share a block."""
     match content:
         case "starts":
             return np.array([0, size], np.int32)

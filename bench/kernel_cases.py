@@ -12,7 +12,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from ..artifacts import KVCacheSpec, Manifest
+from ..artifacts import CacheGroup, Manifest
 from ..kernels.attention.op import attention
 from ..kernels.attention.options import AttentionOptions
 from ..kernels.linear import quantize_activations
@@ -87,7 +87,7 @@ def linear_cases(shape: LinearShape, rows: tuple[int, ...]) -> Iterator[Case]:
         )
 
 
-def attention_cases(cache: KVCacheSpec, query_heads: int) -> Iterator[Case]:
+def attention_cases(cache: CacheGroup, query_heads: int) -> Iterator[Case]:
     """Decode of one sequence and of eight, and the last chunk of a long prompt."""
     for batch, context, new in ((1, 2048, 1), (8, 512, 1), (1, 2048, 512)):
         yield _attention_case(cache, query_heads, batch, context, new)
@@ -120,7 +120,7 @@ def _copies(tensor: Tensor) -> Sequence[Tensor]:
     return tensor.expand(min(count, _MOST_COPIES), *tensor.shape).contiguous().unbind()
 
 
-def _attention_case(cache: KVCacheSpec, query_heads: int, batch: int, context: int, new: int) -> Case:
+def _attention_case(cache: CacheGroup, query_heads: int, batch: int, context: int, new: int) -> Case:
     """`batch` sequences of `context` tokens, `new` of which are computed."""
     heads, dim, size, dtype = cache.num_kv_heads, cache.head_dim, cache.block_size, _KV_DTYPES[cache.dtype]
     per_sequence = -(-context // size)

@@ -69,7 +69,8 @@ def _cases(options: Kernels, manifest: Manifest) -> Iterator[Case]:
     shapes = dict.fromkeys([*linear_shapes(manifest), *(LinearShape(format, *options.shape) for format in FORMATS_COMPARED)])
     for shape in shapes:
         yield from linear_cases(shape, options.rows)
-    yield from attention_cases(manifest.kv_cache, manifest.model.hidden_size // manifest.kv_cache.head_dim)
+    for group in manifest.caches:
+        yield from attention_cases(group, manifest.model.hidden_size // group.head_dim)
 
 
 def _time(case: Case, seconds: float) -> KernelResult:

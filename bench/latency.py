@@ -68,20 +68,24 @@ def measure(options: Latency) -> Report:
 
 def _decode(steps: EngineSteps, manifest: Manifest, batch: int, context: int, count: int) -> Decode:
     times = steps.decode(batch, context, count)
-    cache = manifest.kv_cache
     return Decode(
         batch=batch,
         context=context,
         step_s=[time.total_s for time in times],
         compute_s=[time.compute_s for time in times],
         weight_bytes=weight_bytes_per_step(manifest),
-        kv_bytes=batch * context * cache.bytes_per_block // cache.block_size,
+        kv_bytes=batch * kv_bytes_read(manifest, context),
     )
+
+
+def kv_bytes_read(manifest: Manifest, context: int) -> int:
+    """Bytes of keys and values that a new token of a sequence of `context` tokens reads."""
+    return sum(group.seen(context) * group.bytes_per_block // group.block_size for group in manifest.caches)
 
 
 def weight_bytes_per_step(manifest: Manifest) -> int:
     """Bytes of weights that a step reads: all but an embedding table in which it only looks rows up."""
-    uses = [name for call in manifest.program.calls for name in call.inputs]
+    uses = [name for call in manifest.step.calls for name in call.inputs]
     sizes = {name: prod(weight.shape) * DTYPE_BYTES[weight.dtype] for name, weight in manifest.weights.items()}
     lookup_only = uses.count("weight:embed.weight") == 1
     return sum(size for name, size in sizes.items() if not (lookup_only and name == "embed.weight"))

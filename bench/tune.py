@@ -44,7 +44,7 @@ def tune(options: TuneOptions, console: Console | None = None) -> Tuned:
     check_code(options.artifacts, manifest)
     work = find_work(options.artifacts, manifest, options.only)
     device = find_device(manifest)
-    setting = Setting(context=min(options.context, manifest.model.max_context), block_size=manifest.kv_cache.block_size)
+    setting = Setting(context=min(options.context, manifest.model.max_context), block_size=manifest.caches[0].block_size)
     timings: dict[str, list[Timing]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
     with device, ExitStack() as held, Progress(*columns, console=console) as progress:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from rich.console import Console
 
 from engine.artifacts import Manifest, load_manifest
-from engine.bench.latency import weight_bytes_per_step
+from engine.artifacts.step_arrays import step_arrays, whole_prompts
+from engine.bench.latency import kv_bytes_read, weight_bytes_per_step
 from engine.bench.limits import GpuLimits, measure_gpu_limits
 from engine.bench.provenance import PACKAGES, provenance
 from engine.bench.report import Report, Spread, Table, show, write_json
@@ -170,27 +170,18 @@ def build(variant: Variant, work: Path, target: str) -> str | None:
 
 def decode_step(batch: int, context: int, manifest: Manifest) -> StepInputs:
     """One token for each of `batch` sequences of `context` tokens, whose blocks lie one after another."""
-    block_size, vocab_size = manifest.kv_cache.block_size, manifest.model.vocab_size
-    blocks = -(-context // block_size)
-    last = np.full(batch, context - 1, np.int32)
-    return StepInputs(
-        tokens=np.arange(batch, dtype=np.int32) % vocab_size,
-        positions=last,
-        query_start=np.arange(batch + 1, dtype=np.int32),
-        seq_lens=last + 1,
-        block_table=np.arange(batch * blocks, dtype=np.int32).reshape(batch, blocks),
-        slots=np.arange(batch, dtype=np.int32) * (blocks * block_size) + last,
-    )
+    sizes = {group.name: group.block_size for group in manifest.caches}
+    prompts = [[row % manifest.model.vocab_size] * context for row in range(batch)]
+    return StepInputs(step_arrays([piece._replace(start=context - 1) for piece in whole_prompts(prompts, sizes)], sizes))
 
 
 def measure(variant: Variant, options: argparse.Namespace) -> Measured:
     manifest, phases = load_manifest(variant.artifact), dict[str, float]()
-    cache = manifest.kv_cache
-    longest = max(max(options.batch) * (max(options.context) + cache.block_size), max(options.prefill))
+    longest = max(max(options.batch) * (max(options.context) + max(group.block_size for group in manifest.caches)), max(options.prefill))
     executor = CudaExecutor.load(
         variant.artifact,
         manifest,
-        kv_memory=(longest // cache.block_size + 1) * cache.bytes_per_block,
+        kv_memory=sum((longest // group.block_size + 1) * group.bytes_per_block for group in manifest.caches),
         max_num_seqs=max(options.batch),
         max_batch_tokens=max(options.prefill),
         random_numbers=True,
@@ -219,26 +210,25 @@ def _graph(executor: CudaExecutor, number: int) -> GraphStart:
 
 
 def _decode(executor: CudaExecutor, batch: int, context: int, steps: int) -> Decode:
-    cache = executor.manifest.kv_cache
     return Decode(
         batch=batch,
         context=context,
         seconds=_times(executor, decode_step(batch, context, executor.manifest), steps),
         weight_bytes=weight_bytes_per_step(executor.manifest),
-        kv_bytes=batch * context * cache.bytes_per_block // cache.block_size,
+        kv_bytes=batch * kv_bytes_read(executor.manifest, context),
     )
 
 
 def _prefill(executor: CudaExecutor, tokens: int, steps: int) -> Prefill:
     manifest = executor.manifest
-    inputs = whole_prompt([token % manifest.model.vocab_size for token in range(tokens)], manifest.kv_cache.block_size)
+    inputs = whole_prompt([token % manifest.model.vocab_size for token in range(tokens)], manifest.caches)
     return Prefill(tokens=tokens, seconds=_times(executor, inputs, steps), macs=tokens * linear_parameters(manifest))
 
 
 def _times(executor: CudaExecutor, inputs: StepInputs, steps: int) -> list[float]:
     graph = executor.prepare(inputs)
     seconds = graph_seconds(executor.device, executor.stream, graph.handle, steps)
-    executor.collect(graph, len(inputs.seq_lens))
+    executor.collect(graph, inputs.rows)
     return seconds
 
 

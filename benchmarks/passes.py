@@ -15,14 +15,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from engine.artifacts import CacheGroup
+from engine.artifacts.step_arrays import step_arrays, whole_prompts
 from engine.bench.provenance import provenance
 from engine.passes.pipeline import pipeline
 from engine.runtime.batch import StepInputs
@@ -46,18 +47,11 @@ def build(model: str, work: Path, disabled: str | None) -> Path:
     return artifact
 
 
-def decode(sequences: int, block_size: int) -> StepInputs:
+def decode(sequences: int, groups: Sequence[CacheGroup]) -> StepInputs:
     """A step of one token for each of some sequences of CONTEXT tokens, whose blocks lie one after another."""
-    blocks = -(-CONTEXT // block_size)
-    last = np.full(sequences, CONTEXT - 1, np.int32)
-    return StepInputs(
-        tokens=np.arange(sequences, dtype=np.int32),
-        positions=last,
-        query_start=np.arange(sequences + 1, dtype=np.int32),
-        seq_lens=last + 1,
-        block_table=np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks),
-        slots=np.arange(sequences, dtype=np.int32) * (blocks * block_size) + last,
-    )
+    sizes = {group.name: group.block_size for group in groups}
+    pieces = whole_prompts([[row] * CONTEXT for row in range(sequences)], sizes)
+    return StepInputs(step_arrays([piece._replace(start=CONTEXT - 1) for piece in pieces], sizes))
 
 
 def measure(executors: Mapping[str, Executor], inputs: StepInputs, rounds: int) -> Times:
@@ -88,9 +82,9 @@ def main() -> None:
     optional = [item.name for item in pipeline({}) if not item.required]
     artifacts = {name or WHOLE: build(options.model, options.work, name) for name in (None, *optional)}
     executors = {name: Executor.load(artifact, kv_memory=KV_MEMORY) for name, artifact in artifacts.items()}
-    block_size = executors[WHOLE].manifest.kv_cache.block_size
-    measured = {f"decode {count}": measure(executors, decode(count, block_size), options.rounds) for count in (1, 8, 32)}
-    measured["prefill 512"] = measure(executors, whole_prompt(list(range(512)), block_size), max(1, options.rounds // 10))
+    groups = executors[WHOLE].manifest.caches
+    measured = {f"decode {count}": measure(executors, decode(count, groups), options.rounds) for count in (1, 8, 32)}
+    measured["prefill 512"] = measure(executors, whole_prompt(list(range(512)), groups), max(1, options.rounds // 10))
     table = Table("without", *(column for label in measured for column in (f"{label}, ms", "ratio")))
     for name in executors:
         figures = [(f"{statistics.median(times[name]) * 1e3:.2f}", f"{ratio(times, name):.3f}") for times in measured.values()]

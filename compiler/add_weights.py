@@ -121,4 +121,4 @@ def _graph(code: Manifest, checkpoint: Checkpoint, formats: dict[str, str], kind
 
     ran = {report.name for report in code.fusion}
     left_out = tuple(item.name for item in pipeline(formats, (), kind.layout) if not item.required and item.name not in ran)
-    return fused_graph(Wanted.of(checkpoint, formats, kv_dtype=code.kv_cache.dtype, kind=kind, disable_pass=left_out))
+    return fused_graph(Wanted.of(checkpoint, formats, kv_dtype=code.caches[0].dtype, kind=kind, disable_pass=left_out))

@@ -4,12 +4,14 @@ Slow and exact. It stands in for the target when the build machine cannot run th
 code: the golden probe then comes from here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
+from ..artifacts import CacheGroup
+from ..artifacts.step_arrays import step_arrays, whole_prompts
 from ..kernels import ops
 from ..kernels.attention.reference import attention_operator
 from ..kernels.linear import reference
@@ -55,7 +57,7 @@ class GraphInterpreter(fx.Interpreter):
 
     @torch.no_grad()
     def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Run one step. inputs: every `input:` and `kv:` tensor by reference. Returns the logits [S, V] float32."""
+        """Run one step. inputs: every `input:` and `cache:` tensor by reference. Returns the logits [R, V] float32."""
         placeholders = self.graph.find_nodes(op="placeholder")
         result: torch.Tensor = super().run(*(inputs.get(node.meta["ref"], node.meta["ref"]) for node in placeholders))
         return result
@@ -74,23 +76,12 @@ def _with_format(operation: Callable[..., torch.Tensor], kernel: str) -> Callabl
     return lambda *args: operation(kernel, *args)
 
 
-def run_prompt(interpreter: GraphInterpreter, tokens: list[int], cache_shape: tuple[int, int, int], kv_dtype: torch.dtype) -> torch.Tensor:
-    """Logits [V] after the last of `tokens`, computed in one prefill over an empty cache.
-
-    cache_shape: KV heads, block size and elements of a row of the cache.
-    """
-    heads, block_size, row_elements = cache_shape
-    count, blocks = len(tokens), -(-len(tokens) // block_size)
-    positions = torch.arange(count, dtype=torch.int32)
-    inputs = {
-        "input:tokens": torch.tensor(tokens, dtype=torch.int32),
-        "input:positions": positions,
-        "input:query_start": torch.tensor([0, count], dtype=torch.int32),
-        "input:seq_lens": torch.tensor([count], dtype=torch.int32),
-        "input:block_table": torch.arange(blocks, dtype=torch.int32)[None],
-        "input:slots": positions,
-    }
-    for node in interpreter.graph.find_nodes(op="placeholder"):
-        if node.meta["ref"].startswith("kv:"):
-            inputs[node.meta["ref"]] = torch.zeros(blocks, heads, block_size, row_elements, dtype=kv_dtype)
+def run_prompt(interpreter: GraphInterpreter, tokens: list[int], groups: Sequence[CacheGroup]) -> torch.Tensor:
+    """Logits [V] after the last of `tokens`, computed in one prefill over empty caches."""
+    sizes = {group.name: group.block_size for group in groups}
+    pieces = whole_prompts([tokens], sizes)
+    inputs = {f"input:{name}": torch.from_numpy(array) for name, array in step_arrays(pieces, sizes).items()}
+    for group in groups:
+        shape = (len(pieces[0].blocks[group.name]), group.num_kv_heads, group.block_size, group.row_elements)
+        inputs |= {tensor: torch.zeros(shape, dtype=getattr(torch, group.dtype)) for tensor in group.tensors}
     return interpreter.step(inputs)[0]

@@ -16,6 +16,8 @@ SEGMENT_SOURCES = (
     "compiler/compile_cpu.py",
     "compiler/segment_graph.py",
     "errors.py",
+    "kernels/attention/options.py",
+    "kernels/cut_operators.py",
     "kernels/library.py",
     "kernels/linear/blocks.py",
     "kernels/native.py",

@@ -3,18 +3,17 @@
 import time
 from math import prod
 
-from ..artifacts import AnyTarget, KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, SegmentInfo
-from ..artifacts.manifest import SCHEMA_VERSION
+from ..artifacts import AnyTarget, Manifest, MemoryPlan, ModelInfo, Probe, SegmentInfo
+from ..artifacts.manifest import SCHEMA_VERSION, STEP
 from ..artifacts.store.ingredients import recorded
-from ..artifacts.store.keys import Identity
 from ..models.checkpoint import Checkpoint
 from .lower import KERNELS, SEGMENTS, Lowered
 from .nvidia.write_graphs import Graphs
 from .options import BuildOptions
 from .pack import Packed, packed_bytes
 from .stages import Code
-from .step_program import StepProgram
-from .target_kind import BLOCK_SIZE, TargetKind
+from .step_program import StepProgram, Wanted
+from .target_kind import TargetKind
 
 
 def new_manifest(
@@ -23,14 +22,17 @@ def new_manifest(
     target: AnyTarget,
     kind: TargetKind,
     checkpoint: Checkpoint,
-    identity: Identity,
+    wanted: Wanted,
     program: StepProgram,
     code: Code,
     graphs: Graphs,
     weights: Packed,
     tuned_on: str,
 ) -> Manifest:
-    """All but the digests of the files and the probe. identity: of the program. tuned_on: the GPU that its choices were measured on."""
+    """All but the digests of the files and the probe.
+
+    wanted: what the program was made from. tuned_on: the GPU that its choices were measured on.
+    """
     parts, segments = program.parts, code.segments
     config = checkpoint.config
     calls = [call.target for call in parts.calls]
@@ -40,7 +42,7 @@ def new_manifest(
         target=str(target),
         toolchain=kind.toolchain.recorded(),
         tuned_on=tuned_on,
-        ingredients=recorded([identity, *(lowered.identity for lowered in code.all)]),
+        ingredients=recorded([wanted.identity(), *(lowered.identity for lowered in code.all)]),
         model=ModelInfo(
             name=options.name or checkpoint.name,
             architecture=config.architecture,
@@ -52,13 +54,7 @@ def new_manifest(
             quantize=options.quantize,
             source_format="+".join(sorted({info.format for info in checkpoint.parameters.values()})),
         ),
-        kv_cache=KVCacheSpec(
-            num_layers=len(config.layers),
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            block_size=BLOCK_SIZE,
-            dtype=options.kv_dtype,  # type: ignore[arg-type]
-        ),
+        caches=wanted.groups,
         kernel_library=_library_name(code.library) if code.library is not None else "",
         kernels=graphs.kernels,
         graphs=graphs.graphs,
@@ -66,13 +62,12 @@ def new_manifest(
             SegmentInfo(key=segment.key, file=_segment_name(segment), calls=calls.count(form), nodes=len(parts.forms[form]["nodes"]))
             for form, segment in segments.items()
         ],
-        program=parts.program({form: segment.key for form, segment in segments.items()}),
+        programs={STEP: parts.program({form: segment.key for form, segment in segments.items()})},
         has_weights=options.weights == "all",
         weights=weights.index,
         memory=MemoryPlan(
             weight_bytes=sum(info.bytes for info in weights.files.values()) or sum(packed_bytes(weight) for weight in program.weights),
-            bytes_per_token=program.activations.per_token,
-            bytes_per_sequence=program.activations.per_sequence,
+            activations=program.activations,
         ),
         fusion=program.reports,
         probe=Probe(recorded_on="reference", prompts=[]),

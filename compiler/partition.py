@@ -6,13 +6,14 @@ Attention writes the KV cache, so it stays a call of its own: segments are then 
 which Inductor compiles without copies, and equal layers become calls of one segment.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 import torch
 from torch import fx
 
-from ..artifacts import Call, Program
+from ..artifacts import Call, InputInfo, Program
+from ..artifacts.manifest import LOGITS
 from ..errors import BuildError
 from ..kernels import cut_operators
 from . import segment_graph
@@ -34,21 +35,23 @@ class Piece:
 @dataclass(frozen=True, kw_only=True)
 class Partition:
     """The step as calls. `forms` holds each distinct segment by its canonical text; the calls of
-    kind "segment" name their segment by that text until lowering gives it a key."""
+    kind "segment" name their segment by that text until lowering gives it a key. results: as in `Program`."""
 
+    inputs: list[InputInfo]
     calls: list[Call]
-    forms: dict[str, Form] = field(default_factory=dict)
-    result: str = ""
+    forms: dict[str, Form]
+    results: dict[str, str]
 
     def program(self, keys: dict[str, str]) -> Program:
         """The program, with segments named by key. keys: canonical text -> key."""
         calls = [msgspec.structs.replace(call, target=keys[call.target]) if call.kind == "segment" else call for call in self.calls]
-        return Program(calls=calls, result=self.result)
+        return Program(inputs=self.inputs, calls=calls, results=self.results)
 
 
-def partition(graph: fx.Graph, *, cuts_are_segments: bool = False) -> Partition:
+def partition(graph: fx.Graph, inputs: list[InputInfo], *, cuts_are_segments: bool = False) -> Partition:
     """Cut `graph` at CUT_OPERATORS. Raises BuildError for a graph that cannot be cut there.
 
+    inputs: the step's, of which the graph's placeholders are some; its one output is the logits.
     cuts_are_segments: whether the operators at the cuts are compiled like what is between them.
     """
     (output,) = graph.find_nodes(op="output")
@@ -64,11 +67,11 @@ def partition(graph: fx.Graph, *, cuts_are_segments: bool = False) -> Partition:
         form = segment_graph.encode(step.inputs, step.nodes, step.outputs, strided=cuts_are_segments)
         text = segment_graph.text(form)
         forms[text] = form
-        inputs = [names[node] for node in step.inputs]
-        calls.append(Call(kind="segment", target=text, inputs=inputs, outputs=_name_outputs(step.outputs, names)))
+        given = [names[node] for node in step.inputs]
+        calls.append(Call(kind="segment", target=text, inputs=given, outputs=_name_outputs(step.outputs, names)))
     (logits,) = output.args
     assert isinstance(logits, fx.Node)
-    return Partition(calls=_with_frees(calls, names[logits]), forms=forms, result=names[logits])
+    return Partition(inputs=inputs, calls=_with_frees(calls, names[logits]), forms=forms, results={LOGITS: names[logits]})
 
 
 def _cut(graph: fx.Graph) -> list[Piece | fx.Node]:

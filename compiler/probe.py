@@ -1,11 +1,12 @@
 """Stage 7: golden values, from the artifact itself where this machine can run it."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from ..artifacts import KVCacheSpec, Probe, ProbePrompt
+from ..artifacts import CacheGroup, Probe, ProbePrompt
 from ..errors import BuildError
 from .interpret import GraphInterpreter, run_prompt
 from .run_artifact import artifact_logits
@@ -26,10 +27,9 @@ def record_on_target(directory: Path, prompts: list[list[int]]) -> Probe:
     return Probe(recorded_on="target", prompts=[_record(prompt, row, digest=True) for prompt, row in zip(prompts, logits, strict=True)])
 
 
-def record_from_reference(interpreter: GraphInterpreter, cache: KVCacheSpec, prompts: list[list[int]]) -> Probe:
+def record_from_reference(interpreter: GraphInterpreter, groups: Sequence[CacheGroup], prompts: list[list[int]]) -> Probe:
     """The values that the operators' references give, for a target that this machine cannot run."""
-    shape, dtype = (cache.num_kv_heads, cache.block_size, cache.row_elements), getattr(torch, cache.dtype)
-    logits = [run_prompt(interpreter, prompt, shape, dtype)[None] for prompt in prompts]
+    logits = [run_prompt(interpreter, prompt, groups)[None] for prompt in prompts]
     recorded = [_record(prompt, rows, digest=False) for prompt, rows in zip(prompts, logits, strict=True)]
     return Probe(recorded_on="reference", prompts=recorded)
 

@@ -111,6 +111,6 @@ def finish_with_probe(
         seal.write_manifest(scratch, manifest)
         golden = probe.record_on_target(scratch, prompts)
     else:
-        golden = probe.record_from_reference(interpreter(), manifest.kv_cache, prompts)
+        golden = probe.record_from_reference(interpreter(), manifest.caches, prompts)
     stage.note(f"recorded on the {golden.recorded_on}")
     return msgspec.structs.replace(manifest, probe=golden)

@@ -14,14 +14,16 @@ from typing import Any
 import msgspec
 from torch import fx
 
-from ..artifacts import Call, PassReport
+from ..artifacts import CacheGroup, Call, InputInfo, PassReport
+from ..artifacts.step_inputs import step_inputs
 from ..artifacts.store.claim import Claim
 from ..artifacts.store.keys import Identity, identity
 from ..artifacts.store.store import Store
 from ..models.checkpoint import Checkpoint
 from ..models.config import ModelConfig
 from . import debug_dump
-from .memory_plan import ActivationBytes, plan_activations
+from .caches import manifest_groups
+from .memory_plan import plan_activations
 from .partition import Partition, partition
 from .progress import Reporter
 from .sources import sources
@@ -32,6 +34,8 @@ FILE = "program.json"
 SOURCES = (
     "artifacts/graph.py",
     "artifacts/manifest.py",
+    "artifacts/step_inputs.py",
+    "compiler/caches.py",
     "compiler/memory_plan.py",
     "compiler/nvidia",
     "compiler/partition.py",
@@ -50,11 +54,11 @@ SOURCES = (
 
 @dataclass(frozen=True, kw_only=True)
 class StepProgram:
-    """What a step consists of. graph: the fused graph, for whoever wants to interpret it."""
+    """What a step consists of. activations: as in `MemoryPlan`. graph: the fused graph, for whoever wants to interpret it."""
 
     parts: Partition
     weights: list[PackedWeight]
-    activations: ActivationBytes
+    activations: dict[str, int]
     reports: list[PassReport]
     graph: Callable[[], fx.GraphModule]
 
@@ -89,6 +93,11 @@ class Wanted:
             block_size=BLOCK_SIZE,
             sources=sources(*SOURCES),
         )
+
+    @property
+    def groups(self) -> list[CacheGroup]:
+        """The caches that a step reads and writes."""
+        return manifest_groups(self.config, block_size=self.block_size, kv_dtype=self.kv_dtype)
 
     def identity(self) -> Identity:
         """Its identity in the store: every field that the result depends on, and every source that makes it."""
@@ -125,11 +134,13 @@ def find_program(wanted: Wanted, store: Store, reporter: Reporter) -> StepProgra
 def make_program(wanted: Wanted, dump: Path | None, reporter: Reporter) -> StepProgram:
     """Trace, fuse and partition. dump and errors as in `step_program`."""
     graph, reports = _fused(wanted, dump, reporter)
+    inputs = step_inputs(group.name for group in wanted.groups)
     with reporter.stage("partition") as stage:
+        parts = partition(graph.graph, inputs, cuts_are_segments=wanted.kind.cuts_are_segments)
         made = StepProgram(
-            parts=wanted.kind.complete(partition(graph.graph, cuts_are_segments=wanted.kind.cuts_are_segments), wanted.config),
+            parts=wanted.kind.complete(parts, wanted.config),
             weights=plan_weights(graph.graph, wanted.stored),
-            activations=plan_activations(graph.graph),
+            activations=plan_activations(graph.graph, inputs),
             reports=reports,
             graph=lambda: graph,
         )
@@ -177,26 +188,29 @@ def _fused(wanted: Wanted, dump: Path | None, reporter: Reporter) -> tuple[fx.Gr
 def _encode(program: StepProgram) -> bytes:
     parts = program.parts
     content: dict[str, Any] = {
+        "inputs": parts.inputs,
         "calls": parts.calls,
-        "result": parts.result,
+        "results": parts.results,
         "forms": list(parts.forms),
         "weights": [dataclasses.asdict(weight) for weight in program.weights],
-        "activations": dataclasses.asdict(program.activations),
+        "activations": program.activations,
         "reports": program.reports,
     }
     return msgspec.json.encode(content)
 
 
 class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    inputs: list[InputInfo]
     calls: list[Call]
-    result: str
+    results: dict[str, str]
     forms: list[str]
     weights: list[PackedWeight]
-    activations: ActivationBytes
+    activations: dict[str, int]
     reports: list[PassReport]
 
 
 def _decode(content: bytes, graph: Callable[[], fx.GraphModule]) -> StepProgram:
     stored = msgspec.json.decode(content, type=_Stored)
-    parts = Partition(calls=stored.calls, forms={text: json.loads(text) for text in stored.forms}, result=stored.result)
+    forms = {text: json.loads(text) for text in stored.forms}
+    parts = Partition(inputs=stored.inputs, calls=stored.calls, forms=forms, results=stored.results)
     return StepProgram(parts=parts, weights=stored.weights, activations=stored.activations, reports=stored.reports, graph=graph)

@@ -1,12 +1,12 @@
 """What a build does differently for one kind of target than for another, decided once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
-from ..artifacts import AnyTarget, NvidiaTarget
+from ..artifacts import AnyTarget, CacheGroup, NvidiaTarget
 from ..artifacts.store.keys import NOT_IN_KEY
 from ..artifacts.tuning import Tuned
 from ..errors import UsageError
@@ -46,7 +46,9 @@ class TargetKind:
         """The program with the calls that only this kind of target has."""
         return parts
 
-    def write_graphs(self, directory: Path, parts: Partition, segments: Mapping[str, Lowered], max_context: int) -> Graphs:
+    def write_graphs(
+        self, directory: Path, parts: Partition, segments: Mapping[str, Lowered], groups: Sequence[CacheGroup], max_context: int
+    ) -> Graphs:
         """The part of an artifact that only some targets have; by default none."""
         return NO_GRAPHS
 
@@ -73,8 +75,10 @@ class NvidiaKind(TargetKind):
     def complete(self, parts: Partition, config: ModelConfig) -> Partition:
         return with_sample(parts, config.vocab_size)
 
-    def write_graphs(self, directory: Path, parts: Partition, segments: Mapping[str, Lowered], max_context: int) -> Graphs:
-        return write_graphs(directory, parts, segments, max_context, BLOCK_SIZE)
+    def write_graphs(
+        self, directory: Path, parts: Partition, segments: Mapping[str, Lowered], groups: Sequence[CacheGroup], max_context: int
+    ) -> Graphs:
+        return write_graphs(directory, parts, segments, groups, max_context)
 
 
 def kind_of(target: AnyTarget, tuned: Tuned | None = None, *, tunable: bool = False, toolchain: Versions | None = None) -> TargetKind:

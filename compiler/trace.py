@@ -5,6 +5,7 @@ torch.compile captures it whole (a graph break is an error), and make_fx lowers 
 graph to ATen with linears and embeddings kept as such.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,49 +14,46 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from ..artifacts.manifest import kv_row_elements
+from ..artifacts import CacheGroup, InputInfo
+from ..artifacts.step_inputs import step_inputs
 from ..errors import BuildError
 from ..kernels import ops
 from ..models.config import ModelConfig
 from ..models.decoder import Decoder
+from ..models.step import Step
+from .caches import manifest_groups
 
-STEP_INPUTS: dict[str, tuple[str, ...]] = {
-    "tokens": ("T",),
-    "positions": ("T",),
-    "query_start": ("S1",),
-    "seq_lens": ("S",),
-    "block_table": ("S", "B"),
-    "slots": ("T",),
-}
-"""Inputs of a step, int32, with their dimensions (S1 is S + 1). Every dimension is dynamic.
-
-The number of cache blocks is not: only attention sees the caches, and attention is not compiled here."""
-
-_EXAMPLE_SIZES = {"T": 13, "S": 3, "S1": 4, "B": 5, "N": 7}
+_EXAMPLE_SIZES = {"T": 13, "S": 3, "S1": 4, "R": 6}
+_EXAMPLE_BLOCKS = 7
+"""Blocks of the caches: no dynamic size, for only attention sees the caches, and attention is not compiled here."""
+_EXAMPLE_WIDTH = 17
+"""Blocks of a sequence in the first group; every other group has one more than the one before it. All sizes differ."""
 
 
 def trace(config: ModelConfig, *, block_size: int, kv_dtype: str) -> fx.GraphModule:
     """Trace one ragged step of `Decoder(config)`.
 
     Returns a graph of ATen and engine operators. Each placeholder has meta["ref"], the name of
-    what it stands for (`weight:...`, `input:...`, `kv:LAYER.k`), and meta["val"], a fake tensor
-    with symbolic sizes. Its one output is the logits [S, V]. Raises BuildError if the model
+    what it stands for (`weight:...`, `input:...`, `cache:GROUP.LAYER.k`), and meta["val"], a fake tensor
+    with symbolic sizes. Its one output is the logits [R, V]. Raises BuildError if the model
     does not trace as a whole.
     """
     ops.define()
     ops.register_fakes()
     torch.compiler.reset()
     captured: dict[str, Any] = {}
+    groups = manifest_groups(config, block_size=block_size, kv_dtype=kv_dtype)
+    infos = step_inputs(group.name for group in groups)
+    widths = {f"B.{group.name}": _EXAMPLE_WIDTH + index for index, group in enumerate(groups)}
     fake_mode = FakeTensorMode(shape_env=ShapeEnv())
     with fake_mode, torch.device("cpu"):
         model = Decoder(config).eval().requires_grad_(False)
-        inputs = [torch.zeros([_EXAMPLE_SIZES[d] for d in dims], dtype=torch.int32) for dims in STEP_INPUTS.values()]
-        cache_shape = (_EXAMPLE_SIZES["N"], config.num_kv_heads, block_size, kv_row_elements(config.head_dim, kv_dtype))
-        caches = [tuple(torch.zeros(cache_shape, dtype=getattr(torch, kv_dtype)) for _ in "kv") for _ in config.layers]
-    refs = _references(model, inputs, caches)
-    for tensor in inputs:
+        inputs = {info.name: _example(info, _EXAMPLE_SIZES | widths) for info in infos}
+        caches = {tensor: _example_cache(group) for group in groups for tensor in group.tensors}
+    for tensor in inputs.values():
         for dim in range(tensor.dim()):
             torch._dynamo.mark_dynamic(tensor, dim)
+    refs = _references(model, inputs, caches)
 
     def capture(graph_module: fx.GraphModule, example_inputs: list[Any]) -> Any:
         captured["refs"] = [refs.get(id(example)) for example in example_inputs]
@@ -64,7 +62,7 @@ def trace(config: ModelConfig, *, block_size: int, kv_dtype: str) -> fx.GraphMod
 
     try:
         with torch.no_grad():
-            torch.compile(model, backend=capture, fullgraph=True)(*inputs, caches)
+            torch.compile(model, backend=capture, fullgraph=True)(Step.of(inputs), _by_layer(groups, caches))
             return _to_aten(captured["graph"], captured["refs"])
     except torch._dynamo.exc.TorchDynamoException as error:
         raise BuildError(
@@ -72,13 +70,30 @@ def trace(config: ModelConfig, *, block_size: int, kv_dtype: str) -> fx.GraphMod
         ) from error
 
 
-def _references(model: Decoder, inputs: list[torch.Tensor], caches: list[Any]) -> dict[int, str]:
+def _example(info: InputInfo, sizes: Mapping[str, int]) -> torch.Tensor:
+    return torch.zeros([sizes[dim] for dim in info.dims], dtype=getattr(torch, info.dtype))
+
+
+def _example_cache(group: CacheGroup) -> torch.Tensor:
+    shape = (_EXAMPLE_BLOCKS, group.num_kv_heads, group.block_size, group.row_elements)
+    return torch.zeros(shape, dtype=getattr(torch, group.dtype))
+
+
+def _by_layer(groups: Sequence[CacheGroup], caches: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of every layer, in the order of the layers."""
+    found = {
+        layer: (caches[keys], caches[values])
+        for group in groups
+        for layer, keys, values in zip(group.layers, group.tensors[::2], group.tensors[1::2], strict=True)
+    }
+    return [found[layer] for layer in sorted(found)]
+
+
+def _references(model: Decoder, inputs: Mapping[str, torch.Tensor], caches: Mapping[str, torch.Tensor]) -> dict[int, str]:
     refs = {id(tensor): f"weight:{name}" for name, tensor in model.named_parameters()}
     refs |= {id(tensor): f"weight:{name}" for name, tensor in model.named_buffers()}
-    refs |= {id(tensor): f"input:{name}" for name, tensor in zip(STEP_INPUTS, inputs, strict=True)}
-    for layer, (k_cache, v_cache) in enumerate(caches):
-        refs |= {id(k_cache): f"kv:{layer}.k", id(v_cache): f"kv:{layer}.v"}
-    return refs
+    refs |= {id(tensor): f"input:{name}" for name, tensor in inputs.items()}
+    return refs | {id(tensor): name for name, tensor in caches.items()}
 
 
 def _to_aten(captured: fx.GraphModule, refs: list[str | None]) -> fx.GraphModule:

@@ -1,6 +1,6 @@
 """The Llama family as one plain PyTorch module over a ragged batch and a paged KV cache.
 
-Legend: T tokens of the step, S sequences, B blocks per sequence, H hidden size, F feed-forward
+Legend: T tokens of the step, R rows that get logits, H hidden size, F feed-forward
 size, QH / KH query and key-value heads, D head size, V vocabulary. All floats are float32.
 """
 
@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from ..kernels.attention.op import attention
 from ..kernels.attention.options import AttentionOptions
+from .cache_groups import cache_groups
 from .config import LayerConfig, ModelConfig
 from .rope import inverse_frequencies
+from .step import Step
 
 KVCache = tuple[torch.Tensor, torch.Tensor]
 
@@ -55,7 +57,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 
 
 class Attention(nn.Module):
-    def __init__(self, config: ModelConfig, layer: LayerConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: LayerConfig, group: str) -> None:
         super().__init__()
         query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.q = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
@@ -67,21 +69,12 @@ class Attention(nn.Module):
         self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.attention_sinks else None
         self.config = config
         self.layer = layer
+        self.group = group
         scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
         self.options = AttentionOptions(scale=scale, window=layer.window)
         self.attend = attention
 
-    def forward(
-        self,
-        x_TH: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        query_start: torch.Tensor,
-        seq_lens: torch.Tensor,
-        block_table: torch.Tensor,
-        slots: torch.Tensor,
-        kv_cache: KVCache,
-    ) -> torch.Tensor:
+    def forward(self, x_TH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, step: Step, kv_cache: KVCache) -> torch.Tensor:
         config = self.config
         q = self.q(x_TH).view(-1, config.num_heads, config.head_dim)
         k = self.k(x_TH).view(-1, config.num_kv_heads, config.head_dim)
@@ -91,7 +84,8 @@ class Attention(nn.Module):
         if self.layer.use_rope:
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         k_cache, v_cache = kv_cache
-        out = self.attend(q, k, v, k_cache, v_cache, query_start, seq_lens, block_table, slots, self.options, sinks=self.sinks)
+        table, slots = step.groups[self.group]
+        out = self.attend(q, k, v, k_cache, v_cache, step.cu_seqlens, step.seq_lens, table, slots, self.options, sinks=self.sinks)
         projected: torch.Tensor = self.o(out.view(-1, config.num_heads * config.head_dim))
         return projected
 
@@ -109,25 +103,15 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: ModelConfig, layer: LayerConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: LayerConfig, group: str) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_eps)
-        self.attention = Attention(config, layer)
+        self.attention = Attention(config, layer, group)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_eps)
         self.mlp = MLP(config)
 
-    def forward(
-        self,
-        x_TH: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        query_start: torch.Tensor,
-        seq_lens: torch.Tensor,
-        block_table: torch.Tensor,
-        slots: torch.Tensor,
-        kv_cache: KVCache,
-    ) -> torch.Tensor:
-        x_TH = x_TH + self.attention(self.attention_norm(x_TH), cos, sin, query_start, seq_lens, block_table, slots, kv_cache)
+    def forward(self, x_TH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, step: Step, kv_cache: KVCache) -> torch.Tensor:
+        x_TH = x_TH + self.attention(self.attention_norm(x_TH), cos, sin, step, kv_cache)
         out: torch.Tensor = x_TH + self.mlp(self.mlp_norm(x_TH))
         return out
 
@@ -146,7 +130,8 @@ class Decoder(nn.Module):
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rope = Rope(config)
-        self.layers = nn.ModuleList(Layer(config, layer) for layer in config.layers)
+        group_of = {layer: group.name for group in cache_groups(config) for layer in group.layers}
+        self.layers = nn.ModuleList(Layer(config, layer, group_of[index]) for index, layer in enumerate(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_eps)
         self.head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -155,25 +140,15 @@ class Decoder(nn.Module):
         """Values of the buffers, which no checkpoint carries, by name; float32."""
         return {"rope.inv_freq": inverse_frequencies(config.rope, config.head_dim)}
 
-    def forward(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        query_start: torch.Tensor,
-        seq_lens: torch.Tensor,
-        block_table: torch.Tensor,
-        slots: torch.Tensor,
-        kv_caches: list[KVCache],
-    ) -> torch.Tensor:
+    def forward(self, step: Step, kv_caches: list[KVCache]) -> torch.Tensor:
         """Runs one step and writes the new tokens' keys and values into the caches.
 
-        tokens, positions, slots [T], query_start [S + 1], seq_lens [S], block_table [S, B]: int32, as the
-        attention operator reads them. kv_caches: a pair of [blocks, KH, block_size, D] per layer.
-        Returns the logits of every sequence's last token, [S, V] float32.
+        kv_caches: a pair of [blocks, KH, block_size, D] per layer. Returns the logits of the rows
+        `step.logit_rows`, [R, V] float32.
         """
-        x_TH = self.embed(tokens)
-        cos, sin = self.rope(positions)
+        x_TH = self.embed(step.tokens)
+        cos, sin = self.rope(step.positions)
         for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
-            x_TH = layer(x_TH, cos, sin, query_start, seq_lens, block_table, slots, kv_cache)
-        last_SH = self.norm(x_TH.index_select(0, query_start[1:] - 1))
-        return F.linear(last_SH, self.embed.weight if self.head is None else self.head.weight)
+            x_TH = layer(x_TH, cos, sin, step, kv_cache)
+        x_RH = self.norm(x_TH.index_select(0, step.logit_rows))
+        return F.linear(x_RH, self.embed.weight if self.head is None else self.head.weight)

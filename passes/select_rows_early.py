@@ -2,8 +2,8 @@
 
     index_select(f(x), 0, rows)    ->  f(index_select(x, 0, rows))      for f that treats rows alone
 
-Why: only a sequence's last token goes to the LM head, so behind the last attention only those
-rows matter: a long prompt saves all but one row of the last layer's linears.
+Why: only the rows whose logits are wanted go to the LM head, so behind the last attention only those
+matter: a long prompt saves all but one row of the last layer's linears.
 
 When not: when another reader wants all rows. Numerics do not change: each row is computed as before.
 """

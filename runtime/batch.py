@@ -1,30 +1,39 @@
 """A step's inputs as the executor takes them, written into buffers that are allocated once."""
 
-from dataclasses import dataclass
+import ctypes
+from collections.abc import Mapping
 from itertools import takewhile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..artifacts import CacheGroup, InputInfo
 from .scheduler import Chunk
 from .sequence import Sequence
 
 
-@dataclass(frozen=True)
 class StepInputs:
-    """One ragged forward over S sequences with T new tokens. All int32, all contiguous.
+    """One ragged forward: its inputs by name, contiguous, as artifacts/step_inputs.py says."""
 
-    tokens, positions [T]; query_start [S + 1], prefix sums of the new tokens per sequence;
-    seq_lens [S], tokens of each sequence after this step; block_table [S, B], padded with 0;
-    slots [T], block * block_size + offset where each new token's keys and values go.
-    """
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.arrays = arrays
+        self.tokens = len(arrays["tokens"])
+        self.sequences = len(arrays["seq_lens"])
+        self.rows = len(arrays["logit_rows"])
+        self._table: tuple[Any, Any] | None = None
 
-    tokens: NDArray[np.int32]
-    positions: NDArray[np.int32]
-    query_start: NDArray[np.int32]
-    seq_lens: NDArray[np.int32]
-    block_table: NDArray[np.int32]
-    slots: NDArray[np.int32]
+    def table(self, infos: list[InputInfo]) -> tuple[Any, Any]:
+        """For native code: the addresses of these inputs, and their sizes one after another. Made once: it is always the same program."""
+        if self._table is None:
+            arrays = [self.arrays[info.name] for info in infos]
+            for info, array in zip(infos, arrays, strict=True):
+                assert (array.dtype.name, array.ndim) == (info.dtype, len(info.dims)), info.name
+                assert array.flags.c_contiguous, info.name
+            sizes = [size for array in arrays for size in array.shape]
+            addresses = [array.ctypes.data for array in arrays]
+            self._table = (ctypes.c_void_p * len(addresses))(*addresses), (ctypes.c_int64 * len(sizes))(*sizes)
+        return self._table
 
 
 class Batch:
@@ -42,10 +51,13 @@ class Batch:
 
 
 class BatchBuilder:
-    """Turns chunks into batches, at most two at a time: one being computed and one to come."""
+    """Turns chunks into batches, at most two at a time: one being computed and one to come.
 
-    def __init__(self, *, max_batch_tokens: int, max_num_seqs: int, max_blocks: int, block_size: int) -> None:
-        self._free = [_Buffers(max_batch_tokens, max_num_seqs, max_blocks, block_size) for _ in range(2)]
+    max_blocks: of a sequence. group: of the caches.
+    """
+
+    def __init__(self, *, max_batch_tokens: int, max_num_seqs: int, max_blocks: int, group: CacheGroup) -> None:
+        self._free = [_Buffers(max_batch_tokens, max_num_seqs, max_blocks, group) for _ in range(2)]
 
     def build(self, chunks: list[Chunk]) -> Batch:
         """A batch of these chunks, one sequence per chunk, in their order: decoding sequences first."""
@@ -59,52 +71,91 @@ class BatchBuilder:
 class _Buffers:
     """Memory for one batch."""
 
-    def __init__(self, max_batch_tokens: int, max_num_seqs: int, max_blocks: int, block_size: int) -> None:
-        self._block_size = block_size
+    def __init__(self, max_batch_tokens: int, max_num_seqs: int, max_blocks: int, group: CacheGroup) -> None:
         self.tokens = np.zeros(max_batch_tokens, np.int32)
         self._positions = np.zeros(max_batch_tokens, np.int32)
-        self._slots = np.zeros(max_batch_tokens, np.int32)
-        self._query_start = np.zeros(max_num_seqs + 1, np.int32)
+        self._cu_seqlens = np.zeros(max_num_seqs + 1, np.int32)
         self._seq_lens = np.zeros(max_num_seqs, np.int32)
-        self._table = np.zeros(max_num_seqs * max_blocks, np.int32)
-        self._width = 0
-        self._rows: list[tuple[list[int], int]] = [([], 0)] * max_num_seqs
-        """The list of blocks that each row of the table was written from, and its length then."""
-        self._shape = (0, 0, 0)
+        self._logit_rows = np.zeros(max_num_seqs, np.int32)
+        self._paged = _PagedBuffers(max_batch_tokens, max_num_seqs, max_blocks, group)
+        self._shape = (0, 0, 0, 0)
         self._inputs: StepInputs | None = None
 
     def fill(self, chunks: list[Chunk]) -> Batch:
         decodes = list(takewhile(lambda chunk: chunk.size == 1 and chunk.chooses, chunks))
         self._add_decodes(decodes)
-        size = self._add_prompts(chunks[len(decodes) :], len(decodes))
-        width = self._fill_table([chunk.sequence.blocks for chunk in chunks])
-        inputs = self._views(size, len(chunks), width)
+        tokens, rows = self._add_prompts(chunks[len(decodes) :], len(decodes))
+        width = self._paged.fill(chunks, len(decodes))
+        inputs = self._views(tokens, len(chunks), rows, width)
         return Batch(self, inputs, [chunk.sequence for chunk in decodes])
 
     def _add_decodes(self, chunks: list[Chunk]) -> None:
-        size, count = self._block_size, len(chunks)
+        count = len(chunks)
         self._positions[:count] = [chunk.start for chunk in chunks]
-        self._slots[:count] = [sequence.blocks[start // size] * size + start % size for sequence, start, _, _ in chunks]
-        self._query_start[: count + 1] = range(count + 1)
+        self._cu_seqlens[: count + 1] = range(count + 1)
         self._seq_lens[:count] = [chunk.start + 1 for chunk in chunks]
+        self._logit_rows[:count] = range(count)
 
-    def _add_prompts(self, chunks: list[Chunk], row: int) -> int:
-        """Add these after `row` decoding sequences; returns how many tokens there are in all."""
-        size, at = self._block_size, row
-        for sequence, start, count, _ in chunks:
+    def _add_prompts(self, chunks: list[Chunk], decodes: int) -> tuple[int, int]:
+        """Add these after so many decoding sequences; returns how many tokens and rows of logits there are in all."""
+        at = row = rows = decodes
+        for sequence, start, count, chooses in chunks:
             end = start + count
-            places = np.arange(start, end, dtype=np.int32)
             self.tokens[at : at + count] = sequence.tokens[start:end]
-            self._positions[at : at + count] = places
-            self._slots[at : at + count] = sequence.table[places // size] * size + places % size
+            self._positions[at : at + count] = range(start, end)
             at += count
             self._seq_lens[row] = end
             row += 1
-            self._query_start[row] = at
-        return at
+            self._cu_seqlens[row] = at
+            if chooses:
+                self._logit_rows[rows] = at - 1
+                rows += 1
+        if rows == 0:  # no kernel has to know of steps without logits: one row is computed for nobody
+            self._logit_rows[0] = 0
+            rows = 1
+        return at, rows
+
+    def _views(self, tokens: int, sequences: int, rows: int, width: int) -> StepInputs:
+        if self._inputs is None or self._shape != (tokens, sequences, rows, width):
+            self._shape = (tokens, sequences, rows, width)
+            self._inputs = StepInputs(
+                {
+                    "tokens": self.tokens[:tokens],
+                    "positions": self._positions[:tokens],
+                    "cu_seqlens": self._cu_seqlens[: sequences + 1],
+                    "seq_lens": self._seq_lens[:sequences],
+                    "logit_rows": self._logit_rows[:rows],
+                    **self._paged.views(tokens, sequences, width),
+                }
+            )
+        return self._inputs
+
+
+class _PagedBuffers:
+    """The inputs that say where a group's keys and values lie."""
+
+    def __init__(self, max_batch_tokens: int, max_num_seqs: int, max_blocks: int, group: CacheGroup) -> None:
+        self._name = group.name
+        self._block_size = group.block_size
+        self._slots = np.zeros(max_batch_tokens, np.int32)
+        self._table = np.zeros(max_num_seqs * max_blocks, np.int32)
+        self._width = 0
+        self._rows: list[tuple[list[int], int]] = [([], 0)] * max_num_seqs
+        """The list of blocks that each row of the table was written from, and its length then."""
+
+    def fill(self, chunks: list[Chunk], decodes: int) -> int:
+        """Write all of them; returns the width of the block table. decodes: how many chunks have a single token, which come first."""
+        size = self._block_size
+        self._slots[:decodes] = [sequence.blocks[start // size] * size + start % size for sequence, start, _, _ in chunks[:decodes]]
+        at = decodes
+        for sequence, start, count, _ in chunks[decodes:]:
+            places = np.arange(start, start + count, dtype=np.int32)
+            self._slots[at : at + count] = sequence.table[places // size] * size + places % size
+            at += count
+        return self._fill_table([chunk.sequence.blocks for chunk in chunks])
 
     def _fill_table(self, held: list[list[int]]) -> int:
-        """Write the rows of the block table that have changed since the last time; returns its width."""
+        """Write the rows that have changed since the last time; returns the width."""
         width = max(map(len, held))
         if width != self._width:
             self._width = width
@@ -118,15 +169,8 @@ class _Buffers:
                 self._table[row * width + count : (row + 1) * width] = 0
         return width
 
-    def _views(self, tokens: int, sequences: int, width: int) -> StepInputs:
-        if self._inputs is None or self._shape != (tokens, sequences, width):
-            self._shape = (tokens, sequences, width)
-            self._inputs = StepInputs(
-                tokens=self.tokens[:tokens],
-                positions=self._positions[:tokens],
-                query_start=self._query_start[: sequences + 1],
-                seq_lens=self._seq_lens[:sequences],
-                block_table=self._table[: sequences * width].reshape(sequences, width),
-                slots=self._slots[:tokens],
-            )
-        return self._inputs
+    def views(self, tokens: int, sequences: int, width: int) -> dict[str, NDArray[np.int32]]:
+        return {
+            f"block_table.{self._name}": self._table[: sequences * width].reshape(sequences, width),
+            f"slot_mapping.{self._name}": self._slots[:tokens],
+        }

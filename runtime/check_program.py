@@ -1,28 +1,28 @@
 """A program's lines, before native code runs them: it takes numbers of slots, and trusts that there is something in them."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
-from ..artifacts import Call, Manifest
+from ..artifacts import Call, Program, SegmentInfo
 from ..errors import ArtifactError
 from ..kernels.cut_operators import CUT_OPERATORS
 
 _VALUE = re.compile(r"value:\w+", re.ASCII)
 
 
-def check_program(manifest: Manifest, inputs: Collection[str], constants: Collection[str]) -> None:
+def check_program(program: Program, segments: Iterable[SegmentInfo], constants: Collection[str]) -> None:
     """Raises ArtifactError for a program that reads what is not there, or passes to an operator what it does not take.
 
-    inputs, constants: what a step brings, and what is loaded, by their names in the program. A segment checks its arguments itself.
+    constants: what is loaded, by its names in the program. A segment checks its arguments itself.
     """
-    if fault := next(_faults(manifest, {*inputs, *constants}), None):
+    known = {*constants, *(f"input:{info.name}" for info in program.inputs)}
+    if fault := next(_faults(program, {segment.key for segment in segments}, known), None):
         raise ArtifactError(f"the program {fault}", hint="build the artifact again")
 
 
-def _faults(manifest: Manifest, known: Collection[str]) -> Iterator[str]:
-    segments = {segment.key for segment in manifest.segments}
+def _faults(program: Program, segments: Collection[str], known: Collection[str]) -> Iterator[str]:
     values: set[str] = set()
-    for call in manifest.program.calls:
+    for call in program.calls:
         if call.kind == "segment" and call.target not in segments:
             yield f"calls segment {call.target}, which the artifact does not hold"
         if call.kind == "operator" and not _takes(call):
@@ -35,8 +35,10 @@ def _faults(manifest: Manifest, known: Collection[str]) -> Iterator[str]:
         if not values.issuperset(call.frees):
             yield f"frees {', '.join(call.frees)}, which are not all there"
         values.difference_update(call.frees)
-    if manifest.program.result not in values:
-        yield f"ends without {manifest.program.result}, its result"
+    if missing := [value for value in program.results.values() if value not in values]:
+        yield f"ends without {missing[0]}, its result"
+    if len(set(program.results.values())) != len(program.results):
+        yield "has one value as two results"
 
 
 def _takes(call: Call) -> bool:

@@ -32,19 +32,19 @@ class EngineCore:
     """
 
     def __init__(self, executor: StepExecutor, options: RuntimeOptions, *, eos_token_ids: Iterable[int] = ()) -> None:
-        cache = executor.manifest.kv_cache
+        (group,) = executor.manifest.caches
         model = executor.manifest.model
         self._executor = executor
         self._eos = frozenset(token for token in eos_token_ids if 0 <= token < model.vocab_size)
         self._vocab_size = model.vocab_size
         self._max_context = model.max_context
-        self._blocks = BlockManager(executor.num_blocks, cache.block_size, resident=_resident_blocks(executor, options))
+        self._blocks = BlockManager(executor.num_blocks, group.block_size, resident=_resident_blocks(executor, options))
         self._scheduler = Scheduler(self._blocks, max_num_seqs=options.max_num_seqs, max_batch_tokens=options.max_batch_tokens)
         self._batch = BatchBuilder(
             max_batch_tokens=options.max_batch_tokens,
             max_num_seqs=options.max_num_seqs,
-            max_blocks=min(executor.num_blocks, -(-model.max_context // cache.block_size)),
-            block_size=cache.block_size,
+            max_blocks=min(executor.num_blocks, -(-model.max_context // group.block_size)),
+            group=group,
         )
         self._sequences: dict[str, Sequence] = {}
         self._early: list[Output] = []
@@ -220,6 +220,5 @@ def _resident_blocks(executor: StepExecutor, options: RuntimeOptions) -> int:
     manifest = executor.manifest
     if options.kv_memory is not None or manifest.target in CAPABILITIES:
         return executor.num_blocks
-    return default_resident_blocks(
-        num_blocks=executor.num_blocks, block_size=manifest.kv_cache.block_size, max_context=manifest.model.max_context
-    )
+    (group,) = manifest.caches
+    return default_resident_blocks(num_blocks=executor.num_blocks, block_size=group.block_size, max_context=manifest.model.max_context)

@@ -4,15 +4,14 @@ Nothing here compiles, traces or profiles. Loading checks that the artifact is w
 this machine, binds every call of the program to its tensors, and replays the golden probe.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifacts import Manifest, check_code, check_machine, load_manifest
-from ..artifacts.manifest import DTYPE_BYTES
+from ..artifacts import CacheGroup, Manifest, check_code, check_machine, load_manifest
+from ..artifacts.manifest import LOGITS
 from ..errors import UsageError
 from ..kernels.native import load_code
 from .batch import StepInputs
@@ -68,7 +67,7 @@ class Executor:
         num_blocks = count_blocks(manifest, kv_memory, max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens)
         constants |= _allocate_kv(manifest, num_blocks)
         clock.ended("allocate_kv")
-        executor = cls(manifest, num_blocks, NativeProgram(directory, manifest, constants, threads=threads or default_threads()))
+        executor = cls(manifest, num_blocks, _program(directory, manifest, constants, threads))
         clock.ended("bind")
         replay(manifest, executor.step, num_blocks)
         clock.ended("probe")
@@ -77,25 +76,34 @@ class Executor:
     def step(self, inputs: StepInputs, draws: Draws | None = None) -> NDArray[np.float32]:
         """Run one forward. Writes the new tokens' keys and values into the cache; releases the GIL meanwhile.
 
-        Returns the logits [S, V] float32 of each sequence's last token, the caller's to keep.
+        Returns the logits [R, V] float32 of the wanted rows, the caller's to keep.
         """
         assert draws is None, "this executor cannot draw"
-        return self._program.run(inputs)
+        return self._program.run(inputs)[LOGITS]
 
     def choose(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
         """As `StepExecutor.choose`: the largest."""
         return self._program.argmax(logits, rows)
 
 
+def _program(directory: Path, manifest: Manifest, constants: Mapping[str, Memory], threads: int | None) -> NativeProgram:
+    return NativeProgram(directory, manifest, manifest.step, constants, threads=threads or default_threads())
+
+
 def _allocate_kv(manifest: Manifest, num_blocks: int) -> dict[str, Memory]:
     """Caches by name, zero. A page takes memory only once a block in it is written (calloc)."""
-    spec = manifest.kv_cache
-    shape = (num_blocks, spec.num_kv_heads, spec.block_size, spec.row_elements)
-    size = math.prod(shape) * DTYPE_BYTES[spec.dtype]
     try:
         return {
-            f"kv:{layer}.{part}": Memory(np.zeros(size, np.uint8), spec.dtype, shape) for layer in range(spec.num_layers) for part in "kv"
+            tensor: Memory(
+                np.zeros(num_blocks * group.bytes_per_block // len(group.tensors), np.uint8), group.dtype, _shape(group, num_blocks)
+            )
+            for group in manifest.caches
+            for tensor in group.tensors
         }
     except MemoryError as error:
-        total = num_blocks * spec.bytes_per_block
+        total = num_blocks * sum(group.bytes_per_block for group in manifest.caches)
         raise UsageError(f"the KV cache of {total:,} bytes cannot be allocated", hint="give less with --kv-memory") from error
+
+
+def _shape(group: CacheGroup, num_blocks: int) -> tuple[int, ...]:
+    return (num_blocks, group.num_kv_heads, group.block_size, group.row_elements)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from ..artifacts.step_arrays import step_arrays, whole_prompts
 from ..errors import EngineError
 from .batch import StepInputs
 from .loading import load_executor
@@ -45,29 +46,18 @@ def main() -> int:
 def _kv_memory(artifacts: Path, longest: int) -> int:
     from ..artifacts import load_manifest
 
-    spec = load_manifest(artifacts).kv_cache
-    return (-(-longest // spec.block_size) + 2) * spec.bytes_per_block
+    return sum((-(-longest // group.block_size) + 2) * group.bytes_per_block for group in load_manifest(artifacts).caches)
 
 
 def _last(executor: StepExecutor, prompt: list[int]) -> NDArray[np.float32]:
-    return executor.step(whole_prompt(prompt, executor.manifest.kv_cache.block_size))[0][None]
+    return executor.step(whole_prompt(prompt, executor.manifest.caches))[0][None]
 
 
 def _every_position(executor: StepExecutor, prompt: list[int]) -> NDArray[np.float32]:
-    whole = whole_prompt(prompt, executor.manifest.kv_cache.block_size)
-    return np.stack([executor.step(_one_token(whole, index))[0] for index in range(len(prompt))])
-
-
-def _one_token(whole: StepInputs, index: int) -> StepInputs:
-    here = slice(index, index + 1)
-    return StepInputs(
-        tokens=whole.tokens[here],
-        positions=whole.positions[here],
-        query_start=np.array([0, 1], np.int32),
-        seq_lens=np.array([index + 1], np.int32),
-        block_table=whole.block_table,
-        slots=whole.slots[here],
-    )
+    sizes = {group.name: group.block_size for group in executor.manifest.caches}
+    (whole,) = whole_prompts([prompt], sizes)
+    steps = (whole._replace(tokens=prompt[: place + 1], start=place) for place in range(len(prompt)))
+    return np.stack([executor.step(StepInputs(step_arrays([piece], sizes)))[0] for piece in steps])
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifacts import Call, Manifest
+from ..artifacts import Call, Manifest, Program
 from ..errors import ArtifactError
 from ..kernels.native import load_code
 from .batch import StepInputs
 from .check_program import check_program
 from .memory import Memory
 
-STEP_INPUTS = ("tokens", "positions", "query_start", "seq_lens", "block_table", "slots")
 _ABSENT = -1
 """The slot of an operator's tensor that a call leaves out."""
 
@@ -35,10 +34,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         ctypes.c_char_p,
         [_pointer, ctypes.c_int32, ctypes.c_char_p, *(ctypes.c_int64, _int32s) * 3, ctypes.c_int64, ctypes.POINTER(ctypes.c_double)],
     ),
-    "engine_program_run": (
-        ctypes.c_char_p,
-        [_pointer, _pointers, *(ctypes.c_int64,) * 3, ctypes.c_int32, _pointers, _pointers, _int64s],
-    ),
+    "engine_program_input": (None, [_pointer, ctypes.c_char_p, ctypes.c_int64]),
+    "engine_program_run": (ctypes.c_char_p, [_pointer, _pointer, _pointer]),
+    "engine_program_take": (ctypes.c_char_p, [_pointer, ctypes.c_int32, _pointers, _pointers, _int64s, _int64s]),
     "engine_tensor_delete": (None, [_pointer]),
     "engine_argmax": (None, [_pointer, ctypes.c_int64, _int32s, ctypes.c_int64, _int32s]),
 }
@@ -56,50 +54,56 @@ class _Owned:
 
 
 class NativeProgram:
-    """A manifest's program over numbered slots: the step's inputs first, then constants and values.
+    """A program over numbered slots: its inputs first, then constants and values.
 
-    constants: every `weight:` and `kv:` tensor, by name; they are kept alive. threads: how many
+    constants: every `weight:` and `cache:` tensor, by name; they are kept alive. threads: how many
     compute a step. Raises ArtifactError for a program that uses what the artifact does not hold.
     Not thread-safe; `run` releases the GIL.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, constants: Mapping[str, Memory], *, threads: int) -> None:
-        names = [f"input:{name}" for name in STEP_INPUTS]
-        check_program(manifest, names, constants)
+    def __init__(self, directory: Path, manifest: Manifest, program: Program, constants: Mapping[str, Memory], *, threads: int) -> None:
+        check_program(program, manifest.segments, constants)
         self._c = _functions(directory / manifest.kernel_library)
-        calls = manifest.program.calls
+        calls = program.calls
+        names = [f"input:{info.name}" for info in program.inputs]
         names += dict.fromkeys(name for call in calls for name in (*call.inputs, *call.outputs) if name and not name.startswith("input:"))
         self._slots = {name: slot for slot, name in enumerate(names)} | {"": _ABSENT}
         self._program = self._c["engine_program_new"](len(names), threads)
-        self._wanted = self._slots[manifest.program.result]
-        self._data = (_pointer * len(STEP_INPUTS))()
+        self._results = {name: self._slots[value] for name, value in program.results.items()}
+        self._inputs = program.inputs
+        for each in program.inputs:
+            self._c["engine_program_input"](self._program, each.dtype.encode(), len(each.dims))
         self._constants: list[Memory] = []
         for name, slot in self._slots.items():
-            if name.startswith(("weight:", "kv:")):
+            if name.startswith(("weight:", "cache:")):
                 self._set(slot, constants[name])
         segments = {info.key: number for number, info in enumerate(manifest.segments)}
         for info in manifest.segments:
             _check(self._c["engine_program_open"](self._program, bytes(directory / info.file)))
-        for call in calls:
+        for call in program.calls:
             self._add(call, segments)
 
-    def run(self, inputs: StepInputs) -> NDArray[np.float32]:
-        """One step: logits [S, V], the caller's to keep. Raises RuntimeError if a call fails."""
-        data = self._data
-        for index, name in enumerate(STEP_INPUTS):
-            data[index] = getattr(inputs, name).ctypes.data
-        sequences, width = inputs.block_table.shape
-        result, values, columns = _pointer(), _pointer(), ctypes.c_int64()
-        results = (ctypes.byref(result), ctypes.byref(values), ctypes.byref(columns))
-        error = self._c["engine_program_run"](self._program, data, inputs.tokens.shape[0], sequences, width, self._wanted, *results)
+    def run(self, inputs: StepInputs) -> dict[str, NDArray[np.float32]]:
+        """One run: the results by name, [rows, columns], the caller's to keep. Raises RuntimeError if a call fails."""
+        data, sizes = inputs.table(self._inputs)
+        self._raise(self._c["engine_program_run"](self._program, data, sizes))
+        return {name: self._take(slot) for name, slot in self._results.items()}
+
+    def _take(self, slot: int) -> NDArray[np.float32]:
+        result, data, rows, columns = _pointer(), _pointer(), ctypes.c_int64(), ctypes.c_int64()
+        taken = (ctypes.byref(result), ctypes.byref(data), ctypes.byref(rows), ctypes.byref(columns))
+        self._raise(self._c["engine_program_take"](self._program, slot, *taken))
+        assert result.value is not None
+        assert data.value is not None
+        return np.asarray(_Owned(self._c["engine_tensor_delete"], result.value, data.value, (rows.value, columns.value)))
+
+    @staticmethod
+    def _raise(error: bytes | None) -> None:
         if error:
             raise RuntimeError(error.decode(errors="replace"))
-        assert result.value is not None
-        assert values.value is not None
-        return np.asarray(_Owned(self._c["engine_tensor_delete"], result.value, values.value, (sequences, columns.value)))
 
     def argmax(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
-        """For each of `rows` of `logits` [S, V] the index of the largest, the lowest of equals; -1 if that is infinite or one is NaN."""
+        """For each of `rows` of `logits` [R, V] the index of the largest, the lowest of equals; -1 if that is infinite or one is NaN."""
         assert logits.flags.c_contiguous
         count = len(rows)
         found = (ctypes.c_int32 * count)()

@@ -3,11 +3,12 @@
 Replaying one catches wrong hardware, a damaged file or a miscompile in milliseconds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..artifacts import Manifest
+from ..artifacts import CacheGroup, Manifest
+from ..artifacts.step_arrays import step_arrays, whole_prompts
 from ..errors import ArtifactError, UsageError
 from .batch import StepInputs
 from .sampling.sampler import Logits
@@ -21,19 +22,10 @@ below what a wrong weight would cause."""
 Step = Callable[[StepInputs], Logits]
 
 
-def whole_prompt(tokens: list[int], block_size: int) -> StepInputs:
-    """Inputs of one step that runs a whole prompt in blocks 0, 1, 2, ... of an empty cache."""
-    count = len(tokens)
-    blocks = -(-count // block_size)
-    positions = np.arange(count, dtype=np.int32)
-    return StepInputs(
-        tokens=np.array(tokens, np.int32),
-        positions=positions,
-        query_start=np.array([0, count], np.int32),
-        seq_lens=np.array([count], np.int32),
-        block_table=np.arange(blocks, dtype=np.int32)[None],
-        slots=positions.copy(),
-    )
+def whole_prompt(tokens: list[int], groups: Sequence[CacheGroup]) -> StepInputs:
+    """Inputs of one step that runs a whole prompt in blocks 0, 1, 2, ... of empty caches."""
+    sizes = {group.name: group.block_size for group in groups}
+    return StepInputs(step_arrays(whole_prompts([tokens], sizes), sizes))
 
 
 def replay(manifest: Manifest, step: Step, num_blocks: int) -> None:
@@ -44,9 +36,9 @@ def replay(manifest: Manifest, step: Step, num_blocks: int) -> None:
     golden = manifest.probe.shortest
     if golden is None:
         return
-    if len(golden.tokens) > num_blocks * manifest.kv_cache.block_size:
+    if len(golden.tokens) > num_blocks * min(group.block_size for group in manifest.caches):
         raise UsageError(f"the KV cache holds {num_blocks} blocks, too few for the golden probe", hint="give more with --kv-memory")
-    logits = step(whole_prompt(golden.tokens, manifest.kv_cache.block_size))[0]
+    logits = step(whole_prompt(golden.tokens, manifest.caches))[0]
     difference = float(np.abs(logits[golden.top_tokens] - np.array(golden.top_logits)).max())
     allowed = TOLERANCE[manifest.probe.recorded_on] * max(abs(value) for value in golden.top_logits)
     if not difference <= allowed:  # also true for NaN

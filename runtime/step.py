@@ -26,7 +26,7 @@ class StepExecutor(Protocol):
         ...
 
     def step(self, inputs: StepInputs, draws: Draws | None = None) -> Logits:
-        """Logits of each sequence's last token. draws: rows whose tokens the executor draws meanwhile."""
+        """Logits of the rows that the inputs want. draws: those of them whose tokens the executor draws meanwhile."""
         ...
 
     def choose(self, logits: Any, rows: Sequence[int]) -> list[int]:
@@ -40,7 +40,8 @@ class StepExecutor(Protocol):
 class Step:
     """Chunks that are computed together. Some reach the end of their sequence, whose next token is chosen then.
 
-    draws: those of the tokens that the executor draws; `drawn`, the rows.
+    sequences: those whose next token is chosen, one for each row of logits. draws: those of the tokens
+    that the executor draws; `drawn`, their rows.
     """
 
     def __init__(self, chunks: list[Chunk], batch: Batch, draws: Draws | None = None) -> None:
@@ -48,8 +49,7 @@ class Step:
         self.batch = batch
         self.draws = draws
         self.drawn: frozenset[int] = frozenset() if draws is None else frozenset(draws.rows.tolist())
-        self.rows = [row for row, chunk in enumerate(chunks) if chunk.chooses]
-        self.sequences = [chunks[row].sequence for row in self.rows]
+        self.sequences = [chunk.sequence for chunk in chunks if chunk.chooses]
         self.states = [sequence.sampling for sequence in self.sequences]
 
 
@@ -72,7 +72,7 @@ def compute(executor: StepExecutor, step: Step) -> Computed:
     """
     started = time.perf_counter()
     logits = executor.step(step.batch.complete(), step.draws)
-    choices = sample(logits, step.rows, step.states, executor.choose, step.drawn)
+    choices = sample(logits, range(len(step.states)), step.states, executor.choose, step.drawn)
     ends_any = False
     for sequence, choice in zip(step.sequences, choices, strict=True):
         token = choice.token

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from ...artifacts import Call
-from ...artifacts.graph import DRAW_INPUTS, WORKSPACE, GraphTemplate, KernelInfo, Kind, Node, Output, Place
+from ...artifacts import CacheGroup, Call
+from ...artifacts.graph import RESULT_DTYPES, WORKSPACE, GraphTemplate, KernelInfo, Kind, Node, Output, Place
 from ...artifacts.launch_plan import LaunchPlan, Location, PlanKernel, evaluate, holds
+from ...artifacts.step_inputs import step_sizes
 from ...errors import BuildError
+from ..partition import Partition
 from .workspace import assign_offsets
 
 DECODE_SEQUENCES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -17,36 +19,29 @@ _QUERY_LENGTH = "Q"
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """A size of step. table_width: blocks of the longest sequence."""
+    """A size of step. sizes: of every dimension of its inputs."""
 
     kind: Kind
-    tokens: int
-    sequences: int
-    table_width: int
+    sizes: dict[str, int]
+
+    @property
+    def tokens(self) -> int:
+        return self.sizes["T"]
 
     @property
     def name(self) -> str:
-        return f"{self.kind}-{self.sequences if self.kind == 'decode' else self.tokens}"
-
-    def input_shapes(self) -> dict[str, list[int]]:
-        """Shapes of the step's inputs by reference."""
-        per_token = {key: [self.tokens] for key in ("tokens", "positions", "slots")}
-        per_sequence = {
-            "query_start": [self.sequences + 1],
-            "seq_lens": [self.sequences],
-            "block_table": [self.sequences, self.table_width],
-            **{name: [self.sequences] for name in DRAW_INPUTS},
-        }
-        return {f"input:{name}": shape for name, shape in (per_token | per_sequence).items()}
+        return f"{self.kind}-{self.tokens}"
 
 
-def buckets(max_context: int, block_size: int) -> list[Bucket]:
-    """Every size for which an artifact has a graph: decode by sequences, mixed by tokens."""
-    width = -(-max_context // block_size)
-    largest = max(DECODE_SEQUENCES)
-    decode = [Bucket(kind="decode", tokens=count, sequences=count, table_width=width) for count in DECODE_SEQUENCES]
-    mixed = [Bucket(kind="mixed", tokens=count, sequences=min(count, largest), table_width=width) for count in MIXED_TOKENS]
-    return decode + mixed
+def buckets(groups: Sequence[CacheGroup], max_context: int) -> list[Bucket]:
+    """Every size for which an artifact has a graph: decode by sequences, mixed by tokens. Every sequence may have a row of logits."""
+
+    def bucket(kind: Kind, tokens: int, sequences: int) -> Bucket:
+        sizes = step_sizes(tokens=tokens, sequences=sequences, rows=sequences, groups=groups, max_context=max_context)
+        return Bucket(kind=kind, sizes=sizes)
+
+    decode = [bucket("decode", count, count) for count in DECODE_SEQUENCES]
+    return decode + [bucket("mixed", count, min(count, max(DECODE_SEQUENCES))) for count in MIXED_TOKENS]
 
 
 class KernelTable:
@@ -139,19 +134,16 @@ class _Step:
                 self.touched[base] = (self.touched.get(base, (now, now))[0], now)
 
 
-def make_template(
-    calls: Sequence[Call], plans: Mapping[str, LaunchPlan], table: KernelTable, bucket: Bucket, outputs: Mapping[str, tuple[str, str]]
-) -> tuple[GraphTemplate, int]:
+def make_template(parts: Partition, plans: Mapping[str, LaunchPlan], table: KernelTable, bucket: Bucket) -> tuple[GraphTemplate, int]:
     """A bucket's template, and the bytes of workspace that it wants.
 
-    plans: by segment key. outputs: for each result its value's name and its dtype. Raises
-    BuildError if a plan does not hold for this size.
+    plans: by segment key. Raises BuildError if a plan does not hold for this size.
     """
-    shapes = bucket.input_shapes()
+    shapes = {f"input:{info.name}": [bucket.sizes[dim] for dim in info.dims] for info in parts.inputs}
     step = _Step(bucket, table, {name: _Value(base=name, offset=0, shape=shape) for name, shape in shapes.items()})
-    for call in calls:
+    for call in parts.calls:
         step.run(call, plans[call.target])
-    for name, _ in outputs.values():
+    for name in parts.results.values():
         step.keep(name)
     offsets, workspace = assign_offsets(step.sizes, step.touched)
     bases = [WORKSPACE]
@@ -170,7 +162,7 @@ def make_template(
         for kernel, grid, arguments in step.launches
     ]
     results = {
-        role: Output(place=place(step.values[name]), dtype=dtype, shape=step.values[name].shape or [])
-        for role, (name, dtype) in outputs.items()
+        role: Output(place=place(step.values[name]), dtype=RESULT_DTYPES[role], shape=step.values[name].shape or [])
+        for role, name in parts.results.items()
     }
-    return GraphTemplate(bases=bases, table_width=bucket.table_width, nodes=nodes, outputs=results), workspace
+    return GraphTemplate(bases=bases, nodes=nodes, outputs=results), workspace

@@ -24,6 +24,8 @@ PLAN_SOURCES = (
     "compiler/nvidia/guard.cpp",
     "compiler/segment_graph.py",
     "errors.py",
+    "kernels/attention/options.py",
+    "kernels/cut_operators.py",
     "kernels/linear/blocks.py",
     "kernels/native.py",
     "kernels/nvidia",

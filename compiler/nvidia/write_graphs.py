@@ -1,12 +1,14 @@
 """The part of an artifact that only NVIDIA has: the graph template of every bucket."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...artifacts import Call
-from ...artifacts.graph import DRAW_INPUTS, GraphInfo, KernelInfo
+from ...artifacts import CacheGroup, Call
+from ...artifacts.graph import DRAW_INPUTS, TOKENS, GraphInfo, KernelInfo
 from ...artifacts.launch_plan import load_plan
+from ...artifacts.manifest import LOGITS
+from ...artifacts.step_inputs import draw_inputs
 from .. import segment_graph
 from ..lower import Lowered
 from ..partition import Partition
@@ -27,7 +29,7 @@ NO_GRAPHS = Graphs(kernels=[], graphs=[])
 
 
 def with_sample(parts: Partition, vocab_size: int) -> Partition:
-    """The program with a last call: a token of every sequence, so that steps bring back 4 bytes each where nobody asks for logits."""
+    """The program with a last call: a token of every row, so that steps bring back 4 bytes each where nobody asks for logits."""
     numbers = [[dtype, ["d0"]] for dtype in DRAW_INPUTS.values()]
     arguments = [{"v": index} for index in range(1 + len(numbers))]
     form = {
@@ -36,12 +38,20 @@ def with_sample(parts: Partition, vocab_size: int) -> Partition:
         "outputs": [len(arguments)],
     }
     text = segment_graph.text(form)
-    inputs = [parts.result, *(f"input:{name}" for name in DRAW_INPUTS)]
+    inputs = [parts.results[LOGITS], *(f"input:{name}" for name in DRAW_INPUTS)]
     call = Call(kind="segment", target=text, inputs=inputs, outputs=[_TOKENS])
-    return replace(parts, calls=[*parts.calls, call], forms={**parts.forms, text: form})
+    return replace(
+        parts,
+        inputs=[*parts.inputs, *draw_inputs()],
+        calls=[*parts.calls, call],
+        forms={**parts.forms, text: form},
+        results={**parts.results, TOKENS: _TOKENS},
+    )
 
 
-def write_graphs(directory: Path, parts: Partition, segments: Mapping[str, Lowered], max_context: int, block_size: int) -> Graphs:
+def write_graphs(
+    directory: Path, parts: Partition, segments: Mapping[str, Lowered], groups: Sequence[CacheGroup], max_context: int
+) -> Graphs:
     """Write graphs/NAME.json for every bucket into the artifact at `directory`.
 
     segments: by canonical text. Raises BuildError for a bucket that the plans do not hold for.
@@ -50,17 +60,15 @@ def write_graphs(directory: Path, parts: Partition, segments: Mapping[str, Lower
     table = KernelTable(plans)
     (directory / "graphs").mkdir()
     graphs = []
-    for bucket in buckets(max_context, block_size):
-        outputs = {"logits": (parts.result, "float32"), "tokens": (_TOKENS, "int32")}
-        template, workspace = make_template(parts.calls, plans, table, bucket, outputs)
+    for bucket in buckets(groups, max_context):
+        template, workspace = make_template(parts, plans, table, bucket)
         file = f"graphs/{bucket.name}.json"
         (directory / file).write_bytes(template.encode())
         graphs.append(
             GraphInfo(
                 file=file,
                 kind=bucket.kind,
-                tokens=bucket.tokens,
-                sequences=bucket.sequences,
+                sizes=bucket.sizes,
                 nodes=len(template.nodes),
                 workspace_bytes=workspace,
             )

@@ -59,8 +59,15 @@ struct Call {
   std::vector<double> scalars;
 };
 
+// What every run brings: a contiguous tensor of this type and number of dimensions.
+struct Input {
+  std::string type;
+  int64_t dims;
+};
+
 struct Program {
   std::vector<AtenTensorHandle> slots;
+  std::vector<Input> inputs;  // in the first slots
   std::vector<std::unique_ptr<Segment>> segments;
   std::vector<Call> calls;
   std::vector<AtenTensorHandle> arguments;  // of the call at hand
@@ -168,23 +175,33 @@ ENGINE_C const char* engine_program_add(Program* program, int32_t segment, const
   return nullptr;
 }
 
-// One step. data: the six inputs of a step in the order of runtime/batch.py, all int32, which go into
-// slots 0 to 5. What the slot `wanted` holds at the end, [sequences, columns] float32, becomes the
-// caller's, until engine_tensor_delete(*result).
-ENGINE_C const char* engine_program_run(Program* program, void* const* data, int64_t tokens, int64_t sequences, int64_t table_width, int32_t wanted,
-                                        AtenTensorHandle* result, void** result_data, int64_t* columns) {
+// Inputs take the first slots in the order of these calls.
+ENGINE_C void engine_program_input(Program* program, const char* type, int64_t dims) { program->inputs.push_back({type, dims}); }
+
+// One run of all calls. data: the memory of every input; sizes: those of the first input, then those
+// of the second, and so on. Results stay in their slots until engine_program_take.
+ENGINE_C const char* engine_program_run(Program* program, void* const* data, const int64_t* sizes) {
   omp_set_num_threads(program->threads);  // OpenMP keeps a number for every thread that calls
-  const int64_t table[] = {sequences, table_width};
-  const int64_t rows[] = {tokens, tokens, sequences + 1, sequences, sequences, tokens};
-  for (int32_t slot = 0; slot < 6; ++slot)
-    if (const char* error = engine_program_set(program, slot, data[slot], "int32", slot == 4 ? 2 : 1, slot == 4 ? table : rows + slot)) return error;
+  for (size_t i = 0; i < program->inputs.size(); ++i) {
+    const engine::Input& input = program->inputs[i];
+    if (const char* error = engine_program_set(program, int32_t(i), data[i], input.type.c_str(), input.dims, sizes)) return error;
+    sizes += input.dims;
+  }
   for (size_t i = 0; i < program->calls.size(); ++i)
     if (!program->run_call(program->calls[i])) return engine::fail("call " + std::to_string(i) + " failed: " + engine::last_error());
+  return nullptr;
+}
+
+// What a slot holds, [rows, columns] float32, becomes the caller's, until engine_tensor_delete(*result).
+ENGINE_C const char* engine_program_take(Program* program, int32_t slot, AtenTensorHandle* result, void** data, int64_t* rows, int64_t* columns) {
+  AtenTensorHandle& held = program->slots[size_t(slot)];
   int64_t* sizes;
-  if (aoti_torch_get_data_ptr(program->slots[size_t(wanted)], result_data) != 0 || aoti_torch_get_sizes(program->slots[size_t(wanted)], &sizes) != 0)
-    return engine::fail("there is no result");
+  int64_t dims;
+  if (aoti_torch_get_data_ptr(held, data) != 0 || aoti_torch_get_sizes(held, &sizes) != 0 || aoti_torch_get_dim(held, &dims) != 0 || dims != 2)
+    return engine::fail("there is no result of two dimensions");
+  *rows = sizes[0];
   *columns = sizes[1];
-  *result = std::exchange(program->slots[size_t(wanted)], nullptr);
+  *result = std::exchange(held, nullptr);
   return nullptr;
 }
 

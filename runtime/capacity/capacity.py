@@ -60,7 +60,7 @@ def plan(manifest: Manifest, memory: int, options: RuntimeOptions, contexts: Seq
 
     Raises UsageError for a context that the artifact does not have, and for limits that it has no graphs for.
     """
-    longest, spec = manifest.model.max_context, manifest.kv_cache
+    longest, (spec,) = manifest.model.max_context, manifest.caches
     for tokens in contexts or ():
         if tokens > longest:
             raise UsageError(f"--context {tokens} is longer than the artifact's {longest}", hint="leave it out, or give a shorter one")
@@ -143,10 +143,11 @@ def _counting(manifest: Manifest, step: int, options: RuntimeOptions) -> Callabl
 
 def _least_memory(manifest: Manifest, step: int, blocks_in: Callable[[int], int], blocks: int) -> int:
     """The least memory that gives that many blocks, and that the golden probe has enough in."""
+    (spec,) = manifest.caches
     share = block_count.FREE_MEMORY_SHARE if manifest.target in CAPABILITIES else kv_memory.FREE_MEMORY_SHARE
     if manifest.target in CAPABILITIES:
-        blocks = max(blocks, -(-block_count.probe_tokens(manifest) // manifest.kv_cache.block_size))
-    memory = manifest.memory.weight_bytes + step + math.ceil(blocks * manifest.kv_cache.bytes_per_block / share)
+        blocks = max(blocks, -(-block_count.probe_tokens(manifest) // spec.block_size))
+    memory = manifest.memory.weight_bytes + step + math.ceil(blocks * spec.bytes_per_block / share)
     while blocks_in(memory) < blocks:  # a share is a float: the last byte may be missing
         memory += 1
     return memory

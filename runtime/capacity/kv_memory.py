@@ -1,6 +1,7 @@
 """How much memory the KV cache gets on a CPU, and how much of it is for remembering, when nobody says. No torch."""
 
 from ...artifacts import Manifest
+from ...artifacts.step_inputs import step_sizes
 from ...errors import UsageError
 from .machine import free_memory
 
@@ -15,7 +16,7 @@ def count_blocks(manifest: Manifest, kv_memory: int | None, *, max_num_seqs: int
 
     Raises UsageError when not even one block fits.
     """
-    spec = manifest.kv_cache
+    (spec,) = manifest.caches
     if kv_memory is None:
         kv_memory = default_kv_memory(
             bytes_per_block=spec.bytes_per_block,
@@ -35,7 +36,14 @@ def count_blocks(manifest: Manifest, kv_memory: int | None, *, max_num_seqs: int
 
 def step_bytes(manifest: Manifest, *, max_num_seqs: int, max_batch_tokens: int) -> int:
     """What activations and logits of the largest step take at most."""
-    return manifest.memory.bytes_per_token * max_batch_tokens + manifest.memory.bytes_per_sequence * max_num_seqs
+    sizes = step_sizes(
+        tokens=max_batch_tokens,
+        sequences=max_num_seqs,
+        rows=max_num_seqs,
+        groups=manifest.caches,
+        max_context=manifest.model.max_context,
+    )
+    return manifest.memory.step_bytes(sizes)
 
 
 def default_kv_memory(

@@ -19,7 +19,7 @@ def count_blocks(manifest: Manifest, kv_memory: int | None, free: int) -> int:
 
     Raises UsageError or DeviceError if there would be fewer than the golden probe needs.
     """
-    spec = manifest.kv_cache
+    (spec,) = manifest.caches
     least = -(-probe_tokens(manifest) // spec.block_size)
     wanted = int(FREE_MEMORY_SHARE * free) if kv_memory is None else kv_memory
     blocks = min(wanted // spec.bytes_per_block, MOST_SLOTS // spec.block_size)

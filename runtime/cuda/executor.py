@@ -90,22 +90,22 @@ class CudaExecutor:
         """Run one forward. Writes the new tokens' keys and values into the cache; releases the GIL meanwhile.
 
         draws: rows whose token is drawn in the graph; of the others it finds the largest logit.
-        Returns the logits [S, V] of each sequence's last token, valid until the next step. Raises DeviceError.
+        Returns the logits [R, V] of the wanted rows, valid until the next step. Raises DeviceError.
         """
         graph = self.prepare(inputs, draws)
         self.device.driver.call("cuGraphLaunch", graph.handle, self.stream.handle)
-        return self.collect(graph, len(inputs.seq_lens))
+        return self.collect(graph, inputs.rows)
 
     def prepare(self, inputs: StepInputs, draws: Draws | None = None) -> StepGraph:
         """Choose the graph of a step and begin to copy its inputs on `stream`. Launching it there runs the step, and again if repeated."""
         self.device.make_current()
-        graph = self.graphs[self._buckets.choose(len(inputs.tokens), len(inputs.seq_lens))]
+        graph = self.graphs[self._buckets.choose(inputs.tokens, inputs.sequences)]
         self._inputs.send(graph.padded, inputs, draws)
         return graph
 
-    def collect(self, graph: StepGraph, sequences: int) -> DeviceLogits:
+    def collect(self, graph: StepGraph, rows: int) -> DeviceLogits:
         """Wait for the launched step. Raises DeviceError if it failed."""
-        return self._outputs.collect(graph.results, sequences)
+        return self._outputs.collect(graph.results, rows)
 
     def choose(self, logits: DeviceLogits, rows: Sequence[int]) -> list[int]:
         """As `StepExecutor.choose`: the graph has chosen them."""
@@ -140,7 +140,8 @@ class _Loader:
         num_blocks = count_blocks(self._manifest, kv_memory, device.memory()[0])
         caches = self._allocate_cache(device, num_blocks, stream)
         if self._random_numbers:
-            fill_random(device, stream, caches, dict.fromkeys(caches, self._manifest.kv_cache.dtype))
+            dtypes = {tensor: group.dtype for group in self._manifest.caches for tensor in group.tensors}
+            fill_random(device, stream, caches, dtypes)
         regions |= caches
         self._clock.ended("allocate_kv")
         graphs = self._held.enter_context(StepGraphs(device, self._directory, self._manifest, inputs, regions))
@@ -162,13 +163,10 @@ class _Loader:
             raise ArtifactError(f"{self._directory} has no graphs", hint="build the artifact again")
         return Buckets(self._manifest.graphs).within(max_num_seqs, max(max_batch_tokens, probe_tokens(self._manifest)))
 
-    def _blocks(self, tokens: int) -> int:
-        return -(-tokens // self._manifest.kv_cache.block_size)
-
     def _make_areas(self, device: Device, stream: Resource, infos: list[GraphInfo]) -> tuple[InputArea, OutputArea]:
-        model, sequences = self._manifest.model, max(info.sequences for info in infos)
-        inputs = InputArea(device, infos, self._blocks(model.max_context), stream, self._held)
-        return inputs, OutputArea(device, sequences, model.vocab_size, stream, self._held)
+        rows = max(info.rows for info in infos)
+        inputs = InputArea(device, self._manifest, infos, stream, self._held)
+        return inputs, OutputArea(device, rows, self._manifest.model.vocab_size, stream, self._held)
 
     def _load_weights(self, device: Device) -> dict[str, Region]:
         layout = Layout(locate_weights(self._directory, self._manifest))

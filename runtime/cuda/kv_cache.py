@@ -1,21 +1,25 @@
 """The KV cache on the GPU: where each layer's keys and values lie."""
 
-from ...artifacts import Manifest
+from ...artifacts import CacheGroup, Manifest
 from .weights import Region, align
 
 
 def cache_bytes(manifest: Manifest, blocks: int) -> int:
     """What all caches take, each aligned."""
-    return 2 * manifest.kv_cache.num_layers * align(_bytes_of_one(manifest, blocks))
+    return sum(len(group.tensors) * align(_bytes_of_one(group, blocks)) for group in manifest.caches)
 
 
 def cache_regions(manifest: Manifest, blocks: int, address: int) -> dict[str, Region]:
-    """By base: `kv:LAYER.k` and `kv:LAYER.v`, one after another from `address` on."""
-    nbytes = _bytes_of_one(manifest, blocks)
-    names = [f"kv:{layer}.{part}" for layer in range(manifest.kv_cache.num_layers) for part in "kv"]
-    return {name: Region(address + index * align(nbytes), nbytes) for index, name in enumerate(names)}
+    """By base: `cache:GROUP.LAYER.k` and `cache:GROUP.LAYER.v`, one after another from `address` on."""
+    regions = {}
+    for group in manifest.caches:
+        nbytes = _bytes_of_one(group, blocks)
+        for tensor in group.tensors:
+            regions[tensor] = Region(address, nbytes)
+            address += align(nbytes)
+    return regions
 
 
-def _bytes_of_one(manifest: Manifest, blocks: int) -> int:
+def _bytes_of_one(group: CacheGroup, blocks: int) -> int:
     """One layer's keys, or its values."""
-    return blocks * manifest.kv_cache.bytes_per_block // (2 * manifest.kv_cache.num_layers)
+    return blocks * group.bytes_per_block // len(group.tensors)

@@ -35,10 +35,10 @@ class DeviceLogits:
 
 
 class Results:
-    """Where one graph leaves its results: logits [S, V] float32 and tokens [S] int32, S the graph's sequences."""
+    """Where one graph leaves its results: logits [R, V] float32 and tokens [R] int32, R the graph's rows."""
 
     def __init__(self, info: GraphInfo, template: GraphTemplate, workspace: Region, vocab_size: int) -> None:
-        wanted = {"logits": ("float32", [info.sequences, vocab_size]), "tokens": ("int32", [info.sequences])}
+        wanted = {"logits": ("float32", [info.rows, vocab_size]), "tokens": ("int32", [info.rows])}
         found = {name: (output.dtype, output.shape) for name, output in template.outputs.items()}
         if found != wanted:
             raise ArtifactError(f"{info.file} has the outputs {found}, wanted are {wanted}", hint="build the artifact again")
@@ -56,18 +56,18 @@ class Results:
 class OutputArea:
     """Pinned memory for what comes back. steps: how many have been collected."""
 
-    def __init__(self, device: Device, sequences: int, vocab_size: int, stream: Resource, held: ExitStack) -> None:
+    def __init__(self, device: Device, rows: int, vocab_size: int, stream: Resource, held: ExitStack) -> None:
         self._driver, self._stream = device.driver, stream
         self._vocab_size = vocab_size
         self._row = held.enter_context(device.pinned(vocab_size * _BYTES))
-        self._tokens = held.enter_context(device.pinned(sequences * _BYTES))
+        self._tokens = held.enter_context(device.pinned(rows * _BYTES))
         self.steps = 0
 
-    def collect(self, results: Results, sequences: int) -> DeviceLogits:
+    def collect(self, results: Results, rows: int) -> DeviceLogits:
         """Wait for the step that has been begun. Raises DeviceError if it failed."""
         self.steps += 1
-        self._copy(self._tokens.handle, results.tokens, sequences * _BYTES)
-        return DeviceLogits(self, results.logits, self._tokens.bytes.view(np.int32)[:sequences].tolist())
+        self._copy(self._tokens.handle, results.tokens, rows * _BYTES)
+        return DeviceLogits(self, results.logits, self._tokens.bytes.view(np.int32)[:rows].tolist())
 
     def fetch_row(self, logits: int, row: int) -> NDArray[np.float32]:
         nbytes = self._vocab_size * _BYTES

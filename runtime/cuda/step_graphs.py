@@ -115,7 +115,7 @@ class StepGraphs:
     def _instantiate(self, number: int) -> StepGraph:
         info = self._manifest.graphs[number]
         template, regions = self.resolve(number)
-        padded = self._inputs.padded(info, template)
+        padded = self._inputs.padded(info)
         results = Results(info, template, regions[WORKSPACE], self._manifest.model.vocab_size)
         graph = self._held.enter_context(instantiate(self._device, template, self.kernels, regions))
         return StepGraph(graph.handle, padded, results)

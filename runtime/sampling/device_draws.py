@@ -44,9 +44,9 @@ def plan_draws(chunks: Sequence[Chunk]) -> Draws | None:
     A sequence is among them or not by its own parameters and the index of the token, whatever is beside it.
     """
     found = []
-    for row, (sequence, start, size, chooses) in enumerate(chunks):
+    for row, (sequence, start, size, _) in enumerate(chunk for chunk in chunks if chunk.chooses):
         index = start + size - sequence.num_prompt
-        if chooses and sequence.sampling.is_plain_draw(index):
+        if sequence.sampling.is_plain_draw(index):
             found.append((row, *_numbers(sequence.params, _uniform(sequence.sampling.seed, index))))
     return _as_arrays(found) if found else None
 

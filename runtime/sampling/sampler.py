@@ -31,7 +31,7 @@ class Choice(NamedTuple):
 
 
 class Logits(Protocol):
-    """A step's logits [S, V] float32, valid until the next step. Where they lie elsewhere, a row is fetched when it is asked for."""
+    """A step's logits [R, V] float32, valid until the next step. Where they lie elsewhere, a row is fetched when it is asked for."""
 
     def __getitem__(self, row: int, /) -> NDArray[np.float32]: ...
 
@@ -44,7 +44,7 @@ def sample(
 ) -> list[Choice]:
     """Choose the next token of each sequence; `record` it in the states afterwards.
 
-    logits: [S, V]; rows: which row of it belongs to each of `states`; choose: as
+    logits: [R, V]; rows: which row of it belongs to each of `states`; choose: as
     `StepExecutor.choose`; drawn: rows that the executor was told to draw. Nothing is modified.
     """
     triples = [(row, state, state.takes_argmax or row in drawn) for row, state in zip(rows, states, strict=True)]

@@ -76,6 +76,7 @@ def test_a_manifest_round_trips(tiny_artifact: Path) -> None:
 
 def test_the_memory_plan_bounds_the_activations(tiny_artifact: Path) -> None:
     manifest = load_manifest(tiny_artifact)
-    assert manifest.memory.bytes_per_sequence >= 4 * manifest.model.vocab_size
-    assert manifest.memory.bytes_per_token >= 4 * manifest.model.hidden_size
+    assert manifest.memory.activations.keys() == {"T", "R"}
+    assert manifest.memory.activations["R"] >= 4 * manifest.model.vocab_size
+    assert manifest.memory.activations["T"] >= 4 * manifest.model.hidden_size
     assert manifest.memory.weight_bytes == sum(info.bytes for name, info in manifest.files.items() if name.startswith("weights/"))

@@ -43,7 +43,6 @@ from engine.bench.tune import at
 from engine.errors import ArtifactError, EngineError
 from engine.runtime.capacity.kv_memory import count_blocks
 from engine.runtime.check_program import check_program
-from engine.runtime.native_program import STEP_INPUTS
 from engine.runtime.probe import replay
 from engine.runtime.weights import locate_weights, open_weights
 
@@ -77,15 +76,13 @@ def in_artifact_only(directory: Path, use: Callable[[], object]) -> None:
 
 def uses(directory: Path, manifest: Manifest) -> list[Callable[[], object]]:
     """All that is done with a manifest's numbers and names before native code runs."""
-    constants = [f"weight:{name}" for name in manifest.weights] + [
-        f"kv:{n}.{part}" for n in range(min(manifest.kv_cache.num_layers, 99)) for part in "kv"
-    ]
+    constants = [f"weight:{name}" for name in manifest.weights] + [tensor for group in manifest.caches for tensor in group.tensors]
 
     def memory_of_the_cache() -> None:
         for limit in (None, 1 << 20):
             blocks = count_blocks(manifest, limit, max_num_seqs=4, max_batch_tokens=64)
-            assert 0 < blocks * manifest.kv_cache.block_size < 2**31
-            assert limit is None or blocks * manifest.kv_cache.bytes_per_block <= limit
+            assert 0 < blocks * manifest.caches[0].block_size < 2**31
+            assert limit is None or blocks * manifest.caches[0].bytes_per_block <= limit
 
     def logits(_: object) -> Any:
         return np.zeros((1, manifest.model.vocab_size), np.float32)
@@ -99,7 +96,7 @@ def uses(directory: Path, manifest: Manifest) -> list[Callable[[], object]]:
         lambda: verify(directory, manifest),
         lambda: locate_weights(directory, manifest),
         lambda: [memory.data.sum() for memory in open_weights(directory, manifest).values()],
-        lambda: check_program(manifest, [f"input:{name}" for name in STEP_INPUTS], constants),
+        lambda: check_program(manifest.step, manifest.segments, constants),
         memory_of_the_cache,
         lambda: replay(manifest, logits, 1) if manifest.model.vocab_size < 1 << 20 else None,
     ]
@@ -179,7 +176,7 @@ def test_every_field_is_in_the_digest_but_those_that_are_declared(content: Any) 
 
 
 def test_a_flipped_number_is_refused_with_both_digests(rich: Path, content: Any) -> None:
-    (rich / "manifest.json").write_text(json.dumps({**content, "memory": {**content["memory"], "bytes_per_token": 5}}))
+    (rich / "manifest.json").write_text(json.dumps({**content, "memory": {**content["memory"], "weight_bytes": 5}}))
     with pytest.raises(ArtifactError, match=rf"was changed after it was written: .*, it says '{content['digest'][:16]}'"):
         load_manifest(rich)
 

@@ -68,7 +68,7 @@ def test_prefill_and_every_decode_step_agree_with_transformers(model: tuple[Path
 
 def test_every_weight_of_the_program_is_packed_from_the_checkpoint(model: tuple[Path, Path]) -> None:
     manifest = load_manifest(model[1])
-    used = {name for call in manifest.program.calls for name in call.inputs if name.startswith("weight:")}
+    used = {name for call in manifest.step.calls for name in call.inputs if name.startswith("weight:")}
     assert used == {f"weight:{name}" for name in manifest.weights}
 
 
@@ -104,4 +104,4 @@ def test_the_cache_is_in_float32_only_if_the_weights_are(
     tiny_checkpoint: Path, store: Path, tmp_path: Path, quantize: str, dtype: str
 ) -> None:
     build(BuildOptions(model=str(tiny_checkpoint), output=tmp_path / "artifact", store=store, quantize=quantize))
-    assert load_manifest(tmp_path / "artifact").kv_cache.dtype == dtype
+    assert load_manifest(tmp_path / "artifact").caches[0].dtype == dtype

@@ -218,6 +218,7 @@ NOT_OF_PROGRAMS = {
     "artifacts/numbers.py": "what an artifact's files may say",
     "artifacts/nvidia_target.py": "the kind of target, an ingredient",
     "artifacts/printable.py": "integrity of artifacts",
+    "artifacts/step_arrays.py": "steps of the probe",
     "artifacts/store/store.py": "the store",
     "artifacts/store/entry.py": "the store",
     "artifacts/target.py": "the kind of target, an ingredient",

@@ -14,6 +14,7 @@ import torch
 from checkout import ROOT
 from fp8_checkpoints import SHAPE as FP8_SHAPE
 from fp8_checkpoints import write_static_fp8
+from gpu_steps import Chunk, step_lists
 from interpreted_gpu import logits
 from random_checkpoints import write_random_checkpoint
 
@@ -63,20 +64,9 @@ def run_build(checkpoint: Path, directory: Path, *arguments: str, **environment:
     assert done.returncode == 0, done.stderr
 
 
-def step(chunks: list[tuple[list[int], int, list[int]]], block_size: int = 32) -> dict[str, Any]:
+def step(chunks: list[tuple[list[int], int, list[int]]]) -> dict[str, Any]:
     """Inputs of a step: for each sequence its tokens so far, how many of them are old, and its blocks."""
-    width = max(len(blocks) for _, _, blocks in chunks)
-    positions = [list(range(start, len(tokens))) for tokens, start, _ in chunks]
-    return {
-        "tokens": [token for tokens, start, _ in chunks for token in tokens[start:]],
-        "positions": [place for places in positions for place in places],
-        "query_start": np.cumsum([0, *map(len, positions)]).tolist(),
-        "seq_lens": [len(tokens) for tokens, _, _ in chunks],
-        "block_table": [blocks + [0] * (width - len(blocks)) for _, _, blocks in chunks],
-        "slots": [
-            chunk[2][p // block_size] * block_size + p % block_size for chunk, places in zip(chunks, positions, strict=True) for p in places
-        ],
-    }
+    return step_lists([Chunk(*chunk) for chunk in chunks])
 
 
 @pytest.mark.slow
@@ -253,7 +243,7 @@ def test_warm_builds_trace_nothing(checkpoint: Path, built: tuple[Path, Path], t
     assert "fuse" not in summary.seconds
     assert sorted(store.iterdir()) == before
     ours, theirs = load_manifest(tmp_path / "out"), load_manifest(built[0])
-    assert (ours.program, ours.graphs, ours.kernels, ours.fusion) == (theirs.program, theirs.graphs, theirs.kernels, theirs.fusion)
+    assert (ours.programs, ours.graphs, ours.kernels, ours.fusion) == (theirs.programs, theirs.graphs, theirs.kernels, theirs.fusion)
     assert ours.probe != theirs.probe
 
 

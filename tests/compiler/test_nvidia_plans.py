@@ -8,13 +8,14 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.artifacts import Call
+from engine.artifacts import Call, InputInfo
 from engine.artifacts.graph import Parameter, Place
 from engine.artifacts.launch_plan import Guard, LaunchPlan, Location, PlanKernel, PlanLaunch, evaluate, holds
 from engine.compiler.nvidia.cubin import is_multiple
 from engine.compiler.nvidia.expression import as_guard, expression
 from engine.compiler.nvidia.graphs import Bucket, KernelTable, make_template
 from engine.compiler.nvidia.workspace import ALIGNMENT, assign_offsets
+from engine.compiler.partition import Partition
 from engine.errors import ArtifactError, BuildError
 
 T, S = (sympy.Symbol(name, integer=True, positive=True) for name in "TS")
@@ -136,13 +137,19 @@ CALLS = [
 
 
 def bucket(tokens: int) -> Bucket:
-    return Bucket(kind="mixed", tokens=tokens, sequences=1, table_width=2)
+    return Bucket(kind="mixed", sizes={"T": tokens})
+
+
+def program(*calls: Call) -> Partition:
+    """These calls over the step's tokens alone; the last one's value is the result."""
+    inputs = [InputInfo(name="tokens", dtype="int32", dims=["T"])]
+    return Partition(inputs=inputs, calls=list(calls), forms={}, results={"logits": calls[-1].outputs[0]})
 
 
 def test_a_template_launches_what_fits_its_size() -> None:
     table = KernelTable({"f": PLAN})
-    small, _ = make_template(CALLS, {"f": PLAN}, table, bucket(16), {"logits": ("value:2", "float32")})
-    large, workspace = make_template(CALLS, {"f": PLAN}, table, bucket(40), {"logits": ("value:2", "float32")})
+    small, _ = make_template(program(*CALLS), {"f": PLAN}, table, bucket(16))
+    large, workspace = make_template(program(*CALLS), {"f": PLAN}, table, bucket(40))
     assert [node.kernel for node in small.nodes] == [0, 1] * 3
     assert [node.kernel for node in large.nodes] == [0, 2] * 3
     assert [node.grid for node in large.nodes[:2]] == [(40, 1, 1), (3, 1, 1)]
@@ -159,7 +166,7 @@ def test_memory_for_a_kernel_s_own_use_is_in_the_workspace() -> None:
     """As much as all blocks of the launch want, alive at that launch alone, passed in the first of Triton's parameters."""
     kernels = [*PLAN.kernels[:2], kernel("c", [*POINTERS, "pointer"], scratch_bytes=256)]
     plan = msgspec.structs.replace(PLAN, kernels=kernels)
-    template, workspace = make_template(CALLS, {"f": plan}, KernelTable({"f": plan}), bucket(40), {"logits": ("value:2", "float32")})
+    template, workspace = make_template(program(*CALLS), {"f": plan}, KernelTable({"f": plan}), bucket(40))
     for node in template.nodes[1::2]:
         scratch, profile = node.arguments[-2:]
         assert isinstance(scratch, Place)
@@ -173,10 +180,10 @@ def test_memory_for_a_kernel_s_own_use_is_in_the_workspace() -> None:
 
 def test_a_size_that_a_plan_does_not_hold_for() -> None:
     with pytest.raises(BuildError, match="mixed-1001"):
-        make_template(CALLS, {"f": PLAN}, KernelTable({"f": PLAN}), bucket(1001), {})
+        make_template(program(*CALLS), {"f": PLAN}, KernelTable({"f": PLAN}), bucket(1001))
 
 
 def test_shapes_that_do_not_fit() -> None:
     calls = [*CALLS[:1], Call(kind="segment", target="f", inputs=["weight:w", "value:0"], outputs=["value:1"])]
     with pytest.raises(BuildError, match="takes"):
-        make_template(calls, {"f": PLAN}, KernelTable({"f": PLAN}), bucket(5), {})
+        make_template(program(*calls), {"f": PLAN}, KernelTable({"f": PLAN}), bucket(5))

@@ -57,7 +57,7 @@ def test_latency(fake: FakeCuda, artifact: tuple[Path, Manifest], capsys: pytest
     (directory / "tokenizer" / "text.json").write_text('{"eos_token_ids": []}')
     ToyKernels(fake, directory, manifest, num_blocks=60)
     options = ["--batch", "2", "--context", "8", "--prefill", "8", "--steps", "3", "--runs", "2", "--max-batch-tokens", "32"]
-    code = main(["bench", "latency", "--artifacts", str(directory), *options, "--kv-memory", str(60 * manifest.kv_cache.bytes_per_block)])
+    code = main(["bench", "latency", "--artifacts", str(directory), *options, "--kv-memory", str(60 * manifest.caches[0].bytes_per_block)])
     captured = capsys.readouterr()
     assert code == 0, captured.err
     assert "Stand-in 0, driver for CUDA 12.8" in captured.out

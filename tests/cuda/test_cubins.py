@@ -55,7 +55,7 @@ def test_the_whole_image_and_every_argument_arrive(cubin: bytes, tmp_path: Path)
         kernels = Kernels(device, tmp_path, infos, held)
         memory = held.enter_context(device.allocate(512, "x", hint="")).handle
         node = Node(kernel=0, grid=(1, 1, 1), arguments=[Place(base=0, offset=256), 5, 2**40, 0.5, 0, 0])
-        template = GraphTemplate(bases=["workspace"], table_width=1, nodes=[node], outputs={})
+        template = GraphTemplate(bases=["workspace"], nodes=[node], outputs={})
         graph = held.enter_context(instantiate(device, template, kernels, {"workspace": Region(memory, 512)}))
         stream = held.enter_context(device.stream())
         device.driver.call("cuGraphLaunch", graph.handle, stream.handle)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fake_cuda import FakeCuda, fake_cuda_installed
 from fake_executor import logits_of
+from gpu_steps import Chunk, step_inputs
 from toy_gpu_artifact import BLOCK_SIZE, VOCAB, ToyKernels, file_info, solo, write_toy_artifact
 
 from engine.artifacts import Manifest, load_manifest
@@ -67,21 +68,10 @@ def batch(*lengths: tuple[int, int], seed: int = 0) -> tuple[StepInputs, list[li
     """A step for sequences with (new tokens, tokens in all), each in blocks of its own, in an order of their own."""
     random = np.random.default_rng(seed)
     histories = [random.integers(0, VOCAB, total).tolist() for _, total in lengths]
-    width = max(-(-total // BLOCK_SIZE) for _, total in lengths)
     free = iter(random.permutation(NUM_BLOCKS).tolist())
-    table = np.zeros((len(lengths), width), np.int32)
-    for row, (_, total) in enumerate(lengths):
-        count = -(-total // BLOCK_SIZE)
-        table[row, :count] = [next(free) for _ in range(count)]
-    places = [(row, place) for row, (new, total) in enumerate(lengths) for place in range(total - new, total)]
-    inputs = StepInputs(
-        tokens=np.array([histories[row][place] for row, place in places], np.int32),
-        positions=np.array([place for _, place in places], np.int32),
-        query_start=np.cumsum([0, *(new for new, _ in lengths)], dtype=np.int32),
-        seq_lens=np.array([total for _, total in lengths], np.int32),
-        block_table=table,
-        slots=np.array([table[row, place // BLOCK_SIZE] * BLOCK_SIZE + place % BLOCK_SIZE for row, place in places], np.int32),
-    )
+    blocks = [[next(free) for _ in range(-(-total // BLOCK_SIZE))] for _, total in lengths]
+    chunks = [Chunk(history, total - new, held) for history, (new, total), held in zip(histories, lengths, blocks, strict=True)]
+    inputs = step_inputs(chunks, BLOCK_SIZE)
     return inputs, histories
 
 
@@ -287,7 +277,7 @@ def test_an_old_driver(artifact: Path, fake: FakeCuda) -> None:
         (1_700, "the inputs of a step need", "--max-num-seqs"),
         (5_000, "the block tables need", "--max-num-seqs"),
         (6_300, "the activations of a step need", "--max-batch-tokens"),
-        (6_480, "too little for the KV cache: the least is 64 bytes for 4 tokens", "--max-batch-tokens"),
+        (6_736, "too little for the KV cache: the least is 64 bytes for 4 tokens", "--max-batch-tokens"),
     ],
 )
 def test_too_little_memory(artifact: Path, kernels: ToyKernels, fake: FakeCuda, total: int, words: str, hint: str) -> None:

@@ -50,7 +50,7 @@ class Setup:
         self.launched.append((node.function, node.grid, node.values(PARAMETERS[node.function])))
 
     def run(self, nodes: list[Node], bases: tuple[str, ...] = ("workspace", "weight:w")) -> None:
-        template = GraphTemplate(bases=list(bases), table_width=1, nodes=nodes, outputs={})
+        template = GraphTemplate(bases=list(bases), nodes=nodes, outputs={})
         graph = self._held.enter_context(instantiate(self.device, template, self.kernels, self.regions))
         stream = self._held.enter_context(self.device.stream())
         self.device.driver.call("cuGraphLaunch", graph.handle, stream.handle)

@@ -44,7 +44,7 @@ def test_the_workers_loop_computes_in_a_thread_of_its_own(fake: FakeCuda, tmp_pa
         for index in range(12)
     ]
     executor = load_executor(
-        tmp_path / "toy", kv_memory=NUM_BLOCKS * manifest.kv_cache.bytes_per_block, max_num_seqs=8, max_batch_tokens=32
+        tmp_path / "toy", kv_memory=NUM_BLOCKS * manifest.caches[0].bytes_per_block, max_num_seqs=8, max_batch_tokens=32
     )
     assert isinstance(executor, CudaExecutor)
     ours, theirs = socket.socketpair()
@@ -84,7 +84,7 @@ directory = Path({str(tmp_path / "toy")!r})
 with fake_cuda_installed() as fake:
     manifest = load_manifest(directory)
     ToyKernels(fake, directory, manifest, num_blocks=64)
-    options = RuntimeOptions(max_num_seqs=4, max_batch_tokens=32, kv_memory=64 * manifest.kv_cache.bytes_per_block)
+    options = RuntimeOptions(max_num_seqs=4, max_batch_tokens=32, kv_memory=64 * manifest.caches[0].bytes_per_block)
     core = EngineCore.load(directory, options, on_phase=lambda name, seconds: None)
     for index in range(4):
         core.submit(Submit(str(index), [1, 2, index], SamplingParams(max_tokens=9, temperature=index % 2, logprobs=index)))
@@ -133,7 +133,7 @@ def test_the_python_class_over_a_real_worker(tmp_path: Path) -> None:
     manifest = write_toy_artifact(tmp_path / "toy", vocab_size=byte_level_tokenizer().get_vocab_size())
     with_tokenizer(tmp_path / "toy", manifest)
     prompts = [[index + 3] * (index % 7 + 1) for index in range(10)]
-    kv_memory = NUM_BLOCKS * manifest.kv_cache.bytes_per_block
+    kv_memory = NUM_BLOCKS * manifest.caches[0].bytes_per_block
     phases: list[str] = []
     with LLM(tmp_path / "toy", kv_memory=kv_memory, max_num_seqs=8, max_batch_tokens=32, worker_command=COMMAND, log=phases.append) as llm:
         completions = llm.generate(prompts, Params(max_tokens=10, temperature=0, ignore_eos=True))

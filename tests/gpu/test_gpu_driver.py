@@ -72,7 +72,7 @@ def test_a_graph_of_compiled_code_runs_in_order(device: Device, held: ExitStack,
         here = slice(at, at + count)
         expected[here] = expected[here] * np.float32(factor) + 1
         nodes.append(Node(kernel=0, grid=(1, 1, 1), arguments=[Place(base=0, offset=0), count, at, factor, 0, 0]))
-    template = GraphTemplate(bases=["workspace"], table_width=1, nodes=nodes, outputs={})
+    template = GraphTemplate(bases=["workspace"], nodes=nodes, outputs={})
     graph = held.enter_context(instantiate(device, template, kernels, {"workspace": Region(memory.handle, 1024)}))
     with device.pinned(1024) as ours:
         ours.bytes.view(np.float32)[:] = numbers

@@ -130,6 +130,6 @@ def test_quantized_weights(quantize: str, checkpoint: Path, stand_in: bool, load
     executor = load(build(checkpoint, tmp_path, "--quantize", quantize), max_batch_tokens=64)
     for prompt in executor.manifest.probe.prompts:
         if len(prompt.tokens) <= 64:
-            (row,) = rows(executor, whole_prompt(prompt.tokens, BLOCK_SIZE))
+            (row,) = rows(executor, whole_prompt(prompt.tokens, executor.manifest.caches))
             difference = np.abs(row[prompt.top_tokens] - np.array(prompt.top_logits)).max()
             assert difference <= 3e-2 * np.abs(prompt.top_logits).max()

@@ -51,7 +51,7 @@ def test_a_template_is_what_a_capture_would_be(executor: CudaExecutor, lengths: 
     if sequences > len(lengths):
         pytest.skip("too many for the interpreter")
     inputs = step_inputs([chunk(index, length, decode=is_decode) for index, length in enumerate(lengths[:sequences])])
-    step = Step(executor, Buckets(executor.manifest.graphs).choose(len(inputs.tokens), sequences))
+    step = Step(executor, Buckets(executor.manifest.graphs).choose(inputs.tokens, sequences))
     graph = executor.prepare(inputs)
 
     def results() -> NDArray[np.uint32]:

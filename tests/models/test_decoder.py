@@ -13,11 +13,14 @@ from paged_runner import BLOCK_SIZE, PagedRunner
 from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from engine.artifacts.step_inputs import step_inputs
 from engine.kernels import ops
 from engine.kernels.attention import reference
 from engine.models import decoder as decoder_module
+from engine.models.cache_groups import cache_groups
 from engine.models.checkpoint import open_checkpoint, parameter_shapes
 from engine.models.decoder import Decoder
+from engine.models.step import Step
 
 # family, overrides: together every setting of every family, each at least twice.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -128,14 +131,15 @@ def trace(model: Path) -> list[torch.fx.GraphModule]:
         compiled = torch.compile(Decoder(config), fullgraph=True, backend=backend)
         cache_shape = (8, config.num_kv_heads, BLOCK_SIZE, config.head_dim)
         caches = [(torch.empty(cache_shape), torch.empty(cache_shape)) for _ in config.layers]
-        for T, S, B in ((11, 4, 7), (34, 9, 2), (4, 4, 4)):
-            shapes = ((T,), (T,), (S + 1,), (S,), (S, B), (T,))
-            inputs = [torch.empty(shape, dtype=torch.int32) for shape in shapes]
-            for tensor in inputs:
+        infos = step_inputs(group.name for group in cache_groups(config))
+        for T, S, R, B in ((11, 4, 3, 7), (34, 9, 12, 2), (4, 4, 4, 4)):
+            sizes = {"T": T, "S": S, "S1": S + 1, "R": R}
+            inputs = {info.name: torch.empty([sizes.get(dim, B) for dim in info.dims], dtype=torch.int32) for info in infos}
+            for tensor in inputs.values():
                 for dimension in range(tensor.dim()):
                     torch._dynamo.mark_dynamic(tensor, dimension)
-            logits = compiled(*inputs, caches)
-            assert logits.shape == (S, config.vocab_size)
+            logits = compiled(Step.of(inputs), caches)
+            assert logits.shape == (R, config.vocab_size)
             assert logits.dtype == torch.float32
     return graphs
 

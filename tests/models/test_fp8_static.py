@@ -12,6 +12,7 @@ from random_checkpoints import write_random_checkpoint
 from safetensors.torch import load_file
 from torch import fx
 
+from engine.compiler.caches import manifest_groups
 from engine.compiler.interpret import GraphInterpreter, run_prompt
 from engine.compiler.nvidia.references import reference_operators
 from engine.compiler.recipes import dequantize, make
@@ -136,7 +137,7 @@ def test_the_graph_computes_with_the_scales_of_the_checkpoint(plain: Path, stati
     checkpoint, config = static.checkpoint, static.checkpoint.config
     tokens = torch.randint(3, 300, (12,), generator=torch.Generator().manual_seed(1)).tolist()
     interpreter = GraphInterpreter(static.module, list(static.weights.values()), checkpoint, reference_operators())
-    computed = run_prompt(interpreter, tokens, (config.num_kv_heads, 32, config.head_dim), torch.bfloat16)
+    computed = run_prompt(interpreter, tokens, manifest_groups(config, block_size=32, kv_dtype="bfloat16"))
     shared = SCALES | {"k": SCALES["q"], "v": SCALES["q"], "gate": SCALES["up"]}
     errors = []
     for scales in (shared, SCALES, {}):

@@ -38,7 +38,7 @@ def artifact(request: pytest.FixtureRequest) -> Path:
 
 
 def load(artifact: Path, threads: int | None = None) -> Executor:
-    return Executor.load(artifact, kv_memory=64 * load_manifest(artifact).kv_cache.bytes_per_block, threads=threads)
+    return Executor.load(artifact, kv_memory=64 * load_manifest(artifact).caches[0].bytes_per_block, threads=threads)
 
 
 @pytest.fixture(scope="module")

@@ -19,29 +19,28 @@ def manifest(tmp_path: Path) -> Manifest:
 
 def check(manifest: Manifest, index: int, **changes: object) -> None:
     """The program with one of its calls changed."""
-    calls: list[Call] = list(manifest.program.calls)
+    calls: list[Call] = list(manifest.step.calls)
     calls[index] = msgspec.structs.replace(calls[index], **changes)
-    changed = msgspec.structs.replace(manifest, program=msgspec.structs.replace(manifest.program, calls=calls))
-    inputs = {name for call in manifest.program.calls for name in call.inputs if name.startswith("input:")}
-    check_program(changed, inputs, [f"weight:{WEIGHT}", "kv:0.k", "kv:0.v"])
+    program = msgspec.structs.replace(manifest.step, calls=calls)
+    check_program(program, manifest.segments, [f"weight:{WEIGHT}", "cache:full.0.k", "cache:full.0.v"])
 
 
 def test_optional_tensors_may_be_absent(manifest: Manifest) -> None:
-    inputs = manifest.program.calls[1].inputs
+    inputs = manifest.step.calls[1].inputs
     check(manifest, 1)
     check(manifest, 1, inputs=[*inputs[: len(ATTENTION.tensors)], *[""] * len(ATTENTION.optional)])
 
 
 @pytest.mark.parametrize("place", range(len(ATTENTION.tensors)))
 def test_others_may_not(manifest: Manifest, place: int) -> None:
-    inputs = list(manifest.program.calls[1].inputs)
+    inputs = list(manifest.step.calls[1].inputs)
     inputs[place] = ""
     with pytest.raises(ArtifactError, match=r"calls engine\.attention with .* does not take"):
         check(manifest, 1, inputs=inputs)
 
 
 def test_counts_must_fit(manifest: Manifest) -> None:
-    call = manifest.program.calls[1]
+    call = manifest.step.calls[1]
     changes = ({"inputs": call.inputs[:-1]}, {"inputs": [*call.inputs, ""]}, {"scalars": call.scalars[:-1]}, {"target": "engine.other"})
     for change in changes:
         with pytest.raises(ArtifactError, match="does not take"):

@@ -9,8 +9,11 @@ import numpy as np
 import psutil
 import pytest
 
-from engine.artifacts import load_manifest
+from engine.artifacts import CacheGroup, Call, InputInfo, Program, load_manifest
+from engine.artifacts.step_arrays import step_arrays, whole_prompts
+from engine.artifacts.step_inputs import step_inputs
 from engine.errors import ArtifactError
+from engine.kernels.cut_operators import CUT_OPERATORS
 from engine.runtime.batch import StepInputs
 from engine.runtime.executor import Executor
 from engine.runtime.memory import Memory
@@ -19,26 +22,25 @@ from engine.runtime.probe import whole_prompt
 
 
 def load(artifact: Path, blocks: int = 8) -> Executor:
-    return Executor.load(artifact, kv_memory=blocks * load_manifest(artifact).kv_cache.bytes_per_block)
+    return Executor.load(artifact, kv_memory=blocks * load_manifest(artifact).caches[0].bytes_per_block)
 
 
-def one_prompt(tokens: int, block_size: int) -> StepInputs:
-    return whole_prompt(list(range(tokens)), block_size)
+def one_prompt(tokens: int, groups: list[CacheGroup]) -> StepInputs:
+    return whole_prompt(list(range(tokens)), groups)
 
 
-def one_token_each(sequences: int, block_size: int) -> StepInputs:
+def one_token_each(sequences: int, groups: list[CacheGroup]) -> StepInputs:
     """A step in which every sequence computes its first token, in a block of its own."""
-    numbers = np.arange(sequences + 1, dtype=np.int32)
-    first, ones = np.zeros(sequences, np.int32), np.ones(sequences, np.int32)
-    return StepInputs(numbers[:-1].copy(), first, numbers, ones, numbers[:-1, None].copy(), numbers[:-1] * block_size)
+    sizes = {group.name: group.block_size for group in groups}
+    return StepInputs(step_arrays(whole_prompts([[token] for token in range(sequences)], sizes), sizes))
 
 
 def test_logits_are_the_callers_to_keep(tiny_artifact: Path) -> None:
     executor = load(tiny_artifact)
-    block_size = executor.manifest.kv_cache.block_size
-    first = executor.step(whole_prompt(list(range(20)), block_size))
+    groups = executor.manifest.caches
+    first = executor.step(whole_prompt(list(range(20)), groups))
     copy = first.copy()
-    second = executor.step(whole_prompt(list(range(20, 60)), block_size))
+    second = executor.step(whole_prompt(list(range(20, 60)), groups))
     assert not np.array_equal(first, second)
     del executor
     gc.collect()
@@ -56,7 +58,7 @@ def test_logits_give_their_memory_back(tiny_artifact: Path, monkeypatch: pytest.
         delete(tensor)
 
     monkeypatch.setitem(functions, "engine_tensor_delete", record)
-    inputs = whole_prompt(list(range(20)), executor.manifest.kv_cache.block_size)
+    inputs = whole_prompt(list(range(20)), executor.manifest.caches)
     for step in range(5):
         logits = executor.step(inputs)
         row = logits[0]
@@ -68,10 +70,10 @@ def test_logits_give_their_memory_back(tiny_artifact: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("inputs_of", [one_prompt, one_token_each])
-def test_nothing_is_left_behind(tiny_artifact: Path, inputs_of: Callable[[int, int], StepInputs]) -> None:
+def test_nothing_is_left_behind(tiny_artifact: Path, inputs_of: Callable[[int, list[CacheGroup]], StepInputs]) -> None:
     """The prompt's steps are all activations; those of one token each also leave more than 50 MB of logits, if nobody deletes them."""
     executor = load(tiny_artifact, blocks=200)
-    inputs = inputs_of(200, executor.manifest.kv_cache.block_size)
+    inputs = inputs_of(200, executor.manifest.caches)
     for _ in range(20):
         executor.step(inputs)
     before = psutil.Process().memory_info().rss
@@ -84,26 +86,64 @@ def test_a_program_that_uses_what_is_not_there_is_refused(tiny_artifact: Path) -
     executor = load(tiny_artifact)
     manifest = executor.manifest
     with pytest.raises(ArtifactError, match="the program uses weight:"):
-        NativeProgram(tiny_artifact, manifest, {}, threads=1)
-    (first, *others) = manifest.program.calls
+        NativeProgram(tiny_artifact, manifest, manifest.step, {}, threads=1)
+    (first, *others) = manifest.step.calls
     nothing = Memory(np.zeros(4, np.uint8), "float32", (1,))
-    constants = {name: nothing for call in manifest.program.calls for name in call.inputs if name.startswith(("weight:", "kv:"))}
+    constants = {name: nothing for call in manifest.step.calls for name in call.inputs if name.startswith(("weight:", "cache:"))}
     for broken, message in (
         (msgspec.structs.replace(first, target="0000"), "calls segment 0000"),
         (msgspec.structs.replace(first, kind="operator", target="engine.nothing"), "calls engine.nothing with"),
     ):
-        program = msgspec.structs.replace(manifest.program, calls=[broken, *others])
+        program = msgspec.structs.replace(manifest.step, calls=[broken, *others])
         with pytest.raises(ArtifactError, match=message):
-            NativeProgram(tiny_artifact, msgspec.structs.replace(manifest, program=program), constants, threads=1)
+            NativeProgram(tiny_artifact, manifest, program, constants, threads=1)
+
+
+def test_inputs_are_of_any_type(tiny_artifact: Path) -> None:
+    """A program of one call whose queries, keys and values are inputs in float32: what it gives is looked at through its cache."""
+    manifest = load(tiny_artifact).manifest
+    shape = (1, 1, 16, 8)
+    caches = {f"cache:full.0.{part}": Memory(np.zeros(4 * 16 * 8, np.uint8), "float32", shape) for part in "kv"}
+    floats = [InputInfo(name=name, dtype="float32", dims=["T", "heads", "size"]) for name in "qkv"]
+    paged = [info for info in step_inputs(["full"]) if info.name not in ("tokens", "positions", "logit_rows")]
+    names = [*(f"input:{name}" for name in "qkv"), *caches, *(f"input:{info.name}" for info in paged)]
+    operator = CUT_OPERATORS["engine.attention"]
+    names += [""] * (operator.tensor_count - len(names))
+    scalars = {"scale": 1.0}
+    call = Call(
+        kind="operator",
+        target="engine.attention",
+        inputs=names,
+        outputs=["value:0"],
+        scalars=[scalars.get(name, 0) for name in operator.scalars],
+    )
+    program = NativeProgram(tiny_artifact, manifest, Program(inputs=[*floats, *paged], calls=[call], results={}), caches, threads=1)
+    q, k, v = np.random.default_rng(0).standard_normal((3, 5, 1, 8)).astype(np.float32)
+    arrays = step_arrays(whole_prompts([[0] * 5], {"full": 16}), {"full": 16})
+    assert program.run(StepInputs({**arrays, "q": q, "k": k, "v": v})) == {}
+    values = caches["cache:full.0.v"].data.view(np.float32).reshape(16, 8)
+    assert np.array_equal(values[:5], v[:, 0])
+
+
+def test_only_the_rows_that_are_wanted_are_computed(tiny_artifact: Path) -> None:
+    """Any rows of any sequence, in any order, more of them than sequences; each is what it is alone."""
+    executor = load(tiny_artifact)
+    sizes = {group.name: group.block_size for group in executor.manifest.caches}
+    pieces = whole_prompts([[5, 6, 7, 8], [9, 10]], sizes)
+    wanted = [piece._replace(wanted=places) for piece, places in zip(pieces, ([3, 1, 0], []), strict=True)]
+    rows = executor.step(StepInputs(step_arrays(wanted, sizes)))
+    assert rows.shape == (3, executor.manifest.model.vocab_size)
+    alone = [executor.step(whole_prompt([5, 6, 7, 8][:count], executor.manifest.caches))[0] for count in (4, 2, 1)]
+    assert np.array_equal(rows, np.stack(alone))
 
 
 def test_a_failing_call_says_why(tiny_artifact: Path) -> None:
     executor = load(tiny_artifact)
-    inputs = whole_prompt([1, 2, 3], executor.manifest.kv_cache.block_size)
-    inputs.tokens[1] = 1 << 30
+    inputs = whole_prompt([1, 2, 3], executor.manifest.caches)
+    inputs.arrays["tokens"][1] = 1 << 30
     with pytest.raises(RuntimeError, match=r"call 0 failed.*"):
         executor.step(inputs)
-    inputs.tokens[1] = 2
+    inputs.arrays["tokens"][1] = 2
     assert np.isfinite(executor.step(inputs)).all()
 
 

@@ -119,7 +119,7 @@ def test_tokens_do_not_depend_on_the_load(
         core.check()
         step += 1
         assert step < 3000, "the engine does not come to an end"
-    assert all(tokens <= budget and sequences <= max_num_seqs for tokens, sequences in executor.steps)
+    assert all(tokens <= budget and sequences <= max_num_seqs for tokens, sequences, _ in executor.steps)
     assert core.step().stats.blocks_used == 0
     capacity = num_blocks * block_size
     for index, arrival in enumerate(load):
@@ -162,7 +162,7 @@ def test_decoding_goes_on_beside_a_long_prompt_in_chunks() -> None:
     core.submit(Submit("long", list(range(9)), greedy(2)))
     produced = [[output.id for output in core.step().outputs] for _ in range(3)]
     assert produced == [["short"], ["short"], ["short", "long"]]
-    assert executor.steps[1:] == [(4, 2), (4, 2), (4, 2)]
+    assert [step[:2] for step in executor.steps[1:]] == [(4, 2), (4, 2), (4, 2)]
 
 
 def test_first_come_first_served() -> None:
@@ -251,12 +251,12 @@ def test_a_common_prefix_is_computed_once() -> None:
     core.submit(Submit("a", [*system, 20], greedy(2)))
     first = run(core)
     assert first.last["a"].cached_tokens == 0
-    before = sum(tokens for tokens, _ in executor.steps)
+    before = sum(tokens for tokens, *_ in executor.steps)
     core.submit(Submit("b", [*system, 21, 22], greedy(1)))
     done = core.step()
     assert done.outputs[0].cached_tokens == 12
     assert done.stats.step_tokens == 3
-    assert sum(tokens for tokens, _ in executor.steps) == before + 3
+    assert sum(tokens for tokens, *_ in executor.steps) == before + 3
     assert done.outputs[0].tokens == solo([*system, 21, 22], greedy(1))
     assert (done.stats.prefix_hit_tokens_total, done.stats.prefix_query_tokens_total) == (12, 14 + 15)
 
@@ -268,7 +268,7 @@ def test_equal_prompts_that_arrive_together_are_computed_once() -> None:
     for id in "abc":
         core.submit(Submit(id, prompt, params))
     collected = run(core)
-    assert executor.steps == [(8, 1), (8, 1), (2 + 2 + 2, 3)]
+    assert [step[:2] for step in executor.steps] == [(8, 1), (8, 1), (2 + 2 + 2, 3)]
     assert {id: collected.last[id].cached_tokens for id in "abc"} == {"a": 0, "b": 16, "c": 16}
     assert all(tokens == solo(prompt, params) for tokens in collected.tokens.values())
 
@@ -337,6 +337,16 @@ def test_statistics_add_up() -> None:
     assert stats.steps_total == len(executor.steps)
     assert (stats.running, stats.waiting, stats.blocks_used, stats.blocks_total) == (0, 0, 0, 64)
     assert stats.jit_compilations_total == 0
+
+
+def test_a_prompt_that_goes_on_asks_for_no_logits() -> None:
+    """Rows of logits are those of chunks that reach their sequence's end; a step without any computes one row for nobody."""
+    core, executor = make_core(max_batch_tokens=8)
+    core.submit(Submit("long", list(range(20)), greedy(2)))
+    core.submit(Submit("short", [1, 2], greedy(2)))
+    while core.has_work():
+        core.step()
+    assert [(tokens, rows) for tokens, _, rows in executor.steps] == [(8, 1), (8, 1), (6, 2), (2, 2)]
 
 
 def test_sequences_of_different_roots_share_no_blocks() -> None:

@@ -126,7 +126,7 @@ def test_damage_that_is_looked_for_first_is_never_served(tmp_path: Path) -> None
     manifest = toy(tmp_path / "artifact")
     options: dict[str, Any] = {
         "worker_command": COMMAND,
-        "kv_memory": 16 * manifest.kv_cache.bytes_per_block,
+        "kv_memory": 16 * manifest.caches[0].bytes_per_block,
         "verify_weights": "before",
         "max_num_seqs": 4,
     }

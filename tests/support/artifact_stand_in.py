@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from engine.artifacts import FileInfo, KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain, load_manifest
+from engine.artifacts import CacheGroup, FileInfo, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain, load_manifest
 from engine.artifacts.manifest import SCHEMA_VERSION, content_digest
+from engine.artifacts.step_inputs import step_inputs
 
 MODEL = "echo"
 MAX_CONTEXT = 512
@@ -89,12 +90,12 @@ def write_artifact(directory: Path, *, template: str | None = CHAT_TEMPLATE) -> 
             quantize="none",
             source_format="none",
         ),
-        kv_cache=KVCacheSpec(num_layers=1, num_kv_heads=1, head_dim=1, block_size=16, dtype="float32"),
+        caches=[CacheGroup(name="full", kind="full", layers=[0], num_kv_heads=1, head_dim=1, block_size=16, dtype="float32")],
         kernel_library="kernels/none.so",
         segments=[],
-        program=Program(calls=[], result="value:0"),
+        programs={"step": Program(inputs=step_inputs(["full"]), calls=[], results={"logits": "value:0"})},
         weights={},
-        memory=MemoryPlan(weight_bytes=0, bytes_per_token=0, bytes_per_sequence=0),
+        memory=MemoryPlan(weight_bytes=0, activations={}),
         fusion=[],
         probe=Probe(recorded_on="reference", prompts=[]),
         files={},

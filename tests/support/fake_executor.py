@@ -11,8 +11,9 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.artifacts import KVCacheSpec, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
+from engine.artifacts import CacheGroup, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
 from engine.artifacts.manifest import SCHEMA_VERSION
+from engine.artifacts.step_inputs import step_inputs
 from engine.protocol import SamplingParams
 from engine.runtime.batch import StepInputs
 from engine.runtime.sampling.device_draws import Draws
@@ -39,12 +40,12 @@ def tiny_manifest(*, vocab_size: int = 32, max_context: int = 64, block_size: in
             quantize="none",
             source_format="none",
         ),
-        kv_cache=KVCacheSpec(num_layers=1, num_kv_heads=1, head_dim=1, block_size=block_size, dtype="float32"),
+        caches=[CacheGroup(name="full", kind="full", layers=[0], num_kv_heads=1, head_dim=1, block_size=block_size, dtype="float32")],
         kernel_library="",
         segments=[],
-        program=Program(calls=[], result=""),
+        programs={"step": Program(inputs=step_inputs(["full"]), calls=[], results={"logits": "value:0"})},
         weights={},
-        memory=MemoryPlan(weight_bytes=0, bytes_per_token=0, bytes_per_sequence=0),
+        memory=MemoryPlan(weight_bytes=0, activations={}),
         fusion=[],
         probe=Probe(recorded_on="reference", prompts=[]),
         files={},
@@ -96,7 +97,7 @@ def argmax(logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
 
 
 class FakeExecutor:
-    """steps: (T, S) of every step so far. poison: a token that makes the logits after it NaN."""
+    """steps: (T, S, R) of every step so far. poison: a token that makes the logits after it NaN."""
 
     can_draw = False
 
@@ -104,24 +105,23 @@ class FakeExecutor:
         self.manifest = manifest or tiny_manifest()
         self.num_blocks = num_blocks
         self.poison = poison
-        self.steps: list[tuple[int, int]] = []
-        self.memory = np.full(num_blocks * self.manifest.kv_cache.block_size, UNWRITTEN, np.int64)
+        self.steps: list[tuple[int, int, int]] = []
+        self.memory = np.full(num_blocks * self.manifest.caches[0].block_size, UNWRITTEN, np.int64)
 
     def step(self, inputs: StepInputs, draws: Draws | None = None) -> NDArray[np.float32]:
         assert draws is None
-        for array in vars(inputs).values():
-            assert array.dtype == np.int32
-            assert array.flags.c_contiguous
-        tokens, positions, slots = inputs.tokens, inputs.positions, inputs.slots
-        starts, lengths, table = inputs.query_start.tolist(), inputs.seq_lens.tolist(), inputs.block_table
-        self.steps.append((len(tokens), len(lengths)))
+        arrays = inputs.arrays
+        inputs.table(self.manifest.step.inputs)  # which looks at them as native code does
+        tokens, positions, slots = arrays["tokens"], arrays["positions"], arrays["slot_mapping.full"]
+        starts, lengths, table = arrays["cu_seqlens"].tolist(), arrays["seq_lens"].tolist(), arrays["block_table.full"]
+        self.steps.append((len(tokens), len(lengths), len(arrays["logit_rows"])))
         assert starts[0] == 0
         assert starts[-1] == len(tokens) == len(positions) == len(slots)
         assert len(table) == len(lengths) == len(starts) - 1
         assert len(set(slots.tolist())) == len(slots), "two tokens are written to one slot"
         self.memory[slots] = tokens
-        block_size = self.manifest.kv_cache.block_size
-        rows = []
+        block_size = self.manifest.caches[0].block_size
+        histories = []
         for row, length in enumerate(lengths):
             here = slice(starts[row], starts[row + 1])
             new = starts[row + 1] - starts[row]
@@ -129,7 +129,13 @@ class FakeExecutor:
             places = np.arange(length)
             history = self.memory[table[row, places // block_size] * block_size + places % block_size].tolist()
             assert UNWRITTEN not in history
-            rows.append(logits_of(history, self.manifest.model.vocab_size, self.poison))
-        return np.stack(rows)
+            histories.append(history)
+        return np.stack([self._logits(histories, starts, lengths, row) for row in arrays["logit_rows"].tolist()])
+
+    def _logits(self, histories: list[list[int]], starts: list[int], lengths: list[int], row: int) -> NDArray[np.float32]:
+        """Of one of the step's tokens."""
+        sequence = next(sequence for sequence in range(len(lengths)) if starts[sequence] <= row < starts[sequence + 1])
+        length = lengths[sequence] - (starts[sequence + 1] - 1 - row)
+        return logits_of(histories[sequence][:length], self.manifest.model.vocab_size, self.poison)
 
     choose = staticmethod(argmax)

@@ -57,6 +57,6 @@ def build(checkpoint: Path, directory: Path, *flags: str) -> Built:
 def rows(executor: CudaExecutor, inputs: StepInputs) -> NDArray[np.float32]:
     """The logits [S, V] of a step; what the GPU says is the largest must be."""
     computed = executor.step(inputs)
-    found = np.stack([computed[row] for row in range(len(inputs.seq_lens))])
+    found = np.stack([computed[row] for row in range(inputs.rows)])
     assert executor.choose(computed, range(len(found))) == found.argmax(axis=1).tolist()
     return found

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from engine.artifacts.step_arrays import Piece, step_arrays
 from engine.runtime.batch import StepInputs
 
 BLOCK_SIZE = 32
@@ -18,23 +20,15 @@ class Chunk(NamedTuple):
     blocks: Sequence[int]
 
 
+def _arrays(chunks: Sequence[Chunk], block_size: int) -> dict[str, NDArray[np.int32]]:
+    pieces = [Piece(chunk.tokens, chunk.start, {"full": chunk.blocks}) for chunk in chunks]
+    return step_arrays(pieces, {"full": block_size})
+
+
 def step_lists(chunks: Sequence[Chunk], block_size: int = BLOCK_SIZE) -> dict[str, Any]:
-    """The arguments of StepInputs as lists."""
-    width = max(len(chunk.blocks) for chunk in chunks)
-    positions = [list(range(chunk.start, len(chunk.tokens))) for chunk in chunks]
-    return {
-        "tokens": [token for chunk in chunks for token in chunk.tokens[chunk.start :]],
-        "positions": [place for places in positions for place in places],
-        "query_start": np.cumsum([0, *map(len, positions)]).tolist(),
-        "seq_lens": [len(chunk.tokens) for chunk in chunks],
-        "block_table": [[*chunk.blocks, *[0] * (width - len(chunk.blocks))] for chunk in chunks],
-        "slots": [
-            chunk.blocks[place // block_size] * block_size + place % block_size
-            for chunk, places in zip(chunks, positions, strict=True)
-            for place in places
-        ],
-    }
+    """The inputs by name as lists."""
+    return {name: array.tolist() for name, array in _arrays(chunks, block_size).items()}
 
 
 def step_inputs(chunks: Sequence[Chunk], block_size: int = BLOCK_SIZE) -> StepInputs:
-    return StepInputs(**{name: np.array(value, np.int32) for name, value in step_lists(chunks, block_size).items()})
+    return StepInputs(_arrays(chunks, block_size))

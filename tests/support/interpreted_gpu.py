@@ -29,7 +29,7 @@ REPLAY = "replay.json"
 def logits(artifact: Path, dump: Path, steps: list[dict[str, Any]], output: Path) -> list[NDArray[np.float32]]:
     """Logits [S, V] of every step, computed in a child process.
 
-    dump: the build's --debug-dump. steps: the arguments of StepInputs as lists, run one after another over one KV cache, and
+    dump: the build's --debug-dump. steps: inputs by name as lists, run one after another over one KV cache, and
     as "draws" those of Draws. output: gets the logits, and as `tokensN` what the Nth step has chosen; of rows without a draw
     that must be the largest.
     """
@@ -127,7 +127,7 @@ def main() -> None:
     manifest = load_manifest(artifact)
     given = json.load(sys.stdin)
     draws = [_draws(step.pop("draws", None)) for step in given]
-    steps = [StepInputs(**{name: np.array(value, np.int32) for name, value in step.items()}) for step in given]
+    steps = [StepInputs({name: np.array(value, np.int32) for name, value in step.items()}) for step in given]
     results: dict[str, NDArray[Any]] = {}
     with fake_cuda_installed() as fake:
         interpret(fake, artifact, dump)
@@ -137,7 +137,7 @@ def main() -> None:
             executor.graphs[number]  # every template makes a graph
         for index, (step, drawn) in enumerate(zip(steps, draws, strict=True)):
             computed = executor.step(step, drawn)
-            rows = [np.array(computed[row]) for row in range(len(step.seq_lens))]
+            rows = [np.array(computed[row]) for row in range(step.rows)]
             results[f"logits{index}"] = np.stack(rows)
             chosen = results[f"tokens{index}"] = np.array(executor.choose(computed, range(len(rows))))
             greedy = sorted(set(range(len(rows))) - set(drawn.rows.tolist() if drawn else ()))

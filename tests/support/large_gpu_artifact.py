@@ -10,8 +10,9 @@ from fake_executor import tiny_manifest
 from safetensors.numpy import save_file
 from toy_gpu_artifact import file_info
 
-from engine.artifacts import KVCacheSpec, Manifest, WeightInfo
+from engine.artifacts import CacheGroup, Manifest, Program, WeightInfo
 from engine.artifacts.graph import GraphInfo, GraphTemplate, KernelInfo, Kind, Node, Output, Parameter, Place
+from engine.artifacts.step_inputs import draw_inputs, step_inputs
 
 LAYERS = 32
 LAUNCHES = 10
@@ -29,10 +30,10 @@ VOCAB = 128
 def write_large_artifact(directory: Path) -> Manifest:
     for folder in ("kernels", "graphs", "weights"):
         (directory / folder).mkdir(parents=True)
-    bases = ["workspace", *(f"input:{name}" for name in ("tokens", "positions", "slots", "query_start", "seq_lens", "block_table"))]
+    bases = ["workspace", *(f"input:{info.name}" for info in step_inputs(["full"]))]
     weights = {f"layers.{layer}.{name}": np.zeros(64, np.float32) for layer in range(LAYERS) for name in ("norm", "qkv", "o", "up", "down")}
     save_file(weights, directory / "weights" / "0.safetensors")
-    bases += [f"weight:{name}" for name in weights] + [f"kv:{layer}.{part}" for layer in range(LAYERS) for part in "kv"]
+    bases += [f"weight:{name}" for name in weights] + [f"cache:full.{layer}.{part}" for layer in range(LAYERS) for part in "kv"]
     sizes: list[tuple[Kind, int, int]] = [("decode", count, count) for count in DECODE] + [("mixed", count, 64) for count in MIXED]
     kernels = [_kernel(directory, number) for number in range(LAUNCHES * len(sizes))]
     graphs = [_graph(directory, bases, number, *size) for number, size in enumerate(sizes)]
@@ -41,7 +42,10 @@ def write_large_artifact(directory: Path) -> Manifest:
     manifest = msgspec.structs.replace(
         tiny_manifest(vocab_size=VOCAB, max_context=4096, block_size=32),
         target="sm90",
-        kv_cache=KVCacheSpec(num_layers=LAYERS, num_kv_heads=1, head_dim=8, block_size=32, dtype="bfloat16"),
+        caches=[
+            CacheGroup(name="full", kind="full", layers=list(range(LAYERS)), num_kv_heads=1, head_dim=8, block_size=32, dtype="bfloat16")
+        ],
+        programs={"step": Program(inputs=[*step_inputs(["full"]), *draw_inputs()], calls=[], results={"logits": "value:0"})},
         kernels=kernels,
         graphs=graphs,
         weights=dict.fromkeys(weights, info),
@@ -71,7 +75,13 @@ def _graph(directory: Path, bases: list[str], number: int, kind: Kind, tokens: i
         "logits": Output(place=Place(base=0, offset=0), dtype="float32", shape=[sequences, VOCAB]),
         "tokens": Output(place=Place(base=0, offset=1 << 19), dtype="int32", shape=[sequences]),
     }
-    template = GraphTemplate(bases=bases, table_width=128, nodes=nodes, outputs=outputs)
+    template = GraphTemplate(bases=bases, nodes=nodes, outputs=outputs)
     file = f"graphs/{number}.json"
     (directory / file).write_bytes(template.encode())
-    return GraphInfo(file=file, kind=kind, tokens=tokens, sequences=sequences, nodes=len(nodes), workspace_bytes=WORKSPACE_BYTES)
+    return GraphInfo(
+        file=file,
+        kind=kind,
+        sizes={"T": tokens, "S": sequences, "S1": sequences + 1, "R": sequences, "B.full": 128},
+        nodes=len(nodes),
+        workspace_bytes=WORKSPACE_BYTES,
+    )

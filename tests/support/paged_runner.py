@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
+from engine.artifacts.step_arrays import Piece, step_arrays
+from engine.models.cache_groups import cache_groups
 from engine.models.decoder import Decoder
+from engine.models.step import Step
 
 BLOCK_SIZE = 16
 
@@ -20,24 +23,18 @@ class PagedRunner:
         self.caches = [(torch.full(shape, torch.nan, dtype=dtype), torch.full(shape, torch.nan, dtype=dtype)) for _ in config.layers]
         order = torch.randperm(blocks, generator=torch.Generator().manual_seed(seed))
         self.tables = order[: blocks // blocks_per_sequence * blocks_per_sequence].view(-1, blocks_per_sequence)
-        self.lengths = [0] * len(self.tables)
+        self.block_sizes = {group.name: BLOCK_SIZE for group in cache_groups(config)}
+        self.tokens: list[list[int]] = [[] for _ in self.tables]
 
     @torch.no_grad()
     def step(self, pieces: Sequence[tuple[int, Sequence[int]]]) -> torch.Tensor:
         """Appends to each (sequence, new tokens) and returns the logits after each, [len(pieces), V]."""
-        tokens, positions, slots, starts, lengths = [], [], [], [0], []
+        parts = []
         for sequence, new in pieces:
-            begin = self.lengths[sequence]
-            self.lengths[sequence] = begin + len(new)
-            tokens += list(new)
-            for position in range(begin, begin + len(new)):
-                positions.append(position)
-                slots.append(int(self.tables[sequence, position // BLOCK_SIZE]) * BLOCK_SIZE + position % BLOCK_SIZE)
-            starts.append(len(tokens))
-            lengths.append(self.lengths[sequence])
-        tables = self.tables[[sequence for sequence, _ in pieces]].to(torch.int32)
-        tokens_T, positions_T, query_start, seq_lens, slots_T = (
-            torch.tensor(values, dtype=torch.int32) for values in (tokens, positions, starts, lengths, slots)
-        )
-        logits: torch.Tensor = self.decoder(tokens_T, positions_T, query_start, seq_lens, tables, slots_T, self.caches)
+            begin = len(self.tokens[sequence])
+            self.tokens[sequence] += new
+            blocks = self.tables[sequence].tolist()
+            parts.append(Piece(self.tokens[sequence], begin, dict.fromkeys(self.block_sizes, blocks)))
+        step = Step.of({name: torch.from_numpy(array) for name, array in step_arrays(parts, self.block_sizes).items()})
+        logits: torch.Tensor = self.decoder(step, self.caches)
         return logits

@@ -6,12 +6,14 @@ from pathlib import Path
 import msgspec
 from artifact_stand_in import seal, write_artifact
 
-from engine.artifacts import Call, KVCacheSpec, Manifest, PassReport, Probe, ProbePrompt, Program, SegmentInfo, WeightInfo
+from engine.artifacts import CacheGroup, Call, Manifest, MemoryPlan, PassReport, Probe, ProbePrompt, Program, SegmentInfo, WeightInfo
 from engine.artifacts.graph import GraphInfo, KernelInfo
+from engine.artifacts.step_inputs import draw_inputs, step_inputs
 
 WEIGHT = "layers.0.q.weight"
 ATTENTION_INPUTS = [
-    *("value:0", "value:1", "value:2", "kv:0.k", "kv:0.v", "input:query_start", "input:seq_lens", "input:block_table", "input:slots"),
+    *("value:0", "value:1", "value:2", "cache:full.0.k", "cache:full.0.v"),
+    *("input:cu_seqlens", "input:seq_lens", "input:block_table.full", "input:slot_mapping.full"),
     *("", "", "value:3", "value:4", "", ""),
 ]
 
@@ -45,11 +47,20 @@ def write_rich_artifact(directory: Path) -> Manifest:
     manifest = Manifest(
         **{
             **msgspec.structs.asdict(read_unchecked(directory)),
-            "kv_cache": KVCacheSpec(num_layers=1, num_kv_heads=2, head_dim=16, block_size=32, dtype="int8"),
+            "caches": [CacheGroup(name="full", kind="full", layers=[0], num_kv_heads=2, head_dim=16, block_size=32, dtype="int8")],
             "segments": [SegmentInfo(key="abc", file="segments/abc.so", calls=1, nodes=57)],
             "kernels": [kernel],
-            "graphs": [GraphInfo(file="graphs/decode-1.json", kind="decode", tokens=1, sequences=1, nodes=3, workspace_bytes=512)],
-            "program": Program(calls=calls, result="value:5"),
+            "graphs": [
+                GraphInfo(
+                    file="graphs/decode-1.json",
+                    kind="decode",
+                    sizes={"T": 1, "S": 1, "S1": 2, "R": 1, "B.full": 16},
+                    nodes=3,
+                    workspace_bytes=512,
+                )
+            ],
+            "programs": {"step": Program(inputs=[*step_inputs(["full"]), *draw_inputs()], calls=calls, results={"logits": "value:5"})},
+            "memory": MemoryPlan(weight_bytes=64, activations={"T": 640, "R": 1280, "S*T": 4, "1": 7}),
             "weights": {WEIGHT: weight},
             "fusion": [PassReport(name="eliminate_no_ops", matches=12, nodes_before=1000, nodes_after=988)],
             "probe": Probe(

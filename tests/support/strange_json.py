@@ -28,7 +28,18 @@ _STRANGE: list[Any] = [
         "//x/y",
     ),
     *("\ud800", "\u202egnp.exe", "segments/\u2024\u2024/x", "Kernels/none.so", "manifest.json", "kernels", "[/bold]", "[bold]", "\x1b[2J"),
-    *("value:0", "weight:nothing", "input:nothing", "kv:99.k", "sm90", "cpu-x86-64-v3", "cpu-x86-64-v3+warp", "int8", "float8", "pointer"),
+    *(
+        "value:0",
+        "weight:nothing",
+        "input:nothing",
+        "cache:full.99.k",
+        "sm90",
+        "cpu-x86-64-v3",
+        "cpu-x86-64-v3+warp",
+        "int8",
+        "float8",
+        "pointer",
+    ),
     *([], {}, [[]], [0], [-1], [2**40] * 9, [2**53] * 8, ["x"], {"": None}, DEEP, HUGE, LONG),
 ]
 values = st.sampled_from(_STRANGE) | st.integers() | st.floats() | st.text(max_size=8)

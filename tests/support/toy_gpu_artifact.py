@@ -16,8 +16,9 @@ from fake_executor import logits_of, tiny_manifest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from engine.artifacts import FileInfo, KVCacheSpec, Manifest, MemoryPlan, Probe, ProbePrompt, WeightInfo
+from engine.artifacts import CacheGroup, FileInfo, Manifest, MemoryPlan, Probe, ProbePrompt, Program, WeightInfo
 from engine.artifacts.graph import DRAW_INPUTS, GraphInfo, GraphTemplate, KernelInfo, Kind, Node, Output, Parameter, Place
+from engine.artifacts.step_inputs import draw_inputs, step_inputs
 from engine.runtime.sampling.philox import uniform
 from engine.runtime.sampling.state import SamplingState
 
@@ -28,18 +29,19 @@ DECODE = (1, 2, 4, 8)
 MIXED = ((16, 4), (32, 8), (64, 8))
 SCALE = 1.0
 LOGITS_SHARED = 100_000
+INPUTS = [*step_inputs(["full"]), *draw_inputs()]
 BASES = [
     "workspace",
-    *(f"input:{name}" for name in ("tokens", "positions", "slots", "query_start", "seq_lens", "block_table", *DRAW_INPUTS)),
+    *(f"input:{info.name}" for info in INPUTS),
     "weight:table",
     "weight:shift",
-    *("kv:0.k", "kv:0.v", "kv:1.k", "kv:1.v"),
+    *("cache:full.0.k", "cache:full.0.v", "cache:full.1.k", "cache:full.1.v"),
 ]
 _POINTER: list[Parameter] = ["pointer"]
 KERNELS: dict[str, tuple[int, int, list[Parameter]]] = {
     "embed": (128, 0, ["pointer", "pointer", "pointer", "pointer", "int32"]),
     "append": (64, 0, ["pointer", "pointer", "pointer", "pointer", "pointer", "int32", "int64", "pointer"]),
-    "logits": (256, LOGITS_SHARED, [*_POINTER * 6, "int32", "int32", "float32"]),
+    "logits": (256, LOGITS_SHARED, [*_POINTER * 7, "int32", "int32", "int32", "float32"]),
     "sample": (32, 0, [*_POINTER * 7, "int32", "int32"]),
 }
 TOP = 4
@@ -65,7 +67,7 @@ def write_toy_artifact(directory: Path, *, max_context: int = MAX_CONTEXT, vocab
         file = f"graphs/{kind}-{tokens}-{sequences}.json"
         content[file] = template.encode()
         graphs.append(
-            GraphInfo(file=file, kind=kind, tokens=tokens, sequences=sequences, nodes=len(template.nodes), workspace_bytes=workspace)
+            GraphInfo(file=file, kind=kind, sizes=_sizes(tokens, sequences, width), nodes=len(template.nodes), workspace_bytes=workspace)
         )
     for name, data in content.items():
         (directory / name).parent.mkdir(exist_ok=True)
@@ -75,16 +77,21 @@ def write_toy_artifact(directory: Path, *, max_context: int = MAX_CONTEXT, vocab
     manifest = msgspec.structs.replace(
         tiny_manifest(vocab_size=vocab_size, max_context=max_context, block_size=BLOCK_SIZE),
         target="sm90",
-        kv_cache=KVCacheSpec(num_layers=2, num_kv_heads=1, head_dim=1, block_size=BLOCK_SIZE, dtype="float32"),
+        caches=[CacheGroup(name="full", kind="full", layers=[0, 1], num_kv_heads=1, head_dim=1, block_size=BLOCK_SIZE, dtype="float32")],
+        programs={"step": Program(inputs=INPUTS, calls=[], results={"logits": "value:0", "tokens": "value:1"})},
         kernels=kernels,
         graphs=graphs,
         weights=weights,
-        memory=MemoryPlan(weight_bytes=4 * vocab_size + 1, bytes_per_token=4, bytes_per_sequence=4 * vocab_size + 4),
+        memory=MemoryPlan(weight_bytes=4 * vocab_size + 1, activations={"T": 4, "R": 4 * vocab_size + 4}),
         probe=Probe(recorded_on="target", prompts=[_golden([5, 6, 7, 8, 9], vocab_size), _golden([1, 2, 3], vocab_size)]),
         files={name: file_info(directory / name) for name in files},
     )
     (directory / "manifest.json").write_bytes(manifest.encode())
     return manifest
+
+
+def _sizes(tokens: int, sequences: int, width: int) -> dict[str, int]:
+    return {"T": tokens, "S": sequences, "S1": sequences + 1, "R": sequences, "B.full": width}
 
 
 def file_info(path: Path) -> FileInfo:
@@ -117,12 +124,12 @@ def _template(tokens: int, sequences: int, width: int, vocab_size: int) -> tuple
     tokens_at = logits + -(-4 * sequences * vocab_size // 256) * 256
     at = {name: Place(base=index, offset=0) for index, name in enumerate(BASES)}
     x, out, drawn = at["workspace"], Place(base=0, offset=logits), Place(base=0, offset=tokens_at)
-    cache = (at["kv:0.k"], at["kv:1.v"])
-    inputs = [at[f"input:{name}"] for name in ("query_start", "seq_lens", "block_table")]
+    cache = (at["cache:full.0.k"], at["cache:full.1.v"])
+    inputs = [at[f"input:{name}"] for name in ("cu_seqlens", "seq_lens", "block_table.full", "logit_rows")]
     launches: list[tuple[int, list[Any]]] = [
         (0, [at["input:tokens"], at["weight:table"], at["weight:shift"], x, tokens]),
-        (1, [x, at["input:positions"], at["input:slots"], *cache, tokens, -(2**40), 0]),
-        (2, [*cache, *inputs, out, sequences, width, SCALE]),
+        (1, [x, at["input:positions"], at["input:slot_mapping.full"], *cache, tokens, -(2**40), 0]),
+        (2, [*cache, *inputs, out, tokens, sequences, width, SCALE]),
         (3, [out, *(at[f"input:{name}"] for name in DRAW_INPUTS), drawn, sequences, vocab_size]),
     ]
     nodes = [Node(kernel=kernel, grid=(tokens, sequences, 1), arguments=arguments) for kernel, arguments in launches]
@@ -130,7 +137,7 @@ def _template(tokens: int, sequences: int, width: int, vocab_size: int) -> tuple
         "logits": Output(place=out, dtype="float32", shape=[sequences, vocab_size]),
         "tokens": Output(place=drawn, dtype="int32", shape=[sequences]),
     }
-    return GraphTemplate(bases=BASES, table_width=width, nodes=nodes, outputs=outputs), tokens_at + 4 * sequences
+    return GraphTemplate(bases=BASES, nodes=nodes, outputs=outputs), tokens_at + 4 * sequences
 
 
 class ToyKernels:
@@ -173,17 +180,36 @@ class ToyKernels:
         memory(keys, "f4", self.max_slot)[real] = memory(x, "f4", count)[: len(real)]
         memory(values, "f4", self.max_slot)[real] = memory(positions, "i4", count)[: len(real)]
 
-    def logits(self, keys: int, values: int, starts: int, lengths: int, table: int, out: int, count: int, width: int, scale: float) -> None:
+    def logits(
+        self,
+        keys: int,
+        values: int,
+        starts: int,
+        lengths: int,
+        table: int,
+        wanted: int,
+        out: int,
+        tokens: int,
+        count: int,
+        width: int,
+        scale: float,
+    ) -> None:
         assert scale == SCALE
         start, length = memory(starts, "i4", count + 1), memory(lengths, "i4", count)
         blocks, rows = memory(table, "i4", count, width), memory(out, "f4", count, self._vocab)
         self._check_padding(start, length, count)
+        histories = []
         for row in range(count):
             places = np.arange(length[row])
             slots = blocks[row, places // BLOCK_SIZE] * BLOCK_SIZE + places % BLOCK_SIZE
-            tokens = (memory(keys, "f4", self.max_slot)[slots] - 1) / 3
+            found = (memory(keys, "f4", self.max_slot)[slots] - 1) / 3
             assert memory(values, "f4", self.max_slot)[slots].tolist() == places.tolist()
-            rows[row] = logits_of(tokens.astype(int).tolist(), self._vocab, self.poison) if length[row] else np.nan
+            histories.append(found.astype(int).tolist())
+        for row, token in enumerate(memory(wanted, "i4", count)):
+            assert 0 <= token < tokens
+            sequence = int(np.searchsorted(start, token, side="right")) - 1
+            seen = length[sequence] - (start[sequence + 1] - 1 - token) if sequence < self._real else 0
+            rows[row] = logits_of(histories[sequence][:seen], self._vocab, self.poison) if seen else np.nan
 
     def _check_padding(self, start: Any, length: Any, count: int) -> None:
         total = len(self._slots)

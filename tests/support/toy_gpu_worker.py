@@ -20,7 +20,7 @@ def main() -> None:
     os.environ[LIBRARY_VARIABLE] = str(fake.path)
     directory = Path(_argument("--artifacts"))
     manifest = load_manifest(directory)
-    ToyKernels(fake, directory, manifest, num_blocks=int(_argument("--kv-memory")) // manifest.kv_cache.bytes_per_block)
+    ToyKernels(fake, directory, manifest, num_blocks=int(_argument("--kv-memory")) // manifest.caches[0].bytes_per_block)
     code = worker.main()
     fake.check()
     sys.stderr.flush()

@@ -1,0 +1,61 @@
+"""What a manifest says in one place must fit what it says in another."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from artifact_stand_in import edit_manifest
+from rich_artifact import write_rich_artifact
+
+from engine.artifacts import load_manifest
+from engine.errors import ArtifactError
+
+PROGRAM: dict[str, Any] = {"inputs": [], "calls": [], "results": {}}
+Change = Callable[[dict[str, Any]], object]
+
+
+def second_group(content: dict[str, Any], **changes: Any) -> None:
+    group = content["caches"][0]
+    content["caches"].append({**group, "name": "window", "kind": "window", "window": 16, "layers": [1], **changes})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda content: content["caches"].clear(), "the cache groups of no layer"),
+        (lambda content: second_group(content, name="full"), "the cache groups 'full', 'full'"),
+        (lambda content: second_group(content, name="a.b"), "the cache groups 'full', 'a.b'"),
+        (lambda content: second_group(content, layers=[]), "a cache group without layers"),
+        (lambda content: second_group(content, layers=[1, 1]), "a cache group without layers, or with one twice"),
+        (lambda content: second_group(content, window=0), "of kind window with a window of 0"),
+        (lambda content: second_group(content, kind="full"), "of kind full with a window of 16"),
+        (lambda content: content["programs"].clear(), "no program 'step' with the result 'logits'"),
+        (lambda content: content["programs"]["step"]["results"].clear(), "no program 'step' with the result 'logits'"),
+        (lambda content: content["programs"]["step"]["inputs"].append(content["programs"]["step"]["inputs"][0]), "with an input twice"),
+        (lambda content: content["programs"]["step"]["inputs"][0].update(name="media"), "reads 'media', which no step brings"),
+        (lambda content: content["programs"]["step"]["inputs"][0].update(dtype="float32"), "reads 'tokens', which no step brings"),
+        (
+            lambda content: content["programs"].update(
+                draft={"inputs": [{"name": "x", "dtype": "f", "dims": []}], "calls": [], "results": {}}
+            ),
+            "'x' is 'f'",
+        ),
+        (lambda content: content["memory"]["activations"].update({"T*Q": 1}), "a memory plan in 'T\\*Q', which no input"),
+        (lambda content: content["graphs"][0]["sizes"].pop("R"), "graph 'graphs/decode-1.json' of no size R"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(change: Change, words: str, tmp_path: Path) -> None:
+    write_rich_artifact(tmp_path)
+    edit_manifest(tmp_path, change)
+    with pytest.raises(ArtifactError, match=words):
+        load_manifest(tmp_path)
+
+
+def test_several_groups_are_read(tmp_path: Path) -> None:
+    write_rich_artifact(tmp_path)
+    edit_manifest(tmp_path, second_group)
+    full, window = load_manifest(tmp_path).caches
+    assert window.tensors == ["cache:window.1.k", "cache:window.1.v"]
+    assert [full.seen(length) for length in (1, 16, 40)] == [1, 16, 40]
+    assert [window.seen(length) for length in (1, 16, 40)] == [1, 16, 16]
