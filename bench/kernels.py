@@ -13,8 +13,7 @@ from ..errors import UsageError
 from ..kernels import ops
 from ..runtime.capacity.machine import default_threads
 from .kernel_cases import FORMATS_COMPARED, Case, LinearShape, attention_cases, linear_cases, linear_shapes
-from .latency_tables import describe_limits
-from .limits import Limits, measure_limits
+from .limits import Limits, describe_limits, measure_limits, share_of_read
 from .options import Kernels, settings
 from .provenance import provenance
 from .report import Report, Spread, Table
@@ -39,7 +38,7 @@ class KernelResult(msgspec.Struct, frozen=True, kw_only=True):
 class KernelResults(msgspec.Struct, frozen=True, kw_only=True):
     """call_s: what a call takes that computes next to nothing. It is part of every time, and compiled segments do not pay it."""
 
-    limits: Limits
+    limits: Limits | None
     call_s: float
     kernels: list[KernelResult]
 
@@ -55,7 +54,7 @@ def measure(options: Kernels) -> Report:
     ops.load(options.artifacts / manifest.kernel_library)
     threads = options.threads or default_threads()
     torch.set_num_threads(threads)
-    limits = measure_limits(options.artifacts, manifest, threads)
+    limits = measure_limits(manifest.target, threads)
     with torch.inference_mode():
         (smallest,) = linear_cases(_SMALLEST, (1,))
         call_s = _time(smallest, options.seconds).seconds.median
@@ -98,13 +97,18 @@ def _time(case: Case, seconds: float) -> KernelResult:
     )
 
 
+def _share_of_peak(macs_per_s: float, peak: str, limits: Limits | None) -> str:
+    if limits is None:
+        return "-"
+    return f"{macs_per_s / (limits.int8_macs if peak == 'int8' else limits.float32_macs):.0%} {peak}"
+
+
 def _table(results: KernelResults) -> Table:
     limits = results.limits
     rows = []
     for kernel in results.kernels:
         seconds = kernel.seconds.median
         read, macs = kernel.bytes / seconds, kernel.macs / seconds
-        peak = limits.int8_macs if kernel.peak == "int8" else limits.float32_macs
         rows.append(
             (
                 kernel.kernel,
@@ -113,9 +117,9 @@ def _table(results: KernelResults) -> Table:
                 kernel.seconds.show(1e6),
                 f"{kernel.bytes / 1e6:,.2f}",
                 f"{read / 1e9:.1f}",
-                f"{read / limits.read_bytes:.0%}",
+                share_of_read(read, limits),
                 f"{macs / 1e9:,.1f}",
-                f"{macs / peak:.0%} {kernel.peak}",
+                _share_of_peak(macs, kernel.peak, limits),
             )
         )
     columns = ("kernel", "shape", "rows", "µs (range)", "MB moved", "GB/s", "of read", "GMAC/s", "of peak")

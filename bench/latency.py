@@ -3,8 +3,6 @@
 from itertools import product
 from math import prod
 
-import msgspec
-
 from ..artifacts import Manifest, load_manifest
 from ..artifacts.manifest import DTYPE_BYTES
 from ..artifacts.nvidia_target import CAPABILITIES
@@ -12,38 +10,12 @@ from ..options.runtime import RuntimeOptions
 from ..runtime.capacity.machine import default_threads
 from ..runtime.core import EngineCore
 from .engine_steps import EngineSteps
+from .latency_results import Decode, LatencyResults, Prefill
 from .latency_tables import tables
 from .limits import GpuLimits, Limits, measure_gpu_limits, measure_limits
 from .options import Latency, settings
 from .provenance import provenance
 from .report import Report
-
-
-class Decode(msgspec.Struct, frozen=True, kw_only=True):
-    """Steps of `batch` sequences of `context` tokens. Bytes: what a step must read; KV as if no layer had a window.
-
-    step_s: seconds of each step; compute_s: without planning it and handing its tokens on.
-    """
-
-    batch: int
-    context: int
-    step_s: list[float]
-    compute_s: list[float]
-    weight_bytes: int
-    kv_bytes: int
-
-
-class Prefill(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds from the request of one prompt of `tokens` tokens to its first token, one per run."""
-
-    tokens: int
-    first_token_s: list[float]
-
-
-class LatencyResults(msgspec.Struct, frozen=True, kw_only=True):
-    limits: Limits | GpuLimits
-    decode: list[Decode]
-    prefill: list[Prefill]
 
 
 def measure(options: Latency) -> Report:
@@ -56,9 +28,9 @@ def measure(options: Latency) -> Report:
     for context, batch in product(options.context, options.batch):
         steps.check_decode(batch, context, options.steps)
     if manifest.target in CAPABILITIES:
-        limits: Limits | GpuLimits = measure_gpu_limits()
+        limits: Limits | GpuLimits | None = measure_gpu_limits()
     else:
-        limits = measure_limits(options.artifacts, manifest, options.threads or default_threads())
+        limits = measure_limits(manifest.target, options.threads or default_threads())
     steps.prefill(min(options.prefill))
     prefill = [Prefill(tokens=tokens, first_token_s=[steps.prefill(tokens) for _ in range(options.runs)]) for tokens in options.prefill]
     decode = [_decode(steps, manifest, batch, context, options.steps) for context, batch in product(options.context, options.batch)]

@@ -1,31 +1,18 @@
 """The tables of offline latency."""
 
 from statistics import median
-from typing import TYPE_CHECKING
 
+from .latency_results import LatencyResults
+from .limits import describe_limits, share_of_read
 from .metrics import percentile
 from .report import Spread, Table
 
-if TYPE_CHECKING:
-    from .latency import LatencyResults
-    from .limits import GpuLimits, Limits
 
-
-def tables(results: "LatencyResults") -> list[Table]:
+def tables(results: LatencyResults) -> list[Table]:
     return [_decode(results), _prefill(results)]
 
 
-def describe_limits(limits: "Limits | GpuLimits") -> str:
-    """One line for below a table."""
-    from .limits import GpuLimits
-
-    if isinstance(limits, GpuLimits):
-        return f"limits, {limits.gpu}: copies read and write {limits.read_bytes / 1e9:,.1f} GB/s"
-    read, int8, float32 = limits.read_bytes / 1e9, limits.int8_macs / 1e9, limits.float32_macs / 1e9
-    return f"limits, {limits.threads} threads: read {read:.1f} GB/s, int8 {int8:,.0f} GMAC/s, float32 {float32:,.0f} GMAC/s"
-
-
-def _decode(results: "LatencyResults") -> Table:
+def _decode(results: LatencyResults) -> Table:
     columns = ("batch", "context", "ms/step p50", "p90", "computing", "tokens/s", "weights MB", "KV MB", "GB/s", "of read bandwidth")
     rows = []
     for row in results.decode:
@@ -42,13 +29,13 @@ def _decode(results: "LatencyResults") -> Table:
                 f"{row.weight_bytes / 1e6:,.1f}",
                 f"{row.kv_bytes / 1e6:,.1f}",
                 f"{rate / 1e9:.1f}",
-                f"{rate / results.limits.read_bytes:.0%}",
+                share_of_read(rate, results.limits),
             )
         )
     return Table(title="Decode steps", columns=columns, rows=rows, notes=[describe_limits(results.limits)])
 
 
-def _prefill(results: "LatencyResults") -> Table:
+def _prefill(results: LatencyResults) -> Table:
     rows = [
         (f"{row.tokens:,}", Spread.of(row.first_token_s).show(digits=3), f"{row.tokens / median(row.first_token_s):,.0f}")
         for row in results.prefill

@@ -1,15 +1,20 @@
-"""What this machine can do at most: a CPU by the artifact's own kernel library (kernels/cpu/limits.cpp), a GPU by its driver."""
+"""What this machine can do at most: a CPU by limits.cpp, compiled for it when it is measured, a GPU by its driver."""
 
 import ctypes
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
 
-from ..artifacts import Manifest
-from ..errors import ArtifactError
-from ..kernels.native import load_code
+from ..artifacts import Target, parse_target
+from ..errors import UsageError
+from ..kernels.library import COMPILER, compile_sources
+from ..kernels.native import load_libtorch
 
+_SOURCE = Path(__file__).with_name("limits.cpp")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 1 << 10, "M": 1 << 20}
 _LEAST_BUFFER = 256 << 20
@@ -42,15 +47,11 @@ def measure_gpu_limits() -> GpuLimits:
         return GpuLimits(gpu=device.name, read_bytes=memory_bandwidth(device))
 
 
-def measure_limits(directory: Path, manifest: Manifest, threads: int) -> Limits:
-    """Takes about a second on an idle machine. Raises ArtifactError for a kernel library that cannot measure."""
-    library = load_code(directory / manifest.kernel_library)
-    try:
-        read, int8, float32 = (getattr(library, f"engine_limit_{name}") for name in ("read", "int8", "float32"))
-    except AttributeError as error:
-        raise ArtifactError(f"{directory} was built before its kernels could measure a machine", hint="build the artifact again") from error
-    for function in (read, int8, float32):
-        function.restype = ctypes.c_double
+def measure_limits(target: str, threads: int) -> Limits | None:
+    """With the instructions of that target. Takes some seconds, most of them g++'s; None where there is no g++."""
+    if shutil.which(COMPILER) is None:
+        return None
+    read, int8, float32 = compiled_limits(target)
     # Written, so that every page is memory of its own.
     buffer = np.ones(max(_LEAST_BUFFER, 8 * last_cache_bytes()), np.uint8)
     return Limits(
@@ -61,7 +62,41 @@ def measure_limits(directory: Path, manifest: Manifest, threads: int) -> Limits:
     )
 
 
+def compiled_limits(target: str) -> tuple[Callable[..., float], ...]:
+    """The functions of limits.cpp: bytes read, bytes multiplied and float32 numbers multiplied, per second.
+
+    Raises BuildError if it does not compile, UsageError for a target that is no CPU.
+    """
+    cpu = parse_target(target)
+    if not isinstance(cpu, Target):
+        raise UsageError(f"{target} is no CPU", hint="take an artifact for a CPU")
+    with TemporaryDirectory(prefix="engine-limits-") as directory:
+        file = Path(directory) / "limits.so"
+        compile_sources([_SOURCE], cpu.compiler_flags, file)
+        load_libtorch()  # which the compiler links it to, as it does all of ours
+        library = ctypes.CDLL(str(file))
+    functions = [getattr(library, f"engine_limit_{name}") for name in ("read", "int8", "float32")]
+    for function in functions:
+        function.restype = ctypes.c_double
+    return tuple(functions)
+
+
 def last_cache_bytes(caches: Path = _CACHES) -> int:
     """Size of the largest cache that the first CPU reads through; 0 where the system does not tell."""
     sizes = [path.read_text().strip() for path in caches.glob("index*/size")]
     return max((int(size[:-1]) * _UNITS[size[-1]] for size in sizes if size[-1:] in _UNITS), default=0)
+
+
+def share_of_read(bytes_per_s: float, limits: Limits | GpuLimits | None) -> str:
+    """What part of the read bandwidth that is, for a table."""
+    return "-" if limits is None else f"{bytes_per_s / limits.read_bytes:.0%}"
+
+
+def describe_limits(limits: Limits | GpuLimits | None) -> str:
+    """One line for below a table."""
+    if limits is None:
+        return f"limits: not measured, as {COMPILER} is not installed"
+    if isinstance(limits, GpuLimits):
+        return f"limits, {limits.gpu}: copies read and write {limits.read_bytes / 1e9:,.1f} GB/s"
+    read, int8, float32 = limits.read_bytes / 1e9, limits.int8_macs / 1e9, limits.float32_macs / 1e9
+    return f"limits, {limits.threads} threads: read {read:.1f} GB/s, int8 {int8:,.0f} GMAC/s, float32 {float32:,.0f} GMAC/s"

@@ -3,14 +3,12 @@
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UsageError
+from .latency_results import LatencyResults
 from .report import Report
-
-if TYPE_CHECKING:
-    from .latency import LatencyResults
-    from .serve import Row, ServeResults
+from .serve_results import Row, ServeResults
 
 _FORMATS = (".png", ".svg", ".pdf")
 
@@ -41,7 +39,7 @@ def plot(report: Report, file: Path) -> None:
     figure.savefig(file)
 
 
-def _serve(results: "ServeResults", left: Any, right: Any) -> None:
+def _serve(results: ServeResults, left: Any, right: Any) -> None:
     loads = [_load(row) for row in results.rows]
     for name, color in (("output_tokens_per_s", "C0"), ("total_tokens_per_s", "C1")):
         runs = [[float(getattr(run.summary, name)) for run in row.runs] for row in results.rows]
@@ -53,21 +51,21 @@ def _serve(results: "ServeResults", left: Any, right: Any) -> None:
     right.set(xlabel=_unit(results), ylabel="ms", xticks=loads)
 
 
-def _load(row: "Row") -> float:
+def _load(row: Row) -> float:
     return row.rate if row.rate is not None else float(row.concurrency or 0)
 
 
-def _unit(results: "ServeResults") -> str:
+def _unit(results: ServeResults) -> str:
     return "clients" if results.rows[0].rate is None else "requests/s offered"
 
 
-def _percentile(row: "Row", metric: str, part: str) -> float:
+def _percentile(row: Row, metric: str, part: str) -> float:
     found = [getattr(run.summary, metric) for run in row.runs]
     milliseconds: list[float] = [getattr(value, part) * 1000 for value in found if value is not None]
     return median(milliseconds) if milliseconds else float("nan")
 
 
-def _latency(results: "LatencyResults", left: Any, right: Any) -> None:
+def _latency(results: LatencyResults, left: Any, right: Any) -> None:
     for context in dict.fromkeys(row.context for row in results.decode):
         rows = [row for row in results.decode if row.context == context]
         left.plot([row.batch for row in rows], [row.batch / median(row.step_s) for row in rows], "o-", label=f"context {context:,}")

@@ -6,7 +6,6 @@ import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import msgspec
 import uvloop
 
 from ..errors import UsageError, WorkerError
@@ -18,35 +17,12 @@ from .options import Serve, settings
 from .processes import Usage
 from .provenance import provenance
 from .report import Report
+from .serve_results import Row, Run, ServeResults
 from .serve_tables import tables
 from .stream import Result
 from .workload import Request, open_tokenizer, random_requests, read_requests
 
 _TIMEOUT_S = 30.0
-
-
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. server_cpu_s: used by server and worker, None for a server that we did not start."""
-
-    summary: Summary
-    server_cpu_s: float | None
-    client_cpu_s: float
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One load: so many clients, or so many requests per second."""
-
-    concurrency: int | None
-    rate: float | None
-    runs: list[Run]
-
-
-class ServeResults(msgspec.Struct, frozen=True, kw_only=True):
-    """peak_rss_bytes: server and worker together over all rows, None for a server that we did not start."""
-
-    model: str
-    rows: list[Row]
-    peak_rss_bytes: int | None
 
 
 def measure(options: Serve) -> Report:

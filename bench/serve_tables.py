@@ -1,13 +1,10 @@
 """The tables of a load test."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from .metrics import Distribution, Summary
 from .report import Spread, Table
-
-if TYPE_CHECKING:
-    from .serve import Row, ServeResults
+from .serve_results import Row, ServeResults
 
 _METRICS: dict[str, Callable[[Summary], Distribution | None]] = {
     "TTFT": lambda summary: summary.ttft,
@@ -17,12 +14,12 @@ _METRICS: dict[str, Callable[[Summary], Distribution | None]] = {
 }
 
 
-def tables(results: "ServeResults") -> list[Table]:
+def tables(results: ServeResults) -> list[Table]:
     """One of rates, one of times; a row per load."""
     return [_rates(results), _times(results)]
 
 
-def _rates(results: "ServeResults") -> Table:
+def _rates(results: ServeResults) -> Table:
     ours = results.peak_rss_bytes is not None
     with_goodput = any(run.summary.goodput is not None for row in results.rows for run in row.runs)
     columns = ["load", "done", "requests/s", "output tok/s", "total tok/s"]
@@ -47,7 +44,7 @@ def _rates(results: "ServeResults") -> Table:
     return Table(title=f"{results.model}: rates, median (range) of the runs", columns=columns, rows=rows, notes=notes)
 
 
-def _times(results: "ServeResults") -> Table:
+def _times(results: ServeResults) -> Table:
     columns = ["load", *(f"{name} {part}" for name in _METRICS for part in ("p50", "p90", "p99"))]
     rows = []
     for row in results.rows:
@@ -59,7 +56,7 @@ def _times(results: "ServeResults") -> Table:
     return Table(title="times in ms, median of the runs", columns=columns, rows=rows)
 
 
-def _load(row: "Row") -> str:
+def _load(row: Row) -> str:
     if row.rate is not None:
         return f"{row.rate:g} requests/s"
     return "1 client" if row.concurrency == 1 else f"{row.concurrency} clients"

@@ -1,4 +1,4 @@
-"""Compiling the kernel library: every C++ source of this package into one shared object."""
+"""Compiling C++ for a target: the kernel library, and what else is written over its vectors."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ def anonymous_flags(names: Mapping[Path, str]) -> list[str]:
     return [*maps, "-Wl,--build-id=none"]
 
 
-def compile_command(march_flags: Sequence[str], output: Path, *, compiler: str = COMPILER) -> list[str]:
+def compile_command(sources: Sequence[Path], march_flags: Sequence[str], output: Path, *, compiler: str = COMPILER) -> list[str]:
     """The compiler's command line. Its result holds no path of this machine and no debug information."""
     torch = torch_directory()
     return [
@@ -46,7 +46,7 @@ def compile_command(march_flags: Sequence[str], output: Path, *, compiler: str =
         *march_flags,
         *anonymous_flags({_SOURCES: "kernels"}),
         f"-isystem{torch / 'include'}",
-        *(str(path) for path in source_files() if path.suffix == ".cpp"),
+        *(str(path) for path in sources),
         f"-L{torch / 'lib'}",
         "-ltorch_cpu",
         "-lc10",
@@ -56,11 +56,16 @@ def compile_command(march_flags: Sequence[str], output: Path, *, compiler: str =
 
 
 def compile_library(march_flags: Sequence[str], output: Path, *, compiler: str = COMPILER) -> None:
-    """Compile the kernels for the CPU that `march_flags` name (`-march=x86-64-v3`) into `output`.
+    """Compile every kernel into one shared object. Raises as `compile_sources` does."""
+    compile_sources([path for path in source_files() if path.suffix == ".cpp"], march_flags, output, compiler=compiler)
+
+
+def compile_sources(sources: Sequence[Path], march_flags: Sequence[str], output: Path, *, compiler: str = COMPILER) -> None:
+    """Compile C++ for the CPU that `march_flags` name (`-march=x86-64-v3`) into the shared object `output`.
 
     Raises BuildError if there is no such compiler or it fails.
     """
-    command = compile_command(march_flags, output, compiler=compiler)
+    command = compile_command(sources, march_flags, output, compiler=compiler)
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:

@@ -1,11 +1,10 @@
 """How fast the machine is right now. A guest may get half of a core for minutes, and no counter of its own tells."""
 
-import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
 from engine.artifacts import load_manifest
-from engine.kernels.native import load_code
+from engine.bench.limits import compiled_limits
 
 _PASSES = 30
 """Of a few milliseconds each; the quickest counts."""
@@ -26,7 +25,6 @@ class Pace:
 
 
 def machine_pace(artifacts: Path, threads: int) -> Pace:
-    """By multiply-adds per second of all threads, with the kernels in an artifact for this machine."""
-    limit = load_code(artifacts / load_manifest(artifacts).kernel_library).engine_limit_int8
-    limit.restype = ctypes.c_double
+    """By multiply-adds per second of all threads, with the instructions of an artifact for this machine."""
+    _, limit, _ = compiled_limits(load_manifest(artifacts).target)
     return Pace(lambda: float(limit(threads, _PASSES)))

@@ -14,9 +14,10 @@ from checkout import ROOT
 from rich.console import Console
 
 from engine.artifacts import load_manifest
-from engine.bench import latency, plot, serve
-from engine.bench.latency_tables import describe_limits
-from engine.bench.limits import Limits, last_cache_bytes
+from engine.bench import latency_results as latency
+from engine.bench import plot
+from engine.bench import serve_results as serve
+from engine.bench.limits import Limits, describe_limits, last_cache_bytes, measure_limits, share_of_read
 from engine.bench.metrics import Slo, summarize
 from engine.bench.processes import family, usage
 from engine.bench.provenance import Provenance, _commit, provenance
@@ -142,6 +143,18 @@ def test_without_limits_there_is_no_goodput() -> None:
 
 def test_limits_in_words() -> None:
     assert describe_limits(LIMITS) == "limits, 2 threads: read 67.0 GB/s, int8 1,000 GMAC/s, float32 250 GMAC/s"
+
+
+def test_without_a_compiler_there_are_no_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    limits = measure_limits("cpu-x86-64-v3", 1)
+    assert describe_limits(limits) == "limits: not measured, as g++ is not installed"
+    assert share_of_read(1e9, limits) == "-"
+
+
+def test_a_target_that_is_no_cpu_has_no_limits_of_that_kind() -> None:
+    with pytest.raises(UsageError, match="sm90 is no CPU"):
+        measure_limits("sm90", 1)
 
 
 def test_the_last_cache(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ from fake_cuda import FakeCuda, fake_cuda_installed
 from toy_gpu_artifact import ToyKernels, write_toy_artifact
 
 from engine.artifacts import Manifest
-from engine.bench.latency_tables import describe_limits
-from engine.bench.limits import GpuLimits, measure_gpu_limits
+from engine.bench.limits import GpuLimits, describe_limits, measure_gpu_limits
 from engine.bench.provenance import provenance
 from engine.cli import main
 

@@ -1,12 +1,13 @@
 // What this machine can do at most: how fast its threads read memory and how fast they multiply.
 // Kernels are compared with that (`engine bench kernels`), so it is measured with the vectors and
-// the instructions that they use. Plain C functions, called through ctypes.
+// the instructions that they use. Plain C functions, called through ctypes; bench/limits.py compiles
+// this file alone, for the target of the artifact that is measured.
 
 #include <algorithm>
 #include <chrono>
 
-#include "dot.h"
-#include "team.h"
+#include "../kernels/cpu/dot.h"
+#include "../kernels/cpu/team.h"
 
 #define ENGINE_LIMIT extern "C" __attribute__((visibility("default"))) double
 
