@@ -141,12 +141,12 @@ class LLM:
             raise
 
     async def _run(self, assemblers: list[Assembler], put: Callable[[tuple[int, Delta]], None]) -> None:
-        with closing(Generation(self._client, assemblers, Observer(), lambda index, delta: put((index, delta)))) as generation:
+        with closing(Generation(self._client.dispatch, assemblers, Observer(), lambda index, delta: put((index, delta)))) as generation:
             await generation.ended()
 
     def _until_ready(self) -> Ready:
         try:
-            return self._loop.call(self._client.until_ready())
+            return self._loop.call(self._client.life.until_ready())
         except RequestError:
             self._running.result()
             raise

@@ -73,14 +73,13 @@ class _WorkerState(Collector):
         self._own_phases = own_phases
 
     def collect(self) -> Iterator[Metric]:
-        worker, stats = self._worker, self._worker.stats
-        running = min(stats.running, worker.live)
+        worker, life, stats = self._worker, self._worker.life, self._worker.totals.stats
+        live = self._worker.dispatch.live
+        running = min(stats.running, live)
         yield _gauge("num_requests_running", "Sequences being computed.", running)
-        yield _gauge("num_requests_waiting", "Sequences accepted but not being computed.", worker.live - running)
+        yield _gauge("num_requests_waiting", "Sequences accepted but not being computed.", live - running)
         used = stats.blocks_used / stats.blocks_total if stats.blocks_total else 0.0
-        yield _gauge(
-            "kv_cache_blocks", "Blocks of the KV cache, 0 until the worker is ready.", worker.ready.num_blocks if worker.ready else 0
-        )
+        yield _gauge("kv_cache_blocks", "Blocks of the KV cache, 0 until the worker is ready.", life.ready.num_blocks if life.ready else 0)
         yield _gauge("kv_cache_usage_ratio", "Share of the KV cache's blocks in use, 0 to 1.", used)
         yield _counter("prompt_tokens", "Prompt tokens processed.", stats.prompt_tokens_total)
         yield _counter("generation_tokens", "Tokens generated.", stats.generation_tokens_total)
@@ -89,13 +88,13 @@ class _WorkerState(Collector):
         yield _counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_hit_tokens_total)
         yield _counter("steps", "Scheduler steps.", stats.steps_total)
         yield _counter("jit_compilations", "Compilations while serving; anything but 0 is a bug.", stats.jit_compilations_total)
-        yield _counter("worker_restarts", "Workers started to replace one that died.", worker.restarts)
+        yield _counter("worker_restarts", "Workers started to replace one that died.", life.restarts)
         yield _gauge(
             "weights_verified", "1 once the weights have been compared with the manifest, and are whole.", worker.weights == "whole"
         )
         yield _gauge("weights_damaged", "1 if they were found to be damaged: nothing is served any more.", worker.weights == "damaged")
         phases = GaugeMetricFamily("engine_startup_phase_seconds", "Seconds that each phase of the last start took.", labels=["phase"])
-        for name, seconds in (self._own_phases | worker.phases).items():
+        for name, seconds in (self._own_phases | life.phases).items():
             phases.add_metric([name], seconds)
         yield phases
 

@@ -45,7 +45,7 @@ class Service:
         """Checks, waits while the worker loads, and plans. Raises RequestError."""
         check_prompts(ask, self.limits)
         ask.params.sampling(max_tokens=ask.max_tokens or self.limits.max_context, vocab_size=self.limits.vocab_size, logprobs=ask.logprobs)
-        return plan(ask, self.text, self.limits, await self.worker.hold(self.hold_timeout))
+        return plan(ask, self.text, self.limits, await self.worker.dispatch.hold(self.hold_timeout))
 
     async def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         return [await offload(len(prompt), partial(self.text.encode, prompt)) for prompt in prompts]

@@ -131,18 +131,18 @@ class _Serving:
             loop.add_signal_handler(number, self._signals.put_nowait, number)
 
     async def _announce(self) -> None:
-        await self._worker.until_ready()
+        await self._worker.life.until_ready()
         log(f"ready in {process_age():.2f} s at {_url(self._listener)}")
 
     async def _check_weights(self) -> None:
         """Find out whether the weights are those that were built; if they are not, stop serving, but stay to say so."""
-        await self._worker.until_ready()
+        await self._worker.life.until_ready()
         if self._options.verify_weights == "background" and self._manifest.weight_files:
             try:
                 await check_weights_in_background(self._options.artifacts, self._manifest.digest)
             except ArtifactError as error:
                 log(f"ERROR: no request is served any more: {error}")
-                self._worker.condemn()
+                self._worker.fail()
                 return
             except WorkerError as error:
                 log(f"{error}; whether the weights are whole is not known")
@@ -154,7 +154,7 @@ class _Serving:
     async def _until_stopped(self) -> int:
         """The exit code: 0 after a signal and a drain, 128 + number if a second signal cut it short."""
         number = await self._signals.get()
-        log(f"{signal.Signals(number).name}: finishing {self._worker.live} requests; a second signal stops at once")
+        log(f"{signal.Signals(number).name}: finishing {self._worker.dispatch.live} requests; a second signal stops at once")
         draining = asyncio.create_task(self._worker.drain(self._options.drain_timeout))
         impatient = asyncio.create_task(self._signals.get())
         await asyncio.wait((draining, impatient), return_when=asyncio.FIRST_COMPLETED)

@@ -65,7 +65,7 @@ class _Writer:
         assemblers = await self._service.prepare(self._ask)
         collected: list[list[Delta]] = [[] for _ in assemblers]
         take = lambda index, delta: collected[index].append(delta)  # noqa: E731
-        with closing(Generation(self._service.worker, assemblers, self._service.metrics, take)) as generation:
+        with closing(Generation(self._service.worker.dispatch, assemblers, self._service.metrics, take)) as generation:
             await generation.ended()
         choices = [self._style.whole(index, Delta.joined(deltas)) for index, deltas in enumerate(collected)]
         result = self._answer(self._style.whole_object, choices)
@@ -124,7 +124,7 @@ class _Stream:
         self._templates: dict[int, EventTemplate | None] = {}
         self._held: dict[int, list[Delta]] = {}
         sink.on_ready = self._release
-        self._generation = Generation(service.worker, assemblers, service.metrics, self._take)
+        self._generation = Generation(service.worker.dispatch, assemblers, service.metrics, self._take)
 
     async def begun(self) -> None:
         await self._generation.begun()

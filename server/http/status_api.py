@@ -26,10 +26,10 @@ async def model(http: Request) -> Response:
 
 async def health(http: Request) -> Response:
     """200 when requests are served; else 503 with what is going on."""
-    worker = http.app.state.service.worker
-    if worker.state == "ready":
+    life = http.app.state.service.worker.life
+    if life.state == "ready":
         return json_response({"status": "ok"})
-    body = {"status": worker.state, "phase": worker.last_phase(), "seconds": round(worker.seconds_in_state(), 3), "phases": worker.phases}
+    body = {"status": life.state, "phase": life.last_phase(), "seconds": round(life.seconds_in_state(), 3), "phases": life.phases}
     return json_response(body, status=503, headers={"retry-after": str(RETRY_AFTER_SECONDS)})
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -25,7 +26,7 @@ from engine.server.http.connection import Connection
 from engine.server.http.sse import DONE, EventSink, EventTemplate, event
 from engine.server.service import Service
 from engine.server.text.text import Text, TextSpec
-from engine.server.workers.client import Receiver
+from engine.server.workers.dispatch import Receiver
 
 TOKENIZER = byte_level_tokenizer()
 
@@ -59,7 +60,7 @@ class Client:
 
 
 class Worker:
-    """Stands for the worker: the test says what it computes."""
+    """Stands for the worker and the dispatch to it: the test says what is computed."""
 
     def __init__(self) -> None:
         self.receiver: Receiver | None = None
@@ -97,7 +98,7 @@ class Stream:
             created=0,
             limits=ModelLimits(max_context=1000, vocab_size=TOKENIZER.get_vocab_size()),
             text=text,
-            worker=cast(Any, self.worker),
+            worker=cast(Any, SimpleNamespace(dispatch=self.worker)),
             metrics=cast(Any, Observer()),
             hold_timeout=1.0,
         )
