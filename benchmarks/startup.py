@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.bench.provenance import provenance
-from engine.models.gguf_header import read_gguf_header
+from engine.models.storage.gguf_header import read_gguf_header
 
 COLD, WARM, OTHER, PACK = "cold store", "warm store", "warm store, other weights", "engine pack, other weights"
 _BUILD = """

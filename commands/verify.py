@@ -1,9 +1,11 @@
 """`engine verify`: whether an artifact is whole, whose it is, and what it computes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..options.option import option, positional
+from ..compiler.options import BuildOptions
+from ..options.option import option, positional, same_as
 from ..options.values import DIRECTORY, FILE
 from .parser import Given, Parser, add_options
 
@@ -28,6 +30,7 @@ class VerifyOptions:
         "run artifact and checkpoint (in float32, plain PyTorch) on the same texts; print KL divergence and top-1 agreement",
         metavar="CHECKPOINT",
     )
+    ignore_config: Sequence[str] = same_as(BuildOptions, "ignore_config")
     key: Path | None = option(None, "a PEM file with an Ed25519 public key: refuse an artifact that its owner has not signed", **FILE)
 
 
@@ -54,5 +57,5 @@ def run(given: Given) -> int:
     if options.against is not None:
         from ..compiler.verify import compare
 
-        print(compare(options.artifacts, options.against))
+        print(compare(options.artifacts, options.against, ignored=options.ignore_config))
     return 0

@@ -16,7 +16,8 @@ from torch import fx
 from ..artifacts import Manifest, Probe, load_manifest, parse_target, seal
 from ..artifacts.verify import check_files
 from ..errors import ArtifactError, MismatchError
-from ..models.checkpoint import Checkpoint, open_checkpoint
+from ..models.checkpoint import Checkpoint
+from ..models.open import open_checkpoint
 from .interpret import GraphInterpreter
 from .model_facts import made_for, misfits
 from .options import PackOptions
@@ -41,7 +42,8 @@ def add_weights(options: PackOptions, reporter: Reporter | None = None) -> Build
     code = load_manifest(options.code)
     with seal.building(options.output, force=options.force) as scratch, reporter.running():
         with reporter.stage("resolve") as stage:
-            checkpoint = open_checkpoint(options.weights_from)
+            checkpoint = open_checkpoint(options.weights_from, ignored=options.ignore_config)
+            checkpoint.spec = checkpoint.spec.for_context(code.model.max_context)
             check_fit(code, checkpoint)
             check_files(options.code, code, code.code_files)
             _copy_code(options.code, code, scratch)

@@ -49,7 +49,7 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
         program = step_program(wanted, store, options.debug_dump, reporter)
         with reporter.stage("lower") as stage:
             code = lower(lowering, kind.backend, program.parts, stage)
-            max_context = options.max_context or checkpoint.config.max_context
+            max_context = options.max_context or checkpoint.spec.max_context
             graphs = kind.write_graphs(scratch, program.parts, code.segments, wanted.groups, max_context)
             reporter.summary.tuning = tuning_summary(tuned, code.segments.values())
         with reporter.stage("pack") as stage:

@@ -4,10 +4,10 @@ from typing import Any
 
 from ..artifacts import CacheGroup
 from ..models.cache_groups import cache_groups
-from ..models.config import ModelConfig
+from ..models.spec import ModelSpec
 
 
-def manifest_groups(config: ModelConfig, *, block_size: int, kv_dtype: Any) -> list[CacheGroup]:
+def manifest_groups(spec: ModelSpec, *, block_size: int, kv_dtype: Any) -> list[CacheGroup]:
     """The groups of a model whose keys and values are held in `kv_dtype`, in blocks of that many tokens."""
     return [
         CacheGroup(
@@ -20,5 +20,5 @@ def manifest_groups(config: ModelConfig, *, block_size: int, kv_dtype: Any) -> l
             block_size=block_size,
             dtype=kv_dtype,
         )
-        for group in cache_groups(config)
+        for group in cache_groups(spec)
     ]

@@ -85,7 +85,7 @@ def dry_run(options: BuildOptions, reporter: Reporter) -> DryRun:
         target=str(target),
         store=store,
         expected=[expected_program(wanted, store), *expected_code(kind.backend, program.parts, store, whole=not traced)],
-        layers=len(wanted.config.layers),
+        layers=len(wanted.spec.layers),
         traced_layers=len(model.stands_for) if traced else 0,
         traced_seconds=seconds,
         tensors=sum(model.times(weight) for weight in weights),

@@ -21,7 +21,7 @@ class FewerLayers:
     @classmethod
     def none_left_out(cls, wanted: Wanted) -> "FewerLayers":
         """The model as it is."""
-        return cls(wanted=wanted, stands_for=(1,) * len(wanted.config.layers))
+        return cls(wanted=wanted, stands_for=(1,) * len(wanted.spec.layers))
 
     def times(self, weight: PackedWeight) -> int:
         """How many tensors of the whole model one of the smaller stands for."""
@@ -34,12 +34,12 @@ def fewer_layers(wanted: Wanted) -> FewerLayers:
 
     A segment reaches at most from one layer into the next, so every pair of neighbours that the whole model has is in it.
     """
-    runs = [list(run) for _, run in groupby(range(len(wanted.config.layers)), key=lambda index: _kind(wanted, index))]
+    runs = [list(run) for _, run in groupby(range(len(wanted.spec.layers)), key=lambda index: _kind(wanted, index))]
     kept = [index for run in runs for index in ((run[0], run[-1]) if len(run) > 1 else run)]
     stands_for = [count for run in runs for count in ((len(run) - 1, 1) if len(run) > 1 else (1,))]
     smaller = replace(
         wanted,
-        config=replace(wanted.config, layers=tuple(wanted.config.layers[index] for index in kept)),
+        spec=replace(wanted.spec, layers=tuple(wanted.spec.layers[index] for index in kept)),
         formats=_of_layers(wanted.formats, kept),
         stored=_of_layers(wanted.stored, kept),
     )
@@ -51,7 +51,7 @@ def _kind(wanted: Wanted, index: int) -> object:
     parameters = [
         {n.removeprefix(prefix): f for n, f in names.items() if n.startswith(prefix)} for names in (wanted.formats, wanted.stored)
     ]
-    return wanted.config.layers[index], parameters
+    return wanted.spec.layers[index], parameters
 
 
 def _of_layers(names: Mapping[str, str], kept: list[int]) -> dict[str, str]:

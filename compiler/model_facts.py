@@ -12,7 +12,7 @@ from ..artifacts.store.ingredients import differences, identities
 from ..artifacts.store.keys import compact, flatten
 from ..errors import Misfit
 from ..models.checkpoint import Checkpoint
-from ..models.config import ModelConfig
+from ..models.spec import ModelSpec
 
 _NONE = "none"
 
@@ -21,14 +21,14 @@ _NONE = "none"
 class ModelFacts:
     """Fields of the same names as those of a program's recipe (step_program.py)."""
 
-    config: ModelConfig
+    spec: ModelSpec
     stored: Mapping[str, str]
 
 
 def model_facts(checkpoint: Checkpoint) -> dict[str, str]:
     """Every field of the configuration, and the format in which each parameter is stored, as a manifest would record them."""
     stored = {name: parameter.format for name, parameter in checkpoint.parameters.items()}
-    return compact(flatten(ModelFacts(config=checkpoint.config, stored=stored)))
+    return compact(flatten(ModelFacts(spec=checkpoint.spec, stored=stored)))
 
 
 def made_for(manifest: Manifest) -> dict[str, str]:
@@ -46,4 +46,4 @@ def misfits(manifest: Manifest, checkpoint: Checkpoint) -> list[Misfit]:
 
 
 def _is_fact(name: str) -> bool:
-    return name.partition(".")[0] in ("config", "stored")
+    return name.partition(".")[0] in ("spec", "stored")

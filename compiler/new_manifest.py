@@ -34,7 +34,7 @@ def new_manifest(
     wanted: what the program was made from. tuned_on: the GPU that its choices were measured on.
     """
     parts, segments = program.parts, code.segments
-    config = checkpoint.config
+    spec = checkpoint.spec
     calls = [call.target for call in parts.calls]
     return Manifest(
         schema=SCHEMA_VERSION,
@@ -45,11 +45,11 @@ def new_manifest(
         ingredients=recorded([wanted.identity(), *(lowered.identity for lowered in code.all)]),
         model=ModelInfo(
             name=options.name or checkpoint.name,
-            architecture=config.architecture,
-            vocab_size=config.vocab_size,
-            max_context=options.max_context or config.max_context,
-            hidden_size=config.hidden_size,
-            num_layers=len(config.layers),
+            architecture=spec.architecture,
+            vocab_size=spec.vocab_size,
+            max_context=options.max_context or spec.max_context,
+            hidden_size=spec.hidden_size,
+            num_layers=len(spec.layers),
             parameters=_count_parameters(checkpoint),
             quantize=options.quantize,
             source_format="+".join(sorted({info.format for info in checkpoint.parameters.values()})),

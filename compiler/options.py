@@ -50,6 +50,12 @@ class BuildOptions:
     max_context: int | None = option(
         None, "longest prompt plus answer, in tokens; at most the model's own limit (default: that limit)", **COUNT
     )
+    ignore_config: Sequence[str] = option(
+        (),
+        "accept a setting of the model's configuration that is not known: only if it changes nothing that the model computes; "
+        "may be given more than once",
+        metavar="NAME",
+    )
     name: str | None = option(None, _NAME)
     disable_pass: Sequence[str] = option(
         (),
@@ -86,6 +92,7 @@ class PackOptions:
 
     code: Path = positional("an artifact, with weights or without (engine build --weights none)", type=Path, metavar="CODE")
     weights_from: str = required("a Hugging Face directory, a GGUF file or a name on the hub", metavar="CHECKPOINT")
+    ignore_config: Sequence[str] = same_as(BuildOptions, "ignore_config")
     output: Path = required("where the new artifact goes", **OUTPUT)
     name: str | None = option(None, _NAME)
     force: bool = option(False, _FORCE)

@@ -13,7 +13,7 @@ from ..kernels.nvidia import formats as rows
 from ..kernels.nvidia import fp8
 from ..kernels.nvidia.packed_rows import fp8_in_features
 from ..models.checkpoint import Checkpoint
-from ..models.decoder import Decoder
+from ..models.decoder import constants
 from .weights_plan import PackedWeight
 
 
@@ -35,9 +35,8 @@ def make(weight: PackedWeight, checkpoint: Checkpoint) -> torch.Tensor:
 
 
 def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> torch.Tensor:
-    constants = Decoder.constants(checkpoint.config) if source not in checkpoint.parameters else {}
-    if source in constants:
-        return constants[source].to(torch.float32).contiguous()
+    if source not in checkpoint.parameters and (constant := constants(checkpoint.spec).get(source)) is not None:
+        return constant.to(torch.float32).contiguous()
     loaded = checkpoint.read(source)
     data, held = loaded.data, loaded.format
     for operation in recipe:

@@ -1,19 +1,20 @@
-"""The model in plain PyTorch float32, layer by layer: what every artifact is compared with.
+"""The model in plain PyTorch float32: what every artifact is compared with.
 
-Weights are read from the checkpoint and dequantized exactly, one layer at a time, so the
-reference of a large model needs one layer of memory. Activations are never quantized here.
+It is the very module that is traced, run eagerly with the reference of attention. Weights are read
+from the checkpoint and dequantized exactly, those of a layer when it is its turn, so a large model
+needs one layer of memory beside embedding and head. Activations are never quantized here.
 """
+
+from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
-from torch.nn import functional as F
 
 from ..artifacts.step_arrays import step_arrays, whole_prompts
 from ..kernels.attention.reference import attention
 from ..models.cache_groups import cache_groups
 from ..models.checkpoint import Checkpoint
-from ..models.decoder import Decoder, Layer
+from ..models.decoder import Decoder, Layer, constants
 from ..models.step import Step
 from .recipes import dequantize
 
@@ -23,24 +24,36 @@ _BLOCK_SIZE = 16
 @torch.no_grad()
 def reference_logits(checkpoint: Checkpoint, prompts: list[list[int]]) -> list[torch.Tensor]:
     """Logits after every token of every prompt, each [len(prompt), V] float32."""
-    config = checkpoint.config
+    sizes = {group.name: _BLOCK_SIZE for group in cache_groups(checkpoint.spec)}
+    arrays = step_arrays(whole_prompts(prompts, sizes), sizes)
+    step = Step.of({name: torch.from_numpy(array) for name, array in arrays.items()})
+    every_row = torch.arange(len(step.tokens), dtype=torch.int32)
+    logits_TV = _decoder(checkpoint)(step._replace(logit_rows=every_row), _caches(checkpoint, prompts))
+    return list(logits_TV.split([len(prompt) for prompt in prompts]))
+
+
+def _decoder(checkpoint: Checkpoint) -> Decoder:
     with torch.device("meta"):
-        model = Decoder(config).eval()
-    sizes = {group.name: _BLOCK_SIZE for group in cache_groups(config)}
-    pieces = whole_prompts(prompts, sizes)
-    step = Step.of({name: torch.from_numpy(array) for name, array in step_arrays(pieces, sizes).items()})
-    hidden_TH = F.embedding(step.tokens, _read(checkpoint, "embed.weight"))
-    cos, sin = functional_call(model.rope, {"inv_freq": Decoder.constants(config)["rope.inv_freq"]}, (step.positions,))
-    blocks = sum(-(-len(prompt) // _BLOCK_SIZE) for prompt in prompts)
-    cache_shape = (blocks, config.num_kv_heads, _BLOCK_SIZE, config.head_dim)
+        model = Decoder(checkpoint.spec).eval()
+    outside = {name: _read(checkpoint, name) for name in checkpoint.parameters if not name.startswith("layers.")}
+    model.load_state_dict(outside | constants(checkpoint.spec), assign=True, strict=False)
     for index, layer in enumerate(model.layers):
         assert isinstance(layer, Layer)
         layer.attention.attend = attention
-        caches = (torch.zeros(cache_shape), torch.zeros(cache_shape))
-        hidden_TH = functional_call(layer, _parameters(checkpoint, layer, f"layers.{index}."), (hidden_TH, cos, sin, step, caches))
-    hidden_TH = functional_call(model.norm, _parameters(checkpoint, model.norm, "norm."), (hidden_TH,))
-    logits_TV = F.linear(hidden_TH, _read(checkpoint, "embed.weight" if model.head is None else "head.weight"))
-    return list(logits_TV.split([len(prompt) for prompt in prompts]))
+        _load_when_run(checkpoint, layer, f"layers.{index}.")
+    return model
+
+
+def _load_when_run(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> None:
+    def load(module: nn.Module, args: Any) -> None:
+        weights = {name: _read(checkpoint, prefix + name) for name, _ in module.named_parameters()}
+        module.load_state_dict(weights, assign=True)
+
+    def forget(module: nn.Module, args: Any, result: Any) -> None:
+        module.to("meta")
+
+    module.register_forward_pre_hook(load)
+    module.register_forward_hook(forget)
 
 
 def _read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
@@ -48,5 +61,12 @@ def _read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     return dequantize(loaded.format, loaded.data)
 
 
-def _parameters(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> dict[str, torch.Tensor]:
-    return {name: _read(checkpoint, prefix + name) for name, _ in module.named_parameters()}
+def _caches(checkpoint: Checkpoint, prompts: list[list[int]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of every layer, as many blocks as the prompts fill."""
+    blocks = sum(-(-len(prompt) // _BLOCK_SIZE) for prompt in prompts)
+    caches: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for layer in checkpoint.spec.layers:
+        mixer = layer.mixer
+        shape = (blocks, mixer.num_kv_heads, _BLOCK_SIZE, mixer.head_dim)
+        caches.append((torch.zeros(shape), torch.zeros(shape)) if mixer.source is None else caches[mixer.source])
+    return caches

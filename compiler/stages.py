@@ -8,7 +8,8 @@ import msgspec
 
 from ..artifacts import Manifest, Target, check_machine, parse_target, seal
 from ..errors import MismatchError, UsageError
-from ..models.checkpoint import Checkpoint, open_checkpoint
+from ..models.checkpoint import Checkpoint
+from ..models.open import open_checkpoint
 from . import probe
 from .backend import Backend
 from .interpret import GraphInterpreter
@@ -35,13 +36,14 @@ def can_run(manifest: Manifest) -> bool:
 
 def resolve(options: BuildOptions, kind: TargetKind, stage: Stage) -> tuple[Checkpoint, dict[str, str]]:
     """Open and check the checkpoint; decide the storage format of every parameter."""
-    checkpoint = open_checkpoint(options.model, weights=options.weights == "all")
-    trained = checkpoint.config.max_context
+    checkpoint = open_checkpoint(options.model, weights=options.weights == "all", ignored=options.ignore_config)
+    trained = checkpoint.spec.max_context
     if options.max_context is not None and not 1 <= options.max_context <= trained:
         raise UsageError(
             f"--max-context {options.max_context} is outside 1..{trained}", hint=f"{checkpoint.name} was made for {trained} tokens"
         )
-    stage.note(f"{checkpoint.name}: {checkpoint.config.architecture}, {len(checkpoint.config.layers)} layers")
+    checkpoint.spec = checkpoint.spec.for_context(options.max_context or trained)
+    stage.note(f"{checkpoint.name}: {checkpoint.spec.architecture}, {len(checkpoint.spec.layers)} layers")
     return checkpoint, choose_formats(checkpoint, options.quantize, kind.layout)
 
 

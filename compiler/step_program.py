@@ -20,7 +20,7 @@ from ..artifacts.store.claim import Claim
 from ..artifacts.store.keys import Identity, identity
 from ..artifacts.store.store import Store
 from ..models.checkpoint import Checkpoint
-from ..models.config import ModelConfig
+from ..models.spec import ModelSpec
 from . import debug_dump
 from .caches import manifest_groups
 from .memory_plan import plan_activations
@@ -70,7 +70,7 @@ class Wanted:
     formats, stored: how the artifact and the checkpoint hold every parameter, by name.
     """
 
-    config: ModelConfig
+    spec: ModelSpec
     formats: Mapping[str, str]
     stored: Mapping[str, str]
     kv_dtype: str
@@ -84,7 +84,7 @@ class Wanted:
         cls, checkpoint: Checkpoint, formats: Mapping[str, str], *, kv_dtype: str, kind: TargetKind, disable_pass: Sequence[str]
     ) -> "Wanted":
         return cls(
-            config=checkpoint.config,
+            spec=checkpoint.spec,
             formats=formats,
             stored={name: parameter.format for name, parameter in checkpoint.parameters.items()},
             kv_dtype=kv_dtype,
@@ -97,7 +97,7 @@ class Wanted:
     @property
     def groups(self) -> list[CacheGroup]:
         """The caches that a step reads and writes."""
-        return manifest_groups(self.config, block_size=self.block_size, kv_dtype=self.kv_dtype)
+        return manifest_groups(self.spec, block_size=self.block_size, kv_dtype=self.kv_dtype)
 
     def identity(self) -> Identity:
         """Its identity in the store: every field that the result depends on, and every source that makes it."""
@@ -138,7 +138,7 @@ def make_program(wanted: Wanted, dump: Path | None, reporter: Reporter) -> StepP
     with reporter.stage("partition") as stage:
         parts = partition(graph.graph, inputs, cuts_are_segments=wanted.kind.cuts_are_segments)
         made = StepProgram(
-            parts=wanted.kind.complete(parts, wanted.config),
+            parts=wanted.kind.complete(parts, wanted.spec),
             weights=plan_weights(graph.graph, wanted.stored),
             activations=plan_activations(graph.graph, inputs),
             reports=reports,
@@ -171,7 +171,7 @@ def _fused(wanted: Wanted, dump: Path | None, reporter: Reporter) -> tuple[fx.Gr
     from .trace import trace
 
     with reporter.stage("trace"), debug_dump.decompiled_bytecode(dump):
-        module = trace(wanted.config, block_size=wanted.block_size, kv_dtype=wanted.kv_dtype)
+        module = trace(wanted.spec, block_size=wanted.block_size, kv_dtype=wanted.kv_dtype)
     with reporter.stage("fuse") as stage:
         debug_dump.write_graph(dump, "00-traced", module.graph)
         passes = pipeline.pipeline(wanted.formats, wanted.disable_pass, wanted.kind.layout)

@@ -12,7 +12,7 @@ from ..artifacts.tuning import Tuned
 from ..errors import UsageError
 from ..kernels.linear.packed import Layout
 from ..models.checkpoint import Checkpoint
-from ..models.config import ModelConfig
+from ..models.spec import ModelSpec
 from .backend import Backend
 from .interpret import reference_operators
 from .lower import Lowered
@@ -42,7 +42,7 @@ class TargetKind:
     kv_dtypes: tuple[str, ...] = field(metadata=NOT_IN_KEY)
     references: Callable[[], Mapping[str, Callable[..., Tensor]]] = field(metadata=NOT_IN_KEY)
 
-    def complete(self, parts: Partition, config: ModelConfig) -> Partition:
+    def complete(self, parts: Partition, spec: ModelSpec) -> Partition:
         """The program with the calls that only this kind of target has."""
         return parts
 
@@ -58,22 +58,22 @@ class TargetKind:
             raise UsageError(f"--kv-dtype {wanted} does not exist for this target", hint=f"it has {', '.join(self.kv_dtypes)}")
         if len(self.kv_dtypes) == 1:
             return self.kv_dtypes[0]
-        head_dim = checkpoint.config.head_dim
-        if wanted == "bfloat16" and head_dim % 2:
+        odd = [size for size in sorted(checkpoint.spec.head_dims) if size % 2]
+        if wanted == "bfloat16" and odd:
             raise UsageError(
-                f"a KV cache in bfloat16 holds pairs, and heads of size {head_dim} are odd", hint="leave --kv-dtype out, or take int8"
+                f"a KV cache in bfloat16 holds pairs, and heads of size {odd[0]} are odd", hint="leave --kv-dtype out, or take int8"
             )
         if wanted != "auto":
             return wanted
-        return "float32" if head_dim % 2 or set(formats.values()) == {"f32"} else "bfloat16"
+        return "float32" if odd or set(formats.values()) == {"f32"} else "bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NvidiaKind(TargetKind):
     """NVIDIA: tokens are drawn on the device, and every size of step is a CUDA graph."""
 
-    def complete(self, parts: Partition, config: ModelConfig) -> Partition:
-        return with_sample(parts, config.vocab_size)
+    def complete(self, parts: Partition, spec: ModelSpec) -> Partition:
+        return with_sample(parts, spec.vocab_size)
 
     def write_graphs(
         self, directory: Path, parts: Partition, segments: Mapping[str, Lowered], groups: Sequence[CacheGroup], max_context: int

@@ -18,8 +18,8 @@ from ..artifacts import CacheGroup, InputInfo
 from ..artifacts.step_inputs import step_inputs
 from ..errors import BuildError
 from ..kernels import ops
-from ..models.config import ModelConfig
 from ..models.decoder import Decoder
+from ..models.spec import ModelSpec
 from ..models.step import Step
 from .caches import manifest_groups
 
@@ -30,8 +30,8 @@ _EXAMPLE_WIDTH = 17
 """Blocks of a sequence in the first group; every other group has one more than the one before it. All sizes differ."""
 
 
-def trace(config: ModelConfig, *, block_size: int, kv_dtype: str) -> fx.GraphModule:
-    """Trace one ragged step of `Decoder(config)`.
+def trace(spec: ModelSpec, *, block_size: int, kv_dtype: str) -> fx.GraphModule:
+    """Trace one ragged step of `Decoder(spec)`.
 
     Returns a graph of ATen and engine operators. Each placeholder has meta["ref"], the name of
     what it stands for (`weight:...`, `input:...`, `cache:GROUP.LAYER.k`), and meta["val"], a fake tensor
@@ -42,12 +42,12 @@ def trace(config: ModelConfig, *, block_size: int, kv_dtype: str) -> fx.GraphMod
     ops.register_fakes()
     torch.compiler.reset()
     captured: dict[str, Any] = {}
-    groups = manifest_groups(config, block_size=block_size, kv_dtype=kv_dtype)
+    groups = manifest_groups(spec, block_size=block_size, kv_dtype=kv_dtype)
     infos = step_inputs(group.name for group in groups)
     widths = {f"B.{group.name}": _EXAMPLE_WIDTH + index for index, group in enumerate(groups)}
     fake_mode = FakeTensorMode(shape_env=ShapeEnv())
     with fake_mode, torch.device("cpu"):
-        model = Decoder(config).eval().requires_grad_(False)
+        model = Decoder(spec).eval().requires_grad_(False)
         inputs = {info.name: _example(info, _EXAMPLE_SIZES | widths) for info in infos}
         caches = {tensor: _example_cache(group) for group in groups for tensor in group.tensors}
     for tensor in inputs.values():

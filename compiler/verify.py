@@ -5,6 +5,7 @@ reference is the checkpoint in plain PyTorch float32, with quantized blocks dequ
 """
 
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from tokenizers import Tokenizer
 
 from ..artifacts import load_manifest
 from ..errors import Misfit, MismatchError
-from ..models.checkpoint import Checkpoint, open_checkpoint
+from ..models.checkpoint import Checkpoint
+from ..models.open import open_checkpoint
 from .reference import reference_logits
 from .run_artifact import artifact_logits
 
@@ -54,13 +56,14 @@ class Comparison:
         )
 
 
-def compare(directory: Path, model: str) -> Comparison:
-    """Compare the artifact at `directory` with the checkpoint `model` on TEXTS.
+def compare(directory: Path, model: str, *, ignored: Collection[str] = ()) -> Comparison:
+    """Compare the artifact at `directory` with the checkpoint `model` on TEXTS. ignored: as of `open_checkpoint`.
 
     Raises MismatchError if they are not the same model, and what opening either of them raises.
     """
     manifest = load_manifest(directory)
-    checkpoint = open_checkpoint(model)
+    checkpoint = open_checkpoint(model, ignored=ignored)
+    checkpoint.spec = checkpoint.spec.for_context(manifest.model.max_context)
     _check_same_model(checkpoint, manifest.model.vocab_size, manifest.model.num_layers, manifest.model.hidden_size)
     prompts = [tokens[: manifest.model.max_context] for tokens in _tokenize(checkpoint, TEXTS)]
     return compare_logits(torch.cat(reference_logits(checkpoint, prompts)), torch.cat(artifact_logits(directory, prompts, last_only=False)))
@@ -88,11 +91,11 @@ def _tokenize(checkpoint: Checkpoint, texts: tuple[str, ...]) -> list[list[int]]
 
 
 def _check_same_model(checkpoint: Checkpoint, vocab_size: int, num_layers: int, hidden_size: int) -> None:
-    config = checkpoint.config
+    spec = checkpoint.spec
     rows = [
-        ("vocab_size", vocab_size, config.vocab_size),
-        ("num_layers", num_layers, len(config.layers)),
-        ("hidden_size", hidden_size, config.hidden_size),
+        ("vocab_size", vocab_size, spec.vocab_size),
+        ("num_layers", num_layers, len(spec.layers)),
+        ("hidden_size", hidden_size, spec.hidden_size),
     ]
     misfits = [Misfit(field=name, artifact=str(ours), machine=str(theirs)) for name, ours, theirs in rows if ours != theirs]
     if misfits:

@@ -1,8 +1,7 @@
-"""Checkpoints of any kind behind one interface, and the way from what a person types to the right kind."""
+"""Checkpoints of any kind behind one interface; `open.py` finds the right kind."""
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +9,10 @@ from typing import Any, Literal
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..errors import CheckpointError, UsageError
-from .config import ModelConfig
+from ..errors import CheckpointError
 from .decoder import Decoder
+from .names import Located
+from .spec import ModelSpec
 
 Format = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "fp8_channel", "fp8_block", "fp8_tensor"]
 
@@ -49,22 +49,25 @@ class Generation:
 class Checkpoint(ABC):
     """A checkpoint whose structure was checked when it was opened; tensors are read one at a time.
 
-    name: what to call the model. parameters: everything `Decoder(config)` needs but its constants, by its names.
+    name: what to call the model. parameters: everything `Decoder(spec)` needs but its constants, by its names.
     has_tokenizer: whether there is one to write.
     """
 
     name: str
-    config: ModelConfig
+    spec: ModelSpec
     generation: Generation
     parameters: Mapping[str, ParameterInfo]
     has_tokenizer: bool = True
+    _located: Mapping[str, Located]
+
+    def read(self, parameter: str) -> LoadedTensor:
+        """Reads one parameter from disk; the caller owns the memory. Raises CheckpointError if the file changed or cannot be read."""
+        located = self._located[parameter]
+        return taken(located, [self._load(tensor) for tensor in located.tensors])
 
     @abstractmethod
-    def read(self, parameter: str) -> LoadedTensor:
-        """Reads one parameter from disk; the caller owns the memory. Raises CheckpointError if the file changed or cannot be read.
-
-        A linear NAME whose weight is stored as "fp8_tensor" also has NAME.input_scale, the static scale of its activations: "f32" [1].
-        """
+    def _load(self, tensor: str) -> LoadedTensor:
+        """A tensor of the checkpoint by its own name. Raises as `read` does."""
 
     @abstractmethod
     def write_tokenizer(self, directory: Path) -> None:
@@ -74,40 +77,25 @@ class Checkpoint(ABC):
         """
 
 
-def open_checkpoint(model: str, *, weights: bool = True) -> Checkpoint:
-    """Opens a Hugging Face directory, a GGUF file or a hub id, and checks all of its structure.
-
-    weights: False where none will be read; then a directory may have neither them nor a tokenizer.
-
-    Raises UsageError if `model` is none of them, CheckpointError for files that are missing, damaged or
-    contradictory, UnsupportedModelError for a model or a setting that this version does not implement.
-    """
-    # Imported here because it implements `Checkpoint`, as does GGUFCheckpoint.
-    from .safetensors_checkpoint import SafetensorsCheckpoint
-
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return SafetensorsCheckpoint(path, name=path.resolve().name, weights=weights)
-    if path.is_file():
-        if path.suffix in (".safetensors", ".json"):
-            raise UsageError(f"{model} is one file of a checkpoint", hint=f"give its directory: {path.parent}")
-        from .gguf_checkpoint import GGUFCheckpoint
-
-        return GGUFCheckpoint(path)
-    if _HUB_ID.fullmatch(model):
-        from .hub import download
-
-        return SafetensorsCheckpoint(download(model), name=model)
-    raise UsageError(
-        f"{model!r} is neither a directory, nor a file, nor the name of a model on the Hugging Face hub",
-        hint="a model is a directory with config.json and safetensors, a .gguf file, or an organization/name",
-    )
+def taken(located: Located, loaded: Sequence[LoadedTensor]) -> LoadedTensor:
+    """A parameter out of the tensors that it lies in. Rows are whole, so quantized blocks stay as they are."""
+    format = loaded[0].format
+    data = torch.stack([each.data for each in loaded]) if located.stacked else loaded[0].data
+    if located.transposed:
+        data = data.T.contiguous()
+    if located.rows is not None:
+        data = data[located.rows]
+    if located.columns is not None:
+        data = data[:, located.columns]
+    if located.plus:
+        format, data = "f32", data.to(torch.float32) + located.plus
+    return LoadedTensor(format=format, data=data)
 
 
-def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the parameters of `Decoder(config)`, its constants excluded. Allocates nothing."""
+def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters of `Decoder(spec)`, its constants excluded. Allocates nothing."""
     with torch.device("meta"), _WithoutInitialization():
-        decoder = Decoder(config)
+        decoder = Decoder(spec)
     return {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
 
 
@@ -127,7 +115,3 @@ def check_shape(tensor_name: str, actual: tuple[int, ...], expected: tuple[int, 
             f"{source}: tensor {tensor_name} has shape {list(actual)}; the configuration implies {list(expected)}",
             hint="the configuration belongs to another model",
         )
-
-
-# Two parts, so that a mistyped path of one part or of three is not looked up on the network.
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -1,154 +1,117 @@
-"""The Llama family as one plain PyTorch module over a ragged batch and a paged KV cache.
+"""A decoder of parts as one plain PyTorch module over a ragged batch and a paged KV cache. It knows no family: its spec says all.
 
-Legend: T tokens of the step, R rows that get logits, H hidden size, F feed-forward
-size, QH / KH query and key-value heads, D head size, V vocabulary. All floats are float32.
+Legend: T tokens of the step, R rows that get logits, H hidden size, V vocabulary. All floats are float32.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..kernels.attention.op import attention
-from ..kernels.attention.options import AttentionOptions
-from .cache_groups import cache_groups
-from .config import LayerConfig, ModelConfig
-from .rope import inverse_frequencies
-from .step import Step
-
-KVCache = tuple[torch.Tensor, torch.Tensor]
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(size))
-        self.eps = eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [..., size] -> [..., size]."""
-        variance = x.pow(2).mean(-1, keepdim=True)
-        return self.weight * (x * torch.rsqrt(variance + self.eps))
-
-
-class Rope(nn.Module):
-    """Angles of the rotary embedding. Its buffer `inv_freq` [D / 2] is a weight like any other to the compiler."""
-
-    inv_freq: torch.Tensor
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.register_buffer("inv_freq", inverse_frequencies(config.rope, config.head_dim))
-        self.attention_factor = config.rope.attention_factor
-
-    def forward(self, positions_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """positions [T] int32 -> cos and sin, each [T, D / 2]."""
-        angles = positions_T.to(torch.float32)[:, None] * self.inv_freq
-        cos, sin = angles.cos(), angles.sin()
-        if self.attention_factor != 1.0:
-            cos, sin = cos * self.attention_factor, sin * self.attention_factor
-        return cos, sin
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turns pair (i, i + D / 2) of every head by its angle: x [T, heads, D], cos and sin [T, D / 2] -> [T, heads, D]."""
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos[:, None, :], sin[:, None, :]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
-class Attention(nn.Module):
-    def __init__(self, config: ModelConfig, layer: LayerConfig, group: str) -> None:
-        super().__init__()
-        query_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
-        self.k = nn.Linear(config.hidden_size, kv_size, bias=config.attention_bias)
-        self.v = nn.Linear(config.hidden_size, kv_size, bias=config.attention_bias)
-        self.o = nn.Linear(query_size, config.hidden_size, bias=config.output_bias)
-        self.q_norm = RMSNorm(config.head_dim, config.rms_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(config.head_dim, config.rms_eps) if config.qk_norm else None
-        self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.attention_sinks else None
-        self.config = config
-        self.layer = layer
-        self.group = group
-        scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
-        self.options = AttentionOptions(scale=scale, window=layer.window)
-        self.attend = attention
-
-    def forward(self, x_TH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, step: Step, kv_cache: KVCache) -> torch.Tensor:
-        config = self.config
-        q = self.q(x_TH).view(-1, config.num_heads, config.head_dim)
-        k = self.k(x_TH).view(-1, config.num_kv_heads, config.head_dim)
-        v = self.v(x_TH).view(-1, config.num_kv_heads, config.head_dim)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        if self.layer.use_rope:
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        k_cache, v_cache = kv_cache
-        table, slots = step.groups[self.group]
-        out = self.attend(q, k, v, k_cache, v_cache, step.cu_seqlens, step.seq_lens, table, slots, self.options, sinks=self.sinks)
-        projected: torch.Tensor = self.o(out.view(-1, config.num_heads * config.head_dim))
-        return projected
-
-
-class MLP(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
-
-    def forward(self, x_TH: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.down(F.silu(self.gate(x_TH)) * self.up(x_TH))
-        return out
+from .cache_groups import group_of_layers
+from .parts.attention import Angles, Attention, KeysValues, KVCache
+from .parts.mlp import MLP
+from .parts.norm import NormSpec
+from .parts.rope import Rope, RopeSpec, inverse_frequencies
+from .spec import LayerSpec, ModelSpec
+from .step import GroupInputs, Step
 
 
 class Layer(nn.Module):
-    def __init__(self, config: ModelConfig, layer: LayerConfig, group: str) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(config.hidden_size, config.rms_eps)
-        self.attention = Attention(config, layer, group)
-        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_eps)
-        self.mlp = MLP(config)
+    """Mixer and channel, one after the other or side by side."""
 
-    def forward(self, x_TH: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, step: Step, kv_cache: KVCache) -> torch.Tensor:
-        x_TH = x_TH + self.attention(self.attention_norm(x_TH), cos, sin, step, kv_cache)
-        out: torch.Tensor = x_TH + self.mlp(self.mlp_norm(x_TH))
-        return out
+    def __init__(self, spec: LayerSpec, hidden_size: int) -> None:
+        super().__init__()
+        norms = spec.norms
+        self.attention_norm = _norm(norms.before_mixer, hidden_size)
+        self.attention = Attention(spec.mixer, hidden_size)
+        self.attention_post_norm = _norm(norms.after_mixer, hidden_size)
+        self.mlp_norm = _norm(norms.before_channel, hidden_size)
+        self.mlp = MLP(spec.channel, hidden_size)
+        self.mlp_post_norm = _norm(norms.after_channel, hidden_size)
+        self.parallel, self.multiplier = spec.parallel, spec.multiplier
+
+    def forward(
+        self, x_TH: torch.Tensor, angles: Angles | None, step: Step, group: GroupInputs, cache: KVCache, shared: KeysValues | None
+    ) -> tuple[torch.Tensor, KeysValues]:
+        """x [T, H] -> [T, H], and the keys and values that were written; the rest as `Attention.forward`."""
+        normed = _applied(self.attention_norm, x_TH)
+        mixed, written = self.attention(normed, angles, step, group, cache, shared)
+        mixed = self._scaled(_applied(self.attention_post_norm, mixed))
+        if self.parallel:
+            read = normed if self.mlp_norm is None else self.mlp_norm(x_TH)
+            return x_TH + mixed + self._scaled(_applied(self.mlp_post_norm, self.mlp(read))), written
+        x_TH = x_TH + mixed
+        out = x_TH + self._scaled(_applied(self.mlp_post_norm, self.mlp(_applied(self.mlp_norm, x_TH))))
+        return out, written
+
+    def _scaled(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.multiplier == 1.0 else x * self.multiplier
 
 
 class Decoder(nn.Module):
-    """Every model of the Llama family; `config` says which.
+    """A whole model.
 
-    Its parameters and buffers, by name, are the weights of the model: `embed.weight`, `rope.inv_freq`,
-    `layers.N.{attention_norm,mlp_norm}.weight`, `layers.N.attention.{q,k,v,o}.{weight,bias}`,
-    `layers.N.attention.{q_norm,k_norm}.weight`, `layers.N.attention.sinks`, `layers.N.mlp.{gate,up,down}.{weight,bias}`, `norm.weight`, and
+    Its parameters and buffers, by name, are the weights of the model: `embed.weight`, `embed_positions.weight`,
+    `embed_norm.*`, `ropes.N.inv_freq`,
+    `layers.N.{attention_norm,attention_post_norm,mlp_norm,mlp_post_norm}.*`, `layers.N.attention.*`, `layers.N.mlp.*`, `norm.*`, and
     `head.weight` unless the embedding is tied. Nothing in construction depends on data: it works under fake tensors.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.rope = Rope(config)
-        group_of = {layer: group.name for group in cache_groups(config) for layer in group.layers}
-        self.layers = nn.ModuleList(Layer(config, layer, group_of[index]) for index, layer in enumerate(config.layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_eps)
-        self.head = None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.spec = spec
+        self.embed = nn.Embedding(spec.vocab_size, spec.hidden_size)
+        self.embed_positions = nn.Embedding(spec.embed.positions, spec.hidden_size) if spec.embed.positions else None
+        self.embed_norm = _norm(spec.embed.norm, spec.hidden_size)
+        tables = rope_tables(spec)
+        self.ropes = nn.ModuleList(map(Rope, tables))
+        self.tables = [None if layer.mixer.rope is None else tables.index(layer.mixer.rope) for layer in spec.layers]
+        self.groups = group_of_layers(spec)
+        self.layers = nn.ModuleList(Layer(layer, spec.hidden_size) for layer in spec.layers)
+        self.norm = _norm(spec.final, spec.hidden_size)
+        self.head = None if spec.head.tied else nn.Linear(spec.hidden_size, spec.vocab_size, bias=spec.head.bias)
 
-    @staticmethod
-    def constants(config: ModelConfig) -> dict[str, torch.Tensor]:
-        """Values of the buffers, which no checkpoint carries, by name; float32."""
-        return {"rope.inv_freq": inverse_frequencies(config.rope, config.head_dim)}
-
-    def forward(self, step: Step, kv_caches: list[KVCache]) -> torch.Tensor:
+    def forward(self, step: Step, caches: list[KVCache]) -> torch.Tensor:
         """Runs one step and writes the new tokens' keys and values into the caches.
 
-        kv_caches: a pair of [blocks, KH, block_size, D] per layer. Returns the logits of the rows
-        `step.logit_rows`, [R, V] float32.
+        caches: a pair of [blocks, KH, block_size, D] per layer. Returns the logits of the step's `logit_rows`, [R, V] float32.
         """
         x_TH = self.embed(step.tokens)
-        cos, sin = self.rope(step.positions)
-        for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
-            x_TH = layer(x_TH, cos, sin, step, kv_cache)
-        x_RH = self.norm(x_TH.index_select(0, step.logit_rows))
-        return F.linear(x_RH, self.embed.weight if self.head is None else self.head.weight)
+        if self.spec.embed.multiplier != 1.0:
+            x_TH = x_TH * self.spec.embed.multiplier
+        if self.embed_positions is not None:
+            x_TH = x_TH + self.embed_positions(step.positions + self.spec.embed.offset)
+        x_TH = _applied(self.embed_norm, x_TH)
+        angles = [rope(step.positions) for rope in self.ropes]
+        written: list[KeysValues] = []
+        for index, layer in enumerate(self.layers):
+            table, source = self.tables[index], self.spec.layers[index].mixer.source
+            group, shared = step.groups[self.groups[index]], None if source is None else written[source]
+            x_TH, keys_values = layer(x_TH, None if table is None else angles[table], step, group, caches[index], shared)
+            written.append(keys_values)
+        return self._logits(_applied(self.norm, x_TH.index_select(0, step.logit_rows)))
+
+    def _logits(self, x_RH: torch.Tensor) -> torch.Tensor:
+        head = self.spec.head
+        logits = F.linear(x_RH, self.embed.weight) if self.head is None else self.head(x_RH)
+        if head.multiplier != 1.0:
+            logits = logits * head.multiplier
+        return head.softcap * torch.tanh(logits / head.softcap) if head.softcap > 0 else logits
+
+
+def rope_tables(spec: ModelSpec) -> list[RopeSpec]:
+    """The distinct rotary embeddings of a model, in order of first use."""
+    return list(dict.fromkeys(layer.mixer.rope for layer in spec.layers if layer.mixer.rope is not None))
+
+
+def constants(spec: ModelSpec) -> dict[str, torch.Tensor]:
+    """Values of a decoder's buffers, which no checkpoint carries, by name; float32."""
+    return {f"ropes.{index}.inv_freq": inverse_frequencies(rope) for index, rope in enumerate(rope_tables(spec))}
+
+
+def _norm(spec: NormSpec | None, size: int) -> nn.Module | None:
+    return None if spec is None else spec.module(size)
+
+
+def _applied(norm: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
+    return x if norm is None else norm(x)

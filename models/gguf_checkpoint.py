@@ -1,5 +1,6 @@
 """A GGUF file as a checkpoint."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import gguf.quants
@@ -7,13 +8,14 @@ import torch
 from gguf import GGMLQuantizationType
 
 from ..errors import CheckpointError, UnsupportedModelError
+from .architectures.architecture import GGUFSource
+from .architectures.gguf import VECTORS
+from .architectures.registry import spec_from_gguf
 from .checkpoint import Checkpoint, Format, Generation, LoadedTensor, ParameterInfo, check_shape, parameter_shapes
-from .config import ModelConfig
-from .file_ranges import read_range
-from .gguf_config import config_from_gguf
-from .gguf_header import GGUFTensor, read_gguf_header
-from .names import GGUF_INTERLEAVED_ARCHITECTURES, GGUF_INTERLEAVED_PARAMETERS, GGUF_NAMES, match_names
-from .tokenizer_gguf import tokenizer_from_gguf
+from .names import locate
+from .storage.file_ranges import read_range
+from .storage.gguf_header import GGUFTensor, read_gguf_header
+from .tokenizers.gguf import tokenizer_from_gguf
 
 _FLOATS: dict[GGMLQuantizationType, tuple[Format, torch.dtype]] = {
     GGMLQuantizationType.F32: ("f32", torch.float32),
@@ -29,13 +31,12 @@ _BLOCKS: dict[GGMLQuantizationType, Format] = {
 _DEQUANTIZED = frozenset(
     GGMLQuantizationType[name] for name in ("Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
 )
-_ROPE_DIVISORS = "rope_freqs.weight"
 
 
 class GGUFCheckpoint(Checkpoint):
     """Opens and checks a file; see `Checkpoint`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, ignored: Collection[str] = ()) -> None:
         self.name = path.stem
         self._path = path
         header = read_gguf_header(path)
@@ -43,43 +44,50 @@ class GGUFCheckpoint(Checkpoint):
             raise UnsupportedModelError(
                 f"{path.name} is one part of {header.metadata['split.count']}", hint="merge the parts with `llama-gguf-split --merge`"
             )
-        tensors = header.tensors
-        divisors = self._divisors(tensors.get(_ROPE_DIVISORS))
-        self.config = config_from_gguf(header.metadata, tensors.keys(), divisors, path.name)
-        shapes = parameter_shapes(self.config)
-        matched = match_names(GGUF_NAMES, tensors, shapes.keys(), path.name)
-        self._tensors = {parameter: tensors[tensor_name] for parameter, tensor_name in matched.items()}
-        for parameter, tensor_name in matched.items():
-            check_shape(tensor_name, tensors[tensor_name].shape, shapes[parameter], path.name)
-        self.parameters = {
-            name: ParameterInfo(shape=shape, format=_format(matched[name], self._tensors[name])) for name, shape in shapes.items()
-        }
+        self._tensors = header.tensors
+        vectors = {name: self._vector(name, self._tensors[name]) for name in VECTORS if name in self._tensors}
+        found = GGUFSource(tensors=frozenset(self._tensors), vectors=vectors)
+        self.spec, entry = spec_from_gguf(header.metadata, found, path.name, ignored=ignored)
+        shapes = parameter_shapes(self.spec)
+        self._values = entry.values(header.metadata, self.spec)
+        stored = {name: tensor.shape for name, tensor in self._tensors.items()} | {n: tuple(v.shape) for n, v in self._values.items()}
+        self._located = locate(entry.names_of(self.spec), stored, shapes, self.spec, path.name)
+        for located in self._located.values():
+            for name in located.tensors:
+                check_shape(name, stored[name], located.shape, path.name)
+        self.parameters = {name: ParameterInfo(shape=shape, format=self._parameter_format(name)) for name, shape in shapes.items()}
         self._tokenizer = tokenizer_from_gguf(header.metadata, path.name)
         self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids)
 
-    def read(self, parameter: str) -> LoadedTensor:
-        tensor = self._tensors[parameter]
-        raw = read_range(self._path, tensor.offset, tensor.size)
-        info = self.parameters[parameter]
-        if tensor.type in _FLOATS:
-            data = raw.view(_FLOATS[tensor.type][1]).view(tensor.shape)
-        elif tensor.type in _BLOCKS:
-            data = raw.view(tensor.shape[0], -1)
+    def _parameter_format(self, parameter: str) -> Format:
+        located = self._located[parameter]
+        tensor = located.tensors[0]
+        return "f32" if located.plus or tensor in self._values else _format(tensor, self._tensors[tensor])
+
+    def _load(self, tensor: str) -> LoadedTensor:
+        if tensor in self._values:
+            return LoadedTensor(format="f32", data=self._values[tensor].clone())
+        stored = self._tensors[tensor]
+        raw = read_range(self._path, stored.offset, stored.size)
+        if stored.type in _FLOATS:
+            data = raw.view(_FLOATS[stored.type][1]).view(stored.shape)
+        elif stored.type in _BLOCKS:
+            data = raw.view(stored.shape[0], -1)
         else:
-            data = torch.from_numpy(gguf.quants.dequantize(raw.view(tensor.shape[0], -1).numpy(), tensor.type))
-        return LoadedTensor(format=info.format, data=_uninterleave(parameter, data, self.config))
+            data = torch.from_numpy(gguf.quants.dequantize(raw.view(stored.shape[0], -1).numpy(), stored.type))
+        return LoadedTensor(format=_format(tensor, stored), data=data)
 
     def write_tokenizer(self, directory: Path) -> None:
         self._tokenizer.write(directory)
 
-    def _divisors(self, tensor: GGUFTensor | None) -> tuple[float, ...]:
-        if tensor is None:
-            return ()
+    def _vector(self, name: str, tensor: GGUFTensor) -> tuple[float, ...]:
         if tensor.type is not GGMLQuantizationType.F32:
-            raise UnsupportedModelError(f"{self._path.name}: {_ROPE_DIVISORS} is of type {tensor.type.name}; only F32 is supported")
+            raise UnsupportedModelError(
+                f"{self._path.name}: {name} is of type {tensor.type.name}; only F32 is supported", hint="convert the model to GGUF again"
+            )
         values = read_range(self._path, tensor.offset, tensor.size).view(torch.float32)
         if not bool(torch.all(values > 0)):
-            raise CheckpointError(f"{self._path.name}: {_ROPE_DIVISORS} has values that are not positive")
+            raise CheckpointError(f"{self._path.name}: {name} has values that are not positive", hint="the file is damaged; fetch it again")
         return tuple(values.tolist())
 
 
@@ -94,12 +102,3 @@ def _format(tensor_name: str, tensor: GGUFTensor) -> Format:
         f"tensor {tensor_name} of shape {list(tensor.shape)} is of type {tensor.type.name}, which is not supported",
         hint=f"supported types of matrices: {', '.join(sorted(type.name for type in (*_FLOATS, *_BLOCKS, *_DEQUANTIZED)))}",
     )
-
-
-def _uninterleave(parameter: str, data: torch.Tensor, config: ModelConfig) -> torch.Tensor:
-    """Brings the rows of q and k into the order that `Decoder` rotates; rows are whole, so blocks stay as they are."""
-    match = GGUF_INTERLEAVED_PARAMETERS.fullmatch(parameter)
-    if match is None or config.architecture not in GGUF_INTERLEAVED_ARCHITECTURES:
-        return data
-    heads = config.num_heads if match["which"] == "q" else config.num_kv_heads
-    return data.view(heads, config.head_dim // 2, 2, -1).transpose(1, 2).reshape(data.shape)

@@ -1,132 +1,266 @@
-"""Which checkpoint tensor is which parameter of `Decoder`, as tables; every tensor on either side must find its partner.
+"""Which checkpoint tensors make which parameter of `Decoder`, as tables; every tensor on either side must find its partner.
 
-`{}` in a table stands for a layer's number.
+`{}` in a table stands for a layer's number. One tensor may make several parameters (a fused qkv), each of which takes its rows of it.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
 
 from ..errors import CheckpointError
+from .parts.attention import AttentionSpec
+from .spec import LayerSpec, ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows of a stored tensor of `of` rows, in order. index: int64 [rows]."""
+
+    index: torch.Tensor
+    of: int
+
+    def taken_at(self, places: torch.Tensor) -> "Rows":
+        """The rows at `places` of these."""
+        return Rows(index=self.index[places], of=self.of)
+
+
+RowsOf = Callable[[LayerSpec], Rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """How a parameter comes from a tensor of the checkpoint: some of its rows, plus a number, in this order.
+
+    rows: which of them (default: all). plus: added to every value; the parameter is float32 then. transposed: the checkpoint holds
+    [in features, out features]. stacked: how many tensors there are, for each number in the place of `{i}`; the parameter is all of them.
+    """
+
+    tensor: str
+    rows: RowsOf | None = None
+    plus: float = 0.0
+    transposed: bool = False
+    stacked: Callable[[LayerSpec], int] | None = None
+
+
+Entry = Source | str | tuple[Source | str, ...]
+"""A plain string is a tensor as it is. Of several, that counts whose tensor is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NameTable:
-    """names: checkpoint tensor to parameter. ignored: checkpoint tensors that carry nothing of their own."""
+    """sources: by parameter. ignored: tensors that carry nothing of their own.
 
-    names: Mapping[str, str]
-    ignored: Collection[str] = ()
-
-
-HF_NAMES = NameTable(
-    names={
-        "model.embed_tokens.weight": "embed.weight",
-        "model.norm.weight": "norm.weight",
-        "lm_head.weight": "head.weight",
-        "model.layers.{}.input_layernorm.weight": "layers.{}.attention_norm.weight",
-        "model.layers.{}.self_attn.q_proj.weight": "layers.{}.attention.q.weight",
-        "model.layers.{}.self_attn.k_proj.weight": "layers.{}.attention.k.weight",
-        "model.layers.{}.self_attn.v_proj.weight": "layers.{}.attention.v.weight",
-        "model.layers.{}.self_attn.o_proj.weight": "layers.{}.attention.o.weight",
-        "model.layers.{}.self_attn.q_proj.bias": "layers.{}.attention.q.bias",
-        "model.layers.{}.self_attn.k_proj.bias": "layers.{}.attention.k.bias",
-        "model.layers.{}.self_attn.v_proj.bias": "layers.{}.attention.v.bias",
-        "model.layers.{}.self_attn.o_proj.bias": "layers.{}.attention.o.bias",
-        "model.layers.{}.self_attn.q_norm.weight": "layers.{}.attention.q_norm.weight",
-        "model.layers.{}.self_attn.k_norm.weight": "layers.{}.attention.k_norm.weight",
-        "model.layers.{}.self_attn.sinks": "layers.{}.attention.sinks",
-        "model.layers.{}.post_attention_layernorm.weight": "layers.{}.mlp_norm.weight",
-        "model.layers.{}.mlp.gate_proj.weight": "layers.{}.mlp.gate.weight",
-        "model.layers.{}.mlp.up_proj.weight": "layers.{}.mlp.up.weight",
-        "model.layers.{}.mlp.down_proj.weight": "layers.{}.mlp.down.weight",
-        "model.layers.{}.mlp.gate_proj.bias": "layers.{}.mlp.gate.bias",
-        "model.layers.{}.mlp.up_proj.bias": "layers.{}.mlp.up.bias",
-        "model.layers.{}.mlp.down_proj.bias": "layers.{}.mlp.down.bias",
-    },
-    # Saved by old versions of transformers; the configuration says the same.
-    ignored=("model.layers.{}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"),
-)
-
-GGUF_NAMES = NameTable(
-    names={
-        "token_embd.weight": "embed.weight",
-        "output_norm.weight": "norm.weight",
-        "output.weight": "head.weight",
-        "blk.{}.attn_norm.weight": "layers.{}.attention_norm.weight",
-        "blk.{}.attn_q.weight": "layers.{}.attention.q.weight",
-        "blk.{}.attn_k.weight": "layers.{}.attention.k.weight",
-        "blk.{}.attn_v.weight": "layers.{}.attention.v.weight",
-        "blk.{}.attn_output.weight": "layers.{}.attention.o.weight",
-        "blk.{}.attn_q.bias": "layers.{}.attention.q.bias",
-        "blk.{}.attn_k.bias": "layers.{}.attention.k.bias",
-        "blk.{}.attn_v.bias": "layers.{}.attention.v.bias",
-        "blk.{}.attn_output.bias": "layers.{}.attention.o.bias",
-        "blk.{}.attn_q_norm.weight": "layers.{}.attention.q_norm.weight",
-        "blk.{}.attn_k_norm.weight": "layers.{}.attention.k_norm.weight",
-        "blk.{}.ffn_norm.weight": "layers.{}.mlp_norm.weight",
-        "blk.{}.ffn_gate.weight": "layers.{}.mlp.gate.weight",
-        "blk.{}.ffn_up.weight": "layers.{}.mlp.up.weight",
-        "blk.{}.ffn_down.weight": "layers.{}.mlp.down.weight",
-        "blk.{}.ffn_gate.bias": "layers.{}.mlp.gate.bias",
-        "blk.{}.ffn_up.bias": "layers.{}.mlp.up.bias",
-        "blk.{}.ffn_down.bias": "layers.{}.mlp.down.bias",
-    },
-    # Read into the configuration instead (`RopeConfig.divisors`).
-    ignored=("rope_freqs.weight",),
-)
-
-# GGUF architectures whose rows of q and k are stored with the two halves of each head interleaved
-# (row 2i + j of a head holds row i + j * head_dim / 2), weights and biases alike.
-GGUF_INTERLEAVED_ARCHITECTURES = frozenset({"llama", "smollm3"})
-GGUF_INTERLEAVED_PARAMETERS = re.compile(r"layers\.\d+\.attention\.(?P<which>[qk])\.(weight|bias)")
-
-
-def parameter_name(table: NameTable, tensor_name: str) -> str | None:
-    """The parameter that a checkpoint tensor is, or None if the table does not know it."""
-    number = re.search(r"(?<=\.)\d+(?=\.)", tensor_name)
-    if number is None:
-        return table.names.get(tensor_name)
-    layer = number.group()
-    pattern = table.names.get(tensor_name.replace(f".{layer}.", ".{}.", 1))
-    return None if pattern is None else pattern.format(layer)
-
-
-def match_names(table: NameTable, tensor_names: Iterable[str], parameters: Collection[str], source: str) -> dict[str, str]:
-    """Pairs a checkpoint's tensors with the parameters of a model: parameter name to tensor name.
-
-    parameters: the names that `Decoder` has for the checkpoint's configuration. A tied model may store its one matrix
-    under the embedding's name, the head's, or both; both map to the parameter `embed.weight`, the embedding first.
-    Raises CheckpointError naming tensors that no parameter takes and parameters that no tensor fills.
+    interleaved: whether the rows of q and k lie so that neighbours (2i, 2i + 1) are rotated together; ours rotates halves, so they are
+    reordered when they are read, and the weights of their norms with them.
     """
-    matched: dict[str, str] = {}
-    unused: list[str] = []
-    tied_head: str | None = None
-    for tensor_name in tensor_names:
-        name = parameter_name(table, tensor_name)
-        if name == "head.weight" and name not in parameters:
-            tied_head = tensor_name
-        elif name is not None and name in parameters:
-            matched[name] = tensor_name
-        elif re.sub(r"\.\d+\.", ".{}.", tensor_name, count=1) not in table.ignored:
-            unused.append(tensor_name)
-    if tied_head is not None:
-        matched.setdefault("embed.weight", tied_head)
-    missing = [name for name in parameters if name not in matched]
+
+    sources: Mapping[str, Entry]
+    ignored: Collection[str] = ()
+    interleaved: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """A parameter's tensors, several only where they are stacked, and what is to be done with them.
+
+    shape: of each tensor. rows, columns: those to take, in order; None for all.
+    """
+
+    tensors: tuple[str, ...]
+    shape: tuple[int, ...]
+    rows: torch.Tensor | None = None
+    columns: torch.Tensor | None = None
+    plus: float = 0.0
+    transposed: bool = False
+    stacked: bool = False
+
+
+def locate(
+    table: NameTable, tensors: Collection[str], parameters: Mapping[str, tuple[int, ...]], spec: ModelSpec, source: str
+) -> dict[str, Located]:
+    """Where each parameter of a model is to be found among a checkpoint's tensors.
+
+    parameters: shapes by name, those that `Decoder(spec)` has. A tied model may store its one matrix under the embedding's name, the
+    head's, or both; both map to the parameter `embed.weight`, the embedding first. Raises CheckpointError naming tensors that no
+    parameter takes and parameters that no tensor fills.
+    """
+    matching = _Matching(table, spec)
+    located: dict[str, Located] = {}
+    missing: list[str] = []
+    is_tied = "head.weight" not in parameters
+    for parameter, shape in parameters.items():
+        names = ("embed.weight", "head.weight") if parameter == "embed.weight" and is_tied else (parameter,)
+        entries = [entry for name in names for entry in matching.entries(name)]
+        found = [candidate for entry in entries if (candidate := matching.located(parameter, entry, shape)).tensors[0] in tensors]
+        if found:
+            located[parameter] = found[0]
+            missing += [name for name in found[0].tensors if name not in tensors]
+        else:
+            missing.append(entries[0].tensor if entries else parameter)
+    used = {name for entry in located.values() for name in entry.tensors}
+    if is_tied:
+        used.update(entry.tensor for entry in matching.entries("head.weight"))
+    unused = [name for name in tensors if name not in used and _pattern(name) not in table.ignored]
     if unused or missing:
-        originals = {parameter: tensor for tensor, parameter in table.names.items()}
-        wanted = [_tensor_name(originals, name) for name in missing]
         lines = [f"{source} does not fit the model that its configuration describes"]
         lines += [f"  tensors that the model has no place for: {_listing(unused)}"] if unused else []
-        lines += [f"  tensors that are missing: {_listing(wanted)}"] if wanted else []
+        lines += [f"  tensors that are missing: {_listing(missing)}"] if missing else []
         raise CheckpointError("\n".join(lines), hint="the file is incomplete, or its configuration belongs to another model")
-    return matched
+    return located
 
 
-def _tensor_name(originals: Mapping[str, str], name: str) -> str:
-    layer = re.search(r"(?<=^layers\.)\d+", name)
-    if layer is None:
-        return originals[name]
-    return originals[name.replace(layer.group(), "{}", 1)].format(layer.group())
+def tensor_of(table: NameTable, tensors: Collection[str], parameter: str) -> str | None:
+    """The tensor, of those that are there, in which a parameter of no layer lies."""
+    return next((entry.tensor for entry in _alternatives(table, parameter) if entry.tensor in tensors), None)
+
+
+def _alternatives(table: NameTable, parameter: str) -> list[Source]:
+    entry = table.sources.get(_pattern(parameter), ())
+    entries = entry if isinstance(entry, tuple) else (entry,)
+    return [Source(tensor=each) if isinstance(each, str) else each for each in entries]
+
+
+class _Matching:
+    """A table applied to one model."""
+
+    def __init__(self, table: NameTable, spec: ModelSpec) -> None:
+        self._table, self._spec = table, spec
+        self._rows: dict[tuple[RowsOf, LayerSpec], Rows] = {}
+
+    def entries(self, parameter: str) -> list[Source]:
+        """The entries for a parameter, with the layer's number in their tensors' names."""
+        layer = _layer_of(parameter)
+        entries = _alternatives(self._table, parameter)
+        return entries if layer is None else [replace(entry, tensor=entry.tensor.replace("{}", str(layer))) for entry in entries]
+
+    def located(self, parameter: str, entry: Source, shape: tuple[int, ...]) -> Located:
+        layer = _layer_of(parameter)
+        rows, columns = None, None
+        tensors: tuple[str, ...] = (entry.tensor,)
+        if layer is not None:
+            spec = self._spec.layers[layer]
+            rows = None if entry.rows is None else self._remembered(entry.rows, spec)
+            if self._table.interleaved:
+                rows, columns = _uninterleaved(parameter, spec.mixer, rows)
+            if entry.stacked is not None:
+                tensors = tuple(entry.tensor.replace("{i}", str(number)) for number in range(entry.stacked(spec)))
+        stored = shape if rows is None else (rows.of, *shape[1:])
+        if entry.stacked is not None:
+            stored = stored[1:]
+        return Located(
+            tensors=tensors,
+            shape=stored[::-1] if entry.transposed else stored,
+            rows=None if rows is None else rows.index,
+            columns=columns,
+            plus=entry.plus,
+            transposed=entry.transposed,
+            stacked=entry.stacked is not None,
+        )
+
+    def _remembered(self, rows_of: RowsOf, spec: LayerSpec) -> Rows:
+        key = (rows_of, spec)
+        if key not in self._rows:
+            self._rows[key] = rows_of(spec)
+        return self._rows[key]
+
+
+_HEADS = re.compile(r"layers\.\d+\.attention\.(?P<which>[qk])(?P<norm>_norm)?\.(weight|bias)")
+
+
+def _uninterleaved(parameter: str, spec: AttentionSpec, rows: Rows | None) -> tuple[Rows | None, torch.Tensor | None]:
+    """`rows`, and of a matrix with a row for each head its columns, each head in the order in which halves are rotated.
+
+    Layers that do not rotate too: llama.cpp's converter reorders theirs, and no score depends on an order that q and k share.
+    """
+    match = _HEADS.fullmatch(parameter)
+    if match is None:
+        return rows, None
+    heads = spec.num_heads if match["which"] == "q" else spec.num_kv_heads
+    if match["norm"] and spec.qk_norm is not None and spec.qk_norm.over != "width":
+        heads = 1
+    order = halves_of_interleaved(heads, spec.head_dim, spec.head_dim if spec.rope is None else spec.rope.width)
+    if match["norm"] and spec.qk_norm is not None and spec.qk_norm.over == "each_head":
+        return rows, order
+    return Rows(index=order, of=len(order)) if rows is None else rows.taken_at(order), None
+
+
+def halves_of_interleaved(heads: int, head_dim: int, width: int) -> torch.Tensor:
+    """Row numbers [heads * head_dim] int64: of each head first the even ones of the `width` rotated, then the odd ones, then the rest."""
+    head = torch.cat((torch.arange(0, width, 2), torch.arange(1, width, 2), torch.arange(width, head_dim)))
+    return (torch.arange(heads)[:, None] * head_dim + head).flatten()
+
+
+def fused_qkv(which: str) -> RowsOf:
+    """The rows of q, k or v in a tensor that holds those of all three, one after another."""
+    return _FUSED_QKV[which]
+
+
+def fused_qkv_by_group(which: str) -> RowsOf:
+    """... in a tensor that holds, for each key-value head, the rows of its query heads, its key and its value."""
+    return _FUSED_QKV_BY_GROUP[which]
+
+
+def swapped_halves(which: str) -> RowsOf:
+    """All rows of q or k, the two halves of every head in the other order: what turns a rotation round."""
+    return _SWAPPED_HALVES[which]
+
+
+def fused_gate_up(which: str) -> RowsOf:
+    """The rows of gate or up in a tensor that holds gate first, then up."""
+    return _FUSED_GATE_UP[which]
+
+
+def _contiguous(start: int, count: int, of: int) -> Rows:
+    return Rows(index=torch.arange(start, start + count), of=of)
+
+
+def _qkv_rows(which: str, layer: LayerSpec) -> Rows:
+    spec = layer.mixer
+    sizes = {"q": spec.num_heads * spec.head_dim, "k": spec.num_kv_heads * spec.head_dim, "v": spec.num_kv_heads * spec.head_dim}
+    start = {"q": 0, "k": sizes["q"], "v": sizes["q"] + sizes["k"]}[which]
+    return _contiguous(start, sizes[which], sum(sizes.values()))
+
+
+def _qkv_rows_by_group(which: str, layer: LayerSpec) -> Rows:
+    spec = layer.mixer
+    sharing, dim = spec.num_heads // spec.num_kv_heads, spec.head_dim
+    rows = torch.arange(spec.num_kv_heads * (sharing + 2) * dim).view(spec.num_kv_heads, sharing + 2, dim)
+    part = {"q": rows[:, :sharing], "k": rows[:, sharing], "v": rows[:, sharing + 1]}[which]
+    return Rows(index=part.reshape(-1), of=rows.numel())
+
+
+def _swapped(which: str, layer: LayerSpec) -> Rows:
+    spec = layer.mixer
+    heads = spec.num_heads if which == "q" else spec.num_kv_heads
+    index = torch.arange(heads * spec.head_dim).view(heads, 2, -1).flip(1).flatten()
+    return Rows(index=index, of=len(index))
+
+
+def _gate_up_rows(which: str, layer: LayerSpec) -> Rows:
+    size = layer.channel.size
+    return _contiguous(0 if which == "gate" else size, size, 2 * size)
+
+
+def _each(rows: Callable[[str, LayerSpec], Rows], names: Sequence[str]) -> dict[str, RowsOf]:
+    return {name: partial(rows, name) for name in names}
+
+
+_FUSED_QKV = _each(_qkv_rows, "qkv")
+_FUSED_QKV_BY_GROUP = _each(_qkv_rows_by_group, "qkv")
+_SWAPPED_HALVES = _each(_swapped, "qk")
+_FUSED_GATE_UP = _each(_gate_up_rows, ("gate", "up"))
+
+
+def _layer_of(parameter: str) -> int | None:
+    found = re.match(r"layers\.(\d+)\.", parameter)
+    return int(found[1]) if found else None
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.)", "{}", name, count=1)
 
 
 def _listing(names: list[str], limit: int = 10) -> str:

@@ -13,6 +13,7 @@ from torch import fx
 from ..errors import BuildError, UsageError
 from ..kernels.linear.packed import Layout
 from .assign_weight_kernels import assign_weight_kernels
+from .compute_early import compute_early
 from .eliminate_no_ops import eliminate_no_ops
 from .fuse_activation import fuse_activation
 from .fuse_gate import fuse_gate
@@ -70,6 +71,7 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout:
         Pass(name="fuse_soft_cap", rewrite=fuse_soft_cap),
         Pass(name="fuse_quantize", rewrite=fuse_quantize),
         Pass(name="select_rows_early", rewrite=select_rows_early),
+        Pass(name="compute_early", rewrite=compute_early),
         *([] if cpu else [Pass(name="lower_precision", rewrite=lower_precision, required=True)]),
     ]
     optional = [item.name for item in passes if not item.required]

@@ -70,7 +70,7 @@ def _move(graph: fx.Graph, node: fx.Node, rows: fx.Node, row_arguments: tuple[in
 
 def _bring_before(node: fx.Node, rows: fx.Node) -> None:
     """Move what computes `rows`, which hangs on the step's inputs alone, in front of `node`."""
-    for source in rows.all_input_nodes:
-        if source.op == "call_function":
+    if rows.op == "call_function":
+        for source in rows.all_input_nodes:
             _bring_before(node, source)
-    node.prepend(rows)
+        node.prepend(rows)

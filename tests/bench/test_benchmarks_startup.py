@@ -12,7 +12,7 @@ from random_checkpoints import write_random_checkpoint
 
 from engine.compiler.model_facts import model_facts
 from engine.compiler.recipes import dequantize
-from engine.models.checkpoint import open_checkpoint
+from engine.models.open import open_checkpoint
 
 
 @pytest.mark.parametrize("quantization", ["Q4_0", "Q4_1", "Q8_0"])

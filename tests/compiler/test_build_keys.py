@@ -14,6 +14,7 @@ import pytest
 from checkout import ROOT, is_ours
 from imports_of import needed_by
 from printed_keys import keys
+from tiny_specs import tiny_layer, tiny_spec
 
 from engine.artifacts import NvidiaTarget, Target
 from engine.artifacts.store.keys import Identity
@@ -25,29 +26,30 @@ from engine.compiler.step_program import Wanted
 from engine.compiler.target_kind import TargetKind
 from engine.compiler.toolchain import Versions, nvidia_versions, versions
 from engine.kernels import library
-from engine.models.config import LayerConfig, ModelConfig, RopeConfig
+from engine.models.parts.attention import QKNormSpec, TemperatureSpec
+from engine.models.parts.mlp import MLPSpec
+from engine.models.parts.norm import NormSpec
+from engine.models.spec import EmbedSpec, LayerNorms, LayerSpec
 
 VERSIONS = Versions(torch="2.13.0", compiler="g++ 12", triton="3.7.1")
-CONFIG = ModelConfig(
-    architecture="llama",
-    hidden_size=64,
-    intermediate_size=96,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    vocab_size=300,
-    max_context=128,
-    rms_eps=1e-5,
-    rope=RopeConfig(theta=10000.0),
-    layers=(LayerConfig(), LayerConfig()),
-    tie_embeddings=False,
-)
+# Every part that there is, so that every field of every part can be changed.
+NORM = NormSpec(kind="layer", eps=1e-5, bias=True)
+MIXER = tiny_layer(
+    qk_norm=QKNormSpec(norm=NORM),
+    value_norm=NORM,
+    output_norm=NORM,
+    temperature=TemperatureSpec(beta=0.1, length=8192),
+    source=0,
+).mixer
+NORMS = LayerNorms(before_mixer=NORM, after_mixer=NORM, before_channel=NORM, after_channel=NORM)
+LAYER = LayerSpec(mixer=MIXER, channel=MLPSpec(size=96, inner_norm=NORM), norms=NORMS)
+SPEC = tiny_spec(LAYER, embed=EmbedSpec(norm=NORM), final=NORM)
 FORM = '{"inputs":[["float32",["d0",8]]],"nodes":[["aten.relu.default",[{"v":0}],{}]],"outputs":[1]}'
 CPU = CpuBackend(target=Target(level="x86-64-v3"), versions=VERSIONS)
 NVIDIA = NvidiaBackend(target=NvidiaTarget(capability=90), versions=VERSIONS)
 KIND = TargetKind(backend=CPU, toolchain=VERSIONS, layout="panels", cuts_are_segments=False, kv_dtypes=("float32",), references=dict)
 WANTED = Wanted(
-    config=CONFIG,
+    spec=SPEC,
     formats={"embed.weight": "f32"},
     stored={"embed.weight": "f32"},
     kv_dtype="float32",
@@ -63,46 +65,70 @@ def other(value: Any) -> Any:
     match value:
         case bool():
             return not value
-        case None:
-            return 0.5
         case int() | float():
             return value * 2 + 1
         case str():
-            return "yarn" if value == "none" else value + "x"
-        case tuple() if value and isinstance(value[0], LayerConfig):
-            return (*value[:-1], LayerConfig(window=7))
+            return value + "x"
         case tuple():
-            return (*value, 2.0)
-        case RopeConfig():
-            return dataclasses.replace(value, theta=500000.0)
+            return (*value, value[-1] if value else 2.0)
     raise AssertionError(value)
 
 
-def forced(config: Any, field: str, value: Any) -> Any:
+def forced(part: Any, field: str, value: Any) -> Any:
     """A copy with one field changed, even to what the class itself would refuse."""
-    copy = object.__new__(type(config))
-    for item in dataclasses.fields(config):
-        object.__setattr__(copy, item.name, value if item.name == field else getattr(config, item.name))
+    copy = object.__new__(type(part))
+    for item in dataclasses.fields(part):
+        object.__setattr__(copy, item.name, value if item.name == field else getattr(part, item.name))
     return copy
 
 
-def configurations() -> Iterator[tuple[str, ModelConfig]]:
-    for field in dataclasses.fields(ModelConfig):
-        yield field.name, forced(CONFIG, field.name, other(getattr(CONFIG, field.name)))
-    for field in dataclasses.fields(RopeConfig):
-        yield f"rope.{field.name}", forced(CONFIG, "rope", forced(CONFIG.rope, field.name, other(getattr(CONFIG.rope, field.name))))
-    for field in dataclasses.fields(LayerConfig):
-        layer = forced(LayerConfig(), field.name, other(getattr(LayerConfig(), field.name)))
-        yield f"layers.{field.name}", forced(CONFIG, "layers", (LayerConfig(), layer))
+def changed(part: Any, name: str = "spec") -> Iterator[tuple[str, Any]]:
+    """The part with each field changed in turn, at any depth, and with each part in it left out."""
+    for field in dataclasses.fields(part):
+        value, within = getattr(part, field.name), f"{name}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield f"{within} left out", forced(part, field.name, None)
+            yield from ((deeper, forced(part, field.name, inside)) for deeper, inside in changed(value, within))
+            continue
+        yield within, forced(part, field.name, other(value))
+        for index, item in enumerate(value if isinstance(value, tuple) else ()):
+            for deeper, inside in changed(item, f"{within}.{index}"):
+                yield deeper, forced(part, field.name, (*value[:index], inside, *value[index + 1 :]))
 
 
-@pytest.mark.parametrize(("name", "config"), list(configurations()), ids=lambda value: value if isinstance(value, str) else "")
-def test_every_field_of_a_model_is_part_of_its_program(name: str, config: ModelConfig) -> None:
-    assert dataclasses.replace(WANTED, config=config).identity().key != WANTED.identity().key
+CHANGED = dict(changed(SPEC))
+
+
+def parts_of(part: Any) -> Iterator[type]:
+    yield type(part)
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            yield from parts_of(item) if dataclasses.is_dataclass(item) else ()
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_every_field_of_a_model_is_part_of_its_program(name: str) -> None:
+    assert dataclasses.replace(WANTED, spec=CHANGED[name]).identity().key != WANTED.identity().key
+
+
+def test_the_changes_reach_every_part() -> None:
+    from engine.models import spec
+    from engine.models.parts import attention, mlp, norm, rope
+
+    modules = (spec, attention, mlp, norm, rope)
+    specs = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+    assert set(parts_of(SPEC)) == {kind for kind in specs if kind.__module__.startswith("engine.models.")}
+    assert len(CHANGED) > 100
+
+
+def test_ingredients_are_named_by_where_they_stand() -> None:
+    names = WANTED.identity().ingredients
+    assert {"spec.max_context", "spec.layers.*.mixer.rope.theta", "spec.head.tied"} <= names.keys()
 
 
 CHANGES: list[dict[str, Any]] = [
-    {"config": dataclasses.replace(CONFIG, layers=(LayerConfig(), LayerConfig(), LayerConfig()))},
+    {"spec": dataclasses.replace(SPEC, layers=(*SPEC.layers, LAYER))},
     {"formats": {"embed.weight": "q8_0"}},
     {"formats": {"embed.weight": "f32", "head.weight": "f32"}},
     {"stored": {"embed.weight": "bf16"}},
@@ -127,7 +153,7 @@ def test_the_changes_leave_no_field_out() -> None:
 
 
 def test_the_same_is_the_same() -> None:
-    assert dataclasses.replace(WANTED, config=dataclasses.replace(CONFIG)).identity() == WANTED.identity()
+    assert dataclasses.replace(WANTED, spec=dataclasses.replace(SPEC)).identity() == WANTED.identity()
     # What is compiled has keys of its own, and is not traced anew for them.
     assert dataclasses.replace(WANTED, kind=dataclasses.replace(KIND, backend=NVIDIA, kv_dtypes=())).identity() == WANTED.identity()
 

@@ -12,7 +12,7 @@ from engine.compiler.progress import Reporter
 from engine.compiler.step_program import StepProgram, Wanted, make_program
 from engine.compiler.target_kind import kind_of
 from engine.compiler.weight_formats import choose_formats
-from engine.models.checkpoint import open_checkpoint
+from engine.models.open import open_checkpoint
 
 
 def wanted(family: str, layers: int, target: str, quantize: str, directory: Path) -> Wanted:

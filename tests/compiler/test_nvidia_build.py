@@ -25,7 +25,7 @@ from engine.compiler.options import BuildOptions
 from engine.compiler.reference import reference_logits
 from engine.errors import UsageError
 from engine.kernels.nvidia import reference
-from engine.models.checkpoint import open_checkpoint
+from engine.models.open import open_checkpoint
 
 # Nothing that fits the kernels' tiles.
 SHAPE: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 208, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}

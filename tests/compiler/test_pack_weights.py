@@ -20,8 +20,9 @@ from engine.compiler.model_facts import made_for, model_facts
 from engine.compiler.options import BuildOptions, PackOptions
 from engine.compiler.run_artifact import artifact_logits
 from engine.errors import ArtifactError, MismatchError
-from engine.models.checkpoint import open_checkpoint
-from engine.models.config import ModelConfig
+from engine.models.open import open_checkpoint
+from engine.models.parts.attention import AttentionSpec
+from engine.models.spec import LayerSpec, ModelSpec
 
 ENGINE = Path(sys.executable).with_name("engine")
 PROMPT = [5, 9, 100, 7, 3]
@@ -96,14 +97,24 @@ def test_the_reference_records_the_probe_where_the_code_does_not_run(
     artifact_logits(tmp_path / "packed", [PROMPT], last_only=True)  # replays the probe
 
 
+LAYERS = "spec.layers.*."
+THETA = f"{LAYERS}mixer.rope.theta"
 OTHERS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
-    "eps": ("llama", {"rms_norm_eps": 1e-6}, ["config.rms_eps 1e-05 1e-06"]),
-    "rope": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, ["config.rope.theta 10000.0 500000.0"]),
-    "context": ("llama", {"max_position_embeddings": 512}, ["config.max_context 256 512"]),
-    "shape": ("llama", {"intermediate_size": 96}, ["config.intermediate_size 92 96"]),
-    "layers": ("llama", {"num_hidden_layers": 2}, ["config.layers.*.window 0 at 0-2 0 at 0-1"]),
-    "tied": ("llama", {"tie_word_embeddings": True}, ["config.tie_embeddings false true", "stored.head.weight f32 none"]),
-    "window": ("mistral", {"head_dim": 10}, ["config.architecture llama mistral", "config.layers.*.window 0 at 0-2 7 at 0-2"]),
+    "eps": (
+        "llama",
+        {"rms_norm_eps": 1e-6},
+        ["spec.final.eps 1e-05 1e-06", f"{LAYERS}norms.before_mixer.eps 1e-05 at 0-2 1e-06 at 0-2"],
+    ),
+    "rope": (
+        "llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        [f"{THETA} 10000.0 at 0-2 500000.0 at 0-2"],
+    ),
+    "context": ("llama", {"max_position_embeddings": 512}, ["spec.max_context 256 512"]),
+    "shape": ("llama", {"intermediate_size": 96}, [f"{LAYERS}channel.size 92 at 0-2 96 at 0-2"]),
+    "layers": ("llama", {"num_hidden_layers": 2}, [f"{LAYERS}mixer.window 0 at 0-2 0 at 0-1"]),
+    "tied": ("llama", {"tie_word_embeddings": True}, ["spec.head.tied false true", "stored.head.weight f32 none"]),
+    "window": ("mistral", {"head_dim": 10}, ["spec.architecture llama mistral", f"{LAYERS}mixer.window 0 at 0-2 7 at 0-2"]),
 }
 
 
@@ -164,10 +175,12 @@ def test_serving_code_alone_says_how_to_add_weights(code: Path) -> None:
 
 
 def test_the_manifest_says_what_the_code_was_made_for(code: Path, tiny_checkpoint: Path) -> None:
-    """All of it: every field of the configuration, and how every parameter was stored."""
+    """All of it: every field of the model, and how every parameter was stored."""
     facts = model_facts(open_checkpoint(str(tiny_checkpoint)))
     assert made_for(load_manifest(code)) == facts
-    assert {name for name in facts if name.startswith("config.")} >= {
-        f"config.{field.name}" for field in dataclasses.fields(ModelConfig) if field.name != "layers"
+    assert {name for name in facts if name.startswith("spec.")} >= {
+        *(f"spec.{field.name}" for field in dataclasses.fields(ModelSpec) if field.name != "layers"),
+        *(f"spec.layers.*.{field.name}" for field in dataclasses.fields(LayerSpec)),
+        *(f"spec.layers.*.mixer.{field.name}" for field in dataclasses.fields(AttentionSpec)),
     }
     assert any(name.startswith("stored.layers.*.") for name in facts)

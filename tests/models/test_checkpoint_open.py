@@ -13,8 +13,8 @@ from huggingface_hub import constants
 from random_checkpoints import write_random_checkpoint
 
 from engine.errors import CheckpointError, UsageError
-from engine.models.checkpoint import open_checkpoint
-from engine.models.safetensors_checkpoint import SafetensorsCheckpoint
+from engine.models.hf_checkpoint import HFCheckpoint
+from engine.models.open import open_checkpoint
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_hub_id_that_is_cached_needs_no_network(offline_hub: Path, tmp_path: P
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
     checkpoint = open_checkpoint("someone/tiny-llama")
-    assert isinstance(checkpoint, SafetensorsCheckpoint)
+    assert isinstance(checkpoint, HFCheckpoint)
     assert checkpoint.name == "someone/tiny-llama"
 
 
@@ -172,7 +172,7 @@ def test_a_hub_id_is_fetched_once_and_without_what_is_not_read(tmp_path: Path, m
         (directory / name).write_bytes(b"not needed")
     hub = Hub(directory)
     with serving(hub, tmp_path / "hub", monkeypatch):
-        assert open_checkpoint("someone/tiny-llama").config.num_layers == 1
+        assert open_checkpoint("someone/tiny-llama").spec.num_layers == 1
         assert open_checkpoint("someone/tiny-llama").name == "someone/tiny-llama"
     assert sorted(hub.fetched) == [
         "chat_template.jinja",

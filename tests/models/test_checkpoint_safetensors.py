@@ -12,8 +12,8 @@ from random_checkpoints import write_random_checkpoint
 from safetensors.torch import load_file, save_file
 
 from engine.errors import CheckpointError, EngineError, UnsupportedModelError
-from engine.models.checkpoint import open_checkpoint
-from engine.models.safetensors_header import read_header
+from engine.models.open import open_checkpoint
+from engine.models.storage.safetensors_header import read_header
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_what_was_read_belongs_to_the_reader(whole: Path) -> None:
 
 def test_tensors_that_carry_nothing_are_passed_over(whole: Path) -> None:
     edit(whole / "model.safetensors", lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(5)}))
-    assert open_checkpoint(str(whole)).config.num_layers == 2
+    assert open_checkpoint(str(whole)).spec.num_layers == 2
 
 
 def test_missing_and_unused_tensors_are_named(whole: Path) -> None:
@@ -99,7 +99,7 @@ class TestTying:
 
     def test_one_matrix_under_the_embedding_s_name(self, tied: Path) -> None:
         checkpoint = open_checkpoint(str(tied))
-        assert checkpoint.config.tie_embeddings
+        assert checkpoint.spec.head.tied
         assert "head.weight" not in checkpoint.parameters
 
     def test_one_matrix_under_the_head_s_name(self, tied: Path) -> None:
@@ -110,14 +110,14 @@ class TestTying:
     def test_the_same_matrix_twice(self, tied: Path) -> None:
         edit(tied / "model.safetensors", lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}))
         checkpoint = open_checkpoint(str(tied))
-        assert checkpoint.config.tie_embeddings
+        assert checkpoint.spec.head.tied
         assert "head.weight" not in checkpoint.parameters
 
     def test_two_different_matrices_are_two(self, tied: Path) -> None:
         """As in transformers, which believes the weights."""
         edit(tied / "model.safetensors", lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}))
         checkpoint = open_checkpoint(str(tied))
-        assert not checkpoint.config.tie_embeddings
+        assert not checkpoint.spec.head.tied
         assert torch.equal(checkpoint.read("head.weight").data, checkpoint.read("embed.weight").data + 1)
 
 

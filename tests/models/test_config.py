@@ -1,13 +1,22 @@
-"""config.json to `ModelConfig`, against what `transformers`' own configuration classes make of the same file."""
+"""config.json to `ModelSpec`, against what `transformers`' own configuration classes make of the same file."""
 
+import contextlib
+import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from engine.errors import CheckpointError, UnsupportedModelError
-from engine.models.config import LayerConfig, ModelConfig, RopeConfig
-from engine.models.hf_config import config_from_hf
+from engine.artifacts.store.keys import flatten
+from engine.errors import CheckpointError, EngineError, UnsupportedModelError
+from engine.models.architectures.registry import HF, spec_from_hf
+from engine.models.parts.attention import AttentionSpec, QKNormSpec
+from engine.models.parts.mlp import MLPSpec
+from engine.models.parts.norm import NormSpec
+from engine.models.parts.rope import RopeSpec
+from engine.models.spec import EmbedSpec, HeadSpec, LayerNorms, LayerSpec, ModelSpec
 
 SIZES: dict[str, Any] = {
     "hidden_size": 96,
@@ -16,7 +25,7 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 4,
     "vocab_size": 1000,
 }
-ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3", "smollm3", "granite_swa"]
+ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "granite_swa"]
 
 # What files in the wild say beyond their sizes; old ones spell rotary embedding out of `rope_parameters`.
 IN_THE_WILD: dict[str, dict[str, Any]] = {
@@ -70,51 +79,88 @@ IN_THE_WILD: dict[str, dict[str, Any]] = {
     "smollm3": {"model_type": "smollm3", "num_key_value_heads": 2, "no_rope_layers": [1, 1, 1, 0, 1, 1, 1, 0], "sliding_window": None},
     "granite_swa": {"model_type": "granite_swa", "num_key_value_heads": 2, "layer_rope_theta": [0, 10000, 10000.0, 10000, 0, 10000]},
     "granite_swa-windows": {"model_type": "granite_swa", "attention_multiplier": 0.0625, "layer_types": ["sliding_attention"] * 6},
+    "granite_swa-tables": {"model_type": "granite_swa", "layer_rope_theta": [0, 10000.0, 500.0, 10000.0, 0, 500.0]},
+    "granite": {
+        "model_type": "granite",
+        "num_key_value_heads": 2,
+        "attention_multiplier": 0.0078125,
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 8.0,
+    },
     "smollm3-windows": {"model_type": "smollm3", "use_sliding_window": True, "sliding_window": 32, "no_rope_layer_interval": 2},
 }
 
 
-def resolved(config: Any) -> ModelConfig:
+# Where scaling stretches it; max_position_embeddings elsewhere.
+CONTEXTS = {"llama-linear": 4 * 2048, "qwen2-yarn": 4 * 32768}
+
+
+def read(values: dict[str, Any]) -> ModelSpec:
+    return spec_from_hf(values)[0]
+
+
+def resolved(config: Any, max_context: int | None = None) -> ModelSpec:
     """What a `transformers` configuration object describes, read off its attributes after all defaults are in."""
-    kind = config.model_type
-    windows = [config.sliding_window or 0 if kind == "mistral" else 0] * config.num_hidden_layers
+    kind, count = config.model_type, config.num_hidden_layers
+    windows = [config.sliding_window or 0 if kind == "mistral" else 0] * count
     if kind in ("qwen2", "qwen3", "smollm3", "granite_swa"):
         windows = [config.sliding_window if layer == "sliding_attention" else 0 for layer in config.layer_types]
-    by_layer = {"smollm3": "no_rope_layers", "granite_swa": "layer_rope_theta"}
-    rope = [bool(flag) for flag in getattr(config, by_layer[kind])] if kind in by_layer else [True] * config.num_hidden_layers
     bias = bool(getattr(config, "attention_bias", False))
-    return ModelConfig(
+    norm = NormSpec(eps=config.rms_norm_eps)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layers = tuple(
+        LayerSpec(
+            mixer=AttentionSpec(
+                num_heads=config.num_attention_heads,
+                num_kv_heads=config.num_key_value_heads,
+                head_dim=head_dim,
+                rope=rope,
+                scale=getattr(config, "attention_multiplier", head_dim**-0.5),
+                window=window,
+                qkv_bias=bias or kind == "qwen2",
+                output_bias=bias,
+                qk_norm=QKNormSpec(norm=norm) if kind == "qwen3" else None,
+                sinks=kind == "granite_swa",
+            ),
+            channel=MLPSpec(size=config.intermediate_size, bias=bool(getattr(config, "mlp_bias", False))),
+            norms=LayerNorms(before_mixer=norm, before_channel=norm),
+            multiplier=getattr(config, "residual_multiplier", 1.0),
+        )
+        for window, rope in zip(windows, resolved_ropes(config, head_dim), strict=True)
+    )
+    return ModelSpec(
         architecture=kind,
         hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         vocab_size=config.vocab_size,
-        max_context=config.max_position_embeddings,
-        rms_eps=config.rms_norm_eps,
-        rope=resolved_rope(config.rope_parameters),
-        layers=tuple(LayerConfig(window=window, use_rope=use_rope) for window, use_rope in zip(windows, rope, strict=False)),
-        attention_bias=bias or kind == "qwen2",
-        output_bias=bias,
-        mlp_bias=bool(getattr(config, "mlp_bias", False)),
-        qk_norm=kind == "qwen3",
-        attention_scale=getattr(config, "attention_multiplier", None),
-        attention_sinks=kind == "granite_swa",
-        tie_embeddings=config.tie_word_embeddings,
+        max_context=max_context or config.max_position_embeddings,
+        layers=layers,
+        embed=EmbedSpec(multiplier=getattr(config, "embedding_multiplier", 1.0)),
+        final=norm,
+        head=HeadSpec(tied=config.tie_word_embeddings, multiplier=1 / getattr(config, "logits_scaling", 1.0)),
     )
 
 
-def resolved_rope(parameters: dict[str, Any]) -> RopeConfig:
-    theta = float(parameters["rope_theta"])
+def resolved_ropes(config: Any, width: int) -> list[RopeSpec | None]:
+    table, count = resolved_rope(config.rope_parameters, width), config.num_hidden_layers
+    match config.model_type:
+        case "smollm3":
+            return [table if rotates else None for rotates in config.no_rope_layers[:count]]
+        case "granite_swa":
+            return [replace(table, theta=float(theta)) if theta else None for theta in config.layer_rope_theta]
+    return [table] * count
+
+
+def resolved_rope(parameters: dict[str, Any], width: int) -> RopeSpec:
+    table = RopeSpec(theta=float(parameters["rope_theta"]), width=width)
     match parameters["rope_type"]:
         case "default":
-            return RopeConfig(theta=theta)
+            return table
         case "linear":
-            return RopeConfig(theta=theta, kind="linear", factor=parameters["factor"])
+            return replace(table, kind="linear", factor=parameters["factor"])
         case "llama3":
-            return RopeConfig(
-                theta=theta,
+            return replace(
+                table,
                 kind="llama3",
                 factor=parameters["factor"],
                 low_freq_factor=parameters["low_freq_factor"],
@@ -122,8 +168,8 @@ def resolved_rope(parameters: dict[str, Any]) -> RopeConfig:
                 original_max_context=parameters["original_max_position_embeddings"],
             )
         case "yarn":
-            return RopeConfig(
-                theta=theta,
+            return replace(
+                table,
                 kind="yarn",
                 factor=parameters["factor"],
                 original_max_context=parameters["original_max_position_embeddings"],
@@ -138,28 +184,115 @@ def resolved_rope(parameters: dict[str, Any]) -> RopeConfig:
 def test_reads_what_transformers_reads(name: str) -> None:
     values = SIZES | IN_THE_WILD[name]
     config = transformers.AutoConfig.for_model(**values)
-    assert config_from_hf(values) == resolved(config)
+    assert read(values) == resolved(config, CONTEXTS.get(name))
 
 
 @pytest.mark.parametrize("name", IN_THE_WILD)
 def test_reads_what_transformers_writes(name: str) -> None:
     config = transformers.AutoConfig.for_model(**SIZES | IN_THE_WILD[name])
-    assert config_from_hf(config.to_dict()) == resolved(config)
-    assert config_from_hf(config.to_diff_dict()) == resolved(config)
+    assert read(config.to_dict()) == resolved(config, CONTEXTS.get(name))
+    assert read(config.to_diff_dict()) == resolved(config, CONTEXTS.get(name))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_assumes_what_transformers_assumes(architecture: str) -> None:
     values = SIZES | {"model_type": architecture, "num_attention_heads": 32, "hidden_size": 1024}
-    config = config_from_hf(values)
-    assert config == resolved(transformers.AutoConfig.for_model(**values))
+    assert read(values) == resolved(transformers.AutoConfig.for_model(**values))
+
+
+# What `transformers` has a class of; the others' code lies beside their weights.
+@pytest.mark.parametrize("model_type", sorted(HF.keys() & CONFIG_MAPPING.keys()))
+def test_defaults_are_those_of_transformers(model_type: str) -> None:
+    kind, entry = CONFIG_MAPPING[model_type], HF[model_type]
+    theirs = {field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+    common = entry.settings(theirs, "config.json")
+    named = {entry.aliases.get(name, name) for name in theirs}
+    unlike = {name: value for name, value in entry.defaults.items() if name in named and common.raw(name) != value}
+    assert unlike == {}
+    if isinstance(kind.default_theta, float):
+        assert entry.defaults.get("rope_theta", 10000.0) == kind.default_theta
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "smollm3"])
 def test_attention_bias_is_on_all_four_projections(architecture: str) -> None:
-    config = config_from_hf(SIZES | {"model_type": architecture, "attention_bias": True, "num_key_value_heads": 4})
-    assert config.attention_bias
-    assert config.output_bias
+    spec = read(SIZES | {"model_type": architecture, "attention_bias": True, "num_key_value_heads": 4})
+    assert {(layer.mixer.qkv_bias, layer.mixer.output_bias) for layer in spec.layers} == {(True, True)}
+
+
+LINEAR, YARN = {"rope_type": "linear", "factor": 4.0}, {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("context", "scaling", "expected"),
+    [
+        (4096, LINEAR, 16384),
+        (4096, YARN | {"original_max_position_embeddings": 1024}, 4096),
+        (4096, YARN | {"original_max_position_embeddings": 4096}, 16384),
+        (4096, YARN | {"original_max_position_embeddings": 2048}, 8192),
+        (4096, YARN, 16384),
+        (4096, YARN | {"factor": 1.5, "original_max_position_embeddings": 3000}, 4500),
+        (4096, {"rope_type": "dynamic", "factor": 4.0}, 4096),
+        (4096, {"rope_type": "default"}, 4096),
+        (
+            131072,
+            {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+            131072,
+        ),
+    ],
+)
+def test_scaling_stretches_a_context_that_was_left_as_it_was_trained(context: int, scaling: dict[str, Any], expected: int) -> None:
+    values = SIZES | {"model_type": "llama", "max_position_embeddings": context}
+    for name in ("rope_scaling", "rope_parameters"):
+        assert read(values | {name: scaling}).max_context == expected
+        assert read(values | {name: scaling | {"finetuned": True}}) == read(values | {name: scaling})
+
+
+@pytest.mark.parametrize("place", ["top", "rope_parameters"])
+def test_a_part_of_each_head_rotates(place: str) -> None:
+    part = {"partial_rotary_factor": 0.5}
+    values = SIZES | {"model_type": "llama"}
+    spec = read(values | part if place == "top" else values | {"rope_parameters": {"rope_type": "default"} | part})
+    assert {layer.mixer.rope.width for layer in spec.layers if layer.mixer.rope is not None} == {12}
+
+
+class TestUnknownSettings:
+    LLAMA: dict[str, Any] = SIZES | {"model_type": "llama"}
+
+    @pytest.mark.parametrize("value", [None, False, 0, 0.0, "", [], {}])
+    def test_one_that_says_nothing_is_passed_over(self, value: object) -> None:
+        assert read(self.LLAMA | {"soft_prompts": value}) == read(self.LLAMA)
+
+    @pytest.mark.parametrize("value", [True, 1, 0.5, "on", [0], {"a": None}])
+    def test_one_that_says_something_is_named_with_its_value(self, value: object) -> None:
+        with pytest.raises(UnsupportedModelError, match="soft_prompts = ") as caught:
+            read(self.LLAMA | {"soft_prompts": value})
+        assert repr(value) in caught.value.message
+        assert caught.value.hint == "if it changes nothing, say so: --ignore-config soft_prompts"
+
+    def test_the_user_may_say_that_it_changes_nothing(self) -> None:
+        spec, _ = spec_from_hf(self.LLAMA | {"soft_prompts": 3, "others": True}, ignored=["soft_prompts", "others"])
+        assert spec == read(self.LLAMA)
+        with pytest.raises(UnsupportedModelError, match="others = True"):
+            spec_from_hf(self.LLAMA | {"soft_prompts": 3, "others": True}, ignored=["soft_prompts"])
+
+    def test_what_is_of_training_or_of_other_software_is_passed_over(self) -> None:
+        harmless = {"attention_dropout": 0.1, "hidden_dropout_prob": 0.1, "embd_pdrop": 0.1, "transformers_version": "4.40.0"}
+        harmless |= {"torch_dtype": "bfloat16", "use_cache": True, "initializer_range": 0.02, "bos_token_id": 1, "auto_map": {"a": "b"}}
+        assert read(self.LLAMA | harmless) == read(self.LLAMA)
+
+    def test_a_factor_of_one_says_nothing(self) -> None:
+        assert read(self.LLAMA | {"residual_multiplier": 1.0}) == read(self.LLAMA)
+
+    def test_one_of_the_rotary_embedding(self) -> None:
+        with pytest.raises(UnsupportedModelError, match="'linear' with wobble is not supported") as caught:
+            read(self.LLAMA | {"rope_parameters": LINEAR | {"wobble": 2.0}})
+        assert caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -167,35 +300,33 @@ def test_attention_bias_is_on_all_four_projections(architecture: str) -> None:
     [
         ({"model_type": "mixtral"}, "mixtral"),
         ({"model_type": None}, "None"),
+        ({"model_type": ["llama"]}, "llama"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config"),
-        ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "longrope"),
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"hidden_act": "tanh"}, "hidden_act"),
         ({"rope_parameters": {"rope_type": "llama4", "rope_theta": 10000.0}}, "llama4"),
-        ({"rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24]}}, "mrope_section"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differ by layer type"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"sliding_window": 128}, "sliding windows"),
+        ({"layer_types": ["sliding_attention"] * 6}, "sliding windows"),
         ({"rope_interleaved": True}, "rope_interleaved"),
-        ({"model_type": "mistral", "attention_bias": True}, "attention_bias"),
+        ({"model_type": "mistral", "num_key_value_heads": 4, "attention_bias": True}, "attention_bias"),
         ({"model_type": "mistral", "sliding_window": 8, "layer_types": ["full_attention"] * 6}, "layer_types"),
         ({"model_type": "qwen2", "layer_types": ["chunked_attention"] * 6}, "chunked_attention"),
         ({"per_layer_config": {"0": {"hidden_size": 3}}}, "per_layer_config"),
         ({"attention_multiplier": 0.5}, "attention_multiplier"),
-        ({"model_type": "granite_swa", "residual_multiplier": 0.5}, "residual_multiplier"),
-        ({"model_type": "granite_swa", "layer_rope_theta": [10000.0] * 5 + [500.0]}, "layer_rope_theta"),
+        ({"residual_multiplier": 0.5}, "residual_multiplier"),
     ],
 )
 def test_refuses_what_the_decoder_does_not_compute(values: dict[str, Any], named: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=named):
-        config_from_hf(SIZES | {"model_type": "llama"} | values)
+    with pytest.raises(UnsupportedModelError, match=named) as caught:
+        read(SIZES | {"model_type": "llama"} | values)
+    assert caught.value.hint
 
 
 def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UnsupportedModelError) as caught:
-        config_from_hf({"model_type": "mamba"})
+        read({"model_type": "mamba"})
     assert caught.value.hint is not None
     assert all(architecture in caught.value.hint for architecture in ARCHITECTURES)
 
@@ -205,18 +336,23 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
     [
         ({"hidden_size": None}, "hidden_size"),
         ({"hidden_size": "96"}, "hidden_size"),
-        ({"hidden_size": -96}, "hidden_size"),
+        ({"hidden_size": -96, "head_dim": 24}, "hidden_size"),
+        ({"hidden_size": 2**25}, "at most"),
+        ({"intermediate_size": 0}, "intermediate_size"),
         ({"num_attention_heads": 0}, "num_attention_heads"),
         ({"num_key_value_heads": 3}, "multiple"),
-        ({"head_dim": 7}, "odd head size"),
+        ({"head_dim": 7}, "7 elements of each head; it must be an even"),
         ({"vocab_size": True}, "vocab_size"),
         ({"num_hidden_layers": 0}, "layers"),
+        ({"num_hidden_layers": 5000}, "at most 4096"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
         ({"rope_theta": 0.5}, "rope_theta"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 0.0}}, "factor"),
         ({"rope_scaling": "linear"}, "rope_parameters"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 2.0, "high_freq_factor": 2.0}}, "high_freq_factor"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "long_factor"),
+        ({"partial_rotary_factor": 0.0}, "0 elements of each head"),
         ({"model_type": "qwen2", "num_key_value_heads": 4, "layer_types": ["full_attention"]}, "layer_types"),
         ({"model_type": "qwen2", "num_key_value_heads": 4, "layer_types": ["sliding_attention"] * 6}, "no sliding window"),
         ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, "no_rope_layers"),
@@ -225,5 +361,41 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
     ],
 )
 def test_settings_that_cannot_be_are_named(values: dict[str, Any], named: str) -> None:
-    with pytest.raises(CheckpointError, match=named):
-        config_from_hf(SIZES | {"model_type": "llama"} | values)
+    with pytest.raises(CheckpointError, match=named) as caught:
+        read(SIZES | {"model_type": "llama"} | values)
+    assert caught.value.hint
+
+
+STRANGE = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    3,
+    0.5,
+    -2.5,
+    1e308,
+    float("inf"),
+    float("nan"),
+    "",
+    "linear",
+    [],
+    [1],
+    ["full_attention"] * 6,
+    {},
+    {"a": 1},
+]
+
+
+@pytest.mark.parametrize("name", ["llama-3.1", "mistral-0.1", "qwen2-yarn", "smollm3", "granite", "granite_swa"])
+def test_strange_values_make_a_model_or_an_error_of_ours(name: str, subtests: pytest.Subtests) -> None:
+    """Each setting in turn, those of the rotary embedding too; what is read must be finite, as keys in the store must be."""
+    values = transformers.AutoConfig.for_model(**SIZES | IN_THE_WILD[name]).to_dict()
+    rope = values["rope_parameters"] | {"partial_rotary_factor": 1.0, "original_max_position_embeddings": 64, "factor": 2.0}
+    places = [("", key) for key in values] + [("rope_parameters", key) for key in rope]
+    for place, key in places:
+        for value in STRANGE:
+            changed = values | {place: rope | {key: value}} if place else values | {key: value}
+            with subtests.test(place=place, key=key, value=value), contextlib.suppress(EngineError):
+                flatten(read(changed))

@@ -11,15 +11,14 @@ from gguf_files import write_gguf
 from loading import load_decoder
 from paged_runner import BLOCK_SIZE, PagedRunner
 from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
+from reference_attention import use_reference_attention
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from engine.artifacts.step_inputs import step_inputs
 from engine.kernels import ops
-from engine.kernels.attention import reference
-from engine.models import decoder as decoder_module
 from engine.models.cache_groups import cache_groups
-from engine.models.checkpoint import open_checkpoint, parameter_shapes
-from engine.models.decoder import Decoder
+from engine.models.checkpoint import parameter_shapes
+from engine.models.decoder import Decoder, constants
+from engine.models.open import open_checkpoint
 from engine.models.step import Step
 
 # family, overrides: together every setting of every family, each at least twice.
@@ -65,7 +64,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def reference_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder_module, "attention", reference.attention)
+    use_reference_attention(monkeypatch)
 
 
 def random_tokens(count: int, seed: int) -> list[int]:
@@ -110,16 +109,17 @@ def test_a_ragged_step_gives_each_sequence_its_own_logits(checkpoint: Path) -> N
 
 def test_parameters_are_those_of_the_checkpoint(checkpoint: Path) -> None:
     opened = open_checkpoint(str(checkpoint))
-    shapes = parameter_shapes(opened.config)
+    shapes = parameter_shapes(opened.spec)
     assert {name: info.shape for name, info in opened.parameters.items()} == shapes
-    assert set(Decoder(opened.config).state_dict()) == {*shapes, *Decoder.constants(opened.config)}
+    assert set(Decoder(opened.spec).state_dict()) == {*shapes, *constants(opened.spec)}
 
 
 def trace(model: Path) -> list[torch.fx.GraphModule]:
     """Runs the compiled model on fake tensors of three different sizes and returns every graph that took."""
     ops.define()
     ops.register_fakes()
-    config = open_checkpoint(str(model)).config
+    spec = open_checkpoint(str(model)).spec
+    groups = [group.name for group in cache_groups(spec)]
     graphs: list[torch.fx.GraphModule] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
@@ -128,18 +128,26 @@ def trace(model: Path) -> list[torch.fx.GraphModule]:
 
     torch.compiler.reset()
     with FakeTensorMode(), torch.no_grad():
-        compiled = torch.compile(Decoder(config), fullgraph=True, backend=backend)
-        cache_shape = (8, config.num_kv_heads, BLOCK_SIZE, config.head_dim)
-        caches = [(torch.empty(cache_shape), torch.empty(cache_shape)) for _ in config.layers]
-        infos = step_inputs(group.name for group in cache_groups(config))
-        for T, S, R, B in ((11, 4, 3, 7), (34, 9, 12, 2), (4, 4, 4, 4)):
-            sizes = {"T": T, "S": S, "S1": S + 1, "R": R}
-            inputs = {info.name: torch.empty([sizes.get(dim, B) for dim in info.dims], dtype=torch.int32) for info in infos}
+        compiled = torch.compile(Decoder(spec), fullgraph=True, backend=backend)
+        caches = []
+        for layer in spec.layers:
+            shape = (8, layer.mixer.num_kv_heads, BLOCK_SIZE, layer.mixer.head_dim)
+            caches.append((torch.empty(shape), torch.empty(shape)))
+        for T, S, R, B in ((11, 4, 5, 7), (34, 9, 3, 2), (4, 5, 4, 6)):
+            shapes: dict[str, tuple[int, ...]] = {
+                "tokens": (T,),
+                "positions": (T,),
+                "cu_seqlens": (S + 1,),
+                "seq_lens": (S,),
+                "logit_rows": (R,),
+            }
+            shapes |= {f"block_table.{group}": (S, B) for group in groups} | {f"slot_mapping.{group}": (T,) for group in groups}
+            inputs = {name: torch.empty(shape, dtype=torch.int32) for name, shape in shapes.items()}
             for tensor in inputs.values():
                 for dimension in range(tensor.dim()):
                     torch._dynamo.mark_dynamic(tensor, dimension)
             logits = compiled(Step.of(inputs), caches)
-            assert logits.shape == (R, config.vocab_size)
+            assert logits.shape == (R, spec.vocab_size)
             assert logits.dtype == torch.float32
     return graphs
 
@@ -148,7 +156,7 @@ def test_traces_once_on_fake_tensors_for_any_sizes(checkpoint: Path) -> None:
     graphs = trace(checkpoint)
     assert len(graphs) == 1
     calls = [node for node in graphs[0].graph.nodes if node.target is torch.ops.engine.attention]
-    assert len(calls) == open_checkpoint(str(checkpoint)).config.num_layers
+    assert len(calls) == open_checkpoint(str(checkpoint)).spec.num_layers
 
 
 def test_traces_with_the_scaling_of_a_gguf_file(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from engine.compiler.options import BuildOptions
 from engine.compiler.recipes import dequantize
 from engine.compiler.weight_formats import choose_formats
 from engine.errors import CheckpointError, EngineError, UnsupportedModelError
-from engine.models.checkpoint import open_checkpoint
-from engine.models.fp8_tensors import fp8_format
+from engine.models.open import open_checkpoint
+from engine.models.storage.fp8 import fp8_format
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """FP8 checkpoints with static scales of activations: what is read, what is refused, and that the graph computes with those scales."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from engine.compiler.trace import trace
 from engine.compiler.weight_formats import choose_formats
 from engine.compiler.weights_plan import PackedWeight, plan_weights
 from engine.errors import CheckpointError, UnsupportedModelError
-from engine.models.checkpoint import Checkpoint, open_checkpoint
-from engine.models.names import HF_NAMES, parameter_name
+from engine.models.architectures.llama import SOURCES
+from engine.models.checkpoint import Checkpoint
+from engine.models.open import open_checkpoint
 from engine.passes import pipeline
 
 LAYERS = 2
@@ -65,7 +67,7 @@ class Planned:
 
 def plan(checkpoint: Checkpoint, quantize: str) -> Planned:
     formats = choose_formats(checkpoint, quantize, "rows")
-    module = trace(checkpoint.config, block_size=32, kv_dtype="bfloat16")
+    module = trace(checkpoint.spec, block_size=32, kv_dtype="bfloat16")
     results = pipeline.run(module.graph, pipeline.pipeline(formats, layout="rows"))
     stored = {name: parameter.format for name, parameter in checkpoint.parameters.items()}
     weights = {weight.name: weight for weight in plan_weights(module.graph, stored)}
@@ -126,18 +128,18 @@ def rounded(x: torch.Tensor, scale: float) -> torch.Tensor:
 
 
 def _value(checkpoint: Checkpoint, name: str) -> torch.Tensor:
-    parameter = parameter_name(HF_NAMES, name)
-    assert parameter is not None
-    loaded = checkpoint.read(parameter)
+    layer = "".join(re.findall(r"(?<=layers\.)\d+", name))
+    (parameter,) = (ours for ours, theirs in SOURCES.items() if str(theirs).format(layer) == name)
+    loaded = checkpoint.read(parameter.format(layer))
     return dequantize(loaded.format, loaded.data)
 
 
 def test_the_graph_computes_with_the_scales_of_the_checkpoint(plain: Path, static: Planned) -> None:
     """The largest where they are shared: with each linear's own, or with none, the logits are far away."""
-    checkpoint, config = static.checkpoint, static.checkpoint.config
+    checkpoint = static.checkpoint
     tokens = torch.randint(3, 300, (12,), generator=torch.Generator().manual_seed(1)).tolist()
     interpreter = GraphInterpreter(static.module, list(static.weights.values()), checkpoint, reference_operators())
-    computed = run_prompt(interpreter, tokens, manifest_groups(config, block_size=32, kv_dtype="bfloat16"))
+    computed = run_prompt(interpreter, tokens, manifest_groups(checkpoint.spec, block_size=32, kv_dtype="bfloat16"))
     shared = SCALES | {"k": SCALES["q"], "v": SCALES["q"], "gate": SCALES["up"]}
     errors = []
     for scales in (shared, SCALES, {}):

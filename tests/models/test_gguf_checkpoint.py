@@ -12,13 +12,16 @@ from gguf_files import write_gguf
 from loading import load_decoder, to_float32
 from paged_runner import PagedRunner
 from random_checkpoints import write_random_checkpoint
+from reference_attention import use_reference_attention
 from tokenizers import Tokenizer
 
-from engine.errors import CheckpointError, UnsupportedModelError
-from engine.kernels.attention import reference
-from engine.models import decoder as decoder_module
-from engine.models.checkpoint import open_checkpoint
-from engine.models.rope import inverse_frequencies
+from engine.errors import CheckpointError, EngineError, UnsupportedModelError
+from engine.models.architectures.registry import GGUF
+from engine.models.decoder import constants
+from engine.models.open import open_checkpoint
+from engine.models.parts.norm import NormSpec
+from engine.models.parts.rope import RopeSpec
+from engine.models.spec import ModelSpec
 
 # Rows of whole groups of 32, which quantized types need.
 GROUPED: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
@@ -38,16 +41,22 @@ def test_same_model_as_the_directory_it_was_made_from(name: str, tmp_path: Path)
     family, overrides = MODELS[name]
     directory = write_random_checkpoint(family, tmp_path / "model", **overrides)
     expected, actual = open_checkpoint(str(directory)), open_checkpoint(str(write_gguf(directory, tmp_path / "model.gguf")))
-    same_rope = dataclasses.replace(actual.config, rope=expected.config.rope, architecture=expected.config.architecture)
-    assert same_rope == expected.config
+    assert without_tables(actual.spec) == without_tables(expected.spec)
     assert actual.parameters == expected.parameters
     assert actual.generation == expected.generation
     assert actual.name == "model"
     for parameter in expected.parameters:
         assert torch.equal(actual.read(parameter).data, expected.read(parameter).data), parameter
-    ours, theirs = (inverse_frequencies(config.rope, config.head_dim) for config in (actual.config, expected.config))
+    ours, theirs = constants(actual.spec), constants(expected.spec)
+    assert ours.keys() == theirs.keys()
     # Exact but for Llama 3's scaling, which GGUF rounds once more.
-    assert torch.allclose(ours, theirs, rtol=0 if name != "llama3" else 4 * 2**-23, atol=0)
+    assert all(torch.allclose(ours[table], theirs[table], rtol=0 if name != "llama3" else 4 * 2**-23, atol=0) for table in ours)
+
+
+def without_tables(spec: ModelSpec) -> tuple[ModelSpec, list[bool]]:
+    """The model without its rotary embeddings, its name, and which of its layers have one."""
+    layers = tuple(dataclasses.replace(layer, mixer=dataclasses.replace(layer.mixer, rope=None)) for layer in spec.layers)
+    return dataclasses.replace(spec, architecture="", layers=layers), [layer.mixer.rope is not None for layer in spec.layers]
 
 
 @pytest.mark.parametrize("quantization", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
@@ -103,7 +112,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"llama.block_count": 2**31}, CheckpointError, "block_count"),
         ({"llama.embedding_length": 64}, CheckpointError, "shape"),
         ({"llama.expert_count": 8}, UnsupportedModelError, "expert"),
-        ({"llama.attention.key_length": 20, "llama.attention.value_length": 20}, UnsupportedModelError, "dimension_count"),
+        ({"llama.attention.key_length": 20, "llama.attention.value_length": 20}, CheckpointError, "shape"),
+        ({"llama.attention.value_length": 20}, UnsupportedModelError, "value_length"),
+        ({"llama.rope.dimension_count": 0}, CheckpointError, "rotates 0 elements"),
+        ({"llama.rope.scaling.attn_factor": 2.0}, UnsupportedModelError, "attn_factor"),
         ({"llama.logit_scale": 0.5}, UnsupportedModelError, "llama.logit_scale"),
         ({"llama.rope.scaling.type": "longrope"}, UnsupportedModelError, "longrope"),
         ({"llama.feed_forward_length": [92]}, CheckpointError, "feed_forward_length"),
@@ -115,16 +127,30 @@ def test_metadata_that_does_not_fit_is_named(
     metadata: dict[str, Any], error: type[Exception], named: str, small: Path, tmp_path: Path
 ) -> None:
     path = write_gguf(small, tmp_path / "model.gguf", metadata=metadata)
-    with pytest.raises(error, match=named):
+    with pytest.raises(error, match=named) as caught:
         open_checkpoint(str(path))
+    assert isinstance(caught.value, EngineError)
+    assert caught.value.hint
+
+
+def test_the_user_may_say_that_a_key_changes_nothing(small: Path, tmp_path: Path) -> None:
+    path = write_gguf(small, tmp_path / "model.gguf", metadata={"llama.logit_scale": 0.5})
+    assert open_checkpoint(str(path), ignored=["logit_scale"]).spec == open_checkpoint(str(write_gguf(small, tmp_path / "plain.gguf"))).spec
+
+
+def table(path: Path) -> RopeSpec:
+    """That of a file's first layer."""
+    rope = open_checkpoint(str(path)).spec.layers[0].mixer.rope
+    assert rope is not None
+    return rope
 
 
 def test_scaling_keys_mean_what_llama_cpp_takes_them_for(small: Path, tmp_path: Path) -> None:
     scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
-    linear = open_checkpoint(str(write_gguf(small, tmp_path / "linear.gguf", metadata=scaling))).config.rope
+    linear = table(write_gguf(small, tmp_path / "linear.gguf", metadata=scaling))
     assert (linear.kind, linear.factor) == ("linear", 4.0)
     scaling |= {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.original_context_length": 64}
-    yarn = open_checkpoint(str(write_gguf(small, tmp_path / "yarn.gguf", metadata=scaling))).config.rope
+    yarn = table(write_gguf(small, tmp_path / "yarn.gguf", metadata=scaling))
     assert (yarn.kind, yarn.factor, yarn.original_max_context, yarn.attention_factor) == ("yarn", 4.0, 64, 1.138629436111989)
 
 
@@ -136,14 +162,17 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones(tmp_path: Path)
     writer.close()
     with pytest.raises(UnsupportedModelError, match="'mamba'") as caught:
         open_checkpoint(str(tmp_path / "model.gguf"))
-    assert caught.value.hint == "supported GGUF architectures: llama, qwen2, qwen3, smollm3"
+    assert caught.value.hint == f"supported GGUF architectures: {', '.join(sorted(GGUF))}"
+    assert {"llama", "qwen2", "qwen3", "smollm3"} <= GGUF.keys()
 
 
 def test_smollm2_is_read_whole(smollm2_gguf: Path) -> None:
     checkpoint = open_checkpoint(str(smollm2_gguf))
-    config = checkpoint.config
-    assert (config.num_layers, config.hidden_size, config.num_heads, config.num_kv_heads) == (30, 576, 9, 3)
-    assert (config.rms_eps, config.rope.theta, config.tie_embeddings) == (1e-5, 100000.0, True)
+    spec = checkpoint.spec
+    assert (spec.num_layers, spec.hidden_size, spec.head.tied, spec.final) == (30, 576, True, NormSpec(eps=1e-5))
+    assert {(layer.mixer.num_heads, layer.mixer.num_kv_heads, layer.mixer.rope) for layer in spec.layers} == {
+        (9, 3, RopeSpec(theta=100000.0, width=64))
+    }
     formats = {name: info.format for name, info in checkpoint.parameters.items()}
     assert formats["embed.weight"] == "q8_0"
     assert {formats[name] for name in formats if "attention." in name or "mlp." in name} == {"q4_1"}
@@ -153,7 +182,7 @@ def test_smollm2_is_read_whole(smollm2_gguf: Path) -> None:
 
 def test_smollm2_knows_the_capital_of_france(smollm2_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One wrongly permuted matrix or rotated pair, and it would not."""
-    monkeypatch.setattr(decoder_module, "attention", reference.attention)
+    use_reference_attention(monkeypatch)
     checkpoint = open_checkpoint(str(smollm2_gguf))
     checkpoint.write_tokenizer(tmp_path)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))

@@ -12,8 +12,8 @@ from gguf_files import write_gguf
 from random_checkpoints import write_random_checkpoint
 
 from engine.errors import CheckpointError, EngineError, UnsupportedModelError
-from engine.models.checkpoint import open_checkpoint
-from engine.models.gguf_header import read_gguf_header
+from engine.models.open import open_checkpoint
+from engine.models.storage.gguf_header import read_gguf_header
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers.convert_slow_tokenizer import generate_merges
 
 from engine.errors import CheckpointError, UnsupportedModelError
-from engine.models.checkpoint import open_checkpoint
-from engine.models.tokenizer_gguf import tokenizer_from_gguf
+from engine.models.open import open_checkpoint
+from engine.models.tokenizers.gguf import tokenizer_from_gguf
 
 TEXTS = [
     "Hello world! 123",

@@ -10,7 +10,7 @@ import transformers
 from random_checkpoints import BOS, CHAT_TEMPLATE, EOS, VOCAB_SIZE, write_random_checkpoint
 
 from engine.errors import CheckpointError, UnsupportedModelError
-from engine.models.checkpoint import open_checkpoint
+from engine.models.open import open_checkpoint
 
 TEXTS = ["Once upon a time", "  x = 1\n\ty = 2\r\n", "Straße 東京 🙂 2026", f"{BOS}user\nhello{EOS}\n", "", "\u00a0\u200b\ufeff"]
 

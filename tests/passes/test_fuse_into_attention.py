@@ -12,7 +12,8 @@ from traced_graphs import interpret, operators, trace
 from engine.kernels.attention.op import attention as attention_operator
 from engine.kernels.attention.options import AttentionOptions
 from engine.kernels.cut_operators import ATTENTION
-from engine.models.decoder import RMSNorm, rotate
+from engine.models.parts.norm import RMSNorm
+from engine.models.parts.rope import rotate
 from engine.passes.eliminate_no_ops import eliminate_no_ops
 from engine.passes.fuse_into_attention import fuse_into_attention
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 from traced_graphs import interpret, operators, pack, trace
 
-from engine.models.decoder import RMSNorm
+from engine.models.parts.norm import RMSNorm
 from engine.passes.assign_weight_kernels import assign_weight_kernels
 from engine.passes.fuse_activation import fuse_activation
 from engine.passes.fuse_gate import fuse_gate

@@ -4,15 +4,15 @@ import gguf
 import torch
 
 from engine.models.checkpoint import Checkpoint, LoadedTensor
-from engine.models.decoder import Decoder
+from engine.models.decoder import Decoder, constants
 
 
 def load_decoder(checkpoint: Checkpoint) -> Decoder:
     """A float32 decoder with the checkpoint's weights, quantized ones dequantized by the `gguf` package."""
     with torch.device("meta"):
-        decoder = Decoder(checkpoint.config)
+        decoder = Decoder(checkpoint.spec)
     weights = {name: to_float32(checkpoint.read(name)) for name in checkpoint.parameters}
-    decoder.load_state_dict(weights | Decoder.constants(checkpoint.config), assign=True)
+    decoder.load_state_dict(weights | constants(checkpoint.spec), assign=True)
     return decoder.eval()
 
 

@@ -1,4 +1,4 @@
-"""Runs a `Decoder` eagerly over a paged cache, with the attention operator's reference in place of its kernel."""
+"""Runs a `Decoder` eagerly over paged caches, with the attention operator's reference in place of its kernel."""
 
 from collections.abc import Sequence
 
@@ -13,28 +13,32 @@ BLOCK_SIZE = 16
 
 
 class PagedRunner:
-    """Sequences in scattered blocks of one cache that is full of NaN where nothing was written."""
+    """Sequences in scattered blocks of caches that are full of NaN where nothing was written."""
 
     def __init__(self, decoder: Decoder, *, blocks: int = 24, blocks_per_sequence: int = 6, seed: int = 0) -> None:
-        config = decoder.config
         self.decoder = decoder
-        shape = (blocks, config.num_kv_heads, BLOCK_SIZE, config.head_dim)
-        dtype = decoder.norm.weight.dtype
-        self.caches = [(torch.full(shape, torch.nan, dtype=dtype), torch.full(shape, torch.nan, dtype=dtype)) for _ in config.layers]
+        spec, dtype = decoder.spec, decoder.embed.weight.dtype
+        self.caches: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for layer in spec.layers:
+            if layer.mixer.source is not None:
+                self.caches.append(self.caches[layer.mixer.source])
+                continue
+            shape = (blocks, layer.mixer.num_kv_heads, BLOCK_SIZE, layer.mixer.head_dim)
+            self.caches.append((torch.full(shape, torch.nan, dtype=dtype), torch.full(shape, torch.nan, dtype=dtype)))
         order = torch.randperm(blocks, generator=torch.Generator().manual_seed(seed))
         self.tables = order[: blocks // blocks_per_sequence * blocks_per_sequence].view(-1, blocks_per_sequence)
-        self.block_sizes = {group.name: BLOCK_SIZE for group in cache_groups(config)}
+        self.block_sizes = {group.name: BLOCK_SIZE for group in cache_groups(spec)}
         self.tokens: list[list[int]] = [[] for _ in self.tables]
 
     @torch.no_grad()
-    def step(self, pieces: Sequence[tuple[int, Sequence[int]]]) -> torch.Tensor:
-        """Appends to each (sequence, new tokens) and returns the logits after each, [len(pieces), V]."""
+    def step(self, pieces: Sequence[tuple[int, Sequence[int]]], *, every_row: bool = False) -> torch.Tensor:
+        """Appends to each (sequence, new tokens) and returns the logits after each, [len(pieces), V]; of every token, [T, V]."""
         parts = []
         for sequence, new in pieces:
             begin = len(self.tokens[sequence])
             self.tokens[sequence] += new
-            blocks = self.tables[sequence].tolist()
-            parts.append(Piece(self.tokens[sequence], begin, dict.fromkeys(self.block_sizes, blocks)))
+            wanted = range(begin, len(self.tokens[sequence])) if every_row else None
+            parts.append(Piece(self.tokens[sequence], begin, dict.fromkeys(self.block_sizes, self.tables[sequence].tolist()), wanted))
         step = Step.of({name: torch.from_numpy(array) for name, array in step_arrays(parts, self.block_sizes).items()})
         logits: torch.Tensor = self.decoder(step, self.caches)
         return logits

@@ -8,7 +8,7 @@ from engine.artifacts import parse_target
 from engine.compiler.step_program import Wanted
 from engine.compiler.target_kind import kind_of
 from engine.compiler.weight_formats import choose_formats
-from engine.models.checkpoint import open_checkpoint
+from engine.models.open import open_checkpoint
 
 FORM = '{"inputs":[["float32",["d0",8]]],"nodes":[["aten.relu.default",[{"v":0}],{}]],"outputs":[1]}'
 

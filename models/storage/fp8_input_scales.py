@@ -6,11 +6,11 @@
 number = activation / scale, rounded to float8_e4m3fn (kernels/nvidia/fp8.py says exactly how).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 
-from ..errors import CheckpointError
+from ...errors import CheckpointError
 from .file_ranges import read_range
 from .safetensors_header import StoredTensor
 
@@ -21,13 +21,12 @@ _SMALLEST = torch.finfo(torch.float32).tiny
 """Smaller numbers have no reciprocal in float32."""
 
 
-def read_input_scales(tensors: Mapping[str, StoredTensor], weights: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The scale of what each of the linears reads, float32 [1], by the name of its weight.
+def read_input_scale(tensors: Mapping[str, StoredTensor], weight: str) -> torch.Tensor:
+    """The scale of what a linear reads, float32 [1], by the name of its weight.
 
-    tensors: all of the checkpoint. weights: names of the FP8 matrices. Raises CheckpointError for a scale that is missing, is not one
-    number, or is not finite and positive.
+    tensors: all of the checkpoint. Raises CheckpointError for a scale that is missing, is not one number, or is not finite and positive.
     """
-    return {weight: _read(_find(tensors, weight)) for weight in weights}
+    return _read(_find(tensors, weight))
 
 
 def _find(tensors: Mapping[str, StoredTensor], weight: str) -> tuple[str, StoredTensor]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ...errors import CheckpointError
 
 
 def read_json(path: Path, *, hint: str) -> dict[str, Any]:

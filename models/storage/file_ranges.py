@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import CheckpointError
+from ...errors import CheckpointError
 
 
 def read_range(path: Path, offset: int, size: int) -> torch.Tensor:

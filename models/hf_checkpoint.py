@@ -1,97 +1,83 @@
 """A directory as Hugging Face lays it out: config.json, model.safetensors or its shards, tokenizer files."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from ..errors import CheckpointError, UnsupportedModelError
+from ..errors import CheckpointError
 from ..kernels.nvidia.packed_rows import FP8_STATIC, input_scale_name
+from .architectures.registry import spec_from_hf
 from .checkpoint import Checkpoint, Format, Generation, LoadedTensor, ParameterInfo, check_shape, parameter_shapes
-from .config import ModelConfig
-from .file_ranges import read_range
-from .fp8_input_scales import read_input_scales
-from .fp8_tensors import check_fp8, fp8_format, read_fp8, take_scales
-from .hf_config import config_from_hf
-from .json_file import read_json
-from .names import HF_NAMES, match_names, parameter_name
-from .safetensors_header import StoredTensor, read_header
-from .tokenizer_hf import tokenizer_from_hf
+from .names import NameTable, locate, tensor_of
+from .spec import ModelSpec
+from .storage.dense import DenseStorage, Storage
+from .storage.file_ranges import read_range
+from .storage.fp8 import FP8Storage, fp8_format
+from .storage.json_file import read_json
+from .storage.safetensors_header import StoredTensor, read_header
+from .tokenizers.hf import tokenizer_from_hf
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-_FORMATS: dict[str, tuple[Format, torch.dtype]] = {
-    "F32": ("f32", torch.float32),
-    "F16": ("f16", torch.float16),
-    "BF16": ("bf16", torch.bfloat16),
-}
 
-
-class SafetensorsCheckpoint(Checkpoint):
+class HFCheckpoint(Checkpoint):
     """Opens and checks a directory; see `Checkpoint`."""
 
-    def __init__(self, directory: Path, *, name: str, weights: bool = True) -> None:
+    def __init__(self, directory: Path, *, name: str, weights: bool = True, ignored: Collection[str] = ()) -> None:
         self.name = name
         values = read_json(directory / "config.json", hint=_what_to_give(directory))
         fp8 = fp8_format(values)
-        config = config_from_hf(values if fp8 is None else _without_quantization(values))
+        spec, entry = spec_from_hf(values if fp8 is None else _without_quantization(values), ignored=ignored)
         if not weights and not _has_weights(directory):
-            self._describe_only(config, values)
+            self._describe_only(spec, values)
             return
         stored = _read_headers(directory)
-        tensors, self._scales = take_scales(stored) if fp8 is not None else (stored, {})
-        self.config = _resolve_tying(config, tensors)
-        shapes = parameter_shapes(self.config)
-        matched = match_names(HF_NAMES, tensors, shapes.keys(), str(directory))
-        self._tensors = {parameter: tensors[tensor_name] for parameter, tensor_name in matched.items()}
-        for parameter, tensor_name in matched.items():
-            check_shape(tensor_name, tensors[tensor_name].shape, shapes[parameter], tensors[tensor_name].path.name)
-            if fp8 is not None and tensor_name in self._scales:
-                check_fp8(tensor_name, tensors[tensor_name], self._scales[tensor_name], fp8)
-            elif tensors[tensor_name].dtype not in _FORMATS:
-                raise UnsupportedModelError(
-                    f"tensor {tensor_name} is stored as {tensors[tensor_name].dtype}, which is not supported",
-                    hint="give a checkpoint in float32, float16 or bfloat16",
-                )
-        self._names, self._fp8 = matched, fp8
-        self._input_scales = self._read_input_scales(stored) if fp8 == FP8_STATIC else {}
+        self._storage: Storage = DenseStorage(stored) if fp8 is None else FP8Storage(fp8, stored)
+        tensors = self._storage.tensors
+        self.spec = _resolve_tying(spec, entry.names_of(spec), tensors)
+        shapes = parameter_shapes(self.spec)
+        self._located = locate(entry.names_of(self.spec), tensors, shapes, self.spec, str(directory))
+        for located in self._located.values():
+            for name in located.tensors:
+                check_shape(name, tensors[name].shape, located.shape, tensors[name].path.name)
         self.parameters = {name: ParameterInfo(shape=shape, format=self._format(name)) for name, shape in shapes.items()}
         self._tokenizer = tokenizer_from_hf(directory, values)
         self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids)
+        self._input_scales = self._read_input_scales() if fp8 == FP8_STATIC else {}
 
-    def _describe_only(self, config: ModelConfig, values: Mapping[str, Any]) -> None:
+    def _describe_only(self, spec: ModelSpec, values: Mapping[str, Any]) -> None:
         """What the configuration alone says: every parameter in the dtype that it names."""
-        self.config = dataclasses.replace(config, tie_embeddings=bool(values.get("tie_word_embeddings", config.tie_embeddings)))
+        self.spec = spec
         dtype = str(values.get("dtype") or values.get("torch_dtype") or "bfloat16")
         format = {"float32": "f32", "float16": "f16"}.get(dtype, "bf16")
-        self.parameters = {
-            name: ParameterInfo(shape=shape, format=cast(Format, format)) for name, shape in parameter_shapes(self.config).items()
-        }
-        self._tensors = {}
+        self.parameters = {name: ParameterInfo(shape=shape, format=cast(Format, format)) for name, shape in parameter_shapes(spec).items()}
+        self._located = {}
         self.has_tokenizer = False
         self.generation = Generation(bos_id=None, eos_ids=())
 
-    def _read_input_scales(self, stored: Mapping[str, StoredTensor]) -> dict[str, torch.Tensor]:
+    def _read_input_scales(self) -> dict[str, torch.Tensor]:
         """By our names."""
-        found = read_input_scales(stored, self._scales)
-        return {input_scale_name(parameter): found[name] for parameter, name in self._names.items() if name in found}
+        scales = {name: self._storage.scale_of_input(located.tensors[0]) for name, located in self._located.items()}
+        return {input_scale_name(name): scale for name, scale in scales.items() if scale is not None}
 
     def _format(self, parameter: str) -> Format:
-        if self._fp8 is not None and self._names[parameter] in self._scales:
-            return self._fp8
-        return _FORMATS[self._tensors[parameter].dtype][0]
+        located = self._located[parameter]
+        stored = self._storage.format(located.tensors[0])
+        return "f32" if located.plus else stored
 
     def read(self, parameter: str) -> LoadedTensor:
+        """As `Checkpoint.read`. A linear NAME whose weight is stored as "fp8_tensor" also has NAME.input_scale, the static scale of its
+        activations: "f32" [1]."""
         if (input_scale := self._input_scales.get(parameter)) is not None:
             return LoadedTensor(format="f32", data=input_scale.clone())
-        stored = self._tensors[parameter]
-        if self._fp8 is not None and (scale := self._scales.get(self._names[parameter])) is not None:
-            return LoadedTensor(format=self._fp8, data=read_fp8(stored, scale, self._fp8))
-        format, dtype = _FORMATS[stored.dtype]
-        return LoadedTensor(format=format, data=read_range(stored.path, stored.offset, stored.size).view(dtype).view(stored.shape))
+        return super().read(parameter)
+
+    def _load(self, tensor: str) -> LoadedTensor:
+        return self._storage.load(tensor)
 
     def write_tokenizer(self, directory: Path) -> None:
         self._tokenizer.write(directory)
@@ -147,15 +133,14 @@ def _what_to_give(directory: Path) -> str:
     return f"give a directory with config.json and {WEIGHTS}, or a .gguf file"
 
 
-def _resolve_tying(config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> ModelConfig:
+def _resolve_tying(spec: ModelSpec, names: NameTable, tensors: Mapping[str, StoredTensor]) -> ModelSpec:
     """A tied model may still carry a head; one that differs from the embedding is what the model was saved with, and counts."""
-    if not config.tie_embeddings:
-        return config
-    stored = {parameter_name(HF_NAMES, name): tensor for name, tensor in tensors.items()}
-    embed, head = stored.get("embed.weight"), stored.get("head.weight")
+    if not spec.head.tied:
+        return spec
+    embed, head = (tensors.get(tensor_of(names, tensors, parameter) or "") for parameter in ("embed.weight", "head.weight"))
     if embed is None or head is None or _same_values(embed, head):
-        return config
-    return dataclasses.replace(config, tie_embeddings=False)
+        return spec
+    return dataclasses.replace(spec, head=dataclasses.replace(spec.head, tied=False))
 
 
 def _same_values(left: StoredTensor, right: StoredTensor, chunk: int = 1 << 26) -> bool:
@@ -164,7 +149,7 @@ def _same_values(left: StoredTensor, right: StoredTensor, chunk: int = 1 << 26) 
     return all(
         torch.equal(
             read_range(left.path, left.offset + start, min(chunk, left.size - start)),
-            read_range(right.path, right.offset + start, min(chunk, left.size - start)),
+            read_range(right.path, right.offset + start, min(chunk, right.size - start)),
         )
         for start in range(0, left.size, chunk)
     )

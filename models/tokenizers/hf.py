@@ -6,9 +6,9 @@ from typing import Any
 
 import tokenizers
 
-from ..errors import CheckpointError, UnsupportedModelError
-from .json_file import read_json_if_there
-from .tokenizer_files import TokenizerFiles
+from ...errors import CheckpointError, UnsupportedModelError
+from ..storage.json_file import read_json_if_there
+from .files import TokenizerFiles
 
 _CONVERTIBLE = ("tokenizer.model", "vocab.json")
 

@@ -8,9 +8,9 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from ..errors import CheckpointError, UnsupportedModelError
-from .settings import Settings
-from .tokenizer_files import TokenizerFiles
+from ...errors import CheckpointError, UnsupportedModelError
+from ..settings import Settings
+from .files import TokenizerFiles
 
 
 class _TokenType(IntEnum):
@@ -159,7 +159,7 @@ def _byte_level_bpe(settings: Settings, vocabulary: _Vocabulary) -> tuple[Tokeni
 
 def _sentencepiece_bpe(settings: Settings, vocabulary: _Vocabulary) -> tuple[Tokenizer, bool]:
     """A SentencePiece BPE model, whose merges follow from its scores; spaces are written as U+2581."""
-    if settings.flag("remove_extra_whitespaces", False) or settings.values.get("precompiled_charsmap"):
+    if settings.flag("remove_extra_whitespaces", False) or settings.raw("precompiled_charsmap"):
         raise UnsupportedModelError(f"{settings.source}: a SentencePiece tokenizer that normalizes text is not supported")
     numbered = vocabulary.by_token()
     unknown_id = vocabulary.id("unknown_token_id")

@@ -15,11 +15,13 @@ from typing import Any, Literal
 
 import torch
 
-from ..errors import CheckpointError
-from ..kernels.nvidia.fp8 import pack_fp8, scales_of_rows
-from ..kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP
+from ...errors import CheckpointError
+from ...kernels.nvidia.fp8 import pack_fp8, scales_of_rows
+from ...kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP
+from ..checkpoint import Format, LoadedTensor
+from .dense import DenseStorage
 from .file_ranges import read_range
-from .fp8_input_scales import INPUT_SCALES, SCALE_DTYPES
+from .fp8_input_scales import INPUT_SCALES, SCALE_DTYPES, read_input_scale
 from .safetensors_header import StoredTensor
 
 FP8Format = Literal["fp8_channel", "fp8_block", "fp8_tensor"]
@@ -73,7 +75,30 @@ def _of_weights(weights: Any) -> FP8Format | None:
     return None
 
 
-def take_scales(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
+class FP8Storage(DenseStorage):
+    """float8_e4m3fn matrices, and what is not quantized as it is."""
+
+    def __init__(self, fp8: FP8Format, tensors: Mapping[str, StoredTensor]) -> None:
+        parameters, self._scales = _take_scales(tensors)
+        super().__init__(parameters)
+        self._fp8, self._all = fp8, tensors
+
+    def format(self, name: str) -> Format:
+        if name not in self._scales:
+            return super().format(name)
+        _check(name, self.tensors[name], self._scales[name], self._fp8)
+        return self._fp8
+
+    def load(self, name: str) -> LoadedTensor:
+        if name not in self._scales:
+            return super().load(name)
+        return LoadedTensor(format=self._fp8, data=_read(self.tensors[name], self._scales[name], self._fp8))
+
+    def scale_of_input(self, name: str) -> torch.Tensor | None:
+        return read_input_scale(self._all, name) if name in self._scales else None
+
+
+def _take_scales(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
     """The tensors that are parameters, and the scales of those in FP8 by their matrix's name.
 
     Raises CheckpointError for an FP8 matrix without scales.
@@ -92,7 +117,7 @@ def take_scales(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTe
     return {n: tensor for n, tensor in tensors.items() if n not in taken and not n.endswith(_NOT_PARAMETERS)}, scales
 
 
-def check_fp8(name: str, weight: StoredTensor, scale: StoredTensor, format: FP8Format) -> None:
+def _check(name: str, weight: StoredTensor, scale: StoredTensor, format: FP8Format) -> None:
     """Raises CheckpointError for a matrix or scales of shapes that the format does not have."""
     rows, columns = weight.shape
     multiple = FP8_GROUP if format == "fp8_block" else ALIGNMENT
@@ -104,7 +129,7 @@ def check_fp8(name: str, weight: StoredTensor, scale: StoredTensor, format: FP8F
         )
 
 
-def read_fp8(weight: StoredTensor, scale: StoredTensor, format: FP8Format) -> torch.Tensor:
+def _read(weight: StoredTensor, scale: StoredTensor, format: FP8Format) -> torch.Tensor:
     """The matrix with its scales as FP8 rows, uint8 [N, row_bytes] (kernels/nvidia/fp8.py). Every number is kept.
 
     Raises CheckpointError if the file changed or cannot be read.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from ..errors import CheckpointError, UnsupportedModelError
+from ...errors import CheckpointError, UnsupportedModelError
 
 _MAGIC = b"GGUF"
 _STRING, _ARRAY, _FLOAT32 = 8, 9, 6

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from ..errors import CheckpointError
+from ...errors import CheckpointError
 
 FETCH_AGAIN = "the file is truncated or damaged; fetch it again"
 

@@ -1,0 +1,64 @@
+"""What an entry is: how a family of checkpoints becomes a `ModelSpec`, and where its parameters lie."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..names import NameTable
+from ..settings import Settings
+from ..spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class GGUFSource:
+    """What a GGUF file says beside its settings, for a reader of them.
+
+    tensors: names. vectors: the values of tensors that belong to the configuration (rotary divisors), by name.
+    """
+
+    tensors: frozenset[str]
+    vectors: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HFEntry:
+    """A family of Hugging Face checkpoints.
+
+    model_types: the values of config.json's `model_type`. defaults: what `transformers` assumes where config.json is silent; a null in
+    it is not silence. aliases: other names of settings, and their common ones. read: makes the spec; a setting that it does not ask for
+    is refused unless it says nothing. names: where parameters lie, which may depend on the spec.
+    """
+
+    model_types: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    read: Callable[[Settings], ModelSpec]
+    names: NameTable | Callable[[ModelSpec], NameTable]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def names_of(self, spec: ModelSpec) -> NameTable:
+        return self.names if isinstance(self.names, NameTable) else self.names(spec)
+
+    def settings(self, values: Mapping[str, Any], source: str) -> Settings:
+        """The settings of a configuration, under their common names. source: its file."""
+        common = {self.aliases[name]: value for name, value in values.items() if name in self.aliases and value is not None}
+        return Settings(common | {name: value for name, value in values.items() if name not in self.aliases}, source, self.defaults)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GGUFEntry:
+    """A family of GGUF files.
+
+    architectures: the values of `general.architecture`. settings: their settings as a config.json would have them, `model_type`
+    included, whose entry then makes the spec; what it does not ask for is refused unless it says nothing. names: where parameters lie.
+    values: parameters that the metadata holds, as float32 tensors by the names that the table gives them.
+    """
+
+    architectures: tuple[str, ...]
+    settings: Callable[[Settings, GGUFSource], dict[str, Any]]
+    names: NameTable | Callable[[ModelSpec], NameTable]
+    values: Callable[[Mapping[str, Any], ModelSpec], dict[str, torch.Tensor]] = lambda metadata, spec: {}
+
+    def names_of(self, spec: ModelSpec) -> NameTable:
+        return self.names if isinstance(self.names, NameTable) else self.names(spec)

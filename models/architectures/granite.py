@@ -1,0 +1,164 @@
+"""Granite: Llama with a multiplier in each place where one can be."""
+
+from dataclasses import replace
+from typing import Any
+
+from ...errors import CheckpointError, UnsupportedModelError
+from ..names import Entry, NameTable, fused_gate_up
+from ..settings import Settings, brief
+from ..spec import EmbedSpec, HeadSpec, ModelSpec
+from . import gguf
+from .architecture import GGUFEntry, GGUFSource, HFEntry
+from .hf import DAMAGED, around, attention, before, dense, mlp, num_layers, rms, rope, window_size, windows_by_type
+from .llama import COMMON, GATE_UP, IGNORED, LAYER, NAMES, SOURCES, parted
+
+
+def _granite(settings: Settings, *, channel_size: int | None = None, **layers: Any) -> ModelSpec:
+    bias = settings.flag("attention_bias", False)
+    scale = settings.number("attention_multiplier", 1.0)
+    return dense(
+        settings,
+        mixers=attention(settings, qkv_bias=bias, output_bias=bias, scale=scale, **layers),
+        channel=mlp(settings, size=channel_size, bias=settings.flag("mlp_bias", False)),
+        norms=before(rms(settings)),
+        final=rms(settings),
+        multiplier=settings.number("residual_multiplier", 1.0),
+        embed=EmbedSpec(multiplier=settings.number("embedding_multiplier", 1.0)),
+        head=HeadSpec(multiplier=1 / settings.number("logits_scaling", 1.0)),
+    )
+
+
+def _granite_swa(settings: Settings) -> ModelSpec:
+    """Three layers of four with a window, and a base of the rotary embedding for every layer, 0 for none."""
+    count, table = num_layers(settings), rope(settings)
+    windows = windows_by_type(settings, window_size(settings), lambda index: index % 4 != 0)
+    thetas = settings.numbers("layer_rope_theta") if "layer_rope_theta" in settings else [table.theta] * count
+    if len(thetas) != count:
+        raise CheckpointError(f"{settings.source}: layer_rope_theta has {len(thetas)} entries for {count} layers", hint=DAMAGED)
+    ropes = [replace(table, theta=theta) if theta else None for theta in thetas]
+    return _granite(settings, ropes=ropes, windows=windows, sinks=True)
+
+
+def _granite_hybrid(settings: Settings) -> ModelSpec:
+    """Granite 4 without experts and without state layers; some have no positions."""
+    refused = {"num_local_experts": settings.integer("num_local_experts", 0) != 0}
+    refused["layer_types"] = bool(
+        set(settings.raw("layer_types") or settings.raw("layers_block_type") or ()) - {"attention", "full_attention"}
+    )
+    for name in (name for name, is_other in refused.items() if is_other):
+        raise UnsupportedModelError(
+            f"{settings.source}: {name} = {brief(settings.raw(name))} is not supported",
+            hint="of Granite 4, models with attention alone are",
+        )
+    settings.ignore("layer_types", "layers_block_type", "normalization_function", "init_method", "shared_intermediate_size")
+    settings.ignore(*_UNUSED_BY_DENSE, *(f"mamba_{name}" for name in _MAMBA))
+    rotates = settings.text("position_embedding_type", "nope") == "rope"
+    ropes = None if rotates else (None,) * num_layers(settings)
+    settings.ignore("rope_theta", "rope_scaling", "rope_parameters", "intermediate_size")
+    return _granite(settings, ropes=ropes, channel_size=settings.integer("shared_intermediate_size"))
+
+
+def _hyperclovax(settings: Settings) -> ModelSpec:
+    """Granite's multipliers, but that logits are multiplied and not divided, and norms after mixer and channel too."""
+    bias, norm = settings.flag("attention_bias", False), rms(settings)
+    scale = settings.number("attention_multiplier") if "attention_multiplier" in settings else None
+    return dense(
+        settings,
+        mixers=attention(settings, qkv_bias=bias, output_bias=bias, scale=scale),
+        channel=mlp(settings, bias=settings.flag("mlp_bias", False)),
+        norms=around(norm) if settings.flag("use_post_norm") else before(norm),
+        final=norm,
+        multiplier=settings.number("residual_multiplier", 1.0),
+        embed=EmbedSpec(multiplier=settings.number("embedding_multiplier", 1.0)),
+        head=HeadSpec(multiplier=settings.number("logits_scaling", 1.0)),
+    )
+
+
+def _minicpm(settings: Settings) -> ModelSpec:
+    """The same multipliers by other names: of embeddings, of what layers add (less the more there are), and of logits."""
+    depth = settings.number("scale_depth") / settings.integer("num_hidden_layers") ** 0.5 if "scale_depth" in settings else 1.0
+    size = settings.integer("hidden_size")
+    width = settings.number("dim_model_base", size) / size
+    return dense(
+        settings,
+        mixers=attention(settings),
+        channel=mlp(settings),
+        norms=before(rms(settings)),
+        final=rms(settings),
+        multiplier=depth,
+        embed=EmbedSpec(multiplier=settings.number("scale_emb", 1.0)),
+        head=HeadSpec(multiplier=width),
+    )
+
+
+_ATTENTION = {"attention", "full_attention"}
+_UNUSED_BY_DENSE = ("num_experts_per_tok", "router_aux_loss_coef", "output_router_logits", "attention_head_dim", "time_step_limit")
+_MAMBA = ("n_heads", "n_groups", "d_state", "d_head", "d_conv", "expand", "chunk_size", "conv_bias", "proj_bias")
+_SHARED_MLP = parted(GATE_UP, LAYER + "shared_mlp.input_linear", fused_gate_up, ["weight"])
+_AROUND: dict[str, Entry] = {
+    "layers.{}.attention_post_norm.weight": LAYER + "post_norm1.weight",
+    "layers.{}.mlp_post_norm.weight": LAYER + "post_norm2.weight",
+}
+HF = (
+    HFEntry(model_types=("granite",), defaults=COMMON | {"max_position_embeddings": 2048}, read=_granite, names=NAMES),
+    HFEntry(
+        model_types=("granite_swa",),
+        defaults=COMMON
+        | {
+            "max_position_embeddings": 8192,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 4,
+            "sliding_window": 128,
+            "attention_multiplier": 1.0,
+        },
+        read=_granite_swa,
+        names=NAMES,
+    ),
+    HFEntry(
+        model_types=("granitemoehybrid",),
+        defaults=COMMON | {"max_position_embeddings": 2048, "shared_intermediate_size": 1024},
+        read=_granite_hybrid,
+        names=NameTable(
+            sources=SOURCES | _SHARED_MLP | {"layers.{}.mlp.down.weight": LAYER + "shared_mlp.output_linear.weight"}, ignored=IGNORED
+        ),
+    ),
+    HFEntry(
+        model_types=("hyperclovax",),
+        defaults=COMMON | {"max_position_embeddings": 2048, "use_post_norm": True},
+        read=_hyperclovax,
+        names=NameTable(sources=SOURCES | _AROUND, ignored=IGNORED),
+    ),
+    HFEntry(
+        model_types=("minicpm",), defaults=COMMON | {"rms_norm_eps": 1e-5, "max_position_embeddings": 2048}, read=_minicpm, names=NAMES
+    ),
+)
+
+
+def _granite_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    return gguf.common(settings, found) | {
+        "model_type": "granite",
+        "attention_multiplier": settings.number("attention.scale", 1.0),
+        "embedding_multiplier": settings.number("embedding_scale", 1.0),
+        "residual_multiplier": settings.number("residual_scale", 1.0),
+        "logits_scaling": settings.number("logit_scale", 1.0),
+        "attention_bias": gguf.has_bias(found, "attn_q"),
+        "mlp_bias": gguf.has_bias(found, "ffn_gate"),
+    }
+
+
+def _minicpm_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    values = gguf.common(settings, found)
+    count, size = values["num_hidden_layers"], values["hidden_size"]
+    return values | {
+        "model_type": "minicpm",
+        "scale_emb": settings.number("embedding_scale", 12.0),
+        "scale_depth": settings.number("residual_scale", 1.4 / count**0.5) * count**0.5,
+        "dim_model_base": size / settings.number("logit_scale", size / 256),
+    }
+
+
+GGUF = (
+    GGUFEntry(architectures=("granite",), settings=_granite_of_gguf, names=gguf.INTERLEAVED_NAMES),
+    GGUFEntry(architectures=("minicpm",), settings=_minicpm_of_gguf, names=gguf.INTERLEAVED_NAMES),
+)

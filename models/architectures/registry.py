@@ -1,0 +1,137 @@
+"""Every architecture, and the way from a checkpoint's own metadata to its spec."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ...errors import CheckpointError, UnsupportedModelError
+from ..settings import Settings, brief
+from ..spec import ModelSpec
+from . import cohere, gemma, glm, gpt, granite, llama, nemotron, olmo, others, phi
+from .architecture import GGUFEntry, GGUFSource, HFEntry
+from .hf import DAMAGED, SOURCE
+
+_FAMILIES = (llama, gemma, granite, cohere, glm, phi, olmo, nemotron, gpt, others)
+HF: dict[str, HFEntry] = {name: entry for family in _FAMILIES for entry in family.HF for name in entry.model_types}
+GGUF: dict[str, GGUFEntry] = {name: entry for family in _FAMILIES for entry in getattr(family, "GGUF", ()) for name in entry.architectures}
+
+# Of any configuration: what belongs to training, to texts, to other software, or to how a model is run.
+HARMLESS = frozenset(
+    {
+        "_attn_implementation",
+        "_name_or_path",
+        "architectures",
+        "auto_map",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "initializer_range",
+        "is_llama_config",
+        "keys_to_ignore_at_inference",
+        "label2id",
+        "model_type",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "pretraining_tp",
+        "problem_type",
+        "return_dict",
+        "task_specific_params",
+        "tokenizer_class",
+        "torch_dtype",
+        "transformers.js_config",
+        "transformers_version",
+        "unsloth_fixed",
+        "unsloth_version",
+        "use_cache",
+    }
+)
+_TRAINING = ("dropout", "dropout_prob", "pdrop")
+_GENERATES_TEXT = ("ForCausalLM", "LMHeadModel")
+_NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})
+_NEUTRAL_FACTORS = frozenset({"embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "scale_emb"})
+
+_QUANTIZED_HINT = (
+    "FP8 is supported as compressed-tensors (float-quantized) and Hugging Face (fp8) publish it: weights with scales per tensor, per "
+    "output channel or, with dynamic scales of activations, per 128 x 128; activations with dynamic scales, or static per tensor. "
+    "Otherwise give the unquantized checkpoint (and `engine build --quantize int8` or `int4`), or a GGUF file"
+)
+_HINTS = {"quantization_config": _QUANTIZED_HINT, "compression_config": _QUANTIZED_HINT}
+
+
+def spec_from_hf(values: Mapping[str, Any], *, ignored: Collection[str] = ()) -> tuple[ModelSpec, HFEntry]:
+    """Resolves the contents of a config.json. ignored: settings of which the user says that they change nothing.
+
+    Raises UnsupportedModelError for an architecture or a setting that is not implemented, CheckpointError for settings that are
+    missing, of the wrong type or contradictory.
+    """
+    model_type = values.get("model_type")
+    entry = HF.get(model_type) if isinstance(model_type, str) else None
+    if entry is None:
+        raise unsupported_architecture(str(model_type))
+    _refuse_other_heads(values)
+    settings = entry.settings(values, SOURCE)
+    settings.ignore(*HARMLESS, *ignored)
+    spec = _read(entry, settings)
+    _refuse_unknown(settings, str(model_type))
+    return spec, entry
+
+
+def _read(entry: HFEntry, settings: Settings) -> ModelSpec:
+    try:
+        return entry.read(settings)
+    except (ArithmeticError, ValueError) as error:  # what readers compute with settings divides by them, takes roots and logarithms
+        raise CheckpointError(f"{settings.source} has numbers that no model can have: {error}", hint=DAMAGED) from error
+
+
+def unsupported_architecture(name: str) -> UnsupportedModelError:
+    """The error for a checkpoint of an architecture that has no entry here."""
+    return UnsupportedModelError(f"the architecture {name!r} is not supported", hint=f"supported architectures: {', '.join(sorted(HF))}")
+
+
+def _refuse_unknown(settings: Settings, model_type: str) -> None:
+    for name, value in sorted(settings.unknown().items()):
+        if value in _NEUTRAL or name.endswith(_TRAINING) or (name in _NEUTRAL_FACTORS and value == 1):
+            continue
+        raise UnsupportedModelError(
+            f"{SOURCE}: {name} = {brief(value)} is not known of models of type {model_type!r}, and may change what they compute",
+            hint=_HINTS.get(name, f"if it changes nothing, say so: --ignore-config {name}"),
+        )
+
+
+def _refuse_other_heads(values: Mapping[str, Any]) -> None:
+    architectures = values.get("architectures")
+    if isinstance(architectures, list) and architectures and not any(str(name).endswith(_GENERATES_TEXT) for name in architectures):
+        raise UnsupportedModelError(
+            f"{SOURCE}: {', '.join(map(str, architectures))} is not a model that generates text",
+            hint=f"only models whose architecture ends in {' or '.join(_GENERATES_TEXT)} are supported",
+        )
+
+
+def spec_from_gguf(
+    metadata: Mapping[str, Any], found: GGUFSource, source: str, *, ignored: Collection[str] = ()
+) -> tuple[ModelSpec, GGUFEntry]:
+    """Resolves the metadata of a GGUF file. source: its name. ignored and errors: as `spec_from_hf`."""
+    architecture = Settings(metadata, source).text("general.architecture")
+    entry = GGUF.get(architecture)
+    if entry is None:
+        raise UnsupportedModelError(
+            f"{source}: the GGUF architecture {architecture!r} is not supported",
+            hint=f"supported GGUF architectures: {', '.join(sorted(GGUF))}",
+        )
+    prefix = f"{architecture}."
+    own = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    settings = Settings(own, source, {"vocab_size": len(tokens) if isinstance(tokens, list) else None})
+    settings.ignore(*ignored)
+    values = entry.settings(settings, found)
+    family = HF[values["model_type"]]
+    spec = _read(family, family.settings(values, source))
+    unknown = {name: value for name, value in settings.unknown().items() if value not in _NEUTRAL}
+    if unknown:
+        raise UnsupportedModelError(
+            f"{source}: the settings {', '.join(prefix + name for name in sorted(unknown))} are not supported",
+            hint=f"if they change nothing, say so: --ignore-config {','.join(sorted(unknown))}",
+        )
+    return spec, entry

@@ -1,0 +1,177 @@
+"""Attention over a paged KV cache: what differs between families is a field.
+
+Legend: T tokens of the step, H hidden size, QH / KH query and key-value heads, D head size.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ...errors import CheckpointError
+from ...kernels.attention.op import attention
+from ...kernels.attention.options import AttentionOptions
+from ..step import GroupInputs, Step
+from .norm import NormSpec
+from .rope import RopeSpec, rotate
+
+KVCache = tuple[torch.Tensor, torch.Tensor]
+Angles = tuple[torch.Tensor, torch.Tensor]
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QKNormSpec:
+    """A norm of queries and keys: over each head with one weight ("head") or with a weight of its own ("each_head"), or over all heads
+    together ("width"). after_rope: whether it comes after the rotation."""
+
+    norm: NormSpec
+    over: Literal["head", "each_head", "width"] = "head"
+    after_rope: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureSpec:
+    """Queries grow with their position: times 1 + beta * ln(1 + floor(position / length)), Llama 4's attention temperature."""
+
+    beta: float
+    length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSpec:
+    """One layer's attention. Raises CheckpointError on shapes that cannot be.
+
+    rope: None for layers without positions. window: tokens that each position attends to, itself included; 0 for all of them.
+    chunk: positions attend to those of the same chunk of so many; 0 for all of them. scale: what products of queries and keys are
+    multiplied with. softcap: C > 0 makes a score s C * tanh(s / C). sinks: whether every query head has a learned score that takes its
+    share of the softmax and adds no value. gate: whether the result is multiplied with sigmoid(linear(x)). clip: C > 0 clamps
+    queries, keys and values to -C .. C before anything else. value_norm: a norm of values over each head. output_norm: a norm before
+    the output projection. source: the earlier layer whose keys and values this one reads; None for its own.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope: RopeSpec | None
+    scale: float
+    window: int = 0
+    chunk: int = 0
+    softcap: float = 0.0
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: QKNormSpec | None = None
+    value_norm: NormSpec | None = None
+    output_norm: NormSpec | None = None
+    sinks: bool = False
+    gate: bool = False
+    clip: float = 0.0
+    temperature: TemperatureSpec | None = None
+    source: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "num_kv_heads", "head_dim"):
+            if getattr(self, name) <= 0:
+                raise CheckpointError(
+                    f"the model's configuration gives {name} = {getattr(self, name)}; it must be positive",
+                    hint="the file was edited or damaged; fetch the checkpoint again",
+                )
+        for name in ("window", "chunk"):
+            if getattr(self, name) < 0:
+                raise CheckpointError(
+                    f"the model's configuration gives a {name} of {getattr(self, name)} tokens; it must not be negative",
+                    hint="the file was edited or damaged; fetch the checkpoint again",
+                )
+        if self.num_heads % self.num_kv_heads:
+            raise CheckpointError(
+                f"the model's configuration gives {self.num_heads} attention heads and {self.num_kv_heads} key-value heads;"
+                " the first must be a multiple of the second",
+                hint="the file was edited or damaged; fetch the checkpoint again",
+            )
+
+
+class Attention(nn.Module):
+    """The mixer of a layer. Its norms, rotation and scale become part of the attention operator where a pass can put them there."""
+
+    def __init__(self, spec: AttentionSpec, hidden_size: int) -> None:
+        super().__init__()
+        query_size, kv_size = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+        self.q = nn.Linear(hidden_size, query_size, bias=spec.qkv_bias)
+        self.k = nn.Linear(hidden_size, kv_size, bias=spec.qkv_bias) if spec.source is None else None
+        self.v = nn.Linear(hidden_size, kv_size, bias=spec.qkv_bias) if spec.source is None else None
+        self.o = nn.Linear(query_size, hidden_size, bias=spec.output_bias)
+        self.gate = nn.Linear(hidden_size, query_size, bias=False) if spec.gate else None
+        self.q_norm = _head_norm(spec, spec.num_heads)
+        self.k_norm = _head_norm(spec, spec.num_kv_heads) if spec.source is None else None
+        self.v_norm = None if spec.value_norm is None or spec.source is not None else spec.value_norm.module(spec.head_dim)
+        self.output_norm = None if spec.output_norm is None else spec.output_norm.module(query_size)
+        self.sinks = nn.Parameter(torch.empty(spec.num_heads)) if spec.sinks else None
+        self.spec = spec
+        self.options = AttentionOptions(scale=spec.scale, window=spec.window, chunk=spec.chunk, softcap=spec.softcap)
+        self.attend = attention
+
+    def forward(
+        self, x_TH: torch.Tensor, angles: Angles | None, step: Step, group: GroupInputs, cache: KVCache, shared: KeysValues | None
+    ) -> tuple[torch.Tensor, KeysValues]:
+        """x [T, H] -> [T, H], and the keys and values that it wrote: [T, KH, D] each, as attention takes them.
+
+        angles: cos and sin [T, width / 2], None without a rotation. shared: those of the layer `spec.source`.
+        """
+        spec = self.spec
+        q = self._prepared(self._heads(self.q(x_TH), self.q_norm), self.q_norm, angles)
+        if spec.temperature is not None:
+            q = q * _temperature(spec.temperature, step.positions)[:, None, None]
+        k, v = self._keys_values(x_TH, angles) if shared is None else shared
+        out = self.attend(q, k, v, *cache, step.cu_seqlens, step.seq_lens, *group, self.options, sinks=self.sinks)
+        out = out.view(-1, spec.num_heads * spec.head_dim)
+        if self.gate is not None:
+            out = out * torch.sigmoid(self.gate(x_TH))
+        projected: torch.Tensor = self.o(out if self.output_norm is None else self.output_norm(out))
+        return projected, (k, v)
+
+    def _keys_values(self, x_TH: torch.Tensor, angles: Angles | None) -> KeysValues:
+        assert self.k is not None
+        assert self.v is not None
+        k = self._prepared(self._heads(self.k(x_TH), self.k_norm), self.k_norm, angles)
+        v = self._clipped(self.v(x_TH)).view(-1, self.spec.num_kv_heads, self.spec.head_dim)
+        return k, v if self.v_norm is None else self.v_norm(v)
+
+    def _clipped(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.spec.clip <= 0 else x.clamp(-self.spec.clip, self.spec.clip)
+
+    def _heads(self, x: torch.Tensor, norm: nn.Module | None) -> torch.Tensor:
+        """[T, heads * D] -> [T, heads, D]."""
+        x = self._clipped(x)
+        if norm is not None and self._normalizes("width"):
+            x = norm(x)
+        return x.view(-1, x.shape[1] // self.spec.head_dim, self.spec.head_dim)
+
+    def _prepared(self, x: torch.Tensor, norm: nn.Module | None, angles: Angles | None) -> torch.Tensor:
+        """Heads normalized and rotated."""
+        if norm is None or self._normalizes("width"):
+            return x if angles is None else rotate(x, *angles)
+        if angles is None:
+            normed: torch.Tensor = norm(x)
+            return normed
+        after: torch.Tensor = norm(rotate(x, *angles)) if self._normalizes_late else rotate(norm(x), *angles)
+        return after
+
+    def _normalizes(self, over: str) -> bool:
+        return self.spec.qk_norm is not None and self.spec.qk_norm.over == over
+
+    @property
+    def _normalizes_late(self) -> bool:
+        return self.spec.qk_norm is not None and self.spec.qk_norm.after_rope
+
+
+def _head_norm(spec: AttentionSpec, heads: int) -> nn.Module | None:
+    if spec.qk_norm is None:
+        return None
+    shape = {"head": (spec.head_dim,), "each_head": (heads, spec.head_dim), "width": (heads * spec.head_dim,)}[spec.qk_norm.over]
+    return spec.qk_norm.norm.module(*shape)
+
+
+def _temperature(spec: TemperatureSpec, positions_T: torch.Tensor) -> torch.Tensor:
+    """[T] float32."""
+    return 1.0 + spec.beta * torch.log1p(torch.floor(positions_T.to(torch.float32) / spec.length))

@@ -1,0 +1,102 @@
+"""What a decoder is, composed of parts: resolved once from a checkpoint's configuration, and then only read.
+
+The entries in `architectures/` make a `ModelSpec` of a checkpoint's own metadata; `decoder.py` makes a module of it.
+"""
+
+from dataclasses import dataclass, replace
+
+from ..errors import CheckpointError
+from .parts.attention import AttentionSpec
+from .parts.mlp import MLPSpec
+from .parts.norm import NormSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNorms:
+    """Where a layer normalizes: what the mixer reads, what it gives, what the channel reads, what it gives.
+
+    In a parallel layer without `before_channel`, the channel reads what the mixer reads.
+    """
+
+    before_mixer: NormSpec | None = None
+    after_mixer: NormSpec | None = None
+    before_channel: NormSpec | None = None
+    after_channel: NormSpec | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+    """x + mixer(x), then x + channel(x); or, parallel, x + mixer(x) + channel(x). multiplier: of what is added each time."""
+
+    mixer: AttentionSpec
+    channel: MLPSpec
+    norms: LayerNorms
+    parallel: bool = False
+    multiplier: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedSpec:
+    """multiplier: of every token's embedding. positions: rows of a learned table, one of which is then added; 0 for none. offset: the row
+    of position 0. norm: of the sum."""
+
+    multiplier: float = 1.0
+    positions: int = 0
+    offset: int = 0
+    norm: NormSpec | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec:
+    """The product with which logits end. tied: its matrix is the embedding's. multiplier: of logits, before the soft cap (0: none)."""
+
+    tied: bool = False
+    bias: bool = False
+    multiplier: float = 1.0
+    softcap: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Everything `Decoder` reads. Raises CheckpointError on shapes that cannot be."""
+
+    architecture: str
+    hidden_size: int
+    vocab_size: int
+    max_context: int
+    layers: tuple[LayerSpec, ...]
+    embed: EmbedSpec = EmbedSpec()
+    final: NormSpec | None
+    head: HeadSpec = HeadSpec()
+
+    def __post_init__(self) -> None:
+        sizes = {name: getattr(self, name) for name in ("hidden_size", "vocab_size", "max_context")}
+        sizes |= {"intermediate_size": min((layer.channel.size for layer in self.layers), default=0)} if self.layers else {}
+        for name, value in sizes.items():
+            if value <= 0:
+                raise CheckpointError(
+                    f"the model's configuration gives {name} = {value}; it must be positive",
+                    hint="the file was edited or damaged; fetch the checkpoint again",
+                )
+        if not self.layers:
+            raise CheckpointError(
+                "the model's configuration gives no layers", hint="the file was edited or damaged; fetch the checkpoint again"
+            )
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def head_dims(self) -> set[int]:
+        """Head sizes of all layers."""
+        return {layer.mixer.head_dim for layer in self.layers}
+
+    def for_context(self, max_context: int) -> "ModelSpec":
+        """The same model with the tables that it has for sequences of at most max_context tokens."""
+
+        def limited(layer: LayerSpec) -> LayerSpec:
+            rope = layer.mixer.rope
+            return layer if rope is None else replace(layer, mixer=replace(layer.mixer, rope=rope.for_context(max_context)))
+
+        return replace(self, layers=tuple(map(limited, self.layers)))
