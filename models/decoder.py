@@ -28,7 +28,7 @@ class Layer(nn.Module):
         self.mlp_norm = _norm(norms.before_channel, hidden_size)
         self.mlp = MLP(spec.channel, hidden_size)
         self.mlp_post_norm = _norm(norms.after_channel, hidden_size)
-        self.parallel, self.multiplier = spec.parallel, spec.multiplier
+        self.parallel, self.multiplier, self.normalizes_sums = spec.parallel, spec.multiplier, spec.normalizes_sums
 
     def forward(
         self, x_TH: torch.Tensor, angles: Angles | None, step: Step, group: GroupInputs, cache: KVCache, shared: KeysValues | None
@@ -36,6 +36,9 @@ class Layer(nn.Module):
         """x [T, H] -> [T, H], and the keys and values that were written; the rest as `Attention.forward`."""
         normed = _applied(self.attention_norm, x_TH)
         mixed, written = self.attention(normed, angles, step, group, cache, shared)
+        if self.normalizes_sums:
+            x_TH = _applied(self.attention_post_norm, x_TH + self._scaled(mixed))
+            return _applied(self.mlp_post_norm, x_TH + self._scaled(self.mlp(_applied(self.mlp_norm, x_TH)))), written
         mixed = self._scaled(_applied(self.attention_post_norm, mixed))
         if self.parallel:
             read = normed if self.mlp_norm is None else self.mlp_norm(x_TH)

@@ -26,13 +26,17 @@ class LayerNorms:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpec:
-    """x + mixer(x), then x + channel(x); or, parallel, x + mixer(x) + channel(x). multiplier: of what is added each time."""
+    """x + mixer(x), then x + channel(x); or, parallel, x + mixer(x) + channel(x).
+
+    multiplier: of what is added each time. normalizes_sums: whether the norms after mixer and channel are of the sums, as in GPT-1.
+    """
 
     mixer: AttentionSpec
     channel: MLPSpec
     norms: LayerNorms
     parallel: bool = False
     multiplier: float = 1.0
+    normalizes_sums: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from ..settings import Settings
 from ..spec import EmbedSpec, HeadSpec, LayerNorms, LayerSpec, ModelSpec
 from . import gguf
 from .architecture import GGUFEntry, GGUFSource, HFEntry
-from .hf import DAMAGED, attention, before, dense, head_size, layer_norm, mlp, num_layers
+from .hf import DAMAGED, activation, after, attention, before, dense, head_size, layer_norm, mlp, num_layers
 from .llama import COMMON, IGNORED, LAYER, QKV, SOURCES, parted, renamed
 
 # GPT-NeoX (Pythia)
@@ -222,6 +222,31 @@ def _with_positions(settings: Settings, mixers: Any, **fields: Any) -> ModelSpec
     return dense(settings, mixers=mixers, channel=_four_times(settings), norms=before(norm), final=norm, embed=embed, **fields)
 
 
+# GPT-1: norms of sums, none at the end
+_GPT1_NAMES = NameTable(
+    sources={**_GPT2_NAMES.sources}
+    | {"embed.weight": "transformer.tokens_embed.weight", "embed_positions.weight": "transformer.positions_embed.weight"}
+    | renamed({"layers.{}.attention_post_norm": _GPT + "ln_1", "layers.{}.mlp_post_norm": _GPT + "ln_2"}),
+    ignored=_GPT2_NAMES.ignored,
+)
+
+
+def _openai_gpt(settings: Settings) -> ModelSpec:
+    """By "gelu" its configuration means the approximation by tanh."""
+    settings.ignore("attn_pdrop", "predict_special_tokens", *_SUMMARIES)
+    act = "gelu_tanh" if settings.text("hidden_act") == "gelu" else activation(settings)
+    channel = MLPSpec(size=4 * settings.integer("hidden_size"), activation=act, gated=False, bias=True)
+    return dense(
+        settings,
+        mixers=_unrotated(settings),
+        channel=channel,
+        norms=after(layer_norm(settings)),
+        final=None,
+        normalizes_sums=True,
+        embed=EmbedSpec(positions=settings.integer("max_position_embeddings")),
+    )
+
+
 # GPT-Neo: scores are not scaled, every other layer has a window
 _NEO_NAMES = NameTable(
     sources=_GPT2_EMBED
@@ -410,6 +435,13 @@ HF = (
         names=_CODEGEN_NAMES,
     ),
     HFEntry(model_types=("gpt2", "gpt-sw3"), defaults=_GPT2_DEFAULTS, aliases=_GPT_ALIASES, read=_gpt2, names=_GPT2_NAMES),
+    HFEntry(
+        model_types=("openai-gpt",),
+        defaults=_GPT2_DEFAULTS | {"hidden_act": "gelu", "max_position_embeddings": 512},
+        aliases=_GPT_ALIASES | {"afn": "hidden_act"},
+        read=_openai_gpt,
+        names=_GPT1_NAMES,
+    ),
     HFEntry(
         model_types=("gpt_bigcode",),
         defaults=_GPT2_DEFAULTS | {"hidden_act": "gelu_pytorch_tanh", "multi_query": True},

@@ -130,17 +130,19 @@ def dense(
     final: NormSpec | None,
     parallel: bool = False,
     multiplier: float = 1.0,
+    normalizes_sums: bool = False,
     max_context: int | None = None,
     embed: EmbedSpec = _PLAIN_EMBED,
     head: HeadSpec = _PLAIN_HEAD,
 ) -> ModelSpec:
     """A model whose layers differ in their mixers only. max_context: instead of what the configuration says."""
+    fields: dict[str, Any] = {"channel": channel, "norms": norms, "parallel": parallel, "multiplier": multiplier}
     return ModelSpec(
         architecture=settings.text("model_type"),
         hidden_size=settings.integer("hidden_size"),
         vocab_size=settings.integer("vocab_size"),
         max_context=stretched(settings) if max_context is None else max_context,
-        layers=tuple(LayerSpec(mixer=each, channel=channel, norms=norms, parallel=parallel, multiplier=multiplier) for each in mixers),
+        layers=tuple(LayerSpec(mixer=each, normalizes_sums=normalizes_sums, **fields) for each in mixers),
         embed=embed,
         final=final,
         head=replace(head, tied=settings.flag("tie_word_embeddings", False)),
