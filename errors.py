@@ -19,40 +19,52 @@ from dataclasses import dataclass
 
 
 class EngineError(Exception):
-    """A failure with a message for a person and, where there is one, a way out.
+    """A failure with a message for a person and a way out: `str(error)` is the message followed by a `hint:` line.
 
-    `str(error)` is the message followed by a `hint:` line if `hint` was given.
+    way_out: the hint of errors of a kind that were raised without one of their own.
     """
 
     exit_code = 1
+    way_out = "if it comes again, report it with the command line and what was printed"
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.way_out
 
     def __str__(self) -> str:
-        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+        return f"{self.message}\nhint: {self.hint}"
+
+
+def split_hint(text: str) -> tuple[str, str | None]:
+    """Message and hint of an error that another process told as text."""
+    message, _, hint = text.partition("\nhint: ")
+    return message, hint or None
 
 
 class UsageError(EngineError):
     exit_code = 2
+    way_out = "`engine COMMAND --help` explains every option"
 
 
 class CheckpointError(EngineError):
     exit_code = 3
+    way_out = "download the checkpoint again, or ask whoever made it"
 
 
 class UnsupportedModelError(EngineError):
     exit_code = 4
+    way_out = "docs/models.md lists what is supported"
 
 
 class BuildError(EngineError):
     exit_code = 5
+    way_out = "run again with --debug-dump DIR, and report it with what is written there"
 
 
 class ArtifactError(EngineError):
     exit_code = 6
+    way_out = "build the artifact again, or fetch it again from where it came"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +80,7 @@ class MismatchError(ArtifactError):
     """An artifact that is whole but was made for something else; prints one row per field. other: what it does not fit."""
 
     exit_code = 7
+    way_out = "build the artifact for what it is to run on: engine build CHECKPOINT --target T -o DIR"
 
     def __init__(self, message: str, misfits: Sequence[Misfit], *, other: str = "this machine", hint: str | None = None) -> None:
         self.misfits = tuple(misfits)
@@ -80,6 +93,7 @@ class MismatchError(ArtifactError):
 
 class WorkerError(EngineError):
     exit_code = 8
+    way_out = "the worker's own messages are above"
 
 
 class RequestError(EngineError):
@@ -90,6 +104,7 @@ class RequestError(EngineError):
     """
 
     exit_code = 9
+    way_out = "docs/api.md lists what a request may ask for"
 
     def __init__(
         self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None, hint: str | None = None
@@ -104,6 +119,7 @@ class DeviceError(EngineError):
     """The NVIDIA driver is missing, or one of its functions failed. code: its CUresult, None where no function was called."""
 
     exit_code = 10
+    way_out = "nvidia-smi says whether GPU and driver work; try again, or on another machine"
     code: int | None = None
 
     def __init__(self, message: str, *, code: int | None = None, hint: str | None = None) -> None:
@@ -115,3 +131,4 @@ class TransferError(EngineError):
     """Something on the way to or from a hub: it is missing, refuses, cannot be reached, or there is no room here."""
 
     exit_code = 11
+    way_out = "run the same command again: it goes on where it stopped"

@@ -45,7 +45,7 @@ def load_tuned(path: Path) -> Tuned:
     try:
         tuned = msgspec.json.decode(path.read_bytes(), type=Tuned)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="give --tuned a file that `engine tune` wrote") from error
     except (msgspec.MsgspecError, RecursionError) as error:
         raise UsageError(f"{path} is no file of `engine tune`: {error}", hint="make one on a GPU: engine tune DIR -o FILE") from None
     if tuned.version != TUNED_VERSION:

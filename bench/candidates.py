@@ -21,8 +21,8 @@ from ..runtime.cuda.device import Device, Resource
 from ..runtime.cuda.graphs import instantiate
 from ..runtime.cuda.kernels import Kernels
 from ..runtime.cuda.random_numbers import fill_random
+from ..runtime.cuda.region import Region, align
 from ..runtime.cuda.timing import graph_seconds
-from ..runtime.cuda.weights import Region, align
 
 STREAMED_BYTES = 256 << 20
 """Copies of an operand are so many together: several times the largest cache."""

@@ -96,7 +96,9 @@ class EngineServer:
             self._process.wait(_LAST_WORDS_S)
         self._log.seek(0)
         said = self._log.read().decode(errors="replace").strip().splitlines()[-_LOG_LINES:]
-        return WorkerError(f"engine serve did not {what}; it said:\n" + "\n".join(said))
+        return WorkerError(
+            f"engine serve did not {what}; it said:\n" + "\n".join(said), hint="start engine serve by hand with the same arguments"
+        )
 
     def _check(self, what: str) -> None:
         """Wait a moment; the server must still be running then, and within its time."""

@@ -91,7 +91,7 @@ class EngineSteps:
         done = self._core.step()
         for output in done.outputs:
             if output.error is not None:
-                raise WorkerError(f"the engine refused a prompt: {output.error}")
+                raise WorkerError(f"the engine refused a prompt: {output.error}", hint="ask for shorter prompts or fewer of them at a time")
         return done
 
     def _forget(self, ids: Sequence[str]) -> None:

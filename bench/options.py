@@ -81,7 +81,7 @@ class Serve(Workload):
                 "give either --url or --artifacts", hint="--url measures a running server, --artifacts starts engine serve itself"
             )
         if self.serve_arguments and self.artifacts is None:
-            raise UsageError("arguments after -- are for the server that --artifacts starts")
+            raise UsageError("arguments after -- are for the server that --artifacts starts", hint="start the server at --url with them")
         if self.url is not None and self.tokenizer is None:
             raise UsageError("--url needs --tokenizer, to make prompts of an exact number of tokens", hint="the model's tokenizer.json")
 

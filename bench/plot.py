@@ -18,7 +18,7 @@ def check(file: Path) -> None:
     if file.suffix not in _FORMATS:
         raise UsageError(f"{file} cannot be drawn", hint=f"plots are {', '.join(_FORMATS)}")
     if not file.absolute().parent.is_dir():
-        raise UsageError(f"{file} cannot be written: there is no directory {file.parent}")
+        raise UsageError(f"{file} cannot be written: there is no directory {file.parent}", hint="make it first")
     if find_spec("matplotlib") is None:
         raise UsageError("--plot needs matplotlib, which is not installed", hint="pip install 'engine-llm[bench]'")
 

@@ -83,7 +83,7 @@ def write_json(report: Report, file: Path) -> None:
     try:
         file.write_bytes(msgspec.json.format(msgspec.json.encode(content, enc_hook=_plain), indent=1) + b"\n")
     except OSError as error:
-        raise UsageError(f"{file} cannot be written: {error.strerror}") from error
+        raise UsageError(f"{file} cannot be written: {error.strerror}", hint="give --json a place that can be written to") from error
 
 
 def _plain(value: object) -> str:

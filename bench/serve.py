@@ -111,7 +111,7 @@ class _Bench:
         )
         errors = [result.error for result in results if result.error is not None]
         if len(errors) == len(results):
-            raise WorkerError(f"every request failed; the first one: {errors[0]}")
+            raise WorkerError(f"every request failed; the first one: {errors[0]}", hint="ask the server once by hand: curl URL/v1/models")
         self.errors += errors
         return results
 

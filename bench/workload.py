@@ -14,6 +14,7 @@ TOKENIZER_FILE = "tokenizer.json"
 _SPACES = ("Ġ", "▁")
 """How byte-level and SentencePiece vocabularies write the space before a word."""
 _ATTEMPTS = 32
+_LINES = 'every line is {"prompt": "...", "max_tokens": 64}'
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def open_tokenizer(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_buffer(file.read_bytes())
     except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
-        raise UsageError(f"{file} is not a tokenizer: {error}") from error
+        raise UsageError(f"{file} is not a tokenizer: {error}", hint="give --tokenizer a tokenizer.json that `tokenizers` reads") from error
     # The file may carry the truncation of a training run, which would shorten prompts silently.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -73,10 +74,10 @@ def read_requests(file: Path, tokenizer: Tokenizer, max_tokens: int) -> list[Req
     try:
         lines = file.read_bytes().splitlines()
     except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{file} cannot be read: {error.strerror}", hint=_LINES) from error
     requests = [_read_line(file, number, line, tokenizer, max_tokens) for number, line in enumerate(lines, 1) if line.strip()]
     if not requests:
-        raise UsageError(f"{file} holds no prompts")
+        raise UsageError(f"{file} holds no prompts", hint=_LINES)
     return requests
 
 
@@ -89,7 +90,7 @@ def _read_line(file: Path, number: int, line: bytes, tokenizer: Tokenizer, max_t
     try:
         read = msgspec.json.decode(line, type=_Line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}, line {number}: {error}", hint='every line is {"prompt": "...", "max_tokens": 64}') from None
+        raise UsageError(f"{file}, line {number}: {error}", hint=_LINES) from None
     return Request(read.prompt, _length(tokenizer, read.prompt), read.max_tokens or max_tokens)
 
 

@@ -11,7 +11,7 @@ def check_request(request: Submit, *, vocab_size: int, max_context: int, capacit
     """
     length = len(request.prompt)
     if not request.prompt:
-        raise RequestError("the prompt is empty", param="prompt")
+        raise RequestError("the prompt is empty", param="prompt", hint="give at least one token")
     if length >= max_context:
         raise RequestError(
             f"the prompt has {length} tokens, which leaves no room for an answer: the model's context is {max_context} tokens",
@@ -27,7 +27,11 @@ def check_request(request: Submit, *, vocab_size: int, max_context: int, capacit
             hint="shorten the prompt, or start the server with more --kv-memory",
         )
     if request.params.max_tokens < 1:
-        raise RequestError(f"max_tokens is {request.params.max_tokens}, but must be at least 1", param="max_tokens")
+        raise RequestError(
+            f"max_tokens is {request.params.max_tokens}, but must be at least 1",
+            param="max_tokens",
+            hint="leave it out for what the context leaves",
+        )
     _check_ids("prompt", (*request.prompt, *request.generated), vocab_size)
     _check_ids("logit_bias", tuple(request.params.logit_bias), vocab_size)
     _check_ids("stop_token_ids", request.params.stop_token_ids, vocab_size)
@@ -37,7 +41,11 @@ def check_request(request: Submit, *, vocab_size: int, max_context: int, capacit
 def _check_ids(param: str, ids: tuple[int, ...], vocab_size: int) -> None:
     if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
         bad = next(token for token in ids if not 0 <= token < vocab_size)
-        raise RequestError(f"{param}: token id {bad} is outside the vocabulary of {vocab_size}", param=param)
+        raise RequestError(
+            f"{param}: token id {bad} is outside the vocabulary of {vocab_size}",
+            param=param,
+            hint="use the tokens of this model: POST /tokenize",
+        )
 
 
 def _check_sampling(request: Submit) -> None:
@@ -55,7 +63,9 @@ def _check_sampling(request: Submit) -> None:
     )
     for name, value, holds, range_ in wanted:
         if not holds:
-            raise RequestError(f"{name} is {value}, but must be {range_}", param=name)
+            raise RequestError(f"{name} is {value}, but must be {range_}", param=name, hint="leave it out for its default")
     for token, bias in params.logit_bias.items():
         if not abs(bias) < float("inf"):
-            raise RequestError(f"logit_bias of token {token} is {bias}, but must be a finite number", param="logit_bias")
+            raise RequestError(
+                f"logit_bias of token {token} is {bias}, but must be a finite number", param="logit_bias", hint="-100 forbids a token"
+            )

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from checkout import ROOT, is_ours
+from checkout import ROOT, our_files
 
 NOT_SHIPPED = {"benchmarks", "docs", "tests", "tools"}
 DATA_SUFFIXES = {".cpp", ".h"}
@@ -19,17 +19,14 @@ def pyproject() -> dict[str, Any]:
 
 
 def top_folders() -> set[str]:
-    return {path.name for path in ROOT.iterdir() if path.is_dir() and is_ours(path.name) and any(path.iterdir())}
+    folders = {Path(file).parts[0] for file in our_files() if "/" in file}
+    return {folder for folder in folders if not folder.startswith(".")}
 
 
 def shipped_files() -> set[str]:
     """Paths, relative to the root, of every file in the package's folders, and of its root modules."""
-    found = {path.name for path in ROOT.glob("*.py")} | {"py.typed"}
-    for folder in top_folders() - NOT_SHIPPED:
-        for directory, folders, files in os.walk(ROOT / folder):
-            folders[:] = [name for name in folders if is_ours(name)]
-            found |= {str(Path(directory, file).relative_to(ROOT)) for file in files if not file.startswith(".")}
-    return found
+    in_folders = {file for file in our_files() if Path(file).parts[0] in top_folders() - NOT_SHIPPED}
+    return in_folders | {file for file in our_files() if "/" not in file and file.endswith(".py")} | {"py.typed"}
 
 
 def test_packages_are_the_folders_with_python_in_them() -> None:
@@ -73,7 +70,7 @@ def test_pytest_takes_nothing_from_the_root() -> None:
 
 
 def test_test_files_are_tests_and_the_rest_is_support() -> None:
-    for path in (ROOT / "tests").rglob("*.py"):
+    for path in (ROOT / file for file in our_files() if file.startswith("tests/") and file.endswith(".py")):
         relative = path.relative_to(ROOT / "tests")
         assert path.name == "conftest.py" or (relative.parts[0] == "support") != path.name.startswith("test_"), path
 

@@ -121,7 +121,7 @@ class Team {
 };
 
 // Threads for a job of that many multiply-adds: waking another one costs a few microseconds.
-// torch.set_num_threads says how many there may be.
+// As many as OpenMP may use, which program.cpp sets for the thread that runs a step.
 inline int threads_for(int64_t work) { return work < 32768 ? 1 : omp_get_max_threads(); }
 
 // Calls body(begin, end) for all of [0, count) in chunks of `grain`.

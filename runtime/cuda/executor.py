@@ -26,8 +26,9 @@ from .inputs import InputArea
 from .kv_cache import cache_bytes, cache_regions
 from .outputs import DeviceLogits, OutputArea
 from .random_numbers import fill_random
+from .region import Region
 from .step_graphs import StepGraph, StepGraphs
-from .weights import Layout, Region, upload
+from .weights import Layout, upload
 
 
 class CudaExecutor:

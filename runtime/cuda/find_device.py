@@ -14,7 +14,7 @@ def find_device(manifest: Manifest) -> Device:
     try:
         device = Device(Driver())
     except DeviceError as error:
-        reason, hint = error.message, error.hint or hint
+        reason, hint = error.message, error.hint
     misfits = target.misfits(device.capability if device else None)
     if device is None or misfits:
         if reason:

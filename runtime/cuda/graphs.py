@@ -17,7 +17,7 @@ from ...errors import ArtifactError
 from .device import Device, Resource
 from .driver import KERNEL_NODE_FIELDS
 from .kernels import Kernels
-from .weights import Region
+from .region import Region
 
 ARGUMENT_BYTES = 8
 """Every argument gets as much room; the driver reads as much of it as the parameter takes."""

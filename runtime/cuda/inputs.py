@@ -20,7 +20,7 @@ from ..batch import StepInputs
 from ..sampling.device_draws import Draws
 from .device import Device, Resource
 from .driver import MEMORY_DEVICE, MEMORY_HOST, Memcpy2D
-from .weights import Region, align
+from .region import Region, align
 
 ELEMENT_BYTES = 4
 """Of every input: int32 or float32."""

@@ -1,7 +1,7 @@
 """The KV cache on the GPU: where each layer's keys and values lie."""
 
 from ...artifacts import CacheGroup, Manifest
-from .weights import Region, align
+from .region import Region, align
 
 
 def cache_bytes(manifest: Manifest, blocks: int) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ...artifacts.graph import WORKSPACE, GraphInfo, GraphTemplate
 from ...errors import ArtifactError
 from .device import Device, Resource
-from .weights import Region
+from .region import Region
 
 _BYTES = 4
 """Of a float32 and of an int32."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .device import Device, Resource
-from .weights import Region
+from .region import Region
 
 BLOCK_BYTES = 8 << 20
 _HIGH_BYTES = {"bfloat16": 0x3C, "float16": 0x24, "float32": 0x3C}

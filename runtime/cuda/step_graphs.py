@@ -15,7 +15,7 @@ from .graphs import instantiate
 from .inputs import InputArea, PaddedInputs
 from .kernels import Kernels
 from .outputs import Results
-from .weights import Region
+from .region import Region
 
 
 class StepGraph(NamedTuple):

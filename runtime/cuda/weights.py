@@ -16,20 +16,12 @@ from ...errors import ArtifactError
 from ..capacity.machine import usable_cpus
 from ..weights import Span
 from .device import Device, Pinned, Resource
+from .region import Region, align
 
-ALIGNMENT = 256
-"""What the driver's own allocations have, so that no kernel can tell the difference."""
 STAGING_BYTES = 64 << 20
 READ_BYTES = 4 << 20
 """What one thread reads at a time: one thread alone copies slower from the page cache than the GPU takes it."""
 MAX_READERS = 8
-
-
-class Region(NamedTuple):
-    """Memory of the GPU."""
-
-    address: int
-    nbytes: int
 
 
 class _Read(NamedTuple):
@@ -74,10 +66,6 @@ class Layout:
                 done += count
         if reads:
             yield begin, min(begin + size, self.nbytes), reads
-
-
-def align(nbytes: int) -> int:
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def upload(device: Device, layout: Layout, address: int, *, staging_bytes: int = STAGING_BYTES) -> None:

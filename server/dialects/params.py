@@ -59,7 +59,11 @@ class GenerationParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
         self._check_token_ids(vocab_size)
         min_tokens = _or(self.min_tokens, 0)
         if min_tokens > max_tokens:
-            raise RequestError(f"min_tokens is {min_tokens}, more than the {max_tokens} tokens that may be generated", param="min_tokens")
+            raise RequestError(
+                f"min_tokens is {min_tokens}, more than the {max_tokens} tokens that may be generated",
+                param="min_tokens",
+                hint="lower it, or raise max_tokens",
+            )
         seed = secrets.randbits(63) if self.seed is None else self.seed + choice
         return SamplingParams(
             max_tokens=max_tokens,
@@ -81,7 +85,11 @@ class GenerationParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     def _check_token_ids(self, vocab_size: int) -> None:
         for name, ids in (("logit_bias", _or(self.logit_bias, {})), ("stop_token_ids", _or(self.stop_token_ids, []))):
             if wrong := [id for id in ids if not 0 <= id < vocab_size]:
-                raise RequestError(f"token {wrong[0]} is not in the vocabulary of {vocab_size} tokens", param=name)
+                raise RequestError(
+                    f"token {wrong[0]} is not in the vocabulary of {vocab_size} tokens",
+                    param=name,
+                    hint="POST /tokenize tells the tokens of a text",
+                )
 
 
 def _or(value: _T | None, default: _T) -> _T:
@@ -93,4 +101,4 @@ def refuse_set_fields(request: msgspec.Struct, unsupported: dict[str, tuple[Any,
     for name, harmless in unsupported.items():
         value = getattr(request, name)
         if value is not None and value not in harmless:
-            raise RequestError(f"{name} is not supported", param=name, code="unsupported_parameter")
+            raise RequestError(f"{name} is not supported", param=name, code="unsupported_parameter", hint="leave it out")

@@ -51,9 +51,14 @@ def check_prompts(ask: Ask, limits: ModelLimits) -> None:
     """What can be said before the worker is there. Raises RequestError."""
     for prompt in ask.prompts:
         if not prompt.tokens:
-            raise RequestError("the prompt has no tokens", param=ask.param)
+            raise RequestError("the prompt has no tokens", param=ask.param, hint="give it some text")
         if max(prompt.tokens) >= limits.vocab_size or min(prompt.tokens) < 0:
-            raise RequestError(f"the prompt has a token outside of the vocabulary of {limits.vocab_size}", param=ask.param)
+            wrong = next(token for token in prompt.tokens if not 0 <= token < limits.vocab_size)
+            raise RequestError(
+                f"the prompt has the token {wrong}, which is outside of the vocabulary of {limits.vocab_size}",
+                param=ask.param,
+                hint="POST /tokenize tells the tokens of a text",
+            )
         _token_budget(ask, len(prompt.tokens), limits.max_context, "the model's context")
 
 

@@ -1,7 +1,7 @@
 """The requests of the HTTP API, validated as they are decoded.
 
-A field that is not declared here is refused by name: an option that does nothing would be a lie.
-Fields of OpenAI's API that only describe the caller are declared and have no effect.
+A field that is not declared here is refused by name, and so is one that would change the answer and is
+not supported. Fields that cannot change an answer of this server are accepted: WITHOUT_EFFECT, and docs/api.md, name each.
 """
 
 import re
@@ -14,6 +14,14 @@ from ...errors import RequestError
 from .params import MAX_LOGPROBS, GenerationParams, Natural, Positive, refuse_set_fields
 
 MAX_CHOICES = 128
+WITHOUT_EFFECT = frozenset(
+    {
+        *("user", "metadata", "safety_identifier"),  # describe the caller
+        *("store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),  # steer what OpenAI's servers do around a request
+        *("parallel_tool_calls", "include_obfuscation"),  # are about tools, and about hiding the length of tokens: there are none here
+    }
+)
+"""Fields that are accepted with any value, and ignored."""
 _REQUEST = TypeVar("_REQUEST", bound=msgspec.Struct)
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _FIELD = re.compile(r"(?:unknown|missing required) field `([^`]*)`")
@@ -50,7 +58,9 @@ class GenerateRequest(GenerationParams, kw_only=True):
     def check(self) -> None:
         """Rules that hold between fields. Raises RequestError."""
         if self.stream_options is not None and not self.stream:
-            raise RequestError("stream_options is only allowed with stream: true", param="stream_options")
+            raise RequestError(
+                "stream_options is only allowed with stream: true", param="stream_options", hint="ask for a stream, or leave it out"
+            )
 
 
 class ChatRequest(GenerateRequest, kw_only=True):
@@ -93,9 +103,11 @@ class ChatRequest(GenerateRequest, kw_only=True):
             },
         )
         if self.top_logprobs is not None and not self.logprobs:
-            raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+            raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs", hint="set logprobs, or leave it out")
         if reserved := {"messages", "add_generation_prompt", "tools", "documents"} & set(self.chat_template_kwargs or {}):
-            raise RequestError(f"chat_template_kwargs may not set {min(reserved)}", param="chat_template_kwargs")
+            raise RequestError(
+                f"chat_template_kwargs may not set {min(reserved)}", param="chat_template_kwargs", hint="it has fields of its own"
+            )
 
     def token_limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
@@ -128,14 +140,18 @@ class CompletionRequest(GenerateRequest, kw_only=True):
             case str():
                 return [self.prompt]
             case []:
-                raise RequestError("prompt must not be empty", param="prompt")
+                raise RequestError("prompt must not be empty", param="prompt", hint="give a text, or token ids")
             case _ if texts := _all_of(self.prompt, str):
                 return texts
             case _ if tokens := _all_of(self.prompt, int):
                 return [tokens]
             case _ if (lists := _all_of(self.prompt, list)) and all(lists):
                 return lists
-        raise RequestError("prompt must be a string, a list of strings, a list of tokens or a list of lists of tokens", param="prompt")
+        raise RequestError(
+            "prompt must be a string, a list of strings, a list of tokens or a list of lists of tokens",
+            param="prompt",
+            hint="texts and tokens cannot be mixed",
+        )
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -147,7 +163,9 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     def check(self) -> None:
         if (self.prompt is None) == (self.messages is None):
-            raise RequestError("give either prompt or messages", param="prompt")
+            raise RequestError(
+                "give either prompt or messages", param="prompt", hint="messages go through the chat template, a prompt does not"
+            )
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -169,7 +187,9 @@ def decode_request(body: bytes, kind: type[_REQUEST]) -> _REQUEST:
     except msgspec.ValidationError as error:
         raise _refusal(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"the body is not valid JSON: {_with_position(str(error), body)}", code="invalid_json") from None
+        raise RequestError(
+            f"the body is not valid JSON: {_with_position(str(error), body)}", code="invalid_json", hint="JSON is UTF-8 text"
+        ) from None
 
 
 def checked(value: _REQUEST, kind: type[_REQUEST]) -> _REQUEST:

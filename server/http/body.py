@@ -46,4 +46,6 @@ async def _read_body(request: Request) -> bytes:
 
 
 def _too_large() -> RequestError:
-    return RequestError(f"the body is larger than {MAX_BODY_BYTES} bytes", status=413, code="body_too_large")
+    return RequestError(
+        f"the body is larger than {MAX_BODY_BYTES} bytes", status=413, code="body_too_large", hint="ask in several requests"
+    )

@@ -40,7 +40,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     message = {404: f"there is no {request.url.path} here", 405: f"{request.url.path} does not take {request.method}"}.get(
         error.status_code, error.detail
     )
-    response = error_response(RequestError(message, status=error.status_code))
+    response = error_response(RequestError(message, status=error.status_code, hint="docs/api.md lists the endpoints"))
     response.headers.update(error.headers or {})
     return response
 
@@ -51,4 +51,5 @@ async def on_disconnect(_request: Request, _error: Exception) -> Response:
 
 
 async def on_bug(_request: Request, _error: Exception) -> Response:
-    return error_response(RequestError("internal error; the server's log has the details", status=500, code="internal_error"))
+    hint = "the server's log has the details"
+    return error_response(RequestError("internal error", status=500, code="internal_error", hint=hint))

@@ -29,5 +29,9 @@ async def detokenize(http: Request) -> Response:
     request = await read_request(http, DetokenizeRequest)
     service.check_model(request.model)
     if wrong := [token for token in request.tokens if token >= service.limits.vocab_size]:
-        raise RequestError(f"token {wrong[0]} is not in the vocabulary of {service.limits.vocab_size} tokens", param="tokens")
+        raise RequestError(
+            f"token {wrong[0]} is not in the vocabulary of {service.limits.vocab_size} tokens",
+            param="tokens",
+            hint="POST /tokenize tells the tokens of a text",
+        )
     return json_response({"prompt": service.text.decode(request.tokens)})

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from ...errors import RequestError
+from ...errors import RequestError, split_hint
 from ...protocol import Output, SamplingParams, Submit, TokenLogprob
 from .detokenizer import IncrementalDetokenizer
 from .stop_checker import StopChecker
@@ -79,7 +79,8 @@ class Assembler:
         """Raises RequestError if the worker gave the sequence up."""
         reason = output.finish_reason
         if reason == "abort":
-            raise RequestError(output.error or "the request was aborted", status=400 if output.error else 503, code="aborted")
+            message, hint = split_hint(output.error or "the request was aborted\nhint: send it again")
+            raise RequestError(message, status=400 if output.error else 503, code="aborted", hint=hint)
         if self.generated == 0:
             self.cached_tokens = output.cached_tokens
         if self._is_plain and reason is None:

@@ -14,6 +14,8 @@ from ...errors import ArtifactError, RequestError
 
 ROLES = ("system", "developer", "user", "assistant")
 _MESSAGE_FIELDS = frozenset({"role", "content", "name", "reasoning_content"})
+_PART = 'a text part is {"type": "text", "text": "..."}'
+_AS_TRAINED = "send roles in the order in which the model was trained to see them"
 _GENERATION = {"generation"}
 
 
@@ -69,10 +71,12 @@ class ChatTemplate:
         try:
             return self._template.render(tools=None, documents=None, **context)
         except TemplateError as error:
-            raise RequestError(f"the chat template refuses these messages: {error}", param="messages") from error
+            raise RequestError(f"the chat template refuses these messages: {error}", param="messages", hint=_AS_TRAINED) from error
         except Exception as error:
             # The template is a program that ran on the user's input: whatever it raises, the input did it.
-            raise RequestError(f"the chat template failed on these messages: {type(error).__name__}: {error}", param="messages") from error
+            raise RequestError(
+                f"the chat template failed on these messages: {type(error).__name__}: {error}", param="messages", hint=_AS_TRAINED
+            ) from error
 
 
 def normalize_message(message: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -81,10 +85,10 @@ def normalize_message(message: Mapping[str, Any], where: str) -> dict[str, Any]:
     if role in ("tool", "function"):
         raise RequestError(f"messages with the role {role!r} are not supported", param=f"{where}.role", hint="tools are not supported")
     if role not in ROLES:
-        raise RequestError(f"role must be one of {', '.join(ROLES)}, not {role!r}", param=f"{where}.role")
+        raise RequestError(f"role must be one of {', '.join(ROLES)}, not {role!r}", param=f"{where}.role", hint="leave other messages out")
     for name, value in message.items():
         if name not in _MESSAGE_FIELDS and value not in (None, []):
-            raise RequestError(f"the message field {name!r} is not supported", param=f"{where}.{name}")
+            raise RequestError(f"the message field {name!r} is not supported", param=f"{where}.{name}", hint="leave it out")
     normal = {name: value for name, value in message.items() if name in _MESSAGE_FIELDS and value is not None}
     normal["role"] = "system" if role == "developer" else role
     normal["content"] = _plain_text(message.get("content"), role, f"{where}.content")
@@ -100,7 +104,7 @@ def _plain_text(content: Any, role: str, where: str) -> str:
         case list():
             return "\n".join(_part_text(part, f"{where}[{i}]") for i, part in enumerate(content))
         case _:
-            raise RequestError("content must be a string or a list of text parts", param=where)
+            raise RequestError("content must be a string or a list of text parts", param=where, hint=_PART)
 
 
 def _part_text(part: Any, where: str) -> str:
@@ -108,8 +112,8 @@ def _part_text(part: Any, where: str) -> str:
         case {"type": "text", "text": str(text)}:
             return text
         case {"type": "text"}:
-            raise RequestError("a text part needs a string `text`", param=f"{where}.text")
+            raise RequestError("a text part needs a string `text`", param=f"{where}.text", hint=_PART)
         case {"type": str(kind)}:
             raise RequestError(f"content of type {kind!r} is not supported", param=f"{where}.type", hint="this model reads text only")
         case _:
-            raise RequestError('a content part must be an object like {"type": "text", "text": "..."}', param=where)
+            raise RequestError("a content part must be an object", param=where, hint=_PART)

@@ -71,7 +71,7 @@ class Text:
                 "this model has no chat template", param="messages", code="no_chat_template", hint="use /v1/completions with a prompt"
             )
         if not messages:
-            raise RequestError("messages must not be empty", param="messages")
+            raise RequestError("messages must not be empty", param="messages", hint="give at least a user's message")
         return self.template.render(messages, add_generation_prompt=add_generation_prompt, extra=extra)
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:

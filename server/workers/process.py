@@ -45,7 +45,9 @@ def spawn_worker(options: WorkerOptions) -> WorkerHandle:
             )
         except OSError as error:
             ours.close()
-            raise WorkerError(f"the worker cannot be started: {error}") from error
+            raise WorkerError(
+                f"the worker cannot be started: {error}", hint="starting a process needs memory, and the Python that runs this"
+            ) from error
     return WorkerHandle(process, ours)
 
 

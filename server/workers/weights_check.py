@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ...errors import ArtifactError, WorkerError
+from ...errors import ArtifactError, WorkerError, split_hint
 from .process import describe_exit
 
 
@@ -18,7 +18,7 @@ async def check_weights_in_background(artifacts: Path, digest: str) -> None:
     try:
         process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     except OSError as error:
-        raise WorkerError(f"the check of the weights cannot be started: {error}") from error
+        raise WorkerError(f"the check of the weights cannot be started: {error}", hint="engine verify DIR finds out") from error
     try:
         assert process.stdout is not None
         said = (await process.stdout.read()).decode(errors="replace").strip()
@@ -28,7 +28,7 @@ async def check_weights_in_background(artifacts: Path, digest: str) -> None:
             process.kill()
             await process.wait()
     if code == ArtifactError.exit_code:
-        message, _, hint = said.partition("\nhint: ")
-        raise ArtifactError(message, hint=hint or None)
+        message, hint = split_hint(said)
+        raise ArtifactError(message, hint=hint)
     if code != 0:
-        raise WorkerError(f"the check of the weights {describe_exit(code)}")
+        raise WorkerError(f"the check of the weights {describe_exit(code)}", hint="engine verify DIR finds out")

@@ -92,8 +92,8 @@ def raising(error: BaseException) -> "object":
     ("error", "code", "text"),
     [
         (UsageError("no", hint="yes"), 2, "error: no\nhint: yes\n"),
-        (BuildError("it broke"), 5, "error: it broke\n"),
-        (EngineError("odd"), 1, "error: odd\n"),
+        (BuildError("it broke"), 5, f"error: it broke\nhint: {BuildError.way_out}\n"),
+        (EngineError("odd"), 1, f"error: odd\nhint: {EngineError.way_out}\n"),
         (KeyboardInterrupt(), 130, ""),
         (
             ModuleNotFoundError("No module named 'gguf'", name="gguf"),
@@ -108,6 +108,10 @@ def test_failures_become_messages_and_exit_codes(
     monkeypatch.setattr(module_of("inspect"), "run", raising(error))
     assert main(["inspect", "x"]) == code
     assert capsys.readouterr() == ("", text)
+
+
+def test_every_kind_of_error_has_a_way_out() -> None:
+    assert [kind for kind in _error_types(EngineError) if "way_out" not in vars(kind)] == []
 
 
 def test_our_own_bugs_are_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import ROOT, is_ours
+from checkout import ROOT, copy_checkout
 from imports_of import needed_by
 from printed_keys import keys
 from tiny_specs import tiny_layer, tiny_spec
@@ -207,7 +207,7 @@ SOURCES = {
 def test_every_source_is_part_of_the_keys_of_what_it_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in turn gets one byte more, in a copy: passes, kernels (C++ included), emitters, buckets."""
     package = tmp_path / "engine"
-    shutil.copytree(ROOT, package, ignore=lambda _, names: [name for name in names if not is_ours(name) or name == "tests"])
+    copy_checkout(package, but="tests")
     monkeypatch.setattr(sources, "PACKAGE", package)
     before = identities()
     changed_by: dict[str, set[str]] = {kind: set() for kind in before}
@@ -284,7 +284,7 @@ def test_the_sources_of_a_key_are_all_that_its_maker_imports(root: str, kind: st
 def test_keys_are_the_same_in_another_place(tmp_path: Path) -> None:
     """Another checkout, home, directory, host, user, locale, time zone, order of hashing, and variables that compilers read."""
     package = tmp_path / "elsewhere" / "engine"
-    shutil.copytree(ROOT, package, ignore=lambda _, names: [name for name in names if not is_ours(name) or name == "tests"])
+    copy_checkout(package, but="tests")
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 96}
     config |= {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300, "max_position_embeddings": 64}
     (tmp_path / "model").mkdir()

@@ -17,7 +17,7 @@ from engine.runtime.cuda.device import Device
 from engine.runtime.cuda.driver import Driver
 from engine.runtime.cuda.graphs import instantiate
 from engine.runtime.cuda.kernels import Kernels
-from engine.runtime.cuda.weights import Region
+from engine.runtime.cuda.region import Region
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def test_an_error_names_the_call_and_says_what_to_do(fake: FakeCuda, device: Dev
         assert (caught.value.message, caught.value.code) == (f"cuStreamCreate failed: {name}", code)
         assert hint in (caught.value.hint or "")
     fake.fail("cuStreamCreate", 12345)
-    with pytest.raises(DeviceError, match=r"^cuStreamCreate failed: CUresult 12345$"):
+    with pytest.raises(DeviceError, match=r"^cuStreamCreate failed: CUresult 12345\nhint: nvidia-smi"):
         device.stream()
 
 

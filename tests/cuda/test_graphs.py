@@ -16,7 +16,7 @@ from engine.runtime.cuda.device import Device
 from engine.runtime.cuda.driver import Driver
 from engine.runtime.cuda.graphs import instantiate
 from engine.runtime.cuda.kernels import Kernels
-from engine.runtime.cuda.weights import Region
+from engine.runtime.cuda.region import Region
 
 PARAMETERS: dict[str, list[Parameter]] = {"all": ["pointer", "int32", "int64", "float32", "pointer"], "none": [], "numbers": ["int64"] * 40}
 

@@ -15,7 +15,8 @@ from engine.runtime.cuda.device import Device, Resource
 from engine.runtime.cuda.driver import Driver
 from engine.runtime.cuda.graphs import instantiate
 from engine.runtime.cuda.kernels import Kernels
-from engine.runtime.cuda.weights import Layout, Region, upload
+from engine.runtime.cuda.region import Region
+from engine.runtime.cuda.weights import Layout, upload
 from engine.runtime.weights import Span
 
 NODES = 330

@@ -1,21 +1,47 @@
 """The checkout that the tests run in: which of its files are ours."""
 
+import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MADE_HERE = {"build", "dist", "__pycache__"}
 
 
-def is_ours(name: str) -> bool:
-    return not name.startswith(".") and not name.endswith(".egg-info") and name not in MADE_HERE
+@cache
+def our_files() -> tuple[str, ...]:
+    """Paths, relative to the root, of the files that git tracks: what else lies about, an artifact for one, is the user's.
+
+    In a copy of the tree that has no git, of all files that nothing of ours has made.
+    """
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    names = listed.stdout.split("\0") if listed.returncode == 0 and (ROOT / ".git").exists() else _walk()
+    return tuple(sorted(name for name in names if name and os.path.lexists(ROOT / name)))
+
+
+def _walk() -> list[str]:
+    found = []
+    for directory, folders, files in os.walk(ROOT):
+        folders[:] = [name for name in folders if not (name.startswith(".") or name.endswith(".egg-info") or name in MADE_HERE)]
+        found += [str(Path(directory, file).relative_to(ROOT)) for file in files if not file.startswith(".")]
+    return found
+
+
+def copy_checkout(destination: Path, *, but: str | None = None) -> None:
+    """Copy our files to `destination`, those of the top folder `but` left out."""
+    for name in our_files():
+        if but is None or not name.startswith(f"{but}/"):
+            place = destination / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, place, follow_symlinks=False)
 
 
 def build_wheel(source: Path, output: Path) -> Path:
     """A wheel built from a copy of the tree at `source`, so that no build folder appears in the tree itself."""
-    shutil.copytree(ROOT, source, symlinks=True, ignore=lambda _, names: [name for name in names if not is_ours(name)])
+    copy_checkout(source)
     build = f"import setuptools.build_meta as backend; backend.build_wheel({str(output)!r})"
     subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", build], cwd=source, check=True, capture_output=True)
     (path,) = output.iterdir()
