@@ -35,7 +35,7 @@ class HFCheckpoint(Checkpoint):
         if not weights and not _has_weights(directory):
             self._describe_only(spec, values)
             return
-        stored = _read_headers(directory)
+        stored = entry.own_tensors(_read_headers(directory))
         self._storage: Storage = DenseStorage(stored) if fp8 is None else FP8Storage(fp8, stored)
         tensors = self._storage.tensors
         self.spec = _resolve_tying(spec, entry.names_of(spec), tensors)

@@ -21,6 +21,7 @@ Once = Callable[[str, Callable[[Path], object]], Path]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernel-flags", default=None, help="compiler flags of the kernels under test (this machine's target)")
     parser.addoption("--real-rounds", type=int, default=0, help="how often test_store_concurrency.py runs eight whole builds at once")
+    parser.addoption("--write-models-page", action="store_true", help="write docs/models.md as tests/models/test_families.py finds it")
     parser.addoption("--stand-in", action="store_true", help="run tests/gpu without a GPU, every kernel by Triton's interpreter")
 
 

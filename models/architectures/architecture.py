@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ..names import NameTable
 from ..settings import Settings
 from ..spec import ModelSpec
+
+Stored = TypeVar("Stored")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,8 @@ class HFEntry:
 
     model_types: the values of config.json's `model_type`. defaults: what `transformers` assumes where config.json is silent; a null in
     it is not silence. aliases: other names of settings, and their common ones. read: makes the spec; a setting that it does not ask for
-    is refused unless it says nothing. names: where parameters lie, which may depend on the spec.
+    is refused unless it says nothing. names: where parameters lie, which may depend on the spec. prefixes: of a model that is one part of
+    its checkpoint, what the names of its tensors begin with there, and in a checkpoint of its own; none where all of them are its own.
     """
 
     model_types: tuple[str, ...]
@@ -36,6 +39,7 @@ class HFEntry:
     read: Callable[[Settings], ModelSpec]
     names: NameTable | Callable[[ModelSpec], NameTable]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    prefixes: Mapping[str, str] = field(default_factory=dict)
 
     def names_of(self, spec: ModelSpec) -> NameTable:
         return self.names if isinstance(self.names, NameTable) else self.names(spec)
@@ -44,6 +48,13 @@ class HFEntry:
         """The settings of a configuration, under their common names. source: its file."""
         common = {self.aliases[name]: value for name, value in values.items() if name in self.aliases and value is not None}
         return Settings(common | {name: value for name, value in values.items() if name not in self.aliases}, source, self.defaults)
+
+    def own_tensors(self, stored: Mapping[str, Stored]) -> dict[str, Stored]:
+        """What belongs to the model, of all tensors of its checkpoint, by the names that they would have in one of its own."""
+        if not self.prefixes:
+            return dict(stored)
+        found = {name: next((prefix for prefix in self.prefixes if name.startswith(prefix)), None) for name in stored}
+        return {self.prefixes[prefix] + name[len(prefix) :]: stored[name] for name, prefix in found.items() if prefix is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,14 @@ from typing import Any
 
 from ...errors import CheckpointError, UnsupportedModelError
 from ..names import Entry, NameTable, Source
+from ..parts.activations import Activation
 from ..parts.attention import QKNormSpec
 from ..parts.norm import NormSpec
 from ..settings import Settings
 from ..spec import EmbedSpec, HeadSpec, LayerNorms, ModelSpec
 from . import gguf
 from .architecture import GGUFEntry, GGUFSource, HFEntry
-from .hf import DAMAGED, around, attention, before, dense, mlp, rms, rope, rounded, window_size, windows_by_type
+from .hf import DAMAGED, activation, around, attention, before, dense, mlp, rms, rope, rounded, window_size, windows_by_type
 from .llama import COMMON, IGNORED, LAYER, SOURCES
 
 _PLUS_ONE: dict[str, Entry] = {
@@ -44,15 +45,17 @@ _DEFAULTS = COMMON | {
 
 
 def _gemma(settings: Settings) -> ModelSpec:
-    settings.ignore("hidden_act", "hidden_activation")  # files say "gelu" and mean its approximation by tanh
-    return _model(settings, before(rms(settings)), activation="gelu_tanh")
+    """Its files say "gelu" and mean the approximation by tanh; `hidden_activation`, which some have beside it, is not read."""
+    settings.ignore("hidden_activation")
+    given = activation(settings)
+    return _model(settings, before(rms(settings)), own_activation="gelu_tanh" if given == "gelu" else given)
 
 
 def _gemma2(norms: Callable[[NormSpec], LayerNorms]) -> Callable[[Settings], ModelSpec]:
     def read(settings: Settings) -> ModelSpec:
         windows = windows_by_type(settings, window_size(settings), lambda index: index % 2 == 0)
-        caps = {"softcap": settings.number("attn_logit_softcapping", 0.0)}
-        return _model(settings, norms(rms(settings)), windows=windows, scale=_scale(settings), **caps)
+        softcap = settings.number("attn_logit_softcapping", 0.0)
+        return _model(settings, norms(rms(settings)), windows=windows, scale=_scale(settings), softcap=softcap)
 
     return read
 
@@ -81,7 +84,7 @@ def _scale(settings: Settings) -> float:
     return float(scalar**-0.5)
 
 
-def _model(settings: Settings, norms: LayerNorms, *, activation: Any = None, **layers: Any) -> ModelSpec:
+def _model(settings: Settings, norms: LayerNorms, *, own_activation: Activation | None = None, **layers: Any) -> ModelSpec:
     if settings.raw("use_bidirectional_attention"):
         raise UnsupportedModelError(
             f"{settings.source}: use_bidirectional_attention is set: this model encodes, and does not generate text",
@@ -89,11 +92,10 @@ def _model(settings: Settings, norms: LayerNorms, *, activation: Any = None, **l
         )
     bias = settings.flag("attention_bias", False)
     settings.ignore("hidden_act")  # an older name, left in newer files
-    fields = {"activation": activation} if activation else {}
     return dense(
         settings,
         mixers=attention(settings, qkv_bias=bias, output_bias=bias, **layers),
-        channel=mlp(settings, activation_name="hidden_activation", **fields),
+        channel=mlp(settings, activation=own_activation or activation(settings, "hidden_activation")),
         max_context=settings.integer("max_position_embeddings"),  # which counts the stretch of Gemma 3's scaling
         norms=norms,
         final=rms(settings),

@@ -326,6 +326,12 @@ HF = (
         names=NAMES,
     ),
     HFEntry(
+        model_types=("emu3_text_model",),
+        defaults=COMMON | {"rms_norm_eps": 1e-5, "max_position_embeddings": 9216, "num_key_value_heads": 8, "rope_theta": 1000000.0},
+        read=read_biased("attention_bias", "attention_bias", "mlp_bias"),
+        names=NAMES,
+    ),
+    HFEntry(
         model_types=("mimo",),
         defaults=COMMON | {"max_position_embeddings": 32768},
         read=_mimo,

@@ -129,7 +129,7 @@ HF = (
         names=NAMES,
     ),
     HFEntry(
-        model_types=("apertus",),
+        model_types=("apertus", "apertus1p5_text"),
         defaults=COMMON | {"rms_norm_eps": 1e-5, "hidden_act": "xielu", "max_position_embeddings": 65536, "rope_theta": 12000000.0},
         read=_apertus,
         names=NameTable(sources=SOURCES | _XIELU | _APERTUS, ignored=IGNORED),

@@ -38,6 +38,11 @@ def _phi3(settings: Settings) -> ModelSpec:
     )
 
 
+def _phi4_multimodal(settings: Settings) -> ModelSpec:
+    settings.ignore("vision_config", "audio_config")
+    return _phi3(settings)
+
+
 def _phi(settings: Settings) -> ModelSpec:
     norm = layer_norm(settings)
     qk_norm = QKNormSpec(norm=norm) if settings.flag("qk_layernorm", False) else None
@@ -58,6 +63,19 @@ HF = (
         defaults=COMMON | {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096},
         read=_phi3,
         names=PHI3_NAMES,
+    ),
+    HFEntry(
+        model_types=("phi4_multimodal",),
+        defaults=COMMON
+        | {
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 131072,
+            "original_max_position_embeddings": 4096,
+            "num_key_value_heads": 8,
+        },
+        read=_phi4_multimodal,
+        names=PHI3_NAMES,
+        prefixes={name: name for name in ("model.embed_tokens.", "model.layers.", "model.norm.", "lm_head.")},
     ),
     HFEntry(
         model_types=("phi",),

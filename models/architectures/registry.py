@@ -1,5 +1,6 @@
 """Every architecture, and the way from a checkpoint's own metadata to its spec."""
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from ..settings import Settings, brief
 from ..spec import ModelSpec
 from . import cohere, gemma, glm, gpt, granite, llama, nemotron, olmo, others, phi
 from .architecture import GGUFEntry, GGUFSource, HFEntry
+from .composites import COMPOSITES
 from .hf import DAMAGED, SOURCE
 
 _FAMILIES = (llama, gemma, granite, cohere, glm, phi, olmo, nemotron, gpt, others)
@@ -66,11 +68,17 @@ def spec_from_hf(values: Mapping[str, Any], *, ignored: Collection[str] = ()) ->
     Raises UnsupportedModelError for an architecture or a setting that is not implemented, CheckpointError for settings that are
     missing, of the wrong type or contradictory.
     """
+    composite = COMPOSITES.get(str(values.get("model_type")))
+    if composite is not None:
+        values = composite.text_settings(values)
     model_type = values.get("model_type")
     entry = HF.get(model_type) if isinstance(model_type, str) else None
     if entry is None:
         raise unsupported_architecture(str(model_type))
-    _refuse_other_heads(values)
+    if composite is None:
+        _refuse_other_heads(values)
+    else:
+        entry = dataclasses.replace(entry, prefixes=composite.prefixes)
     settings = entry.settings(values, SOURCE)
     settings.ignore(*HARMLESS, *ignored)
     spec = _read(entry, settings)
@@ -87,7 +95,9 @@ def _read(entry: HFEntry, settings: Settings) -> ModelSpec:
 
 def unsupported_architecture(name: str) -> UnsupportedModelError:
     """The error for a checkpoint of an architecture that has no entry here."""
-    return UnsupportedModelError(f"the architecture {name!r} is not supported", hint=f"supported architectures: {', '.join(sorted(HF))}")
+    return UnsupportedModelError(
+        f"the architecture {name!r} is not supported", hint=f"supported architectures: {', '.join(sorted(HF | COMPOSITES))}"
+    )
 
 
 def _refuse_unknown(settings: Settings, model_type: str) -> None:

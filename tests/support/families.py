@@ -136,6 +136,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {family: {"num_key_value_heads": 4} for f
     "exaone4": {"rope_parameters": _LLAMA3},
     "falcon_h1": {"mamba_d_ssm": 192},
     "gemma2": {"query_pre_attn_scalar": 40, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0},
+    # The class with images does not cap its logits.
+    "gemma3": {"text_config": {"final_logit_softcapping": None}},
     "gemma3_text": {"query_pre_attn_scalar": 40, "final_logit_softcapping": 2.0, "rope_parameters": _TWO_ROPES},
     "gemma3n_text": {
         "num_kv_shared_layers": 2,

@@ -352,7 +352,7 @@ ARCHITECTURES: dict[str, GgufArchitecture] = {
         name="minicpm",
         keys=lambda config, weights: _granite_keys(config, weights) | {"attention.scale": None},
         transforms=(interleave,),
-        settings={"attention_multiplier": 24**-0.5},
+        settings={"attention_multiplier": 24**-0.5, "logits_scaling": 3.0},
     ),
     "internlm2": GgufArchitecture(name="internlm2", transforms=(interleave,), settings={"head_dim": 24}),
 }
