@@ -16,10 +16,11 @@ from typing import Any
 
 from ..artifacts.target import Target
 from ..kernels import library, ops
+from ..kernels.shims import C_SHIMS
 from . import segment_graph
 
 EXAMPLE_SIZES = (512, 61, 37, 23)
-"""Example values of d0, d1, ...: fixed, because Inductor's heuristics look at them."""
+"""Example values of d0, d1, ...: fixed, because Inductor's heuristics look at them. `example_size` has more."""
 
 NO_PATHS = ("-Wno-builtin-macro-redefined", '-D__FILE__="segment"')
 """Flags of the C++ compiler, the same in every build, so that headers compiled in advance fit: checks in the code name their file,
@@ -68,6 +69,11 @@ def compile_form(form_text: str, target_name: str, output: Path, sources: Path |
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def example_size(dimension: int) -> int:
+    """The example value of symbolic dimension number `dimension`: no two are equal."""
+    return EXAMPLE_SIZES[dimension] if dimension < len(EXAMPLE_SIZES) else 63 + 2 * dimension
+
+
 def _unquoted(directory: Path) -> Path | None:
     """`directory`, or None (where the system has temporary files) if a shell wants quotes around it: Inductor writes commands without."""
     return directory if shlex.quote(str(directory)) == str(directory) else None
@@ -89,14 +95,14 @@ def _aot_compile(form_text: str, target: Target, output: Path) -> Path:
     module = segment_graph.decode(form)
     names = sorted({size for _, sizes in form["inputs"] for size in sizes if isinstance(size, str)}, key=lambda name: int(name[1:]))
     dims = {name: torch.export.Dim(name, min=1) for name in names}
-    sizes = dict(zip(names, EXAMPLE_SIZES, strict=False))
+    sizes = {name: example_size(dimension) for dimension, name in enumerate(names)}
     with FakeTensorMode(shape_env=ShapeEnv()):  # weights are inputs: real ones would take the layer's memory
         shapes = [(getattr(torch, dtype), [sizes.get(size, size) for size in shape]) for dtype, shape in form["inputs"]]
         args = tuple(torch.empty(shape, dtype=dtype) for dtype, shape in shapes)
     dynamic = tuple({axis: dims[size] for axis, size in enumerate(shape) if isinstance(size, str)} for _, shape in form["inputs"])
     with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         exported = torch.export.export(module, args, dynamic_shapes=dynamic, strict=False)
-        shims = {getattr(torch.ops.engine, name).default: [declaration] for name, declaration in ops.C_SHIMS.items()}
+        shims = {getattr(torch.ops.engine, name).default: [declaration] for name, declaration in C_SHIMS.items()}
         options = SETTINGS | {
             "aot_inductor.custom_ops_to_c_shims": shims,
             "cpp.simdlen": target.vector_bits,

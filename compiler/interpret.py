@@ -12,8 +12,8 @@ from torch import fx
 
 from ..artifacts import CacheGroup
 from ..artifacts.step_arrays import step_arrays, whole_prompts
-from ..kernels import ops
 from ..kernels.attention.reference import attention_operator
+from ..kernels.formats import PANEL_KERNELS
 from ..kernels.linear import reference
 from ..kernels.linear.activations import quantize
 from ..kernels.row_operators import TWINS, twin
@@ -31,7 +31,7 @@ def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
     }
     operators |= {f"engine.{name}.default": operator for name, operator in ROW_REFERENCES.items()}
     operators |= {f"engine.{twin(row.name, 'quantize')}.default": quantized_twin(row.name, quantize) for row in TWINS}
-    for kernel in ops.PANEL_KERNELS:
+    for kernel in PANEL_KERNELS:
         operators[f"engine.linear_{kernel}.default"] = _with_format(reference.linear, kernel)
         operators[f"engine.embedding_{kernel}.default"] = _with_format(reference.embedding, kernel)
     return operators

@@ -18,12 +18,16 @@ SEGMENT_SOURCES = (
     "errors.py",
     "kernels/attention/options.py",
     "kernels/cut_operators.py",
+    "kernels/fakes.py",
+    "kernels/formats.py",
     "kernels/library.py",
     "kernels/linear/blocks.py",
     "kernels/native.py",
     "kernels/nvidia/packed_rows.py",
     "kernels/ops.py",
     "kernels/row_operators.py",
+    "kernels/schemas.py",
+    "kernels/shims.py",
 )
 """Every file of ours that compiling a segment reads; test_build_keys.py compares them with the imports."""
 LIBRARY_SOURCES = ("errors.py", "kernels/library.py", "kernels/native.py")

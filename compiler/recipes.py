@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from ..errors import ArtifactError
-from ..kernels import ops
+from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS
 from ..kernels.linear.blocks import FORMATS, GROUP
 from ..kernels.linear.formats import pack_blocks, pack_dense, unpack
 from ..kernels.linear.quantize import quantize as quantize_blocks
@@ -46,12 +46,12 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> 
             case "to_bfloat16", _, _:
                 data, held = dequantize(held, data).bfloat16(), "bf16"
             case "quantize", _, wanted:
-                quantize = partial(fp8.quantize_fp8 if wanted in ops.FP8_FORMATS else quantize_blocks, wanted)
+                quantize = partial(fp8.quantize_fp8 if wanted in FP8_FORMATS else quantize_blocks, wanted)
                 data, held = quantize(dequantize(held, data)), wanted  # type: ignore[assignment]
             case "pack_rows", _, _:
                 data = rows.pack_rows(held, data)
             case "pack", _, _:
-                data = pack_blocks(held, data) if held in ops.QUANTIZED_FORMATS else pack_dense(data)
+                data = pack_blocks(held, data) if held in QUANTIZED_FORMATS else pack_dense(data)
             case "concat" | "max", _, _:
                 pass  # of all parts, once each is made
             case _:
@@ -61,8 +61,8 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> 
 
 def dequantize(stored: str, data: torch.Tensor) -> torch.Tensor:
     """A stored tensor as float32 [N, K] (or its own shape when it is not a matrix); exact."""
-    if stored in ops.FP8_FORMATS:
+    if stored in FP8_FORMATS:
         return fp8.unpack_fp8(stored, data, fp8_in_features(stored, data.shape[1]))
-    if stored not in ops.QUANTIZED_FORMATS:
+    if stored not in QUANTIZED_FORMATS:
         return data.to(torch.float32)
     return unpack(stored, pack_blocks(stored, data), data.shape[0], data.shape[1] // FORMATS[stored].block_bytes * GROUP)

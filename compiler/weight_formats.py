@@ -1,7 +1,7 @@
 """How an artifact stores each parameter: as the checkpoint does, or quantized."""
 
 from ..errors import UsageError
-from ..kernels import ops
+from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS
 from ..kernels.linear.packed import DENSE_DTYPES, Layout
 from ..kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP
 from ..models.checkpoint import Checkpoint
@@ -20,14 +20,14 @@ def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "pane
     """
     stored = {name: info.format for name, info in checkpoint.parameters.items()}
     if layout == "panels":
-        stored |= {name: "f32" for name, format in stored.items() if format in ops.FP8_FORMATS}
+        stored |= {name: "f32" for name, format in stored.items() if format in FP8_FORMATS}
     if layout == "rows":
         stored |= {n: "bf16" for n, info in checkpoint.parameters.items() if len(info.shape) == 2 and info.format in DENSE_DTYPES}
     if quantize == "none":
         return dict(stored)
-    if _MATRIX_FORMAT[quantize] in ops.FP8_FORMATS:
+    if _MATRIX_FORMAT[quantize] in FP8_FORMATS:
         _check_fp8(checkpoint, quantize, layout)
-    quantized = sorted(set(stored.values()) & set(ops.QUANTIZED_FORMATS))
+    quantized = sorted(set(stored.values()) & set(QUANTIZED_FORMATS))
     if quantized:
         raise UsageError(
             f"--quantize {quantize} on a checkpoint that is quantized already ({', '.join(quantized)})",

@@ -29,9 +29,9 @@ import torch
 from torch import fx
 
 from ..errors import BuildError
+from ..kernels.formats import QUANTIZERS
 from ..kernels.linear.packed import Layout, kernel_of, packed_dtype, packed_shape, quantizer_of
 from ..kernels.nvidia.packed_rows import FP8_STATIC, input_scale_name
-from ..kernels.ops import QUANTIZERS
 from .rewrite import call_like, join
 
 _LINEAR = torch.ops.aten.linear.default

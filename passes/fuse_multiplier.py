@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..kernels.formats import PANEL_KERNELS, QUANTIZERS, ROW_KERNELS
 from ..kernels.nvidia.packed_rows import FP8_STATIC
-from ..kernels.ops import PANEL_KERNELS, QUANTIZERS, ROW_KERNELS
 from .linears import is_linear, linear_arguments
 from .rewrite import call_like, erase_unused, only_user, replace, rewrite_each
 

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import fx
 
-from ..kernels.ops import QUANTIZERS
+from ..kernels.formats import QUANTIZERS
 from ..kernels.row_operators import TWINS, twin
 from .rewrite import only_user, replace, rewrite_each
 

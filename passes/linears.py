@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from ..kernels.ops import LINEAR_KERNELS
+from ..kernels.formats import LINEAR_KERNELS
 
 
 class LinearArguments(NamedTuple):

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from ..kernels import ops
+from ..kernels.formats import FP8_FORMATS, FP8_KERNELS, ROW_KERNELS
 from ..kernels.row_operators import ROW_OPERATORS, TWINS, twin
 from .linears import is_linear
 
@@ -43,9 +43,9 @@ def lower_precision(graph: fx.Graph) -> int:
 def _activations() -> dict[Any, tuple[int, ...]]:
     """Which arguments of our operators are activations."""
     found: dict[str, tuple[int, ...]] = {row.name: row.rows for row in TWINS} | {"attention": (0, 1, 2)}
-    for kernel in (*ops.ROW_KERNELS, *ops.FP8_KERNELS):
+    for kernel in (*ROW_KERNELS, *FP8_KERNELS):
         found |= dict.fromkeys((f"linear_{kernel}", f"logits_{kernel}"), (0, 3))
-    for format in ops.FP8_FORMATS:
+    for format in FP8_FORMATS:
         quantizer = f"quantize_{format}"
         found |= {quantizer: (0,)} | {twin(row.name, quantizer): row.rows for row in TWINS}
     return {getattr(torch.ops.engine, name).default: positions for name, positions in found.items()}

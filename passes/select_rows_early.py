@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..kernels.ops import LINEAR_KERNELS, QUANTIZERS
+from ..kernels.formats import LINEAR_KERNELS, QUANTIZERS
 from ..kernels.row_operators import ROW_OPERATORS, TWINS, twin
 from .rewrite import call_like, erase_unused
 

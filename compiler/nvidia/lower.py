@@ -26,11 +26,14 @@ PLAN_SOURCES = (
     "errors.py",
     "kernels/attention/options.py",
     "kernels/cut_operators.py",
+    "kernels/fakes.py",
+    "kernels/formats.py",
     "kernels/linear/blocks.py",
     "kernels/native.py",
     "kernels/nvidia",
     "kernels/ops.py",
     "kernels/row_operators.py",
+    "kernels/schemas.py",
 )
 """Every file of ours that makes plans, and what becomes graphs of them; test_build_keys.py compares them with the imports."""
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...kernels import ops
+from ...kernels.formats import FP8_FORMATS, FP8_KERNELS, ROW_KERNELS
 from ...kernels.nvidia import reference
 from ...kernels.row_operators import TWINS, twin
 from ...kernels.row_references import ROW_REFERENCES, quantized_twin
@@ -17,12 +17,12 @@ def reference_operators() -> dict[str, Operator]:
     """The reference of every operator of ours, by its name in a graph."""
     operators: dict[str, Operator] = {"sample": reference.sample, "attention": _in_float32(reference.attention_operator)}
     operators |= {name: _in_float32(operator) for name, operator in ROW_REFERENCES.items()}
-    for kernel in (*ops.ROW_KERNELS, *ops.FP8_KERNELS):
+    for kernel in (*ROW_KERNELS, *FP8_KERNELS):
         packed = kernel.removeprefix("rows_")
         operators[f"linear_{kernel}"] = _rounded(_with_kernel(reference.logits_rows, packed))
         operators[f"logits_{kernel}"] = _with_kernel(reference.logits_rows, packed)
         operators[f"embedding_{kernel}"] = _rounded(_with_kernel(reference.embedding_rows, packed))
-    for format in ops.FP8_FORMATS:
+    for format in FP8_FORMATS:
         quantize = _with_kernel(reference.quantize_fp8, format)
         operators[f"quantize_{format}"] = quantize
         operators |= {twin(row.name, f"quantize_{format}"): _widening(quantized_twin(row.name, quantize)) for row in TWINS}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..ops import ACTIVATION_BYTES, GROUP
+from ..formats import ACTIVATION_BYTES, GROUP
 
 _SMALLEST_AMAX = 2.0**-100
 

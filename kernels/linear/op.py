@@ -16,7 +16,7 @@ def linear(
 ) -> Tensor:
     """x [T, K] float32 times the packed weight, plus bias [N], times multiplier, plus residual [T, N], all float32 -> [T, N] float32.
 
-    `kernel` is one of ops.LINEAR_KERNELS and says how `w` is packed; for a quantized one, `x` is
+    `kernel` is one of formats.LINEAR_KERNELS and says how `w` is packed; for a quantized one, `x` is
     quantized first. Rows of `x` and `residual` may lie apart in memory. Raises RuntimeError if
     shapes or dtypes do not fit.
     """

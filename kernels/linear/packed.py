@@ -4,8 +4,8 @@ from typing import Literal
 
 import torch
 
+from ..formats import QUANTIZED_FORMATS, QUANTIZERS
 from ..nvidia import packed_rows
-from ..ops import QUANTIZED_FORMATS, QUANTIZERS
 from .blocks import FORMATS, GROUP
 from .formats import PANEL
 

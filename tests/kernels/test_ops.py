@@ -8,6 +8,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from engine.kernels import ops
 from engine.kernels.attention.op import attention
 from engine.kernels.attention.options import AttentionOptions
+from engine.kernels.formats import PANEL_KERNELS
 from engine.kernels.linear import embedding, linear, quantize_activations
 from engine.kernels.linear.formats import pack_blocks, pack_dense
 from engine.kernels.linear.quantize import quantize as quantize_weight
@@ -44,7 +45,7 @@ def attention_arguments() -> tuple[Tensor, ...]:
     )
 
 
-@pytest.mark.parametrize("kernel", ops.PANEL_KERNELS)
+@pytest.mark.parametrize("kernel", PANEL_KERNELS)
 @pytest.mark.parametrize("extras", [True, False])
 def test_linear(kernel: str, extras: bool) -> None:
     x = torch.randn(5, 96) if kernel == "dense" else quantize_activations(torch.randn(5, 96))
@@ -53,7 +54,7 @@ def test_linear(kernel: str, extras: bool) -> None:
     torch.library.opcheck(getattr(torch.ops.engine, f"linear_{kernel}"), arguments, test_utils=CHECKS)
 
 
-@pytest.mark.parametrize("kernel", ops.PANEL_KERNELS)
+@pytest.mark.parametrize("kernel", PANEL_KERNELS)
 def test_embedding(kernel: str) -> None:
     arguments = (torch.arange(7, dtype=torch.int32), packed_weight(kernel), 96, 0.5)
     torch.library.opcheck(getattr(torch.ops.engine, f"embedding_{kernel}"), arguments, test_utils=CHECKS)

@@ -1,0 +1,19 @@
+"""Which kernels read which weight formats. Names alone: of operators, as `linear_KERNEL`, and of the storage formats that they unpack."""
+
+from .nvidia.packed_rows import FP8_FORMATS as FP8_FORMATS
+from .nvidia.packed_rows import FP8_LAYOUTS
+
+QUANTIZED_FORMATS = ("q8_0", "q4_0", "q4_1")
+PANEL_KERNELS = ("dense", *QUANTIZED_FORMATS)
+"""Linears and embeddings of CPU targets: weights in panels, float32 results (see linear/formats.py)."""
+ROW_KERNELS = tuple(f"rows_{kernel}" for kernel in PANEL_KERNELS)
+"""Those of NVIDIA targets: weights row by row, bfloat16 activations and results (see nvidia/formats.py)."""
+FP8_KERNELS = tuple(f"rows_{layout}" for layout in FP8_LAYOUTS)
+"""Linears of NVIDIA targets that multiply FP8 activations with FP8 weights (see nvidia/fp8.py)."""
+LINEAR_KERNELS = (*PANEL_KERNELS, *ROW_KERNELS, *FP8_KERNELS)
+QUANTIZERS = dict.fromkeys(QUANTIZED_FORMATS, "quantize") | {f"rows_{format}": f"quantize_{format}" for format in FP8_FORMATS}
+"""For each format whose linears take quantized activations (of row kernels with rows_ before it), the operator that makes them."""
+GROUP = 32
+"""Consecutive elements that share a scale, in quantized weights and activations."""
+ACTIVATION_BYTES = 48
+"""Bytes of one group of quantized activations (see linear/activations.py)."""

@@ -1,0 +1,40 @@
+"""Schemas of our operators, in torch's language.
+
+Legend: T tokens of a step, S sequences of a step, B blocks per sequence, N out features,
+K in features, QH / KH query and key-value heads, D head size, V vocabulary.
+"""
+
+from .cut_operators import CUT_OPERATORS
+from .formats import FP8_KERNELS, LINEAR_KERNELS, PANEL_KERNELS, ROW_KERNELS
+from .nvidia.packed_rows import FP8_FORMATS, FP8_STATIC
+from .row_operators import ROW_OPERATORS, TWINS
+
+_SCALES = {format: ", Tensor scale" if format == FP8_STATIC else "" for format in FP8_FORMATS}
+_ROW_QUANTIZERS = {"quantize": "", **{f"quantize_{format}": scale for format, scale in _SCALES.items()}}
+
+_LINEAR = "Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features, float multiplier"
+
+SCHEMAS = (
+    # x [T, K] float32, for quantized kernels what `quantize` gives; w packed (see linear/formats.py); bias [N] and residual [T, N]
+    # float32 -> (x w^T + bias) * multiplier + residual, [T, N] float32, every operation rounded on its own
+    # of row kernels, x [T, K], residual and result are bfloat16, bias [N] float32
+    *(f"linear_{kernel}({_LINEAR}) -> Tensor" for kernel in LINEAR_KERNELS),
+    # the same with a result in float32, for the LM head
+    *(f"logits_{kernel}({_LINEAR}) -> Tensor" for kernel in (*ROW_KERNELS, *FP8_KERNELS)),
+    # x [T, K] bfloat16, of fp8_tensor also its scale [1] float32 -> uint8 [T, row_bytes]: FP8 numbers with scales (see nvidia/fp8.py)
+    *(f"quantize_{format}(Tensor x{scale}) -> Tensor" for format, scale in _SCALES.items()),
+    # logits [S, V], temperature, top_p, min_p, uniform [S] float32, top_k [S] int32 -> [S] int32: the token drawn; where the temperature
+    # is 0, the lowest index of the largest logit; -1 if that is infinite or one is NaN (see nvidia/sample.py)
+    "sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor uniform) -> Tensor",
+    # x [T, K] float32 -> uint8 [T, ceil(K / 32), 48]: int8 quants with scales (see linear/activations.py)
+    "quantize(Tensor x) -> Tensor",
+    # see row_operators.py; with a quantizer's name, what that would make of the result
+    *(operator.schema() for operator in ROW_OPERATORS.values()),
+    *(operator.schema(quantizer, scale) for operator in TWINS for quantizer, scale in _ROW_QUANTIZERS.items()),
+    # tokens [T] int32, w packed like a linear of [V, dim] -> rows * multiplier, [T, dim] float32, or bfloat16 of row kernels
+    *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim, float multiplier) -> Tensor" for kernel in (*PANEL_KERNELS, *ROW_KERNELS)),
+    # q [T, QH, D], k and v [T, KH, D] float32; caches [blocks, KH, block_size, D] float32 or bfloat16, or
+    # [blocks, KH, block_size, D + 4] int8; cu_seqlens [S+1], seq_lens [S], block_table [S, B], slot_mapping [T] int32;
+    # q_norm and k_norm [D], cos and sin [T, R/2], sinks [QH], q_scale [T] float32 -> [T, QH, D] float32
+    *(operator.schema for operator in CUT_OPERATORS.values()),
+)
