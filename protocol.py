@@ -80,10 +80,13 @@ class Phase(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The worker can take requests."""
+    """The worker can take requests.
+
+    num_blocks: of all cache groups together. max_tokens: of the longest sequence, prompt and answer together.
+    """
 
     num_blocks: int
-    block_size: int
+    max_tokens: int
     max_batch_tokens: int
     max_num_seqs: int
 
@@ -116,7 +119,8 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
 class Stats(msgspec.Struct, frozen=True, array_like=True):
     """State of the scheduler after a step; the source of the server's /metrics.
 
-    `*_total` only ever grow. Step figures describe the step just finished.
+    `*_total` only ever grow, but for blocks_total: of the cache group that is fullest, of whose blocks
+    blocks_used are referenced. Step figures describe the step just finished.
     """
 
     running: int = 0

@@ -152,6 +152,8 @@ def _faults_of_caches(manifest: Manifest) -> Iterator[str]:
         yield f"has the cache groups {', '.join(map(repr, names)) or 'of no layer'}"
     if len(set(tensors)) != len(tensors) or not all(group.layers for group in manifest.caches):
         yield "has a cache group without layers, or with one twice"
+    if len({group.block_size for group in manifest.caches}) > 1:
+        yield "has cache groups of different block sizes"
     for group in manifest.caches:
         if (group.window == 0) != (group.kind == "full"):
             yield f"has the cache group {group.name!r} of kind {group.kind} with a window of {group.window}"

@@ -69,9 +69,7 @@ class EngineSteps:
     def _check_fits(self, batch: int, tokens: int) -> None:
         if tokens > self._max_context:
             raise UsageError(f"{tokens} tokens do not fit the model's context of {self._max_context}", hint="ask for shorter contexts")
-        ready = self._core.ready
-        # One block to spare for each, or the scheduler would not let all of them run.
-        if batch * (-(-tokens // ready.block_size) + 1) > ready.num_blocks:
+        if not self._core.holds(batch, tokens):
             raise UsageError(f"the KV cache does not hold {batch} sequences of {tokens} tokens", hint="give more --kv-memory")
 
     def _submit(self, count: int, tokens: int, max_tokens: int) -> list[str]:

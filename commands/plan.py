@@ -48,17 +48,17 @@ def run(given: Given) -> int:
     """Print the figures. Returns the exit code."""
     options = PlanOptions(**given)
     from ..artifacts import load_manifest
-    from ..runtime.capacity.capacity import check, plan
+    from ..runtime.capacity.capacity import capacity, check
 
     limits = RuntimeOptions(max_num_seqs=options.max_num_seqs, max_batch_tokens=options.max_batch_tokens)
-    planned = plan(load_manifest(options.artifacts), options.memory, limits, options.context)
+    found = capacity(load_manifest(options.artifacts), options.memory, limits, options.context)
     if options.json:
-        sys.stdout.buffer.write(planned.encode())
+        sys.stdout.buffer.write(found.encode())
     else:
         from rich.console import Console
 
-        from ..runtime.capacity.table import plan_table
+        from ..runtime.capacity.table import capacity_table
 
-        Console().print(plan_table(planned))
-    check(planned)
+        Console().print(capacity_table(found))
+    check(found)
     return 0

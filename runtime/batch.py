@@ -53,11 +53,11 @@ class Batch:
 class BatchBuilder:
     """Turns chunks into batches, at most two at a time: one being computed and one to come.
 
-    max_blocks: of a sequence. group: of the caches.
+    groups: of the caches. max_context: tokens of the longest sequence.
     """
 
-    def __init__(self, *, max_batch_tokens: int, max_num_seqs: int, max_blocks: int, group: CacheGroup) -> None:
-        self._free = [_Buffers(max_batch_tokens, max_num_seqs, max_blocks, group) for _ in range(2)]
+    def __init__(self, *, max_batch_tokens: int, max_num_seqs: int, max_context: int, groups: list[CacheGroup]) -> None:
+        self._free = [_Buffers(max_batch_tokens, max_num_seqs, max_context, groups) for _ in range(2)]
 
     def build(self, chunks: list[Chunk]) -> Batch:
         """A batch of these chunks, one sequence per chunk, in their order: decoding sequences first."""
@@ -71,22 +71,25 @@ class BatchBuilder:
 class _Buffers:
     """Memory for one batch."""
 
-    def __init__(self, max_batch_tokens: int, max_num_seqs: int, max_blocks: int, group: CacheGroup) -> None:
+    def __init__(self, max_batch_tokens: int, max_num_seqs: int, max_context: int, groups: list[CacheGroup]) -> None:
         self.tokens = np.zeros(max_batch_tokens, np.int32)
         self._positions = np.zeros(max_batch_tokens, np.int32)
         self._cu_seqlens = np.zeros(max_num_seqs + 1, np.int32)
         self._seq_lens = np.zeros(max_num_seqs, np.int32)
         self._logit_rows = np.zeros(max_num_seqs, np.int32)
-        self._paged = _PagedBuffers(max_batch_tokens, max_num_seqs, max_blocks, group)
-        self._shape = (0, 0, 0, 0)
+        self._paged = [
+            _PagedBuffers(index, group, max_batch_tokens, max_num_seqs, -(-max_context // group.block_size))
+            for index, group in enumerate(groups)
+        ]
+        self._shape: tuple[int, ...] = ()
         self._inputs: StepInputs | None = None
 
     def fill(self, chunks: list[Chunk]) -> Batch:
         decodes = list(takewhile(lambda chunk: chunk.size == 1 and chunk.chooses, chunks))
         self._add_decodes(decodes)
         tokens, rows = self._add_prompts(chunks[len(decodes) :], len(decodes))
-        width = self._paged.fill(chunks, len(decodes))
-        inputs = self._views(tokens, len(chunks), rows, width)
+        widths = [paged.fill(chunks, len(decodes)) for paged in self._paged]
+        inputs = self._views(tokens, len(chunks), rows, widths)
         return Batch(self, inputs, [chunk.sequence for chunk in decodes])
 
     def _add_decodes(self, chunks: list[Chunk]) -> None:
@@ -115,9 +118,11 @@ class _Buffers:
             rows = 1
         return at, rows
 
-    def _views(self, tokens: int, sequences: int, rows: int, width: int) -> StepInputs:
-        if self._inputs is None or self._shape != (tokens, sequences, rows, width):
-            self._shape = (tokens, sequences, rows, width)
+    def _views(self, tokens: int, sequences: int, rows: int, widths: list[int]) -> StepInputs:
+        shape = (tokens, sequences, rows, *widths)
+        if self._inputs is None or self._shape != shape:
+            self._shape = shape
+            paged = [paged.views(tokens, sequences, width) for paged, width in zip(self._paged, widths, strict=True)]
             self._inputs = StepInputs(
                 {
                     "tokens": self.tokens[:tokens],
@@ -125,16 +130,17 @@ class _Buffers:
                     "cu_seqlens": self._cu_seqlens[: sequences + 1],
                     "seq_lens": self._seq_lens[:sequences],
                     "logit_rows": self._logit_rows[:rows],
-                    **self._paged.views(tokens, sequences, width),
+                    **{name: view for views in paged for name, view in views.items()},
                 }
             )
         return self._inputs
 
 
 class _PagedBuffers:
-    """The inputs that say where a group's keys and values lie."""
+    """The inputs that say where a group's keys and values lie. index: of the group among all. max_blocks: of a sequence."""
 
-    def __init__(self, max_batch_tokens: int, max_num_seqs: int, max_blocks: int, group: CacheGroup) -> None:
+    def __init__(self, index: int, group: CacheGroup, max_batch_tokens: int, max_num_seqs: int, max_blocks: int) -> None:
+        self._index = index
         self._name = group.name
         self._block_size = group.block_size
         self._slots = np.zeros(max_batch_tokens, np.int32)
@@ -145,14 +151,16 @@ class _PagedBuffers:
 
     def fill(self, chunks: list[Chunk], decodes: int) -> int:
         """Write all of them; returns the width of the block table. decodes: how many chunks have a single token, which come first."""
-        size = self._block_size
-        self._slots[:decodes] = [sequence.blocks[start // size] * size + start % size for sequence, start, _, _ in chunks[:decodes]]
+        size, index = self._block_size, self._index
+        held = [chunk.sequence.held[index] for chunk in chunks]
+        starts = [chunk.start for chunk in chunks[:decodes]]
+        self._slots[:decodes] = [own.blocks[start // size] * size + start % size for own, start in zip(held, starts, strict=False)]
         at = decodes
-        for sequence, start, count, _ in chunks[decodes:]:
+        for own, (_, start, count, _) in zip(held[decodes:], chunks[decodes:], strict=True):
             places = np.arange(start, start + count, dtype=np.int32)
-            self._slots[at : at + count] = sequence.table[places // size] * size + places % size
+            self._slots[at : at + count] = own.table[places // size] * size + places % size
             at += count
-        return self._fill_table([chunk.sequence.blocks for chunk in chunks])
+        return self._fill_table([own.blocks for own in held])
 
     def _fill_table(self, held: list[list[int]]) -> int:
         """Write the rows that have changed since the last time; returns the width."""

@@ -1,6 +1,6 @@
 """The heart of the runtime: requests in, steps to compute out, and what they chose in again."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -9,7 +9,7 @@ from ..errors import RequestError
 from ..options.runtime import RuntimeOptions
 from ..protocol import FinishReason, Output, Ready, Stats, StepDone, Submit
 from .batch import BatchBuilder
-from .caches.blocks import BlockManager
+from .caches.caches import Caches
 from .capacity.kv_memory import default_resident_blocks
 from .loading import load_executor
 from .process import import_guard
@@ -32,19 +32,15 @@ class EngineCore:
     """
 
     def __init__(self, executor: StepExecutor, options: RuntimeOptions, *, eos_token_ids: Iterable[int] = ()) -> None:
-        (group,) = executor.manifest.caches
-        model = executor.manifest.model
+        model, groups = executor.manifest.model, executor.manifest.caches
         self._executor = executor
         self._eos = frozenset(token for token in eos_token_ids if 0 <= token < model.vocab_size)
         self._vocab_size = model.vocab_size
         self._max_context = model.max_context
-        self._blocks = BlockManager(executor.num_blocks, group.block_size, resident=_resident_blocks(executor, options))
-        self._scheduler = Scheduler(self._blocks, max_num_seqs=options.max_num_seqs, max_batch_tokens=options.max_batch_tokens)
+        self._caches = Caches(groups, executor.pools, resident=_resident_blocks(executor, options))
+        self._scheduler = Scheduler(self._caches, max_num_seqs=options.max_num_seqs, max_batch_tokens=options.max_batch_tokens)
         self._batch = BatchBuilder(
-            max_batch_tokens=options.max_batch_tokens,
-            max_num_seqs=options.max_num_seqs,
-            max_blocks=min(executor.num_blocks, -(-model.max_context // group.block_size)),
-            group=group,
+            max_batch_tokens=options.max_batch_tokens, max_num_seqs=options.max_num_seqs, max_context=model.max_context, groups=groups
         )
         self._sequences: dict[str, Sequence] = {}
         self._early: list[Output] = []
@@ -69,11 +65,15 @@ class EngineCore:
     def ready(self) -> Ready:
         """What the engine can hold, as the worker announces it."""
         return Ready(
-            num_blocks=self._blocks.num_blocks,
-            block_size=self._blocks.block_size,
+            num_blocks=self._caches.num_blocks,
+            max_tokens=min(self._caches.capacity, self._max_context),
             max_batch_tokens=self._scheduler.max_batch_tokens,
             max_num_seqs=self._scheduler.max_num_seqs,
         )
+
+    def holds(self, count: int, tokens: int) -> bool:
+        """Whether `count` sequences of `tokens` tokens run together without one of them having to give way."""
+        return self._caches.holds(count, tokens)
 
     def has_work(self) -> bool:
         """Whether there is something to compute, or to tell that has not been told yet."""
@@ -153,8 +153,8 @@ class EngineCore:
         return self.report() if step is None else self.finish(step, self.compute(step))
 
     def check(self) -> None:
-        """Assert the invariants of the KV cache. For tests."""
-        self._blocks.check(sequence.blocks for sequence in self._sequences.values())
+        """Assert the invariants of the caches. For tests."""
+        self._caches.check(sequence.held for sequence in self._sequences.values())
 
     def _drop(self, id: str) -> None:
         self._scheduler.remove(self._sequences.pop(id))
@@ -166,20 +166,22 @@ class EngineCore:
         capacity = self._scheduler.capacity
         check_request(request, vocab_size=self._vocab_size, max_context=self._max_context, capacity=capacity)
         params = request.params
+        max_length = min(len(request.prompt) + params.max_tokens, self._max_context, capacity + 1)
         return Sequence(
             id=request.id,
             prompt=request.prompt,
             generated=request.generated,
             params=params,
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos),
-            max_length=min(len(request.prompt) + params.max_tokens, self._max_context, capacity + 1),
-            block_size=self._blocks.block_size,
+            max_length=max_length,
+            block_size=self._caches.block_size,
+            held=self._caches.hold_nothing(max(max_length, len(request.prompt) + len(request.generated))),
         )
 
     def _take(self, sequence: Sequence, choice: Choice) -> Output:
         cached = min(sequence.cached_tokens or 0, sequence.num_prompt)
         if choice.error is not None:
-            self._blocks.forget(sequence.blocks)
+            self._caches.forget(sequence.known_digests)
             self._drop(sequence.id)
             return Output(sequence.id, [], finish_reason="abort", error=choice.error, cached_tokens=cached)
         sequence.append(choice.token)
@@ -197,12 +199,12 @@ class EngineCore:
         return "length" if sequence.length >= sequence.max_length else None
 
     def _stats(self, step_tokens: int, step_seconds: float) -> Stats:
-        scheduler = self._scheduler
+        scheduler, fullest = self._scheduler, self._caches.fullest.pool
         return Stats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
-            blocks_used=self._blocks.num_used,
-            blocks_total=self._blocks.num_blocks,
+            blocks_used=fullest.num_referenced,
+            blocks_total=fullest.num_blocks,
             preemptions_total=scheduler.preemptions,
             prompt_tokens_total=scheduler.prompt_tokens,
             generation_tokens_total=self._generated_tokens,
@@ -215,10 +217,12 @@ class EngineCore:
         )
 
 
-def _resident_blocks(executor: StepExecutor, options: RuntimeOptions) -> int:
+def _resident_blocks(executor: StepExecutor, options: RuntimeOptions) -> Mapping[str, int]:
     """Who says how much memory the cache gets wants it used; on a GPU it is taken in any case."""
     manifest = executor.manifest
     if options.kv_memory is not None or manifest.target in CAPABILITIES:
-        return executor.num_blocks
-    (group,) = manifest.caches
-    return default_resident_blocks(num_blocks=executor.num_blocks, block_size=group.block_size, max_context=manifest.model.max_context)
+        return executor.pools
+    return {
+        group.name: default_resident_blocks(group, executor.pools[group.name], max_context=manifest.model.max_context)
+        for group in manifest.caches
+    }

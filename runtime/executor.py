@@ -26,13 +26,13 @@ from .weights import open_weights
 
 
 class Executor:
-    """A loaded artifact. `manifest` and `num_blocks` (blocks of the KV cache) are read by the scheduler."""
+    """A loaded artifact. `manifest` and `pools` (blocks of each cache group, by name) are read by the scheduler."""
 
     can_draw = False
 
-    def __init__(self, manifest: Manifest, num_blocks: int, program: NativeProgram) -> None:
+    def __init__(self, manifest: Manifest, pools: Mapping[str, int], program: NativeProgram) -> None:
         self.manifest = manifest
-        self.num_blocks = num_blocks
+        self.pools = pools
         self._program = program
 
     @classmethod
@@ -64,12 +64,12 @@ class Executor:
         clock.ended("load_code")
         constants = {f"weight:{name}": memory for name, memory in open_weights(directory, manifest).items()}
         clock.ended("map_weights")
-        num_blocks = count_blocks(manifest, kv_memory, max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens)
-        constants |= _allocate_kv(manifest, num_blocks)
+        pools = count_blocks(manifest, kv_memory, max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens)
+        constants |= _allocate_kv(manifest, pools)
         clock.ended("allocate_kv")
-        executor = cls(manifest, num_blocks, _program(directory, manifest, constants, threads))
+        executor = cls(manifest, pools, _program(directory, manifest, constants, threads))
         clock.ended("bind")
-        replay(manifest, executor.step, num_blocks)
+        replay(manifest, executor.step, pools)
         clock.ended("probe")
         return executor
 
@@ -90,20 +90,16 @@ def _program(directory: Path, manifest: Manifest, constants: Mapping[str, Memory
     return NativeProgram(directory, manifest, manifest.step, constants, threads=threads or default_threads())
 
 
-def _allocate_kv(manifest: Manifest, num_blocks: int) -> dict[str, Memory]:
+def _allocate_kv(manifest: Manifest, pools: Mapping[str, int]) -> dict[str, Memory]:
     """Caches by name, zero. A page takes memory only once a block in it is written (calloc)."""
     try:
-        return {
-            tensor: Memory(
-                np.zeros(num_blocks * group.bytes_per_block // len(group.tensors), np.uint8), group.dtype, _shape(group, num_blocks)
-            )
-            for group in manifest.caches
-            for tensor in group.tensors
-        }
+        return {tensor: _zeros(group, pools[group.name]) for group in manifest.caches for tensor in group.tensors}
     except MemoryError as error:
-        total = num_blocks * sum(group.bytes_per_block for group in manifest.caches)
+        total = sum(pools[group.name] * group.bytes_per_block for group in manifest.caches)
         raise UsageError(f"the KV cache of {total:,} bytes cannot be allocated", hint="give less with --kv-memory") from error
 
 
-def _shape(group: CacheGroup, num_blocks: int) -> tuple[int, ...]:
-    return (num_blocks, group.num_kv_heads, group.block_size, group.row_elements)
+def _zeros(group: CacheGroup, num_blocks: int) -> Memory:
+    """One layer's keys, or its values."""
+    data = np.zeros(num_blocks * group.bytes_per_block // len(group.tensors), np.uint8)
+    return Memory(data, group.dtype, (num_blocks, group.num_kv_heads, group.block_size, group.row_elements))

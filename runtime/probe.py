@@ -3,7 +3,7 @@
 Replaying one catches wrong hardware, a damaged file or a miscompile in milliseconds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -28,16 +28,19 @@ def whole_prompt(tokens: list[int], groups: Sequence[CacheGroup]) -> StepInputs:
     return StepInputs(step_arrays(whole_prompts([tokens], sizes), sizes))
 
 
-def replay(manifest: Manifest, step: Step, num_blocks: int) -> None:
-    """Run the shortest probe prompt in the first of `num_blocks` blocks.
+def replay(manifest: Manifest, step: Step, pools: Mapping[str, int]) -> None:
+    """Run the shortest probe prompt in the first blocks of each cache group. pools: how many each has.
 
     Raises ArtifactError if its logits are not the recorded ones, UsageError if the KV cache is too small for it.
     """
     golden = manifest.probe.shortest
     if golden is None:
         return
-    if len(golden.tokens) > num_blocks * min(group.block_size for group in manifest.caches):
-        raise UsageError(f"the KV cache holds {num_blocks} blocks, too few for the golden probe", hint="give more with --kv-memory")
+    for group in manifest.caches:
+        if len(golden.tokens) > pools[group.name] * group.block_size:
+            raise UsageError(
+                f"the KV cache holds {pools[group.name]} blocks, too few for the golden probe", hint="give more with --kv-memory"
+            )
     logits = step(whole_prompt(golden.tokens, manifest.caches))[0]
     difference = float(np.abs(logits[golden.top_tokens] - np.array(golden.top_logits)).max())
     allowed = TOLERANCE[manifest.probe.recorded_on] * max(abs(value) for value in golden.top_logits)

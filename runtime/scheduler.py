@@ -3,7 +3,7 @@
 from collections import deque
 from typing import NamedTuple
 
-from .caches.blocks import BlockManager
+from .caches.caches import Caches
 from .sequence import Sequence
 
 
@@ -25,18 +25,22 @@ class Scheduler:
     Both `running` and `waiting` are in order of arrival, and all of `running` arrived before all
     of `waiting`. A step takes one token of every decoding sequence first, and fills what is left
     of `max_batch_tokens` with prompts, oldest first, in chunks. A sequence whose next block is just
-    being computed by another waits for it: equal prompts that arrive together are computed once. It gets the blocks for all
-    its known tokens when it is admitted, and one more whenever it outgrows them. If there is none,
-    the youngest running sequence gives up all of its blocks and computes its tokens again later:
-    so the oldest always advances, and everybody becomes the oldest in time.
+    being computed by another waits for it: equal prompts that arrive together are computed once.
+
+    A sequence is admitted when every cache group has the blocks that it takes. Where tokens see all
+    before them, it gets the blocks for all its known tokens then, and one more whenever it outgrows
+    them; where they see a window, those for its next chunk, which is made smaller if there are fewer,
+    and gives back what falls behind. If a group has none left, the youngest running sequence gives
+    up all of its blocks and computes its tokens again later: so the oldest always advances, and
+    everybody becomes the oldest in time.
 
     A step may be scheduled ahead, while the one before it is being computed. Blocks that are
     released meanwhile can go to it at once: steps are computed one after the other.
     """
 
-    def __init__(self, blocks: BlockManager, *, max_num_seqs: int, max_batch_tokens: int) -> None:
+    def __init__(self, caches: Caches, *, max_num_seqs: int, max_batch_tokens: int) -> None:
         assert 1 <= max_num_seqs <= max_batch_tokens
-        self.blocks = blocks
+        self.caches = caches
         self.max_num_seqs = max_num_seqs
         self.max_batch_tokens = max_batch_tokens
         self.running: list[Sequence] = []
@@ -50,15 +54,15 @@ class Scheduler:
 
     @property
     def capacity(self) -> int:
-        """Tokens that the whole cache holds. No sequence may need more of them computed."""
-        return self.blocks.num_blocks * self.blocks.block_size
+        """Tokens of the longest sequence that the caches hold. No sequence may need more of them computed."""
+        return self.caches.capacity
 
     @property
     def has_work(self) -> bool:
         return bool(self.running or self.waiting)
 
     def add(self, sequence: Sequence) -> None:
-        """Put a new sequence at the end of the line. It must fit an empty cache."""
+        """Put a new sequence at the end of the line. It must fit empty caches."""
         assert sequence.length <= self.capacity
         assert sequence.max_length <= self.capacity + 1
         self.waiting.append(sequence)
@@ -86,8 +90,12 @@ class Scheduler:
             if budget == 0:
                 break
             if sequence.expected - sequence.num_computed > 1:
-                chunks.append(_chunk(sequence, budget))
-                budget -= chunks[-1].size
+                chunk = self._next_chunk(sequence, budget, may_preempt=not (chunks or ahead))
+                if chunk is None:
+                    budget = 0
+                    break
+                chunks.append(chunk)
+                budget -= chunk.size
         if self.preemptions == preemptions:
             self._admit(chunks, budget)
         assert chunks or ahead or not self.has_work, "there is work, but nothing is scheduled"
@@ -103,21 +111,22 @@ class Scheduler:
             sequence.expected -= chooses
 
     def publish(self, chunk: Chunk) -> None:
-        """The chunk's keys and values are in the cache: blocks that are full now can be reused."""
+        """The chunk's keys and values are in the caches: blocks that are full now can be reused, and what falls behind is given back."""
         sequence = chunk.sequence
-        full = (chunk.start + chunk.size) // self.blocks.block_size
+        end = chunk.start + chunk.size
+        full = end // self.caches.block_size
         if full > sequence.num_published:
             digests = sequence.digests(full)
-            for i in range(sequence.num_published, full):
-                self.blocks.publish(sequence.blocks[i], digests[i])
-                self._computing.pop(digests[i], None)
+            self.caches.publish(sequence.held, digests, sequence.num_published)
+            for digest in digests[sequence.num_published :]:
+                self._computing.pop(digest, None)
             sequence.num_published = full
+            self.caches.trim(sequence.held, end)
 
     def _decodes(self, ahead: bool) -> list[Chunk] | None:
         """One token of every decoding sequence; None for a step ahead that would have to preempt."""
         chunks: list[Chunk] = []
         running = self.running
-        block_size = self.blocks.block_size
         at = 0
         while at < len(running):
             sequence = running[at]
@@ -125,67 +134,77 @@ class Scheduler:
             expected = sequence.expected
             if expected - sequence.num_computed != 1 or expected >= sequence.max_length:
                 continue  # it computes its prompt, or its last token is just being chosen
-            if expected > len(sequence.blocks) * block_size:
-                if ahead and self.blocks.num_available == 0:
+            if expected > sequence.room:
+                if ahead and self.caches.reach(sequence.held) < expected:
                     return None
-                if not self._grow(sequence):
+                if not self._make_room(sequence, expected):
                     break
             chunks.append(Chunk(sequence, expected - 1, 1, True))
         return chunks
 
-    def _grow(self, sequence: Sequence) -> bool:
-        """Give a running sequence one more block. False if it had to give up its own: it was the youngest."""
-        while self.blocks.num_available == 0:
+    def _next_chunk(self, sequence: Sequence, budget: int, *, may_preempt: bool) -> Chunk | None:
+        """As much of what a sequence has to compute as budget and blocks allow. None if that is nothing."""
+        start = sequence.num_computed
+        end = start + min(sequence.expected - start, budget)
+        if end > sequence.room:
+            end = min(end, self.caches.reach(sequence.held))
+            if end <= start:
+                if not may_preempt or not self._make_room(sequence, start + 1):
+                    return None
+                end = start + 1
+            self._extend(sequence, end)
+        return Chunk(sequence, start, end - start, end == sequence.expected)
+
+    def _make_room(self, sequence: Sequence, end: int) -> bool:
+        """Give a running sequence the blocks for the tokens before `end`. False if it had to give up its own: it was the youngest."""
+        while self.caches.reach(sequence.held) < end:
             youngest = self.running.pop()
             self._release(youngest)
             self.waiting.appendleft(youngest)
             self.preemptions += 1
             if youngest is sequence:
-                assert self.running, "a sequence alone outgrew the cache"
+                assert self.running, "a sequence alone outgrew the caches"
                 return False
-        sequence.add_blocks(self.blocks.allocate(1))
+        self._extend(sequence, end)
         return True
 
+    def _extend(self, sequence: Sequence, end: int) -> None:
+        sequence.room = self.caches.extend(sequence.held, end, sequence.length)
+
     def _admit(self, chunks: list[Chunk], budget: int) -> None:
-        blocks = self.blocks
+        caches = self.caches
         while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
             sequence = self.waiting[0]
-            digests = sequence.digests(sequence.length // blocks.block_size)
+            digests = sequence.digests(sequence.length // caches.block_size)
             # the block of the last token is computed in any case: its logits are wanted
-            reusable = (sequence.length - 1) // blocks.block_size
-            reused = blocks.match(digests[:reusable])
-            if len(reused) < reusable and digests[len(reused)] in self._computing:
+            reusable = (sequence.length - 1) // caches.block_size
+            cached = caches.match(digests[:reusable])
+            if cached < reusable and digests[cached] in self._computing:
                 break
-            needed = -(-sequence.length // blocks.block_size) - len(reused)
             # one spare block per running sequence, or the newcomer would soon be preempted again
-            if needed + len(self.running) > blocks.num_available - blocks.count_idle(reused):
-                assert self.running, "a sequence alone does not fit the cache"
+            if not caches.fits(digests[:cached], sequence.length, spare=len(self.running)):
+                assert self.running, "a sequence alone does not fit the caches"
                 break
             self.waiting.popleft()
             self.running.append(sequence)
-            blocks.acquire(reused)
-            sequence.add_blocks(reused)
-            sequence.add_blocks(blocks.allocate(needed))
-            sequence.num_computed = len(reused) * blocks.block_size
-            sequence.num_published = len(reused)
-            for digest in digests[len(reused) :]:
+            caches.acquire(sequence.held, digests[:cached])
+            sequence.num_computed = cached * caches.block_size
+            sequence.num_published = cached
+            for digest in digests[cached:]:
                 self._computing.setdefault(digest, sequence)
             if sequence.cached_tokens is None:
                 sequence.cached_tokens = sequence.num_computed
                 self.prompt_tokens += sequence.num_prompt
                 self.prefix_queries += sequence.length
                 self.prefix_hits += sequence.num_computed
-            chunks.append(_chunk(sequence, budget))
-            budget -= chunks[-1].size
+            chunk = self._next_chunk(sequence, budget, may_preempt=False)
+            assert chunk is not None, "a sequence was admitted without blocks"
+            chunks.append(chunk)
+            budget -= chunk.size
 
     def _release(self, sequence: Sequence) -> None:
-        self.blocks.release(sequence.drop_blocks())
+        self.caches.release(sequence.held)
+        sequence.room = sequence.num_computed = 0
         for digest in sequence.known_digests:
             if self._computing.get(digest) is sequence:
                 del self._computing[digest]
-
-
-def _chunk(sequence: Sequence, budget: int) -> Chunk:
-    """As much of what a sequence has to compute as the budget allows."""
-    remaining = sequence.expected - sequence.num_computed
-    return Chunk(sequence, sequence.num_computed, min(remaining, budget), remaining <= budget)

@@ -4,17 +4,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol import SamplingParams
-from .caches.blocks import ROOT_DIGEST, block_digest
+from .caches.digests import ROOT_DIGEST, block_digest
+from .caches.held import Held
 from .sampling.state import SamplingState
 
 
 class Sequence:
-    """Tokens of one request, how many of them are in the KV cache, and in which blocks.
+    """Tokens of one request, how many of them are in the caches, and in which blocks.
 
     tokens: int32 [max_length], the first `length` of them valid: prompt, then what was generated.
     max_length: number of tokens at which the sequence ends with "length".
-    blocks: the blocks held, in the order of the tokens; `table` has them as int32. The list only
-    grows until they are dropped, and then there is a new one.
+    held: its blocks in every cache group; `room`: for how many tokens it has blocks in all of them.
+    block_size: tokens of a block, in every group.
     root: digest of everything but tokens that changes keys and values; the digests of blocks start from
     it, so only sequences of one root share blocks.
 
@@ -33,6 +34,7 @@ class Sequence:
         stop_ids: frozenset[int],
         max_length: int,
         block_size: int,
+        held: list[Held],
         root: bytes = ROOT_DIGEST,
     ) -> None:
         self.id = id
@@ -48,11 +50,11 @@ class Sequence:
         self.tokens[self.num_prompt : self.length] = generated
         self.last_token = int(self.tokens[self.length - 1])
         """The newest token. Set where it is chosen, possibly before `append`."""
-        self.blocks: list[int] = []
-        self.table: NDArray[np.int32] = np.empty(-(-len(self.tokens) // block_size), np.int32)
+        self.held = held
+        self.room = 0
         self.num_computed = 0
         self.num_published = 0
-        """How many of the blocks have been offered for reuse. Set anew when the sequence is admitted."""
+        """How many blocks of each group have been offered for reuse. Set anew when the sequence is admitted."""
         self.cached_tokens: int | None = None
         """Prompt tokens found in the cache when the sequence was first admitted, None before that."""
         self._root = root
@@ -62,17 +64,6 @@ class Sequence:
         """Take the chosen token as the last one."""
         self.tokens[self.length] = token
         self.length += 1
-
-    def add_blocks(self, blocks: list[int]) -> None:
-        held = len(self.blocks)
-        self.table[held : held + len(blocks)] = blocks
-        self.blocks += blocks
-
-    def drop_blocks(self) -> list[int]:
-        """Forget everything computed; returns the blocks, for the caller to release."""
-        blocks, self.blocks = self.blocks, []
-        self.num_computed = 0
-        return blocks
 
     @property
     def known_digests(self) -> list[bytes]:

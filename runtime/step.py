@@ -1,7 +1,7 @@
 """One step: what is to be computed, and what came out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..artifacts.manifest import Manifest
@@ -18,7 +18,9 @@ class StepExecutor(Protocol):
     def manifest(self) -> Manifest: ...
 
     @property
-    def num_blocks(self) -> int: ...
+    def pools(self) -> Mapping[str, int]:
+        """Blocks of each cache group, by name."""
+        ...
 
     @property
     def can_draw(self) -> bool:

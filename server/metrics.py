@@ -79,8 +79,8 @@ class _WorkerState(Collector):
         yield _gauge("num_requests_running", "Sequences being computed.", running)
         yield _gauge("num_requests_waiting", "Sequences accepted but not being computed.", live - running)
         used = stats.blocks_used / stats.blocks_total if stats.blocks_total else 0.0
-        yield _gauge("kv_cache_blocks", "Blocks of the KV cache, 0 until the worker is ready.", life.ready.num_blocks if life.ready else 0)
-        yield _gauge("kv_cache_usage_ratio", "Share of the KV cache's blocks in use, 0 to 1.", used)
+        yield _gauge("kv_cache_blocks", "Blocks of all KV caches, 0 until the worker is ready.", life.ready.num_blocks if life.ready else 0)
+        yield _gauge("kv_cache_usage_ratio", "Share of the blocks in use, of the KV cache that is fullest, 0 to 1.", used)
         yield _counter("prompt_tokens", "Prompt tokens processed.", stats.prompt_tokens_total)
         yield _counter("generation_tokens", "Tokens generated.", stats.generation_tokens_total)
         yield _counter("num_preemptions", "Sequences put back into the queue for lack of blocks.", stats.preemptions_total)

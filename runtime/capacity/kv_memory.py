@@ -1,37 +1,39 @@
-"""How much memory the KV cache gets on a CPU, and how much of it is for remembering, when nobody says. No torch."""
+"""How much memory the KV caches get on a CPU, and how much of it is for remembering, when nobody says. No torch."""
 
-from ...artifacts import Manifest
+from ...artifacts import CacheGroup, Manifest
 from ...artifacts.step_inputs import step_sizes
 from ...errors import UsageError
+from ..caches.geometry import blocks_for
 from .machine import free_memory
+from .pools import pool_bytes, pool_sizes, sizes_for
 
 FREE_MEMORY_SHARE = 0.5
 REMEMBERED_SHARE = 0.25
-MOST_SLOTS = 2**31 - 1
-"""A slot's number is an int32."""
 
 
-def count_blocks(manifest: Manifest, kv_memory: int | None, *, max_num_seqs: int, max_batch_tokens: int, free: int | None = None) -> int:
-    """Blocks of the KV cache for kv_memory bytes, by default for what `default_kv_memory` gives; free: bytes (default: this machine's).
+def count_blocks(
+    manifest: Manifest, kv_memory: int | None, *, max_num_seqs: int, max_batch_tokens: int, free: int | None = None
+) -> dict[str, int]:
+    """Blocks of each cache group for kv_memory bytes, by default for what `default_kv_memory` gives; free: bytes (default: this machine's).
 
-    Raises UsageError when not even one block fits.
+    Raises UsageError when not even one block of each fits.
     """
-    (spec,) = manifest.caches
+    groups = manifest.caches
     if kv_memory is None:
-        kv_memory = default_kv_memory(
-            bytes_per_block=spec.bytes_per_block,
-            block_size=spec.block_size,
-            max_context=manifest.model.max_context,
-            max_num_seqs=max_num_seqs,
-            reserved=manifest.memory.weight_bytes + step_bytes(manifest, max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens),
-            free=free,
-        )
-    if kv_memory < spec.bytes_per_block:
+        kv_memory = default_kv_memory(manifest, max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens, free=free)
+    sizes = pool_sizes(groups, kv_memory, max_context=manifest.model.max_context, max_batch_tokens=max_batch_tokens)
+    if not all(sizes.values()):
         raise UsageError(
-            f"--kv-memory {kv_memory:,} bytes holds no block of the KV cache ({spec.bytes_per_block:,} bytes for {spec.block_size} tokens)",
+            f"--kv-memory {kv_memory:,} bytes holds no block of the KV cache ({least_bytes(manifest):,} bytes for"
+            f" {groups[0].block_size} tokens)",
             hint="give at least a few hundred blocks",
         )
-    return min(kv_memory // spec.bytes_per_block, MOST_SLOTS // spec.block_size)
+    return sizes
+
+
+def least_bytes(manifest: Manifest) -> int:
+    """What one block of every cache group takes."""
+    return sum(group.bytes_per_block for group in manifest.caches)
 
 
 def step_bytes(manifest: Manifest, *, max_num_seqs: int, max_batch_tokens: int) -> int:
@@ -46,29 +48,31 @@ def step_bytes(manifest: Manifest, *, max_num_seqs: int, max_batch_tokens: int) 
     return manifest.memory.step_bytes(sizes)
 
 
-def default_kv_memory(
-    *, bytes_per_block: int, block_size: int, max_context: int, max_num_seqs: int, reserved: int = 0, free: int | None = None
-) -> int:
-    """Bytes: enough for max_num_seqs sequences of max_context tokens, at most half of the free memory.
+def default_kv_memory(manifest: Manifest, *, max_num_seqs: int, max_batch_tokens: int, free: int | None = None) -> int:
+    """Bytes: enough for max_num_seqs sequences of the longest context, at most half of what weights and activations leave free.
 
-    reserved: bytes of the free memory that weights and activations will take, by the artifact's
-    memory plan. Raises UsageError when not even one block fits.
+    Raises UsageError when not even one block of each cache group fits.
     """
-    wanted = max_num_seqs * -(-max_context // block_size) * bytes_per_block
+    groups, max_context = manifest.caches, manifest.model.max_context
+    whole = max_num_seqs * blocks_for(groups[0], max_context)
+    wanted = pool_bytes(groups, sizes_for(groups, whole, max_context=max_context, max_batch_tokens=max_batch_tokens))
+    reserved = manifest.memory.weight_bytes + step_bytes(manifest, max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens)
     free = free_memory() if free is None else free
     allowed = int(FREE_MEMORY_SHARE * max(0, free - reserved))
-    if allowed < bytes_per_block:
+    if allowed < least_bytes(manifest):
         raise UsageError(
-            f"half of what weights and activations leave free is {allowed} bytes, less than one block of the KV cache ({bytes_per_block})",
+            f"half of what weights and activations leave free is {allowed} bytes, less than one block of the KV cache"
+            f" ({least_bytes(manifest)})",
             hint="free some memory, or set --kv-memory",
         )
     return min(wanted, allowed)
 
 
-def default_resident_blocks(*, num_blocks: int, block_size: int, max_context: int) -> int:
+def default_resident_blocks(group: CacheGroup, num_blocks: int, *, max_context: int) -> int:
     """Blocks up to which memory is taken to remember sequences that have ended: one full context, at most a quarter of all.
 
     The memory of a server is then what its running sequences need, whatever it has served before;
-    yet the longest conversation there can be is still known at its next turn.
+    yet the longest conversation there can be is still known at its next turn. So it is for a window:
+    a conversation may go on from any of its turns.
     """
-    return min(-(-max_context // block_size), int(REMEMBERED_SHARE * num_blocks))
+    return min(blocks_for(group, max_context), int(REMEMBERED_SHARE * num_blocks))

@@ -5,7 +5,7 @@ and fits this GPU, copies the weights, resolves every address and replays the go
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from .weights import Layout, upload
 
 
 class CudaExecutor:
-    """A loaded artifact. `manifest` and `num_blocks` (blocks of the KV cache) are read by the scheduler.
+    """A loaded artifact. `manifest` and `pools` (blocks of each cache group, by name) are read by the scheduler.
 
     `close` frees what it holds of the GPU; a process that ends need not.
     """
@@ -42,7 +42,7 @@ class CudaExecutor:
     def __init__(
         self,
         manifest: Manifest,
-        num_blocks: int,
+        pools: Mapping[str, int],
         device: Device,
         stream: Resource,
         inputs: InputArea,
@@ -50,7 +50,7 @@ class CudaExecutor:
         graphs: StepGraphs,
     ) -> None:
         self.manifest = manifest
-        self.num_blocks = num_blocks
+        self.pools = pools
         self.device = device
         self.graphs = graphs
         self._buckets = Buckets(manifest.graphs)
@@ -138,8 +138,8 @@ class _Loader:
         infos = [self._manifest.graphs[number] for number in wanted]
         inputs, outputs = self._make_areas(device, stream, infos)
         regions |= self._allocate_workspace(device, max(info.workspace_bytes for info in infos))
-        num_blocks = count_blocks(self._manifest, kv_memory, device.memory()[0])
-        caches = self._allocate_cache(device, num_blocks, stream)
+        pools = count_blocks(self._manifest, kv_memory, device.memory()[0], max_batch_tokens=max_batch_tokens)
+        caches = self._allocate_cache(device, pools, stream)
         if self._random_numbers:
             dtypes = {tensor: group.dtype for group in self._manifest.caches for tensor in group.tensors}
             fill_random(device, stream, caches, dtypes)
@@ -150,9 +150,9 @@ class _Loader:
         first = [info.kind for info in infos].index("mixed") + 1
         graphs.make(wanted[:first])
         self._clock.ended("load_code")
-        executor = CudaExecutor(self._manifest, num_blocks, device, stream, inputs, outputs, graphs)
+        executor = CudaExecutor(self._manifest, pools, device, stream, inputs, outputs, graphs)
         if not self._random_numbers:
-            replay(self._manifest, executor.step, num_blocks)
+            replay(self._manifest, executor.step, pools)
         self._clock.ended("probe")
         graphs.make_behind(wanted[first:])
         return executor
@@ -192,8 +192,8 @@ class _Loader:
         memory = self._held.enter_context(device.allocate(nbytes, "the activations of a step", hint=hint))
         return {WORKSPACE: Region(memory.handle, nbytes)}
 
-    def _allocate_cache(self, device: Device, num_blocks: int, stream: Resource) -> dict[str, Region]:
-        nbytes = cache_bytes(self._manifest, num_blocks)
+    def _allocate_cache(self, device: Device, pools: Mapping[str, int], stream: Resource) -> dict[str, Region]:
+        nbytes = cache_bytes(self._manifest.caches, pools)
         memory = self._held.enter_context(device.allocate(nbytes, "the KV cache's blocks", hint="give less with --kv-memory"))
         device.driver.call("cuMemsetD8Async", memory.handle, 0, nbytes, stream.handle)
-        return cache_regions(self._manifest, num_blocks, memory.handle)
+        return cache_regions(self._manifest.caches, pools, memory.handle)

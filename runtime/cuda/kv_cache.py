@@ -1,25 +1,27 @@
-"""The KV cache on the GPU: where each layer's keys and values lie."""
+"""The KV caches on the GPU: where each layer's keys and values lie."""
 
-from ...artifacts import CacheGroup, Manifest
+from collections.abc import Mapping, Sequence
+
+from ...artifacts import CacheGroup
 from .region import Region, align
 
 
-def cache_bytes(manifest: Manifest, blocks: int) -> int:
-    """What all caches take, each aligned."""
-    return sum(len(group.tensors) * align(_bytes_of_one(group, blocks)) for group in manifest.caches)
+def cache_bytes(groups: Sequence[CacheGroup], pools: Mapping[str, int]) -> int:
+    """What all caches take, each aligned. pools: blocks of each group."""
+    return sum(len(group.tensors) * align(_bytes_of_one(group, pools)) for group in groups)
 
 
-def cache_regions(manifest: Manifest, blocks: int, address: int) -> dict[str, Region]:
+def cache_regions(groups: Sequence[CacheGroup], pools: Mapping[str, int], address: int) -> dict[str, Region]:
     """By base: `cache:GROUP.LAYER.k` and `cache:GROUP.LAYER.v`, one after another from `address` on."""
     regions = {}
-    for group in manifest.caches:
-        nbytes = _bytes_of_one(group, blocks)
+    for group in groups:
+        nbytes = _bytes_of_one(group, pools)
         for tensor in group.tensors:
             regions[tensor] = Region(address, nbytes)
             address += align(nbytes)
     return regions
 
 
-def _bytes_of_one(group: CacheGroup, blocks: int) -> int:
+def _bytes_of_one(group: CacheGroup, pools: Mapping[str, int]) -> int:
     """One layer's keys, or its values."""
-    return blocks * group.bytes_per_block // len(group.tensors)
+    return pools[group.name] * group.bytes_per_block // len(group.tensors)

@@ -86,9 +86,8 @@ def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assemb
 
 
 def _budget(ask: Ask, prompt: int, limits: ModelLimits, ready: Ready) -> int:
-    capacity = ready.num_blocks * ready.block_size
-    if capacity < limits.max_context:
-        return _token_budget(ask, prompt, capacity, "the KV cache (see --kv-memory)")
+    if ready.max_tokens < limits.max_context:
+        return _token_budget(ask, prompt, ready.max_tokens, "the KV cache (see --kv-memory)")
     return _token_budget(ask, prompt, limits.max_context, "the model's context")
 
 

@@ -42,6 +42,7 @@ from engine.artifacts.manifest import UNDIGESTED, content_digest
 from engine.bench.tune import at
 from engine.errors import ArtifactError, EngineError
 from engine.runtime.capacity.kv_memory import count_blocks
+from engine.runtime.capacity.pools import pool_bytes
 from engine.runtime.check_program import check_program
 from engine.runtime.probe import replay
 from engine.runtime.weights import locate_weights, open_weights
@@ -80,9 +81,9 @@ def uses(directory: Path, manifest: Manifest) -> list[Callable[[], object]]:
 
     def memory_of_the_cache() -> None:
         for limit in (None, 1 << 20):
-            blocks = count_blocks(manifest, limit, max_num_seqs=4, max_batch_tokens=64)
-            assert 0 < blocks * manifest.caches[0].block_size < 2**31
-            assert limit is None or blocks * manifest.caches[0].bytes_per_block <= limit
+            pools = count_blocks(manifest, limit, max_num_seqs=4, max_batch_tokens=64)
+            assert all(0 < pools[group.name] * group.block_size < 2**31 for group in manifest.caches)
+            assert limit is None or pool_bytes(manifest.caches, pools) <= limit
 
     def logits(_: object) -> Any:
         return np.zeros((1, manifest.model.vocab_size), np.float32)
@@ -98,7 +99,7 @@ def uses(directory: Path, manifest: Manifest) -> list[Callable[[], object]]:
         lambda: [memory.data.sum() for memory in open_weights(directory, manifest).values()],
         lambda: check_program(manifest.step, manifest.segments, constants),
         memory_of_the_cache,
-        lambda: replay(manifest, logits, 1) if manifest.model.vocab_size < 1 << 20 else None,
+        lambda: replay(manifest, logits, {group.name: 1 for group in manifest.caches}) if manifest.model.vocab_size < 1 << 20 else None,
     ]
 
 

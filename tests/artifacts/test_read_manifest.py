@@ -30,6 +30,7 @@ def second_group(content: dict[str, Any], **changes: Any) -> None:
         (lambda content: second_group(content, layers=[1, 1]), "a cache group without layers, or with one twice"),
         (lambda content: second_group(content, window=0), "of kind window with a window of 0"),
         (lambda content: second_group(content, kind="full"), "of kind full with a window of 16"),
+        (lambda content: second_group(content, block_size=16), "cache groups of different block sizes"),
         (lambda content: content["programs"].clear(), "no program 'step' with the result 'logits'"),
         (lambda content: content["programs"]["step"]["results"].clear(), "no program 'step' with the result 'logits'"),
         (lambda content: content["programs"]["step"]["inputs"].append(content["programs"]["step"]["inputs"][0]), "with an input twice"),

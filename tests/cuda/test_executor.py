@@ -191,7 +191,7 @@ def test_a_long_prompt_in_the_probe_needs_no_flags(artifact: Path, kernels: ToyK
 def test_the_kv_cache_takes_nine_tenths_of_what_is_left(artifact: Path, kernels: ToyKernels, fake: FakeCuda) -> None:
     fake.library.fake_set_total_memory(100_000)
     executor = CudaExecutor.load(artifact, load_manifest(artifact), max_num_seqs=1, max_batch_tokens=16)
-    taken = executor.num_blocks * BYTES_PER_BLOCK
+    taken = executor.pools["full"] * BYTES_PER_BLOCK
     free = executor.device.memory()[0]
     assert 0.85 * (free + taken) < taken <= 0.9 * (free + taken) + 4 * 256  # four caches, each aligned
     executor.close()

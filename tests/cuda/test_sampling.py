@@ -172,7 +172,7 @@ def test_logits_that_are_not_finite(executor: CudaExecutor, kernels: ToyKernels)
 def test_numbers_stay_below_one_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.runtime.sampling.device_draws._uniform", lambda seed, index: 1 - 2.0**-53)
     wanted = params(top_k=2**40, temperature=1e300)
-    sequence = Tokens(id="", prompt=PROMPT, generated=[], params=wanted, stop_ids=frozenset(), max_length=9, block_size=BLOCK_SIZE)
+    sequence = Tokens(id="", prompt=PROMPT, generated=[], params=wanted, stop_ids=frozenset(), max_length=9, block_size=BLOCK_SIZE, held=[])
     draws = plan_draws([Chunk(sequence, 0, 1, False), Chunk(sequence, 1, 2, True)])
     assert draws is not None
     assert draws.rows.tolist() == [0], "the first that chooses"

@@ -65,7 +65,7 @@ def requests(prompts: list[list[int]]) -> Iterator[Submit]:
 
 def run(executor: Executor, submits: list[Submit], *, num_blocks: int | None = None, **options: int) -> tuple[dict[str, Answer], int]:
     """Everything each request got, and how often one was preempted."""
-    core = EngineCore(_Limited(executor, num_blocks or executor.num_blocks), RuntimeOptions(**options))
+    core = EngineCore(_Limited(executor, num_blocks), RuntimeOptions(**options))
     answers: dict[str, Answer] = {submit.id: [] for submit in submits}
     for submit in submits:
         core.submit(submit)
@@ -82,8 +82,9 @@ def run(executor: Executor, submits: list[Submit], *, num_blocks: int | None = N
 class _Limited:
     """The executor with a smaller cache, so that one load serves every case."""
 
-    def __init__(self, executor: Executor, num_blocks: int) -> None:
-        self.manifest, self.num_blocks = executor.manifest, num_blocks
+    def __init__(self, executor: Executor, num_blocks: int | None) -> None:
+        self.manifest = executor.manifest
+        self.pools = {name: num_blocks or blocks for name, blocks in executor.pools.items()}
         self.step, self.choose, self.can_draw = executor.step, executor.choose, executor.can_draw
 
 

@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from fake_cuda import FakeCuda, fake_cuda_installed
+from fake_executor import tiny_manifest
 from serving_process import ServingProcess
 from toy_gpu_artifact import ToyKernels, write_toy_artifact
 
-from engine.artifacts import load_manifest
+from engine.artifacts import CacheGroup, Manifest, load_manifest
 from engine.artifacts.manifest import MANIFEST_NAME
 from engine.cli import main
 from engine.errors import UsageError
 from engine.options.runtime import RuntimeOptions
-from engine.runtime.capacity.capacity import Plan, plan
+from engine.runtime.capacity.capacity import Capacity, capacity
+from engine.runtime.capacity.pools import pool_bytes, pool_sizes
 from engine.runtime.cuda.executor import CudaExecutor
 
 GIB = 1 << 30
@@ -40,8 +43,8 @@ def manifest_alone(tiny_artifact: Path, tmp_path: Path) -> Path:
     return directory
 
 
-def planned(artifact: Path, memory: int, contexts: list[int] | None = None, **limits: int) -> Plan:
-    return plan(load_manifest(artifact), memory, RuntimeOptions(**limits), contexts)
+def planned(artifact: Path, memory: int, contexts: list[int] | None = None, **limits: int) -> Capacity:
+    return capacity(load_manifest(artifact), memory, RuntimeOptions(**limits), contexts)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_a_server_that_starts_has_the_planned_blocks(tiny_artifact: Path, free: 
     found = planned(tiny_artifact, free or 4 * GIB, **limits)
     assert found.blocks == float(metrics["engine_kv_cache_blocks"]) > 0
     longest = load_manifest(tiny_artifact).model.max_context
-    most = found.max_num_seqs * longest // found.tokens_per_block
+    most = found.max_num_seqs * longest // found.groups[0].tokens_per_block
     assert (found.blocks == most) == (free is None)
 
 
@@ -74,7 +77,7 @@ def test_figures_agree_with_each_other(tiny_artifact: Path) -> None:
     assert found.weight_bytes == sum(info.bytes for name, info in manifest.files.items() if name.startswith("weights/"))
     assert found.code_bytes == sum((tiny_artifact / name).stat().st_size for name in manifest.code_files)
     assert found.weight_bytes + found.step_bytes + found.kv_bytes <= found.memory
-    assert [context.blocks for context in found.contexts] == [1, 2, 8]
+    assert [context.blocks for context in found.contexts] == [{"full": 1}, {"full": 2}, {"full": 8}]
     assert [context.sequences for context in found.contexts] == [found.blocks, found.blocks // 2, found.blocks // 8]
     assert [context.running for context in found.contexts] == [min(64, context.sequences) for context in found.contexts]
     assert found.contexts[0].running < found.contexts[0].sequences
@@ -104,7 +107,7 @@ def test_a_table_for_people(manifest_alone: Path, capsys: pytest.CaptureFixture[
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     found = planned(manifest_alone, 8_000_000, max_num_seqs=16)
     assert lines[0] == f"tiny-llama ({found.target}) in 7.6 MiB"
-    assert any(line.startswith("KV cache ") and f"{found.blocks:,} blocks of 32 tokens in float32" in line for line in lines)
+    assert any(line.startswith("KV cache full ") and f"{found.blocks:,} blocks of 32 tokens in float32" in line for line in lines)
     assert [line.split()[0] for line in lines[-3:]] == ["16", "64", "256"]
     assert [line.split()[2] for line in lines[-3:]] == [str(context.sequences) for context in found.contexts]
 
@@ -124,6 +127,64 @@ def test_when_not_one_sequence_fits(manifest_alone: Path, capsys: pytest.Capture
     captured = capsys.readouterr()
     least = json.loads(captured.out)["contexts"][0]["least_memory"]
     assert f"not one sequence of 256 tokens fits into {memory:,} bytes: {least:,} are needed" in captured.err
+
+
+def gemma(layers: int, *, window: int = 1024, max_context: int = 32768) -> Manifest:
+    """The shape of a Gemma 3: of six layers one sees all tokens, the others a window."""
+    whole = [layer for layer in range(layers) if layer % 6 == 5]
+    groups = {
+        "full": (0, whole or [layers]),
+        "window": (window, [layer for layer in range(layers) if layer not in whole]),
+    }
+    caches = [
+        CacheGroup(
+            name=name,
+            kind="window" if size else "full",
+            window=size,
+            layers=members,
+            num_kv_heads=4,
+            head_dim=256,
+            block_size=32,
+            dtype="bfloat16",
+        )
+        for name, (size, members) in groups.items()
+    ]
+    base = tiny_manifest(max_context=max_context, block_size=32)
+    return msgspec.structs.replace(base, caches=caches, model=msgspec.structs.replace(base.model, num_layers=layers))
+
+
+@pytest.mark.parametrize("layers", [26, 62])
+def test_windows_take_what_they_show(layers: int) -> None:
+    """A sequence of 32k tokens takes about a fifth of what it would if every layer kept all of them."""
+    manifest = gemma(layers)
+    token = 2 * 4 * 256 * 2  # bytes of a layer's key and value
+    whole, windowed = (len(group.layers) for group in manifest.caches)
+    blocks = 1024 // 32 + 2
+    found = capacity(manifest, 64 * GIB, RuntimeOptions(max_num_seqs=16), [32768])
+    (context,) = found.contexts
+    assert context.blocks == {"full": 32768 // 32, "window": blocks}
+    each = sum(context.blocks[group.name] * group.bytes_per_block for group in manifest.caches)
+    assert each == token * (whole * 32768 + windowed * blocks * 32)
+    assert each / (token * layers * 32768) < 0.21
+    assert context.sequences == 16, "pools for as many as run together, and both are used up by them"
+    steps = 2 * found.max_batch_tokens // 32
+    assert [group.blocks for group in found.groups] == [16 * 1024, 16 * blocks + steps]
+
+
+@pytest.mark.parametrize("memory", [10**7, 10**8, 10**9, 10**10, 10**11])
+def test_pools_use_up_the_memory_together(memory: int) -> None:
+    groups = gemma(26).caches
+    sizes = pool_sizes(groups, memory, max_context=32768, max_batch_tokens=512)
+    assert memory - sum(group.bytes_per_block for group in groups) < pool_bytes(groups, sizes) <= memory
+    sequences = sizes["full"] / 1024
+    assert sizes["window"] == min(sizes["full"], -(-sizes["full"] * 34 // 1024) + 32)
+    assert sizes["window"] >= 34 * sequences or sizes["window"] == sizes["full"]
+
+
+def test_a_window_alone_takes_all_of_the_memory() -> None:
+    groups = [group for group in gemma(6).caches if group.window]
+    sizes = pool_sizes(groups, 10**10, max_context=32768, max_batch_tokens=512)
+    assert sizes["window"] == 10**10 // groups[0].bytes_per_block
 
 
 def test_a_context_that_the_artifact_does_not_have(manifest_alone: Path) -> None:
@@ -146,7 +207,7 @@ def test_on_a_gpu_all_but_the_inputs_of_a_step_is_counted(fake: FakeCuda, tmp_pa
     fake.library.fake_set_total_memory(memory)
     executor = CudaExecutor.load(tmp_path / "artifact", manifest, **limits)
     executor.close()
-    assert executor.num_blocks <= planned(tmp_path / "artifact", memory, **limits).blocks <= 1.01 * executor.num_blocks
+    assert executor.pools["full"] <= planned(tmp_path / "artifact", memory, **limits).blocks <= 1.01 * executor.pools["full"]
 
 
 def test_on_a_gpu_a_step_that_has_no_graph_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
+from fake_executor import tiny_manifest
 
 from engine.errors import ArtifactError, UsageError
 from engine.options.runtime import RuntimeOptions
@@ -44,22 +46,27 @@ def test_this_machine_has_cores_and_memory() -> None:
 
 
 def test_kv_memory_is_what_is_needed_within_half_of_what_is_free() -> None:
-    def kv(free: int, reserved: int = 0) -> int:
-        return default_kv_memory(bytes_per_block=100, block_size=16, max_context=40, max_num_seqs=2, reserved=reserved, free=free)
+    manifest = tiny_manifest(max_context=40, block_size=16)  # 128 bytes a block
 
-    assert kv(10_000) == 600
+    def kv(free: int, reserved: int = 0) -> int:
+        memory = msgspec.structs.replace(manifest.memory, weight_bytes=reserved)
+        return default_kv_memory(msgspec.structs.replace(manifest, memory=memory), max_num_seqs=2, max_batch_tokens=8, free=free)
+
+    assert kv(10_000) == 2 * 3 * 128
     assert kv(1_000) == 500
     assert kv(1_000, reserved=400) == 300
     with pytest.raises(UsageError, match="less than one block"):
-        kv(150)
+        kv(250)
     with pytest.raises(UsageError, match="less than one block"):
         kv(1_000, reserved=2_000)
 
 
 def test_memory_for_remembering_is_one_context_or_a_quarter_of_all() -> None:
-    assert default_resident_blocks(num_blocks=1000, block_size=16, max_context=40) == 3
-    assert default_resident_blocks(num_blocks=10, block_size=16, max_context=4000) == 2
-    assert default_resident_blocks(num_blocks=1, block_size=16, max_context=4000) == 0
+    full, window = tiny_manifest(block_size=16, windows=(0, 40)).caches
+    assert default_resident_blocks(full, 1000, max_context=40) == 3
+    assert default_resident_blocks(full, 10, max_context=4000) == 2
+    assert default_resident_blocks(full, 1, max_context=4000) == 0
+    assert default_resident_blocks(window, 2000, max_context=4000) == 250
 
 
 def test_options_that_cannot_work() -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from engine.options.runtime import RuntimeOptions
 from engine.protocol import Output, SamplingParams, Submit
-from engine.runtime.caches.blocks import ROOT_DIGEST, BlockManager
+from engine.runtime.caches.caches import Caches
+from engine.runtime.caches.digests import ROOT_DIGEST
 from engine.runtime.core import EngineCore
 from engine.runtime.scheduler import Scheduler
 from engine.runtime.sequence import Sequence
@@ -351,14 +352,22 @@ def test_a_prompt_that_goes_on_asks_for_no_logits() -> None:
 
 def test_sequences_of_different_roots_share_no_blocks() -> None:
     """The same tokens under another adapter or behind another picture have other keys and values."""
-    blocks = BlockManager(16, 4)
-    scheduler = Scheduler(blocks, max_num_seqs=4, max_batch_tokens=64)
+    caches = Caches(tiny_manifest().caches, {"full": 16})
+    scheduler = Scheduler(caches, max_num_seqs=4, max_batch_tokens=64)
     prompt = list(range(9))
     roots = (ROOT_DIGEST, b"a" * 16, b"a" * 16, b"b" * 16)
     found = []
     for index, root in enumerate(roots):
         sequence = Sequence(
-            id=str(index), prompt=prompt, generated=[], params=greedy(), stop_ids=frozenset(), max_length=16, block_size=4, root=root
+            id=str(index),
+            prompt=prompt,
+            generated=[],
+            params=greedy(),
+            stop_ids=frozenset(),
+            max_length=16,
+            block_size=4,
+            held=caches.hold_nothing(16),
+            root=root,
         )
         scheduler.add(sequence)
         for chunk in scheduler.schedule():

@@ -68,7 +68,7 @@ class Worker:
         self.abandoned: list[str] = []
 
     async def hold(self, timeout: float) -> Ready:
-        return Ready(num_blocks=100, block_size=16, max_batch_tokens=512, max_num_seqs=4)
+        return Ready(num_blocks=100, max_tokens=1600, max_batch_tokens=512, max_num_seqs=4)
 
     def generate(self, submits: Sequence[Submit], receiver: Receiver) -> None:
         self.receiver = receiver

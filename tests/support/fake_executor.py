@@ -5,7 +5,7 @@ tokens read back through the block table, so one wrong slot, table entry, positi
 anywhere gives other tokens than the sequence gets alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -23,7 +23,21 @@ from engine.runtime.sampling.state import SamplingState
 UNWRITTEN = -1
 
 
-def tiny_manifest(*, vocab_size: int = 32, max_context: int = 64, block_size: int = 4) -> Manifest:
+def tiny_manifest(*, vocab_size: int = 32, max_context: int = 64, block_size: int = 4, windows: Sequence[int] = (0,)) -> Manifest:
+    """windows: of the cache groups, each of one layer; 0 for one that shows all tokens."""
+    groups = [
+        CacheGroup(
+            name=f"window{window}" if window else "full",
+            kind="window" if window else "full",
+            window=window,
+            layers=[layer],
+            num_kv_heads=1,
+            head_dim=1,
+            block_size=block_size,
+            dtype="float32",
+        )
+        for layer, window in enumerate(windows)
+    ]
     return Manifest(
         schema=SCHEMA_VERSION,
         created=0,
@@ -40,10 +54,10 @@ def tiny_manifest(*, vocab_size: int = 32, max_context: int = 64, block_size: in
             quantize="none",
             source_format="none",
         ),
-        caches=[CacheGroup(name="full", kind="full", layers=[0], num_kv_heads=1, head_dim=1, block_size=block_size, dtype="float32")],
+        caches=groups,
         kernel_library="",
         segments=[],
-        programs={"step": Program(inputs=step_inputs(["full"]), calls=[], results={"logits": "value:0"})},
+        programs={"step": Program(inputs=step_inputs(group.name for group in groups), calls=[], results={"logits": "value:0"})},
         weights={},
         memory=MemoryPlan(weight_bytes=0, activations={}),
         fusion=[],
@@ -70,15 +84,16 @@ def solo(
     capacity: int = 10**6,
     stop_ids: frozenset[int] = frozenset(),
     draw: Callable[[NDArray[np.float32], SamplingState], int] | None = None,
+    window: int = 0,
 ) -> list[int]:
     """The tokens this request gets when it is computed alone, without any scheduler.
 
-    draw: how the executor draws what is a plain draw, if it does.
+    draw: how the executor draws what is a plain draw, if it does. window: tokens that a row sees; 0 for all.
     """
     state = SamplingState(params, list(prompt), [], stop_ids)
     tokens = list(prompt)
     for _ in range(min(params.max_tokens, max_context - len(prompt), capacity + 1 - len(prompt))):
-        row = logits_of(tokens, vocab_size)
+        row = logits_of(tokens[-window:], vocab_size)
         if draw is not None and state.is_plain_draw(state.index):
             token = draw(row, state)
         else:
@@ -97,45 +112,55 @@ def argmax(logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
 
 
 class FakeExecutor:
-    """steps: (T, S, R) of every step so far. poison: a token that makes the logits after it NaN."""
+    """steps: (T, S, R) of every step so far. poison: a token that makes the logits after it NaN. num_blocks: of every cache group.
+
+    A row's logits are those after the tokens that it sees in the group that shows it most; what it
+    sees in the others must be the end of that.
+    """
 
     can_draw = False
 
     def __init__(self, *, num_blocks: int, manifest: Manifest | None = None, poison: int | None = None) -> None:
         self.manifest = manifest or tiny_manifest()
-        self.num_blocks = num_blocks
+        self.pools = {group.name: num_blocks for group in self.manifest.caches}
         self.poison = poison
         self.steps: list[tuple[int, int, int]] = []
-        self.memory = np.full(num_blocks * self.manifest.caches[0].block_size, UNWRITTEN, np.int64)
+        self.tokens = {group.name: np.full(num_blocks * group.block_size, UNWRITTEN, np.int64) for group in self.manifest.caches}
+        self.places = {group.name: np.full(num_blocks * group.block_size, UNWRITTEN, np.int64) for group in self.manifest.caches}
 
     def step(self, inputs: StepInputs, draws: Draws | None = None) -> NDArray[np.float32]:
         assert draws is None
         arrays = inputs.arrays
         inputs.table(self.manifest.step.inputs)  # which looks at them as native code does
-        tokens, positions, slots = arrays["tokens"], arrays["positions"], arrays["slot_mapping.full"]
-        starts, lengths, table = arrays["cu_seqlens"].tolist(), arrays["seq_lens"].tolist(), arrays["block_table.full"]
+        tokens, positions = arrays["tokens"], arrays["positions"]
+        starts, lengths = arrays["cu_seqlens"].tolist(), arrays["seq_lens"].tolist()
         self.steps.append((len(tokens), len(lengths), len(arrays["logit_rows"])))
         assert starts[0] == 0
-        assert starts[-1] == len(tokens) == len(positions) == len(slots)
-        assert len(table) == len(lengths) == len(starts) - 1
-        assert len(set(slots.tolist())) == len(slots), "two tokens are written to one slot"
-        self.memory[slots] = tokens
-        block_size = self.manifest.caches[0].block_size
-        histories = []
+        assert starts[-1] == len(tokens) == len(positions)
+        assert len(lengths) == len(starts) - 1
+        for group in self.manifest.caches:
+            slots = arrays[f"slot_mapping.{group.name}"]
+            assert len(set(slots.tolist())) == len(slots) == len(tokens), "two tokens are written to one slot"
+            self.tokens[group.name][slots], self.places[group.name][slots] = tokens, positions
         for row, length in enumerate(lengths):
-            here = slice(starts[row], starts[row + 1])
             new = starts[row + 1] - starts[row]
-            assert positions[here].tolist() == list(range(length - new, length))
-            places = np.arange(length)
-            history = self.memory[table[row, places // block_size] * block_size + places % block_size].tolist()
-            assert UNWRITTEN not in history
-            histories.append(history)
-        return np.stack([self._logits(histories, starts, lengths, row) for row in arrays["logit_rows"].tolist()])
+            assert positions[starts[row] : starts[row + 1]].tolist() == list(range(length - new, length))
+        return np.stack([self._logits(arrays, row) for row in arrays["logit_rows"].tolist()])
 
-    def _logits(self, histories: list[list[int]], starts: list[int], lengths: list[int], row: int) -> NDArray[np.float32]:
+    def _logits(self, arrays: Mapping[str, NDArray[np.int32]], row: int) -> NDArray[np.float32]:
         """Of one of the step's tokens."""
-        sequence = next(sequence for sequence in range(len(lengths)) if starts[sequence] <= row < starts[sequence + 1])
-        length = lengths[sequence] - (starts[sequence + 1] - 1 - row)
-        return logits_of(histories[sequence][:length], self.manifest.model.vocab_size, self.poison)
+        sequence = int(np.searchsorted(arrays["cu_seqlens"], row, side="right")) - 1
+        length = int(arrays["positions"][row]) + 1
+        seen = sorted((self._seen(group, arrays, sequence, length) for group in self.manifest.caches), key=len)
+        assert all(seen[-1][-len(tokens) :] == tokens for tokens in seen)
+        return logits_of(seen[-1], self.manifest.model.vocab_size, self.poison)
+
+    def _seen(self, group: CacheGroup, arrays: Mapping[str, NDArray[np.int32]], sequence: int, length: int) -> list[int]:
+        """The tokens that the last of `length` ones sees in a group."""
+        places = np.arange(length - group.seen(length), length)
+        blocks = arrays[f"block_table.{group.name}"][sequence, places // group.block_size]
+        slots = blocks * group.block_size + places % group.block_size
+        assert self.places[group.name][slots].tolist() == places.tolist(), "a block is read that holds something else"
+        return [int(token) for token in self.tokens[group.name][slots]]
 
     choose = staticmethod(argmax)

@@ -97,7 +97,7 @@ class Worker:
         if self.args.gate:
             with open(self.args.gate, "rb") as gate:
                 gate.read(1)
-        self.send(Ready(num_blocks=self.args.blocks, block_size=16, max_batch_tokens=512, max_num_seqs=4))
+        self.send(Ready(num_blocks=self.args.blocks, max_tokens=self.args.blocks * 16, max_batch_tokens=512, max_num_seqs=4))
         while not (self.draining and not self.sequences):
             self.receive(wait=not self.sequences)
             if self.sequences:

@@ -17,7 +17,7 @@ class Life:
     """A worker that is told things."""
 
     serving = True
-    ready = Ready(num_blocks=9, block_size=16, max_batch_tokens=64, max_num_seqs=2)
+    ready = Ready(num_blocks=9, max_tokens=1600, max_batch_tokens=64, max_num_seqs=2)
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
