@@ -5,8 +5,10 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 from checkout import ROOT
 
@@ -83,3 +85,10 @@ def test_only_the_compiler_names_torchs_compilers() -> None:
         for path in (ROOT / folder).rglob("*.py"):
             found = forbidden(set(imports_in(path)), parts)
             assert [name for name in found if not name.startswith(allowed.get(folder, ()))] == [], path
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Nor for its annotations, nor in a function."""
+    graph = grimp.build_graph("engine", cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    assert list(TopologicalSorter(imports).static_order())

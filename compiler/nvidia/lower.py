@@ -9,33 +9,23 @@ from ...artifacts.launch_plan import load_plan
 from ...artifacts.nvidia_target import NvidiaTarget
 from ...artifacts.store.keys import Identity, identity
 from ...artifacts.tuning import Choice
+from ...kernels.nvidia.emitters import MODULES, operator_name
 from .. import segment_graph
+from ..imports import needed_by
 from ..sources import sources
 from ..toolchain import Versions
 from .compile_form import compile_form, cubin_name
 
-PLAN_SOURCES = (
-    "artifacts/graph.py",
-    "artifacts/json_file.py",
-    "artifacts/launch_plan.py",
-    "artifacts/numbers.py",
-    "artifacts/tuning.py",
-    "compiler/nvidia",
-    "compiler/nvidia/guard.cpp",
-    "compiler/segment_graph.py",
-    "errors.py",
-    "kernels/attention/options.py",
-    "kernels/cut_operators.py",
-    "kernels/fakes.py",
-    "kernels/formats.py",
-    "kernels/linear/blocks.py",
-    "kernels/native.py",
-    "kernels/nvidia",
-    "kernels/ops.py",
-    "kernels/row_operators.py",
-    "kernels/schemas.py",
-)
-"""Every file of ours that makes plans, and what becomes graphs of them; test_build_keys.py compares them with the imports."""
+_MAKER = "compiler/nvidia/compile_form.py"
+_READ = ("compiler/nvidia/guard.cpp",)
+"""Files of ours that making a plan reads without importing them."""
+
+
+def plan_sources(form_text: str) -> tuple[str, ...]:
+    """Every file of ours that makes the plan of a form: what compile_form.py imports, and the emitters of the form's operators."""
+    operators = {operator_name(node) for node, *_ in json.loads(form_text)["nodes"]}
+    emitters = sorted({f"kernels/nvidia/{MODULES[name]}.py" for name in operators & MODULES.keys()})
+    return (*_READ, *sorted(needed_by(_MAKER, *emitters)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +61,7 @@ class NvidiaBackend:
             tunable=self.tunable,
             target=self.target,
             toolchain=self.versions,
-            sources=sources(*PLAN_SOURCES),
+            sources=sources(*plan_sources(form_text)),
         )
         return identity("plan", recipe)
 

@@ -21,8 +21,9 @@ from ...artifacts.tuning import Choice
 from ...errors import BuildError
 from ...kernels import ops
 from ...kernels.nvidia.choices import Problem, Range, UnfitChoice
-from ...kernels.nvidia.emitters import EMITTERS
-from ...kernels.nvidia.launch import Context, Launch, Size, Tensor
+from ...kernels.nvidia.context import Context
+from ...kernels.nvidia.emitters import MODULES, emitter_of, operator_name
+from ...kernels.nvidia.launch import Launch, Size, Tensor
 from .. import segment_graph
 from .cubin import Specialization, compile_kernel, is_multiple, item_bytes, specialize
 from .device import HOPPER
@@ -171,8 +172,8 @@ class _Builder:
             return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def _emit(self, node: fx.Node) -> None:
-        name = str(node.target).removeprefix("engine.").removesuffix(".default")
-        if name not in EMITTERS:
+        name = operator_name(str(node.target))
+        if name not in MODULES:
             raise BuildError(f"the operator {name} has no kernel for NVIDIA")
         value = self._result(node)
         self.values[node] = value
@@ -180,7 +181,7 @@ class _Builder:
         self._place(node, out)
         arguments = tuple(self.tensors[arg] if isinstance(arg, fx.Node) else arg for arg in node.args)
         try:
-            self.launches += EMITTERS[name](arguments, out, Context(device=HOPPER, allocate=self._allocate, choose=self._choose))
+            self.launches += emitter_of(name)(arguments, out, Context(device=HOPPER, allocate=self._allocate, choose=self._choose))
         except UnfitChoice as error:
             hint = "the file given to --tuned was made by another version of Engine: tune again"
             raise BuildError(f"a choice does not fit: {error}", hint=hint) from error

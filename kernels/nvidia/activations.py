@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 from ..row_operators import FUNCTIONS, ROW_OPERATORS
-from .launch import Context, Emit, Launch, Tensor, cdiv
+from .context import Context, Emit
+from .launch import Launch, Tensor, cdiv
 
 _BLOCK = 1024
 PARAMETERS = ("alpha_p", "alpha_n", "beta", "eps")
@@ -113,7 +114,7 @@ def _launch(function: Any, out: Tensor, arguments: dict[str, Any], constants: di
     )
 
 
-ACTIVATIONS: dict[str, Emit] = {
+EMITTERS: dict[str, Emit] = {
     **{name: activation(name) for name in ROW_OPERATORS if name.removesuffix("_mul") in (*FUNCTIONS, "xielu")},
     "soft_cap": soft_cap,
 }

@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from .launch import Context, Launch, Size, Tensor, cdiv
+from .context import Context
+from .launch import Launch, Size, Tensor, cdiv
 
 _CHUNK = 4096
 

@@ -11,7 +11,8 @@ from ..cut_operators import ATTENTION
 from .attention_decode import attention_decode
 from .attention_mixed import attention_mixed
 from .attention_tiles import Paged
-from .launch import Context, Launch, Tensor
+from .context import Context, Emit
+from .launch import Launch, Tensor
 from .rope_kv_write import Preparation, rope_kv_write
 
 
@@ -46,3 +47,6 @@ def attention(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list
         options=options,
     )
     return [write, *attention_decode(paged, out, context), *attention_mixed(paged, call["cu_seqlens"], out, context)]
+
+
+EMITTERS: dict[str, Emit] = {"attention": attention}

@@ -15,8 +15,9 @@ import triton
 import triton.language as tl
 
 from .attention_tiles import Paged, cache_rows, first_seen, scores_of, softmax_step, with_sinks
-from .choices import SIZE, Candidate, Problem, Range, launches_of
-from .launch import QUERY_LENGTH, Condition, Context, Launch, Size, Tensor, cdiv
+from .choices import SIZE, Candidate, Problem, Range
+from .context import Context, launches_of
+from .launch import QUERY_LENGTH, Condition, Launch, Size, Tensor, cdiv
 
 _MOST_SPLITS = 64
 _TOGETHER = 16

@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 
 from .attention_tiles import Paged, cache_rows, first_seen, scores_of, softmax_step, with_sinks
-from .choices import SIZE, Candidate, Problem, Range, launches_of
-from .launch import QUERY_LENGTH, Condition, Context, Launch, Tensor, cdiv
+from .choices import SIZE, Candidate, Problem, Range
+from .context import Context, launches_of
+from .launch import QUERY_LENGTH, Condition, Launch, Tensor, cdiv
 
 _CUTS = ((128, 8, 5), (128, 8, 3), (64, 4, 5), (64, 4, 3))
 """Rows, warps and stages; the first is the policy's. The block table is read two stages ahead of keys and values, of which with 5 two

@@ -2,7 +2,7 @@
 
 An emitter describes such work as a `Problem`. Without measurements its policy, first guesses by
 the limits written in the kernel's docstring, says what is launched; `engine tune` measures the
-candidates on a GPU, and a build that is given its result asks that instead (`Context.choose`).
+candidates on a GPU, and a build that is given its result asks that instead (`Context.choose`, context.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import sympy
 
-from .launch import Condition, Context, Launch, Size, Tensor
+from .launch import Condition, Launch, Size, Tensor
 
 Content = Literal["numbers", "starts", "lengths", "blocks"]
 Kind = Literal["rows", "decode", "prefill"]
@@ -74,18 +74,6 @@ class Problem:
 
 class UnfitChoice(ValueError):
     """Ranges that a problem's candidates cannot serve; the message says why."""
-
-
-def launches_of(problem: Problem, context: Context) -> list[Launch]:
-    """The problem's launches, every size by the candidate that was chosen for it. Raises UnfitChoice."""
-    ranges = context.choose(problem)
-    check(problem, ranges)
-    launches: list[Launch] = []
-    first = 1
-    for up_to, use in ranges:
-        launches += problem.candidates[use].launches(Condition(value=problem.size, minimum=first, maximum=up_to))
-        first = first if up_to is None else up_to + 1
-    return launches
 
 
 def check(problem: Problem, ranges: Sequence[Range]) -> None:

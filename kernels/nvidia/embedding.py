@@ -5,7 +5,9 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .launch import Context, Emit, Launch, Tensor, cdiv
+from ..linear.blocks import FORMATS
+from .context import Context, Emit
+from .launch import Launch, Tensor, cdiv
 from .linear_quantized import format_constants
 
 _BLOCK = 1024
@@ -73,3 +75,9 @@ def embedding_quantized(format: str) -> Emit:
         return _gather(embedding_quantized_kernel, format_constants(format, arguments[2]), arguments, out)
 
     return emit
+
+
+EMITTERS: dict[str, Emit] = {
+    "embedding_rows_dense": embedding_dense,
+    **{f"embedding_rows_{format}": embedding_quantized(format) for format in FORMATS},
+}

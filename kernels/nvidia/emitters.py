@@ -1,35 +1,45 @@
-"""Which emitter an operator has: how it becomes kernel launches on NVIDIA GPUs."""
+"""Which emitter an operator has: how it becomes kernel launches on NVIDIA GPUs.
+
+The table names modules of this folder and imports none of them. So the key of a launch plan can cover
+those that made it and no others, and is known without importing Triton.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ..linear.blocks import FORMATS
-from .activations import ACTIVATIONS
-from .attention import attention
-from .embedding import embedding_dense, embedding_quantized
-from .launch import Emit
-from .linear import linear_dense
-from .linear_fp8 import linear_fp8
-from .linear_quantized import linear_quantized
-from .norms import norm
+from ..row_operators import ROW_OPERATORS, TWINS, twin
 from .packed_rows import FP8_FORMATS, FP8_LAYOUTS
-from .quantize_fp8 import quantize, twins
-from .sample import sample
 
-_LINEARS: dict[str, Emit] = {
-    "dense": linear_dense,
-    **{format: linear_quantized(format) for format in FORMATS},
-    **{layout: linear_fp8(layout) for layout in FP8_LAYOUTS},
+if TYPE_CHECKING:
+    from .context import Emit
+
+_NORMS = ("rms_norm", "layer_norm")
+_LINEARS = {
+    "dense": "linear",
+    **dict.fromkeys(FORMATS, "linear_quantized"),
+    **dict.fromkeys(FP8_LAYOUTS, "linear_fp8"),
 }
 
-EMITTERS: dict[str, Emit] = {
-    **{f"linear_rows_{kernel}": emit for kernel, emit in _LINEARS.items()},
-    **{f"logits_rows_{kernel}": emit for kernel, emit in _LINEARS.items()},
-    "embedding_rows_dense": embedding_dense,
-    **{f"embedding_rows_{format}": embedding_quantized(format) for format in FORMATS},
-    **{f"quantize_{format}": quantize(format) for format in FP8_FORMATS},
-    **{name: emit for format in FP8_FORMATS for name, emit in twins(format).items()},
-    "rms_norm": norm("rms_norm"),
-    "layer_norm": norm("layer_norm"),
-    **ACTIVATIONS,
-    "attention": attention,
-    "sample": sample,
+MODULES: dict[str, str] = {
+    **{f"{result}_rows_{kernel}": module for result in ("linear", "logits") for kernel, module in _LINEARS.items()},
+    **{f"embedding_rows_{kernel}": "embedding" for kernel in ("dense", *FORMATS)},
+    **{f"quantize_{format}": "quantize_fp8" for format in FP8_FORMATS},
+    **{twin(row.name, f"quantize_{format}"): "quantize_fp8" for row in TWINS for format in FP8_FORMATS},
+    **{name: "norms" if name in _NORMS else "activations" for name in ROW_OPERATORS},
+    "attention": "attention",
+    "sample": "sample",
 }
-"""By operator, without the namespace."""
+"""By operator, without the namespace. A module's own EMITTERS has the function."""
+
+
+def operator_name(target: str) -> str:
+    """`engine.rms_norm.default`, as graphs have it, to `rms_norm`."""
+    return target.removeprefix("engine.").removesuffix(".default")
+
+
+def emitter_of(operator: str) -> "Emit":
+    """The emitter of one of MODULES; imports its module."""
+    emitters: Mapping[str, Emit] = import_module(f".{MODULES[operator]}", __package__).EMITTERS
+    return emitters[operator]

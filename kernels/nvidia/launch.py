@@ -6,14 +6,11 @@ here touches a device: the compiler turns launches into cubins and a launch plan
 them with Triton's interpreter.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import sympy
-
-if TYPE_CHECKING:
-    from .choices import Problem, Range
 
 Size: TypeAlias = Any
 """An integer or a sympy expression (sympy has no types)."""
@@ -65,22 +62,6 @@ class Launch:
     num_stages: int = 3
     when: tuple[Condition, ...] = ()
     integer_types: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What an emitter may ask for. allocate(dtype, shape): memory that lives as long as the operator runs.
-
-    choose: which candidates of a problem are launched for which sizes; by default as its policy says.
-    """
-
-    device: Device
-    allocate: Callable[[str, tuple[Size, ...]], Tensor]
-    choose: "Callable[[Problem], Sequence[Range]]" = lambda problem: problem.policy
-
-
-Emit = Callable[[tuple[Any, ...], Tensor, Context], list[Launch]]
-"""How an operator becomes launches: its arguments in the order of the schema (tensors, numbers, None) and where its result goes."""
 
 
 def cdiv(value: Size, divisor: Size) -> Size:

@@ -24,7 +24,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .launch import Context, Launch, Tensor
+from .context import Context, Emit
+from .launch import Launch, Tensor
 from .linear_cuts import Family, FewRows, Tile, linear_launches
 from .linear_launches import Linear, finish, grouped_tile
 
@@ -140,3 +141,6 @@ def linear_dense(arguments: tuple[Any, ...], out: Tensor, context: Context) -> l
     x, w, bias, residual, _, multiplier = arguments
     linear = Linear(x=x, w=w, bias=bias, residual=residual, multiplier=multiplier, out=out, in_features=x.shape[1])
     return linear_launches(FAMILY, linear, context)
+
+
+EMITTERS: dict[str, Emit] = {"linear_rows_dense": linear_dense, "logits_rows_dense": linear_dense}

@@ -12,8 +12,9 @@ from typing import Any
 
 import sympy
 
-from .choices import SIZE, Candidate, Operand, Problem, Range, launches_of
-from .launch import Condition, Context, Launch, Size, Tensor, cdiv
+from .choices import SIZE, Candidate, Operand, Problem, Range
+from .context import Context, launches_of
+from .launch import Condition, Launch, Size, Tensor, cdiv
 from .linear_launches import Linear
 
 FEW_ROWS = 16

@@ -11,10 +11,11 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .launch import Context, Emit, Launch, Tensor
+from .context import Context, Emit
+from .launch import Launch, Tensor
 from .linear_cuts import Family, FewRows, Tile, linear_launches
 from .linear_launches import Linear, finish, grouped_tile
-from .packed_rows import fp8_in_features
+from .packed_rows import FP8_LAYOUTS, fp8_in_features
 
 _SLICES = 4
 _STEP = 128
@@ -153,3 +154,6 @@ def linear_fp8(format: str) -> Emit:
         return linear_launches(family(format), linear, context)
 
     return emit
+
+
+EMITTERS: dict[str, Emit] = {f"{result}_rows_{layout}": linear_fp8(layout) for result in ("linear", "logits") for layout in FP8_LAYOUTS}

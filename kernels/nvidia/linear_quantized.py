@@ -15,8 +15,9 @@ import triton
 import triton.language as tl
 
 from ..linear.blocks import FORMATS, GROUP
+from .context import Context, Emit
 from .formats import scales_offset
-from .launch import Context, Emit, Launch, Tensor
+from .launch import Launch, Tensor
 from .linear import FLAT, SMALL, SQUARE
 from .linear_cuts import Family, FewRows, linear_launches
 from .linear_launches import Linear, finish, grouped_tile
@@ -174,3 +175,6 @@ def linear_quantized(format: str) -> Emit:
         return linear_launches(family(format, linear.in_features), linear, context)
 
     return emit
+
+
+EMITTERS: dict[str, Emit] = {f"{result}_rows_{format}": linear_quantized(format) for result in ("linear", "logits") for format in FORMATS}

@@ -9,7 +9,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .launch import Context, Emit, Launch, Tensor
+from .context import Context, Emit
+from .launch import Launch, Tensor
 
 
 @triton.jit
@@ -82,3 +83,6 @@ def norm(name: str) -> Emit:
         ]
 
     return emit
+
+
+EMITTERS: dict[str, Emit] = {name: norm(name) for name in ("rms_norm", "layer_norm")}

@@ -13,9 +13,10 @@ import triton.language as tl
 
 from ..row_operators import ROW_OPERATORS, TWINS, twin
 from .activations import activated, activation_operands
-from .launch import Context, Emit, Launch, Tensor, cdiv
+from .context import Context, Emit
+from .launch import Launch, Tensor, cdiv
 from .norms import given, norm_operands, normalized, warps_for
-from .packed_rows import FP8_GROUP, FP8_STATIC
+from .packed_rows import FP8_FORMATS, FP8_GROUP, FP8_STATIC
 
 _PART = 1024
 """Elements of a row per program, where rows need not be whole."""
@@ -159,7 +160,13 @@ def _launch(
     )
 
 
-def twins(format: str) -> dict[str, Emit]:
-    """The emitters of all row operators that quantize to `format`, by operator."""
-    emitters = {"rms_norm": norm_quantize, "layer_norm": norm_quantize}
-    return {twin(row.name, f"quantize_{format}"): emitters.get(row.name, activation_quantize)(row.name, format) for row in TWINS}
+_NORMS = {"rms_norm": norm_quantize, "layer_norm": norm_quantize}
+
+EMITTERS: dict[str, Emit] = {
+    **{f"quantize_{format}": quantize(format) for format in FP8_FORMATS},
+    **{
+        twin(row.name, f"quantize_{format}"): _NORMS.get(row.name, activation_quantize)(row.name, format)
+        for row in TWINS
+        for format in FP8_FORMATS
+    },
+}

@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 
 from .argmax import argmax_chunks, argmax_of_chunks
-from .launch import Context, Launch, Tensor
+from .context import Context, Emit
+from .launch import Launch, Tensor
 
 _CHUNK = 8192
 
@@ -172,3 +173,6 @@ def sample(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[La
         num_warps=16,
     )
     return [find_largest, draw]
+
+
+EMITTERS: dict[str, Emit] = {"sample": sample}

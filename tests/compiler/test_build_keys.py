@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from checkout import ROOT, copy_checkout
-from imports_of import needed_by
 from printed_keys import keys
 from tiny_specs import tiny_layer, tiny_spec
 
 from engine.artifacts import NvidiaTarget, Target
 from engine.artifacts.store.keys import Identity
 from engine.compiler import lower_cpu, sources, step_program
+from engine.compiler.imports import needed_by
 from engine.compiler.lower_cpu import CpuBackend
 from engine.compiler.nvidia import lower as lower_nvidia
 from engine.compiler.nvidia.lower import NvidiaBackend
@@ -26,6 +26,7 @@ from engine.compiler.step_program import Wanted
 from engine.compiler.target_kind import TargetKind
 from engine.compiler.toolchain import Versions, nvidia_versions, versions
 from engine.kernels import library
+from engine.kernels.nvidia.emitters import MODULES
 from engine.models.parts.attention import QKNormSpec, TemperatureSpec
 from engine.models.parts.mlp import MLPSpec
 from engine.models.parts.norm import NormSpec
@@ -191,16 +192,28 @@ def test_what_the_kernel_library_depends_on(monkeypatch: pytest.MonkeyPatch) -> 
     assert CPU.library().key != key
 
 
+PLANS = {"plan": FORM} | {
+    f"plan with {operator}": FORM.replace("aten.relu.default", f"engine.{operator}.default")
+    for operator in (
+        *("linear_rows_dense", "linear_rows_q8_0", "logits_rows_fp8_block", "embedding_rows_q4_1"),
+        *("rms_norm", "silu_mul", "rms_norm_quantize_fp8_channel", "attention", "sample"),
+    )
+}
+"""A form of each emitter's module, and one without."""
+
+
 def identities() -> dict[str, Identity]:
     wanted = dataclasses.replace(WANTED, sources=sources.sources(*step_program.SOURCES))
-    return {"program": wanted.identity(), "segment": CPU.segment(FORM), "kernels": CPU.library(), "plan": NVIDIA.segment(FORM)}
+    return {"program": wanted.identity(), "segment": CPU.segment(FORM), "kernels": CPU.library()} | {
+        kind: NVIDIA.segment(form) for kind, form in PLANS.items()
+    }
 
 
 SOURCES = {
     "program": step_program.SOURCES,
     "segment": lower_cpu.SEGMENT_SOURCES,
     "kernels": (*lower_cpu.LIBRARY_SOURCES, *(f"kernels/cpu/{path.name}" for path in library.source_files())),
-    "plan": lower_nvidia.PLAN_SOURCES,
+    **{kind: lower_nvidia.plan_sources(form) for kind, form in PLANS.items()},
 }
 
 
@@ -221,8 +234,23 @@ def test_every_source_is_part_of_the_keys_of_what_it_makes(tmp_path: Path, monke
     assert identities() == before
     assert changed_by == {kind: set(sources.source_names(files, package)) for kind, files in SOURCES.items()}
     assert {"passes/pipeline.py", "models/decoder.py", "kernels/ops.py", "kernels/nvidia/packed_rows.py"} <= changed_by["program"]
-    assert {"compiler/nvidia/graphs.py", "kernels/nvidia/linear.py", "kernels/nvidia/emitters.py"} <= changed_by["plan"]
+    assert {"compiler/nvidia/plan.py", "compiler/nvidia/guard.cpp", "kernels/nvidia/emitters.py"} <= changed_by["plan"]
+    assert (
+        changed_by["plan with linear_rows_dense"] - changed_by["plan"]
+        == {f"kernels/nvidia/{name}.py" for name in ("context", "choices", "linear", "linear_cuts", "linear_launches")} - changed_by["plan"]
+    )
     assert {"kernels/cpu/attention.h", "kernels/cpu/linear_quantized.cpp"} <= changed_by["kernels"]
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES.values())))
+def test_an_emitter_is_part_of_the_plans_that_it_makes_and_of_no_others(module: str) -> None:
+    for kind, form in PLANS.items():
+        operator = kind.removeprefix("plan with ")
+        needed = operator in MODULES and needed_by(f"kernels/nvidia/{MODULES[operator]}.py")
+        assert (f"kernels/nvidia/{module}.py" in lower_nvidia.plan_sources(form)) == bool(
+            needed and f"kernels/nvidia/{module}.py" in needed
+        )
+    assert module in {MODULES[kind.removeprefix("plan with ")] for kind in PLANS if kind != "plan"}
 
 
 def test_a_new_kernel_file_is_part_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +283,7 @@ NOT_OF_PROGRAMS = {
     "compiler/compile_cpu.py": "what is compiled later",
     "compiler/debug_dump.py": "shows",
     "compiler/environment.py": "what is compiled later",
+    "compiler/imports.py": "which digests, ingredients",
     "compiler/interpret.py": "references, for the probe",
     "compiler/lower.py": "what is compiled later",
     "compiler/lower_cpu.py": "what is compiled later",

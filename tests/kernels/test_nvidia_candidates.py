@@ -13,9 +13,10 @@ from triton_launches import H200, Allocator, Call, Given, compile_launch, contig
 from engine.kernels.linear import formats as panels
 from engine.kernels.nvidia import linear, linear_fp8, linear_quantized, reference
 from engine.kernels.nvidia.choices import Candidate, Problem, Range, UnfitChoice, check
+from engine.kernels.nvidia.context import Context
 from engine.kernels.nvidia.formats import pack_rows
 from engine.kernels.nvidia.fp8 import pack_fp8, quantize_fp8
-from engine.kernels.nvidia.launch import Condition, Context
+from engine.kernels.nvidia.launch import Condition
 from engine.kernels.nvidia.launch import Tensor as Place
 from engine.kernels.nvidia.linear_cuts import Family, linear_problem
 from engine.kernels.nvidia.linear_launches import Linear

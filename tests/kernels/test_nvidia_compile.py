@@ -10,8 +10,9 @@ from triton_launches import H200, Allocator, compile_launch, contiguous_strides,
 
 from engine.kernels.attention.options import AttentionOptions
 from engine.kernels.linear.blocks import FORMATS
-from engine.kernels.nvidia.emitters import EMITTERS
-from engine.kernels.nvidia.launch import Context, Launch, Size, Tensor
+from engine.kernels.nvidia.context import Context
+from engine.kernels.nvidia.emitters import emitter_of
+from engine.kernels.nvidia.launch import Launch, Size, Tensor
 from engine.kernels.nvidia.packed_rows import FP8_FORMATS, FP8_LAYOUTS, FP8_STATIC, fp8_row_bytes, packed_shape
 from engine.kernels.row_operators import FUNCTIONS
 
@@ -95,7 +96,7 @@ def quantizers() -> Iterator[Operation]:
 def launches_of(operations: Iterable[Operation]) -> list[Launch]:
     """One launch of every kernel that has to be compiled."""
     context = Context(device=H200, allocate=Allocator())
-    launches = (launch for name, arguments, out in operations for launch in EMITTERS[name](arguments, out, context))
+    launches = (launch for name, arguments, out in operations for launch in emitter_of(name)(arguments, out, context))
     return list({variant(launch): launch for launch in launches}.values())
 
 

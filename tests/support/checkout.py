@@ -13,13 +13,23 @@ MADE_HERE = {"build", "dist", "__pycache__"}
 
 @cache
 def our_files() -> tuple[str, ...]:
-    """Paths, relative to the root, of the files that git tracks: what else lies about, an artifact for one, is the user's.
+    """Paths, relative to the root, of the files that git tracks, and of new ones beside them.
 
-    In a copy of the tree that has no git, of all files that nothing of ours has made.
+    What else lies about, an artifact for one, is the user's. In a copy of the tree that has no git, all
+    files are ours that nothing has made.
     """
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    names = listed.stdout.split("\0") if listed.returncode == 0 and (ROOT / ".git").exists() else _walk()
-    return tuple(sorted(name for name in names if name and os.path.lexists(ROOT / name)))
+    tracked = _listed("--cached")
+    folders = {name.rpartition("/")[0] for name in tracked}
+    names = [*tracked, *(name for name in _listed("--others") if name.rpartition("/")[0] in folders - {""})] if tracked else _walk()
+    return tuple(sorted(name for name in names if os.path.lexists(ROOT / name)))
+
+
+def _listed(which: str) -> list[str]:
+    """What git lists, without what it ignores; nothing if this is not the root of a checkout."""
+    if not (ROOT / ".git").exists():
+        return []
+    done = subprocess.run(["git", "ls-files", "-z", "--exclude-standard", which], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [name for name in done.stdout.split("\0") if name]
 
 
 def _walk() -> list[str]:

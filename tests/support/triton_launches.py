@@ -23,7 +23,8 @@ import sympy
 import torch
 
 from engine.kernels.nvidia.choices import Problem, Range
-from engine.kernels.nvidia.launch import Context, Device, Launch, Size, Tensor
+from engine.kernels.nvidia.context import Context
+from engine.kernels.nvidia.launch import Device, Launch, Size, Tensor
 
 H200 = Device(multiprocessors=132, shared_bytes=232_448, capability=90)
 
@@ -139,7 +140,7 @@ class Call:
 
 def problems_of(call: Call) -> list[Problem]:
     """What of a call can be cut in several ways."""
-    from engine.kernels.nvidia.emitters import EMITTERS
+    from engine.kernels.nvidia.emitters import emitter_of
 
     arguments, out = _described(call)
     problems: list[Problem] = []
@@ -148,18 +149,18 @@ def problems_of(call: Call) -> list[Problem]:
         problems.append(problem)
         return problem.policy
 
-    EMITTERS[call.operator](arguments, out, Context(device=call.device, allocate=Allocator(), choose=note))
+    emitter_of(call.operator)(arguments, out, Context(device=call.device, allocate=Allocator(), choose=note))
     return problems
 
 
 def emit(call: Call) -> tuple[list[Launch], Tensor, list[Tensor]]:
     """The launches of a call; where its result goes (buffer "out"), and its scratch. Arguments lie in the buffers 0, 1, ..."""
-    from engine.kernels.nvidia.emitters import EMITTERS
+    from engine.kernels.nvidia.emitters import emitter_of
 
     arguments, out = _described(call)
     allocator = Allocator()
     context = Context(device=call.device, allocate=allocator, choose=call.choose)
-    launches = EMITTERS[call.operator](arguments, out, context)
+    launches = emitter_of(call.operator)(arguments, out, context)
     return launches, out, allocator.tensors
 
 

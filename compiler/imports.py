@@ -1,29 +1,41 @@
-"""Which files of the package a file needs, read off the import statements."""
+"""Which files of the package a file needs, read off the import statements: ingredients of keys by construction."""
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-from checkout import ROOT
+from . import sources
 
 
-def needed_by(*roots: str) -> set[str]:
+def needed_by(*roots: str) -> frozenset[str]:
     """`roots` and every file that they import, directly or not, lazily or not; names relative to the package.
 
-    What is imported for type checkers only does not count. A name that a package's `__init__` takes
-    from one of its modules leads to that module alone.
+    What is imported for type checkers only does not count. A name that a folder's `__init__` takes
+    from one of its modules leads to that module alone. What is imported by a name that is computed is
+    not seen: whoever does that must name the roots (kernels/nvidia/emitters.py).
     """
+    return _needed_by(sources.PACKAGE, roots)
+
+
+@cache
+def _needed_by(package: Path, roots: tuple[str, ...]) -> frozenset[str]:
     found: set[str] = set()
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += _imports(ROOT / name)
-    return found
+            waiting += _imported(package, name)
+    return frozenset(found)
 
 
-def _imports(path: Path) -> Iterator[str]:
+@cache
+def _imported(package: Path, name: str) -> tuple[str, ...]:
+    return tuple(file.relative_to(package).as_posix() for file in _imports(package / name))
+
+
+def _imports(path: Path) -> Iterator[Path]:
     tree = ast.parse(path.read_text())
     guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     unused = {inner for guard in guards for inner in ast.walk(guard)}
@@ -31,7 +43,7 @@ def _imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and node.level and node not in unused:
             module = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             for alias in node.names:
-                yield _file_of(module, alias.name).relative_to(ROOT).as_posix()
+                yield _file_of(module, alias.name)
 
 
 def _file_of(module: Path, name: str) -> Path:
