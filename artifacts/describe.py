@@ -1,7 +1,7 @@
 """A manifest for the eyes: what `engine inspect DIR` prints. Reads nothing but the manifest."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from math import prod
 
@@ -21,6 +21,7 @@ def describe(manifest: Manifest) -> Group:
         *([_kernels(manifest), _graphs(manifest)] if manifest.graphs else []),
         _weights(manifest.weights.values()),
         _fusions(manifest),
+        *([_unfused(manifest.unfused)] if manifest.unfused is not None else []),
         _probe(manifest),
         _files(manifest),
     )
@@ -109,6 +110,11 @@ def _weights(weights: Iterable[WeightInfo]) -> Table:
 def _fusions(manifest: Manifest) -> Table:
     rows = [(report.name, report.matches, report.nodes_before, report.nodes_after) for report in manifest.fusion]
     return _table("\nPasses", ("pass", "matches", "nodes before", "after"), rows, ("matches", "nodes before", "after"))
+
+
+def _unfused(unfused: Mapping[str, int]) -> Table:
+    rows = list(unfused.items()) or [("nothing", 0)]
+    return _table("\nUnfused", ("operator on one thread", "times"), rows, ("times",))
 
 
 def _probe(manifest: Manifest) -> Table:

@@ -224,6 +224,8 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     kernel_library: on CPU, the shared object with our operators. kernels and graphs: on NVIDIA,
     what the templates launch. tuned_on: the GPU whose measurements chose among kernels, if any did.
     has_weights: whether the files that `weights` names are there.
+    unfused: operators of PyTorch that compute for whole rows of the residual stream or wider ones, how often each is left in a step: on
+    CPU every one runs on one thread. None where nobody counts them.
     ingredients: what the keys of all that was compiled for it were made of (artifacts/store/ingredients.py).
     digest: `content_digest` of all the rest, of a manifest that has been read; `encode` writes the right one.
     """
@@ -246,6 +248,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     weights: dict[str, WeightInfo]
     memory: MemoryPlan
     fusion: list[PassReport]
+    unfused: dict[str, Count] | None = None
     probe: Probe
     files: dict[str, FileInfo]
 

@@ -70,6 +70,7 @@ def new_manifest(
             activations=program.activations,
         ),
         fusion=program.reports,
+        unfused=program.unfused,
         probe=Probe(recorded_on="reference", prompts=[]),
         files={},
     )

@@ -22,6 +22,7 @@ class BuildSummary:
     segments_reused: int = 0
     segment_calls: int = 0
     fusions: dict[str, int] = field(default_factory=dict)
+    unfused: dict[str, int] | None = None
     kernels: str = ""
     tuning: str = ""
     code_bytes: int = 0
@@ -95,6 +96,9 @@ class Reporter:
         if summary.tuning:
             table.add_row("tuned", summary.tuning)
         table.add_row("rewrites", ", ".join(f"{name} {matches}" for name, matches in summary.fusions.items()))
+        if summary.unfused is not None:
+            left = ", ".join(f"{name} {count}" for name, count in summary.unfused.items())
+            table.add_row("left to one thread", left or "nothing")
         table.add_row("bytes", f"code {summary.code_bytes / 1e6:.1f} MB, weights {summary.weight_bytes / 1e6:.1f} MB")
         table.add_row("probe", summary.probe)
         if summary.store_refusal:

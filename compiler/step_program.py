@@ -20,6 +20,7 @@ from ..artifacts.store.claim import Claim
 from ..artifacts.store.keys import Identity, identity
 from ..artifacts.store.store import Store
 from ..models.checkpoint import Checkpoint
+from ..models.expected_fusions import expected_fusions
 from ..models.spec import ModelSpec
 from . import debug_dump
 from .caches import manifest_groups
@@ -54,12 +55,13 @@ SOURCES = (
 
 @dataclass(frozen=True, kw_only=True)
 class StepProgram:
-    """What a step consists of. activations: as in `MemoryPlan`. graph: the fused graph, for whoever wants to interpret it."""
+    """What a step consists of. activations: as in `MemoryPlan`. unfused: as in `Manifest`. graph: the fused graph, to be interpreted."""
 
     parts: Partition
     weights: list[PackedWeight]
     activations: dict[str, int]
     reports: list[PassReport]
+    unfused: dict[str, int] | None
     graph: Callable[[], fx.GraphModule]
 
 
@@ -133,6 +135,8 @@ def find_program(wanted: Wanted, store: Store, reporter: Reporter) -> StepProgra
 
 def make_program(wanted: Wanted, dump: Path | None, reporter: Reporter) -> StepProgram:
     """Trace, fuse and partition. dump and errors as in `step_program`."""
+    from ..passes.unfused import unfused
+
     graph, reports = _fused(wanted, dump, reporter)
     inputs = step_inputs(group.name for group in wanted.groups)
     with reporter.stage("partition") as stage:
@@ -142,6 +146,7 @@ def make_program(wanted: Wanted, dump: Path | None, reporter: Reporter) -> StepP
             weights=plan_weights(graph.graph, wanted.stored),
             activations=plan_activations(graph.graph, inputs),
             reports=reports,
+            unfused=unfused(graph.graph, columns=wanted.spec.hidden_size) if wanted.kind.one_thread else None,
             graph=lambda: graph,
         )
         stage.note(_counts(made.parts))
@@ -181,7 +186,9 @@ def _fused(wanted: Wanted, dump: Path | None, reporter: Reporter) -> tuple[fx.Gr
             debug_dump.write_graph(dump, f"after-{result.name}", module.graph)
             stage.advance(note=f"{result.name}: {result.matches}")
 
-        results = pipeline.run(module.graph, passes, after_each)
+        # One pass left out may leave others without a match.
+        expected = frozenset() if wanted.disable_pass else expected_fusions(wanted.spec)
+        results = pipeline.run(module.graph, passes, after_each, expected=expected)
     return module, [PassReport(**dataclasses.asdict(result)) for result in results]
 
 
@@ -195,6 +202,7 @@ def _encode(program: StepProgram) -> bytes:
         "weights": [dataclasses.asdict(weight) for weight in program.weights],
         "activations": program.activations,
         "reports": program.reports,
+        "unfused": program.unfused,
     }
     return msgspec.json.encode(content)
 
@@ -207,10 +215,18 @@ class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: list[PackedWeight]
     activations: dict[str, int]
     reports: list[PassReport]
+    unfused: dict[str, int] | None
 
 
 def _decode(content: bytes, graph: Callable[[], fx.GraphModule]) -> StepProgram:
     stored = msgspec.json.decode(content, type=_Stored)
     forms = {text: json.loads(text) for text in stored.forms}
     parts = Partition(inputs=stored.inputs, calls=stored.calls, forms=forms, results=stored.results)
-    return StepProgram(parts=parts, weights=stored.weights, activations=stored.activations, reports=stored.reports, graph=graph)
+    return StepProgram(
+        parts=parts,
+        weights=stored.weights,
+        activations=stored.activations,
+        reports=stored.reports,
+        unfused=stored.unfused,
+        graph=graph,
+    )

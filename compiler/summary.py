@@ -18,6 +18,7 @@ def summarize(reporter: Reporter, output: Path, manifest: Manifest, *, compiled:
     summary.segment_calls = sum(segment.calls for segment in manifest.segments)
     summary.kernels = _kernels_summary(manifest)
     summary.fusions = {report.name: report.matches for report in manifest.fusion}
+    summary.unfused = manifest.unfused
     summary.code_bytes = sum(manifest.files[name].bytes for name in manifest.code_files)
     summary.weight_bytes = sum(info.bytes for name, info in manifest.files.items() if name.startswith("weights/"))
     summary.probe = f"recorded on the {manifest.probe.recorded_on}" if manifest.probe.prompts else "none, as there are no weights"

@@ -31,7 +31,8 @@ BLOCK_SIZE = 32
 class TargetKind:
     """Ingredients of every program, but for what says otherwise.
 
-    layout: of weights. cuts_are_segments: whether attention is compiled like the rest. kv_dtypes: what the cache may be.
+    layout: of weights. cuts_are_segments: whether attention is compiled like the rest. one_thread: whether segments compute what no pass
+    took on a single one. kv_dtypes: what the cache may be.
     references: what each operator computes, in plain PyTorch.
     """
 
@@ -39,6 +40,7 @@ class TargetKind:
     toolchain: Versions
     layout: Layout
     cuts_are_segments: bool
+    one_thread: bool
     kv_dtypes: tuple[str, ...] = field(metadata=NOT_IN_KEY)
     references: Callable[[], Mapping[str, Callable[..., Tensor]]] = field(metadata=NOT_IN_KEY)
 
@@ -97,6 +99,7 @@ def kind_of(target: AnyTarget, tuned: Tuned | None = None, *, tunable: bool = Fa
             toolchain=found,
             layout="rows",
             cuts_are_segments=True,
+            one_thread=False,
             kv_dtypes=("bfloat16",),
             references=nvidia_reference_operators,
         )
@@ -108,6 +111,7 @@ def kind_of(target: AnyTarget, tuned: Tuned | None = None, *, tunable: bool = Fa
         toolchain=found,
         layout="panels",
         cuts_are_segments=False,
+        one_thread=True,
         kv_dtypes=("float32", "bfloat16", "int8"),
         references=reference_operators,
     )

@@ -81,14 +81,25 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout:
     return [item for item in passes if item.name not in disabled]
 
 
-def run(graph: fx.Graph, passes: list[Pass], after_each: Callable[[PassResult], None] = lambda result: None) -> list[PassResult]:
-    """Run the passes in order on `graph`, in place. Raises BuildError for a required pass without a match."""
+def run(
+    graph: fx.Graph,
+    passes: list[Pass],
+    after_each: Callable[[PassResult], None] = lambda result: None,
+    *,
+    expected: Collection[str] = (),
+) -> list[PassResult]:
+    """Run the passes in order on `graph`, in place.
+
+    expected: names of passes that must match in this model. Raises BuildError for one that does not, or a required one.
+    """
+    for name in set(expected) - {item.name for item in passes}:
+        raise BuildError(f"the model expects a match of {name!r}, and there is no pass {name!r}", hint="the two lists must agree")
     results = []
     for item in passes:
         before = len(graph.nodes)
         matches = item.rewrite(graph)
         graph.lint()
-        if item.required and matches == 0:
+        if matches == 0 and (item.required or item.name in expected):
             raise BuildError(
                 f"the pass {item.name} matched nothing in this model", hint="write the graphs with --debug-dump DIR and compare"
             )

@@ -30,6 +30,7 @@ def artifact(tmp_path: Path) -> Path:
         segments=[SegmentInfo(key="abcdef0123456789ff", file="segments/abc.so", calls=30, nodes=57)],
         weights={"layers.0.q.weight": weight},
         fusion=[PassReport(name="eliminate_no_ops", matches=12, nodes_before=1000, nodes_after=988)],
+        unfused={"aten.mul.Tensor": 4, "aten.add.Tensor": 2},
         probe=msgspec.structs.replace(
             manifest.probe, prompts=[ProbePrompt(tokens=[1, 2, 3], top_tokens=[7], top_logits=[1.5], logits_sha256="e" * 64)]
         ),
@@ -48,6 +49,8 @@ def test_inspect_shows_what_is_inside(artifact: Path, capsys: pytest.CaptureFixt
         "abcdef0123456789 57 30 12",
         "q4_1 1 4,096 4.0 KiB",
         "eliminate_no_ops 12 1,000 988",
+        "Unfused",
+        "aten.mul.Tensor 4",
         "Golden probe, recorded on the reference",
         "3 7 eeeeeeeeeeeeeeee",
         f"segments/abc.so 12 {hashlib.sha256(b'segment code').hexdigest()[:16]}",

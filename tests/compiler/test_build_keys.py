@@ -48,7 +48,15 @@ SPEC = tiny_spec(LAYER, embed=EmbedSpec(norm=NORM), final=NORM)
 FORM = '{"inputs":[["float32",["d0",8]]],"nodes":[["aten.relu.default",[{"v":0}],{}]],"outputs":[1]}'
 CPU = CpuBackend(target=Target(level="x86-64-v3"), versions=VERSIONS)
 NVIDIA = NvidiaBackend(target=NvidiaTarget(capability=90), versions=VERSIONS)
-KIND = TargetKind(backend=CPU, toolchain=VERSIONS, layout="panels", cuts_are_segments=False, kv_dtypes=("float32",), references=dict)
+KIND = TargetKind(
+    backend=CPU,
+    toolchain=VERSIONS,
+    layout="panels",
+    cuts_are_segments=False,
+    one_thread=True,
+    kv_dtypes=("float32",),
+    references=dict,
+)
 WANTED = Wanted(
     spec=SPEC,
     formats={"embed.weight": "f32"},
@@ -140,6 +148,7 @@ CHANGES: list[dict[str, Any]] = [
     {"sources": {"passes/pipeline2.py": "sha256:1"}},
     {"kind": dataclasses.replace(KIND, layout="rows")},
     {"kind": dataclasses.replace(KIND, cuts_are_segments=True)},
+    {"kind": dataclasses.replace(KIND, one_thread=False)},
     *({"kind": dataclasses.replace(KIND, toolchain=dataclasses.replace(VERSIONS, **{f.name: "9"}))} for f in dataclasses.fields(Versions)),
 ]
 

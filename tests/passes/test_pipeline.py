@@ -95,6 +95,15 @@ def test_a_required_pass_that_matches_nothing_fails() -> None:
         run(module.graph, [Pass(name="required", rewrite=eliminate_no_ops, required=True)])
 
 
+def test_an_expected_pass_that_matches_nothing_fails() -> None:
+    module = trace(lambda x: x + 1, {"input:x": torch.ones(2)})
+    passes = [Pass(name="optional", rewrite=eliminate_no_ops)]
+    with pytest.raises(BuildError, match="optional matched nothing"):
+        run(module.graph, passes, expected={"optional"})
+    with pytest.raises(BuildError, match="no pass 'another'"):
+        run(module.graph, passes, expected={"another"})
+
+
 def test_any_pass_but_the_required_can_be_left_out() -> None:
     names = [item.name for item in pipeline({})]
     optional = [item.name for item in pipeline({}) if not item.required]

@@ -1,0 +1,62 @@
+"""Which graph rewrites must find something in a model, from its parts: one that silently missed would make the model slow.
+
+Names are those of the passes in `passes/pipeline.py`. Left out is what depends on sizes or on weight formats.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from .parts.attention import AttentionSpec
+from .parts.mlp import MLPSpec
+from .parts.norm import NormSpec
+from .spec import LayerSpec, ModelSpec
+
+
+def expected_fusions(spec: ModelSpec) -> frozenset[str]:
+    """The passes that must match in a step of this model."""
+    found = set(_of_norms((spec.embed.norm, spec.final)))
+    if spec.embed.multiplier != 1.0 or spec.head.multiplier != 1.0:
+        found.add("fuse_multiplier")
+    if spec.head.softcap > 0:
+        found.add("fuse_soft_cap")
+    for layer in spec.layers:
+        found.update(_of_layer(layer), _of_attention(layer.mixer), _of_mlp(layer.channel))
+    return frozenset(found)
+
+
+def _of_norms(norms: Iterable[NormSpec | None]) -> Iterator[str]:
+    for norm in norms:
+        if norm is not None:
+            yield "fuse_rms_norm" if norm.kind == "rms" else "fuse_layer_norm"
+
+
+def _of_layer(layer: LayerSpec) -> Iterator[str]:
+    norms = layer.norms
+    yield from _of_norms((norms.before_mixer, norms.after_mixer, norms.before_channel, norms.after_channel))
+    for after in (norms.after_mixer, norms.after_channel):
+        if after is None or layer.normalizes_sums:  # the sum is the linear's
+            yield "fuse_residual_add"
+            if layer.multiplier != 1.0:
+                yield "fuse_multiplier"
+        elif layer.multiplier == 1.0:
+            yield "fuse_post_norm"
+
+
+def _of_attention(mixer: AttentionSpec) -> Iterator[str]:
+    yield from _of_norms((mixer.output_norm,))
+    if mixer.gate:
+        yield from ("fuse_activation", "fuse_gate")
+    if mixer.qk_norm is not None and mixer.qk_norm.over == "width":
+        yield from _of_norms((mixer.qk_norm.norm,))
+    late = mixer.qk_norm is not None and mixer.qk_norm.after_rope
+    if mixer.rope is not None and mixer.source is None and not late:
+        yield "fuse_into_attention"
+
+
+def _of_mlp(channel: MLPSpec) -> Iterator[str]:
+    yield from _of_norms((channel.inner_norm,))
+    if channel.activation == "xielu":
+        yield "fuse_xielu"
+    else:
+        yield "fuse_activation"
+        if channel.gated:
+            yield "fuse_gate"
