@@ -8,10 +8,10 @@ import msgspec
 import torch
 
 from ..artifacts import Manifest, check_code, check_machine, load_manifest
-from ..artifacts.nvidia_target import CAPABILITIES
 from ..errors import UsageError
 from ..kernels import ops
 from ..runtime.capacity.machine import default_threads
+from ..runtime.kinds.choose import kind_of
 from .kernel_cases import FORMATS_COMPARED, Case, LinearShape, attention_cases, linear_cases, linear_shapes
 from .limits import Limits, describe_limits, measure_limits, share_of_read
 from .options import Kernels, settings
@@ -47,7 +47,7 @@ def measure(options: Kernels) -> Report:
     """Raises ArtifactError for an artifact whose kernels cannot run here, UsageError for one for a GPU."""
     facts = provenance(options.artifacts)
     manifest = load_manifest(options.artifacts)
-    if manifest.target in CAPABILITIES:
+    if kind_of(manifest).uses_gpu:
         raise UsageError(f"this artifact is for {manifest.target}, and the benchmark measures kernels for CPUs", hint="use `bench latency`")
     check_machine(manifest, torch_version=torch.__version__)
     check_code(options.artifacts, manifest)

@@ -5,10 +5,10 @@ from math import prod
 
 from ..artifacts import Manifest, load_manifest
 from ..artifacts.manifest import DTYPE_BYTES
-from ..artifacts.nvidia_target import CAPABILITIES
 from ..options.runtime import RuntimeOptions
 from ..runtime.capacity.machine import default_threads
 from ..runtime.core import EngineCore
+from ..runtime.kinds.choose import kind_of
 from .engine_steps import EngineSteps
 from .latency_results import Decode, LatencyResults, Prefill
 from .latency_tables import tables
@@ -27,7 +27,7 @@ def measure(options: Latency) -> Report:
         steps.check_prefill(tokens)
     for context, batch in product(options.context, options.batch):
         steps.check_decode(batch, context, options.steps)
-    if manifest.target in CAPABILITIES:
+    if kind_of(manifest).uses_gpu:
         limits: Limits | GpuLimits | None = measure_gpu_limits()
     else:
         limits = measure_limits(manifest.target, options.threads or default_threads())

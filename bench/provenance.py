@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from ..artifacts import load_manifest, this_machine_flags
-from ..artifacts.nvidia_target import CAPABILITIES
+from ..artifacts import Manifest, load_manifest, this_machine_flags
 from ..errors import DeviceError
 from ..runtime.capacity.machine import usable_cpus
+from ..runtime.kinds.choose import kind_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 _ISA = ("avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
@@ -66,7 +66,7 @@ def _program() -> list[str]:
 
 def provenance(artifacts: Path | None = None, packages: Iterable[str] = PACKAGES) -> Provenance:
     """The facts of now. packages: names whose versions matter; those that are not installed are left out."""
-    artifact = _artifact(artifacts) if artifacts else None
+    manifest = load_manifest(artifacts) if artifacts else None
     return Provenance(
         date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         command=shlex.join([*_program(), *map(_without_place, sys.argv[1:])]),
@@ -79,8 +79,8 @@ def provenance(artifacts: Path | None = None, packages: Iterable[str] = PACKAGES
         python=platform.python_version(),
         versions=_versions(packages),
         commit=_commit(_ROOT),
-        artifact=artifact,
-        gpu=_gpu() if artifact and artifact.target in CAPABILITIES else None,
+        artifact=_artifact(artifacts, manifest) if artifacts and manifest else None,
+        gpu=_gpu() if manifest and kind_of(manifest).uses_gpu else None,
     )
 
 
@@ -131,8 +131,7 @@ def _commit(root: Path) -> str | None:
     return done.stdout.strip() or None
 
 
-def _artifact(directory: Path) -> ArtifactFacts:
-    manifest = load_manifest(directory)
+def _artifact(directory: Path, manifest: Manifest) -> ArtifactFacts:
     return ArtifactFacts(
         directory=directory.resolve().name,
         model=manifest.model.name,

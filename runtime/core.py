@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
-from ..artifacts.nvidia_target import CAPABILITIES
 from ..errors import RequestError
 from ..options.runtime import RuntimeOptions
 from ..protocol import FinishReason, Output, Ready, Stats, StepDone, Submit
 from .batch import BatchBuilder
 from .caches.caches import Caches
 from .capacity.kv_memory import default_resident_blocks
+from .kinds.choose import kind_of
 from .loading import load_executor
 from .process import import_guard
 from .sampling.device_draws import plan_draws
@@ -220,7 +220,7 @@ class EngineCore:
 def _resident_blocks(executor: StepExecutor, options: RuntimeOptions) -> Mapping[str, int]:
     """Who says how much memory the cache gets wants it used; on a GPU it is taken in any case."""
     manifest = executor.manifest
-    if options.kv_memory is not None or manifest.target in CAPABILITIES:
+    if options.kv_memory is not None or kind_of(manifest).commits_caches:
         return executor.pools
     return {
         group.name: default_resident_blocks(group, executor.pools[group.name], max_context=manifest.model.max_context)

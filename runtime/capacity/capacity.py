@@ -6,13 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from ...artifacts import CacheGroup, Manifest
-from ...artifacts.nvidia_target import CAPABILITIES
 from ...errors import DeviceError, UsageError
 from ...options.runtime import RuntimeOptions
 from ..caches.geometry import blocks_for, most_held
-from ..cuda import block_count
-from ..cuda.buckets import Buckets
-from . import kv_memory
+from ..kinds.choose import kind_of
 from .pools import pool_bytes, sizes_for
 
 
@@ -76,8 +73,8 @@ def capacity(manifest: Manifest, memory: int, options: RuntimeOptions, contexts:
     for tokens in contexts or ():
         if tokens > longest:
             raise UsageError(f"--context {tokens} is longer than the artifact's {longest}", hint="leave it out, or give a shorter one")
-    step = _step_bytes(manifest, options)
-    pools_in = _counting(manifest, step, options)
+    step = kind_of(manifest).step_bytes(manifest, options)
+    pools_in = _counting(manifest, options)
     pools = pools_in(memory)
 
     def fit(tokens: int) -> ContextFit:
@@ -140,24 +137,13 @@ def _usual_contexts(longest: int) -> list[int]:
     return sorted({max(1, longest // divisor) for divisor in (16, 4, 1)})
 
 
-def _step_bytes(manifest: Manifest, options: RuntimeOptions) -> int:
-    if manifest.target not in CAPABILITIES:
-        return kv_memory.step_bytes(manifest, max_num_seqs=options.max_num_seqs, max_batch_tokens=options.max_batch_tokens)
-    largest = max(options.max_batch_tokens, block_count.probe_tokens(manifest))
-    wanted = Buckets(manifest.graphs).within(options.max_num_seqs, largest)
-    return max(manifest.graphs[number].workspace_bytes for number in wanted)
-
-
-def _counting(manifest: Manifest, step: int, options: RuntimeOptions) -> Callable[[int], dict[str, int]]:
+def _counting(manifest: Manifest, options: RuntimeOptions) -> Callable[[int], dict[str, int]]:
     """Bytes of memory to blocks of each cache group, as the runtime counts them; 0 where it would refuse to start."""
+    kind = kind_of(manifest)
 
     def count(memory: int) -> dict[str, int]:
         try:
-            if manifest.target in CAPABILITIES:
-                free = memory - manifest.memory.weight_bytes - step
-                return block_count.count_blocks(manifest, None, free, max_batch_tokens=options.max_batch_tokens)
-            limits = {"max_num_seqs": options.max_num_seqs, "max_batch_tokens": options.max_batch_tokens}
-            return kv_memory.count_blocks(manifest, None, **limits, free=memory)
+            return kind.pools(manifest, memory, options)
         except (UsageError, DeviceError):
             return {group.name: 0 for group in manifest.caches}
 
@@ -167,17 +153,14 @@ def _counting(manifest: Manifest, step: int, options: RuntimeOptions) -> Callabl
 def _least_memory(
     manifest: Manifest, step: int, pools_in: Callable[[int], dict[str, int]], blocks: Mapping[str, int], options: RuntimeOptions
 ) -> int:
-    """The least memory that gives so many blocks of each group, and that the golden probe has enough in."""
-    groups = manifest.caches
-    share = block_count.FREE_MEMORY_SHARE if manifest.target in CAPABILITIES else kv_memory.FREE_MEMORY_SHARE
-    if manifest.target in CAPABILITIES:
-        probe = block_count.probe_tokens(manifest)
-        blocks = {group.name: max(blocks[group.name], blocks_for(group, probe)) for group in groups}
-    whole = max(blocks.values())  # of a group that keeps every token: where windows have enough, all have
+    """The least memory that gives so many blocks of each group, and with which the artifact loads at all."""
+    kind, groups = kind_of(manifest), manifest.caches
+    least = {group.name: max(blocks[group.name], blocks_for(group, kind.least_tokens(manifest))) for group in groups}
+    whole = max(least.values())  # of a group that keeps every token: where windows have enough, all have
     limits = {"max_context": manifest.model.max_context, "max_batch_tokens": options.max_batch_tokens}
-    while any((sizes := sizes_for(groups, whole, **limits))[name] < count for name, count in blocks.items()):
+    while any((sizes := sizes_for(groups, whole, **limits))[name] < count for name, count in least.items()):
         whole += 1
-    memory = manifest.memory.weight_bytes + step + math.ceil(pool_bytes(groups, sizes) / share)
-    while any(pools_in(memory)[name] < count for name, count in blocks.items()):  # a share is a float: the last byte may be missing
+    memory = manifest.memory.weight_bytes + step + math.ceil(pool_bytes(groups, sizes) / kind.free_memory_share)
+    while any(pools_in(memory)[name] < count for name, count in least.items()):  # a share is a float: the last byte may be missing
         memory += 1
     return memory

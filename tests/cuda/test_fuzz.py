@@ -55,7 +55,7 @@ def load(directory: Path, declared: Path) -> str:
             executor = load_executor(directory, kv_memory=1 << 16, max_num_seqs=4, max_batch_tokens=16)
         except EngineError as error:
             return f"{type(error).__name__}: {error.message.split(':')[0]}"
-        executor.close()  # type: ignore[union-attr]
+        executor.close()  # type: ignore[attr-defined]
         return "loaded"
 
 

@@ -107,7 +107,7 @@ def test_as_in_this_process(
     tokens: list[int] = []
     while core.has_work():
         tokens += [token for output in core.step().outputs for token in output.tokens]
-    executor.close()  # type: ignore[union-attr]
+    executor.close()  # type: ignore[attr-defined]
     assert len(tokens) == count
     assert answer.choices[0].text == detokenized(served.artifact, tokens)
 
