@@ -1,5 +1,6 @@
 # make demo    a real language model, compiled and talking, from a clean clone
-# make test    every test
+# make test    every test but the long proofs
+# make exhaustive  the long proofs: every family of models compiled, a real Gemma 3 beside transformers; an hour or more
 # make check   format, lint, types, layering, layout: what CI runs first
 # make clean   everything that these made
 #
@@ -12,7 +13,7 @@ PYTHON ?= python3
 export PYTHONSAFEPATH = 1
 BIN = .venv/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test exhaustive check format clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed-build
@@ -20,6 +21,9 @@ demo: .venv/.installed-build
 
 test: .venv/.installed-dev
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
+
+exhaustive: .venv/.installed-dev
+	$(BIN)/pytest --numprocesses logical --maxprocesses 2 --dist load -m exhaustive $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real-rounds", type=int, default=0, help="how often test_store_concurrency.py runs eight whole builds at once")
     parser.addoption("--write-models-page", action="store_true", help="write docs/models.md as tests/models/test_families.py finds it")
     parser.addoption("--stand-in", action="store_true", help="run tests/gpu without a GPU, every kernel by Triton's interpreter")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which files take long: seconds of every file of ten or more, in all the processes that run tests."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.location[0]] += report.duration
+    long = [(file, spent) for file, spent in seconds.most_common() if spent >= 10]
+    if long:
+        terminalreporter.section("seconds per file")
+        for file, spent in long:
+            terminalreporter.line(f"{spent:7.0f} {file}")
 
 
 @pytest.fixture(scope="session")

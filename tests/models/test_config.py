@@ -1,6 +1,5 @@
 """config.json to `ModelSpec`, against what `transformers`' own configuration classes make of the same file."""
 
-import contextlib
 import dataclasses
 from dataclasses import replace
 from typing import Any
@@ -389,7 +388,7 @@ STRANGE = [
 
 
 @pytest.mark.parametrize("name", ["llama-3.1", "mistral-0.1", "qwen2-yarn", "smollm3", "granite", "granite_swa"])
-def test_strange_values_make_a_model_or_an_error_of_ours(name: str, subtests: pytest.Subtests) -> None:
+def test_strange_values_make_a_model_or_an_error_of_ours(name: str) -> None:
     """Each setting in turn, those of the rotary embedding too; what is read must be finite, as keys in the store must be."""
     values = transformers.AutoConfig.for_model(**SIZES | IN_THE_WILD[name]).to_dict()
     rope = values["rope_parameters"] | {"partial_rotary_factor": 1.0, "original_max_position_embeddings": 64, "factor": 2.0}
@@ -397,5 +396,9 @@ def test_strange_values_make_a_model_or_an_error_of_ours(name: str, subtests: py
     for place, key in places:
         for value in STRANGE:
             changed = values | {place: rope | {key: value}} if place else values | {key: value}
-            with subtests.test(place=place, key=key, value=value), contextlib.suppress(EngineError):
+            try:
                 flatten(read(changed))
+            except EngineError:
+                continue
+            except Exception as error:
+                raise AssertionError(f"{place}{'.' if place else ''}{key} = {value!r}") from error
