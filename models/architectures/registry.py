@@ -20,6 +20,9 @@ GGUF: dict[str, GGUFEntry] = {name: entry for family in _FAMILIES for entry in g
 HARMLESS = frozenset(
     {
         "_attn_implementation",
+        "_attn_implementation_autoset",
+        "_commit_hash",
+        "_model_name_or_path",
         "_name_or_path",
         "architectures",
         "auto_map",
@@ -49,6 +52,30 @@ HARMLESS = frozenset(
         "use_cache",
     }
 )
+# How text is chosen, which earlier versions of transformers wrote into config.json too.
+HARMLESS |= {
+    "begin_suppress_tokens",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "early_stopping",
+    "length_penalty",
+    "max_length",
+    "max_new_tokens",
+    "min_length",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "prefix",
+    "repetition_penalty",
+    "sep_token_id",
+    "suppress_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+}
 _TRAINING = ("dropout", "dropout_prob", "pdrop")
 _GENERATES_TEXT = ("ForCausalLM", "LMHeadModel")
 _NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})

@@ -274,6 +274,11 @@ class TestUnknownSettings:
         assert repr(value) in caught.value.message
         assert caught.value.hint == "if it changes nothing, say so: --ignore-config soft_prompts"
 
+    def test_how_text_is_chosen_and_where_the_file_came_from_change_nothing(self) -> None:
+        """As transformers once wrote them into config.json, and as it reads them from GGUF files."""
+        notes = {"temperature": 0.7, "max_length": 20, "top_k": 50, "_model_name_or_path": "A Llama", "_attn_implementation_autoset": True}
+        assert spec_from_hf(self.LLAMA | notes) == spec_from_hf(self.LLAMA)
+
     def test_the_user_may_say_that_it_changes_nothing(self) -> None:
         spec, _ = spec_from_hf(self.LLAMA | {"soft_prompts": 3, "others": True}, ignored=["soft_prompts", "others"])
         assert spec == read(self.LLAMA)
