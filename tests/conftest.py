@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,15 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Which files take long: seconds of every file of ten or more, in all the processes that run tests."""
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for reports in terminalreporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport):
                 seconds[report.location[0]] += report.duration
-    long = [(file, spent) for file, spent in seconds.most_common() if spent >= 10]
+    long = sorted(((spent, file) for file, spent in seconds.items() if spent >= 10), reverse=True)
     if long:
         terminalreporter.section("seconds per file")
-        for file, spent in long:
+        for spent, file in long:
             terminalreporter.line(f"{spent:7.0f} {file}")
 
 
