@@ -36,14 +36,20 @@ def _imported(package: Path, name: str) -> tuple[str, ...]:
 
 
 def _imports(path: Path) -> Iterator[Path]:
-    tree = ast.parse(path.read_text())
-    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    unused = {inner for guard in guards for inner in ast.walk(guard)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level and node not in unused:
+    for node in _statements(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
             module = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             for alias in node.names:
                 yield _file_of(module, alias.name)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Every statement at any depth, but for those under `if TYPE_CHECKING`."""
+    for name in ("body", "orelse", "handlers", "finalbody", "cases"):
+        for child in getattr(node, name, ()):
+            if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+                yield child
+                yield from _statements(child)
 
 
 def _file_of(module: Path, name: str) -> Path:
