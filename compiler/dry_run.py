@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from ..artifacts import parse_target, this_machine_flags
+from ..artifacts import parse_target, seal, this_machine_flags
 from ..artifacts.describe import human_bytes
 from ..artifacts.store.store import Store, chosen_store
 from ..artifacts.tuning import load_tuned
@@ -63,7 +63,8 @@ class DryRun:
 
 
 def dry_run(options: BuildOptions, reporter: Reporter) -> DryRun:
-    """Find out what `build` would do with these options. Errors as there, but for `output`, which is not looked at."""
+    """Find out what `build` would do with these options. Errors as there, of which an `output` that must not be replaced is the first."""
+    seal.check_replaceable(options.output, force=options.force)
     environment.check_tracing()
     target = parse_target(options.target, machine_flags=this_machine_flags())
     kind = kind_of(target, load_tuned(options.tuned) if options.tuned else None, tunable=options.tunable)

@@ -158,6 +158,10 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(
     assert "1 of 5 to be made" in printed
     assert not (tmp_path / "out").exists()
     assert sorted(path for path in exported.rglob("*") if path.name != RECORD) == before
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    assert build(tiny_checkpoint, tmp_path / "out", "--store", str(exported), "--dry-run") == 2
+    assert "--force" in capsys.readouterr().err
 
 
 def test_a_dry_run_without_the_program_knows_the_same(

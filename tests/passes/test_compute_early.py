@@ -1,5 +1,8 @@
 """compute_early: what moves before attention, and what stays."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from traced_graphs import operators, trace
 
@@ -30,8 +33,15 @@ def attended(x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
 
 
 def parallel(x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    wide = torch.cat((x, x), dim=-1)
+    gate, up = wide[:, :16], wide[:, 16:]
     mixed = attended(x, *others)
-    return mixed + torch.relu(x) * 3.0
+    return mixed + torch.relu(gate) * up
+
+
+def residual(x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+    mixed = attended(x, *others)
+    return mixed + torch.relu(x)
 
 
 def serial(x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
@@ -51,8 +61,9 @@ def test_what_does_not_read_attention_comes_before_it() -> None:
     assert sorted(after) == sorted(before)
 
 
-def test_what_reads_attention_stays() -> None:
-    module = trace(serial, refs())
+@pytest.mark.parametrize("graph", [serial, residual])
+def test_what_reads_attention_or_no_views_stays(graph: Callable[..., torch.Tensor]) -> None:
+    module = trace(graph, refs())
     before = operators(module)
     assert compute_early(module.graph) == 0
     assert operators(module) == before
