@@ -67,10 +67,13 @@ def attention_decode_kernel(
     l_i = tl.zeros((ROWS,), tl.float32)
     acc = tl.zeros((ROWS, DIM_PADDED), tl.float32)
     table = block_table + sequence * table_stride
+    seen_from = 0
+    if WINDOW + CHUNK > 0:
+        seen_from = first_seen(length - 1, WINDOW, CHUNK)
     for start in range(first, last, TILE):
         t = start + tl.arange(0, TILE)
-        k_at = cache_rows(table, t, length, k_block, kv_head * k_cache_head, BLOCK_SIZE, HEAD_DIM)
-        v_at = cache_rows(table, t, length, v_block, kv_head * v_cache_head, BLOCK_SIZE, HEAD_DIM)
+        k_at = cache_rows(table, t, seen_from, length, k_block, kv_head * k_cache_head, BLOCK_SIZE, HEAD_DIM)
+        v_at = cache_rows(table, t, seen_from, length, v_block, kv_head * v_cache_head, BLOCK_SIZE, HEAD_DIM)
         if HEAD_DIM == DIM_PADDED:
             keys = tl.load(k_cache + k_at[None, :] + d[:, None])
             values = tl.load(v_cache + v_at[:, None] + d[None, :])
@@ -79,7 +82,7 @@ def attention_decode_kernel(
             values = tl.load(v_cache + v_at[:, None] + d[None, :], mask=(d < HEAD_DIM)[None, :], other=0.0)
         seen = t < length
         if WINDOW + CHUNK > 0:
-            seen &= t >= first_seen(length - 1, WINDOW, CHUNK)
+            seen &= t >= seen_from
         scores = tl.where(seen[None, :], scores_of(tl.dot(queries.to(keys.dtype), keys), SCALE, SOFTCAP), float("-inf"))
         m_i, l_i, acc = softmax_step(scores, m_i, l_i, acc, values)
     if SPLIT:

@@ -47,10 +47,13 @@ def take_in_keys(
 ):  # fmt: skip
     """Walk the keys first..last - 1. Without MASKED every row of `queries`, at `position` in its sequence, sees all of them."""
     d = tl.arange(0, DIM_PADDED)
+    seen_from = 0
+    if WINDOW + CHUNK > 0:
+        seen_from = first_seen(tl.min(position, 0), WINDOW, CHUNK)
     for start in range(first, last, TILE):
         t = start + tl.arange(0, TILE)
-        k_at = cache_rows(table, t, length, k_block, k_head, BLOCK_SIZE, HEAD_DIM)
-        v_at = cache_rows(table, t, length, v_block, v_head, BLOCK_SIZE, HEAD_DIM)
+        k_at = cache_rows(table, t, seen_from, length, k_block, k_head, BLOCK_SIZE, HEAD_DIM)
+        v_at = cache_rows(table, t, seen_from, length, v_block, v_head, BLOCK_SIZE, HEAD_DIM)
         if HEAD_DIM == DIM_PADDED:
             keys = tl.load(k_cache + k_at[None, :] + d[:, None])
             values = tl.load(v_cache + v_at[:, None] + d[None, :])

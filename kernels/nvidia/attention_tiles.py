@@ -139,12 +139,14 @@ def first_seen(position, WINDOW: tl.constexpr, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def cache_rows(table, t, length, block_stride, head, BLOCK_SIZE: tl.constexpr, HEAD_DIM: tl.constexpr):
-    """Where in a cache the positions t of a sequence lie, in elements; those from its length on are taken for its last.
+def cache_rows(table, t, first, length, block_stride, head, BLOCK_SIZE: tl.constexpr, HEAD_DIM: tl.constexpr):
+    """Where in a cache the positions t of a sequence lie, in elements; for those before `first` and from its length on, where the nearest
+    lies that is neither.
 
+    What a window has left may hold anything, NaN too, and a weight of zero would not hide that.
     table: the sequence's row of the block table. head: where the key-value head begins within a block.
     """
-    t = tl.minimum(t, length - 1)
+    t = tl.minimum(tl.maximum(t, first), length - 1)
     return tl.load(table + t // BLOCK_SIZE).to(tl.int64) * block_stride + head + t % BLOCK_SIZE * HEAD_DIM
 
 

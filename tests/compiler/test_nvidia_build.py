@@ -20,6 +20,7 @@ from random_checkpoints import write_random_checkpoint
 
 from engine.artifacts import Manifest, load_manifest
 from engine.artifacts.graph import DRAW_INPUTS
+from engine.artifacts.step_arrays import Piece, step_arrays
 from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
 from engine.compiler.reference import reference_logits
@@ -95,6 +96,26 @@ def test_graphs_replayed_by_the_interpreter_compute_the_model(checkpoint: Path, 
     for computed, expected in zip(rows, wanted, strict=True):
         assert np.abs(computed - np.stack(expected)).max() <= allowed
     assert np.array_equal(rows[3][2], rows[2][0]) or np.abs(rows[3][2] - rows[2][0]).max() <= allowed
+
+
+@pytest.mark.slow
+def test_window_groups_have_tables_of_their_own(tmp_path: Path) -> None:
+    """A block that the window has left is used again by the same sequence, and the places before are any numbers."""
+    shape = {**SHAPE, "num_hidden_layers": 2, "use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}
+    checkpoint = write_random_checkpoint("qwen2", tmp_path / "model", **shape)
+    run_build(checkpoint, tmp_path, "--debug-dump", "dump")
+    sizes = {group.name: group.block_size for group in load_manifest(tmp_path / "out").caches}
+    assert sizes == {"full": 32, "window": 32}
+    tokens = torch.randint(3, 300, (66,), generator=torch.Generator().manual_seed(0)).tolist()
+    pieces = [
+        Piece(tokens[:64], 0, {"full": [5, 2], "window": [1, 7]}),
+        Piece(tokens[:65], 64, {"full": [5, 2, 4], "window": [9, 7, 1]}),
+        Piece(tokens, 65, {"full": [5, 2, 4], "window": [0, 7, 1]}),
+    ]
+    steps = [{name: array.tolist() for name, array in step_arrays([piece], sizes).items()} for piece in pieces]
+    rows = np.concatenate(logits(tmp_path / "out", tmp_path / "dump", steps, tmp_path / "logits.npz"))
+    (exact,) = reference_logits(open_checkpoint(str(checkpoint)), [tokens])
+    assert np.abs(rows - exact[63:].numpy()).max() <= 4 * bfloat16_error(checkpoint, [tokens])
 
 
 @pytest.mark.slow

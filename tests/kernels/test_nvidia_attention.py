@@ -211,6 +211,23 @@ def test_chunks(new: tuple[int, ...], chunk: int, window: int) -> None:
     check(Step(lengths=(300, 70, 1), new=new, chunk=chunk, window=window, heads=(2, 1), padded_sequences=1))
 
 
+@pytest.mark.parametrize(("window", "chunk"), [(50, 0), (0, 70)])
+@pytest.mark.parametrize("new", [(1, 1), (50, 3)])
+def test_blocks_that_a_window_has_left_are_not_read(new: tuple[int, ...], window: int, chunk: int) -> None:
+    """Their places in the block table name a block that is NaN."""
+    step = Step(lengths=(300, 110), new=new, window=window, chunk=chunk, heads=(2, 1))
+    given = arguments(step)
+    table = given["block_table"].clone()
+    for sequence, (length, count) in enumerate(zip(step.lengths, step.new, strict=True)):
+        first = length - count
+        seen_from = max(0, first - window + 1) if window else first // chunk * chunk
+        assert seen_from >= BLOCK_SIZE
+        table[sequence, : seen_from // BLOCK_SIZE] = 0
+    expected_rows, _ = run(step, given)
+    rows, _ = run(step, {**arguments(step), "block_table": table})
+    assert torch.equal(rows, expected_rows)
+
+
 @pytest.mark.parametrize("new", [(1,), (2,), (150,)])
 def test_long_sequences(new: tuple[int, ...]) -> None:
     check(Step(lengths=(1100,), new=new, heads=(2, 1)))
