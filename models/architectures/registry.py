@@ -26,10 +26,8 @@ HARMLESS = frozenset(
         "_name_or_path",
         "architectures",
         "auto_map",
-        "bos_token_id",
         "chunk_size_feed_forward",
         "dtype",
-        "eos_token_id",
         "id2label",
         "initializer_range",
         "is_llama_config",
@@ -38,7 +36,6 @@ HARMLESS = frozenset(
         "model_type",
         "output_attentions",
         "output_hidden_states",
-        "pad_token_id",
         "pretraining_tp",
         "problem_type",
         "return_dict",
@@ -55,7 +52,6 @@ HARMLESS = frozenset(
 # How text is chosen, which earlier versions of transformers wrote into config.json too.
 HARMLESS |= {
     "begin_suppress_tokens",
-    "decoder_start_token_id",
     "diversity_penalty",
     "do_sample",
     "early_stopping",
@@ -69,14 +65,13 @@ HARMLESS |= {
     "num_return_sequences",
     "prefix",
     "repetition_penalty",
-    "sep_token_id",
     "suppress_tokens",
     "temperature",
     "top_k",
     "top_p",
     "typical_p",
 }
-_TRAINING = ("dropout", "dropout_prob", "pdrop")
+_HARMLESS_ENDINGS = ("dropout", "dropout_prob", "pdrop", "_token_id")
 _GENERATES_TEXT = ("ForCausalLM", "LMHeadModel")
 _NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})
 _NEUTRAL_FACTORS = frozenset({"embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "scale_emb"})
@@ -129,7 +124,7 @@ def unsupported_architecture(name: str) -> UnsupportedModelError:
 
 def _refuse_unknown(settings: Settings, model_type: str) -> None:
     for name, value in sorted(settings.unknown().items()):
-        if value in _NEUTRAL or name.endswith(_TRAINING) or (name in _NEUTRAL_FACTORS and value == 1):
+        if value in _NEUTRAL or name.endswith(_HARMLESS_ENDINGS) or (name in _NEUTRAL_FACTORS and value == 1):
             continue
         raise UnsupportedModelError(
             f"{SOURCE}: {name} = {brief(value)} is not known of models of type {model_type!r}, and may change what they compute",

@@ -276,7 +276,13 @@ class TestUnknownSettings:
 
     def test_how_text_is_chosen_and_where_the_file_came_from_change_nothing(self) -> None:
         """As transformers once wrote them into config.json, and as it reads them from GGUF files."""
-        notes = {"temperature": 0.7, "max_length": 20, "top_k": 50, "_model_name_or_path": "A Llama", "_attn_implementation_autoset": True}
+        notes = {
+            "temperature": 0.7,
+            "max_length": 20,
+            "unk_token_id": 3,
+            "_model_name_or_path": "A Llama",
+            "_attn_implementation_autoset": True,
+        }
         assert spec_from_hf(self.LLAMA | notes) == spec_from_hf(self.LLAMA)
 
     def test_the_user_may_say_that_it_changes_nothing(self) -> None:
