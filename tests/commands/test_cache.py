@@ -161,7 +161,7 @@ def test_a_dry_run_tells_what_would_be_done_and_does_nothing(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     assert build(tiny_checkpoint, tmp_path / "out", "--store", str(exported), "--dry-run") == 2
-    assert "--force" in capsys.readouterr().err
+    assert "exists and is not an artifact" in capsys.readouterr().err
 
 
 def test_a_dry_run_without_the_program_knows_the_same(
