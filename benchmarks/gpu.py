@@ -236,7 +236,7 @@ def linear_parameters(manifest: Manifest) -> int:
     """Weights that every token is multiplied by: all but the embedding and the logits' own, which only a last token sees."""
     model = manifest.model
     tables = sum(name in manifest.weights for name in ("embed.weight", "head.weight"))
-    vectors = sum(prod(info.shape) for name, info in manifest.weights.items() if len(info.shape) == 1 and name != "rope.inv_freq")
+    vectors = sum(prod(info.shape) for name, info in manifest.weights.items() if len(info.shape) == 1 and not name.endswith("inv_freq"))
     return model.parameters - tables * model.vocab_size * model.hidden_size - vectors
 
 

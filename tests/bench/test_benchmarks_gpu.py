@@ -94,7 +94,7 @@ def test_weights_and_cache_are_random_numbers(work: Path, fake: FakeCuda) -> Non
     _, regions = executor.graphs.resolve(0)
     for name, region in regions.items():
         kind, _, weight = name.partition(":")
-        if kind == "kv" or (kind == "weight" and manifest.weights[weight].dtype == "bfloat16"):
+        if kind == "cache" or (kind == "weight" and manifest.weights[weight].dtype == "bfloat16"):
             numbers = (memory(region.address, "u2", region.nbytes // 2).astype(np.uint32) << 16).view(np.float32)
             assert 0.0078 <= np.abs(numbers).min() <= np.abs(numbers).max() < 0.032
             assert 0.4 < (numbers > 0).mean() < 0.6
