@@ -132,9 +132,13 @@ class Repository:
 class BrokenConnectionError(TransferError):
     """The network or the hub failed, and may work the next time."""
 
+    way_out = "run the same command again: it goes on where it stopped"
+
 
 class _NotThereError(TransferError):
     """No such repository, or none that the token may see: the hub does not tell the two apart."""
+
+    way_out = "check the spelling; for a private one set HF_TOKEN or run `hf auth login`"
 
 
 def _library() -> tuple[Any, Any]:
@@ -163,10 +167,7 @@ def _explain(name: str, error: Exception, *, writing: bool) -> EngineError:
         case GatedRepoError():
             return TransferError(f"the hub gives {name} only to people who accepted its terms", hint="accept them on its page")
         case RepositoryNotFoundError():
-            return _NotThereError(
-                f"the hub has no {name}, or does not show it to you",
-                hint="check the spelling; for a private one set HF_TOKEN or run `hf auth login`",
-            )
+            return _NotThereError(f"the hub has no {name}, or does not show it to you")
         case RevisionNotFoundError():
             return TransferError(f"{name} has no such revision", hint="--revision takes a branch, a tag or a commit")
         case HfHubHTTPError() if error.response.status_code in (401, 403):

@@ -111,7 +111,11 @@ def test_failures_become_messages_and_exit_codes(
 
 
 def test_every_kind_of_error_has_a_way_out() -> None:
-    assert [kind for kind in _error_types(EngineError) if "way_out" not in vars(kind)] == []
+    from engine.shipping.hub import BrokenConnectionError  # the only room with kinds of its own
+
+    kinds = _error_types(EngineError)
+    assert BrokenConnectionError in kinds
+    assert [kind for kind in kinds if "way_out" not in vars(kind)] == []
 
 
 def test_our_own_bugs_are_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
