@@ -52,19 +52,24 @@ many, few = settings(fuzzed, max_examples=250), settings(fuzzed, max_examples=80
 
 
 @pytest.fixture(scope="module")
-def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact, beside it a file that is nobody's business, and in it a link there."""
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """An artifact, beside it a file that is nobody's business, and in it a link there; and its manifest before any test changes it."""
     place = tmp_path_factory.mktemp("fuzz")
     (place / "outside").mkdir()
     (place / "outside" / "secret").write_bytes(b"secret")
     write_rich_artifact(place / "artifact")
     (place / "artifact" / "link").symlink_to(place / "outside")
-    return place / "artifact"
+    return place / "artifact", json.loads((place / "artifact" / "manifest.json").read_bytes())
 
 
 @pytest.fixture(scope="module")
-def content(rich: Path) -> Any:
-    return json.loads((rich / "manifest.json").read_bytes())
+def rich(written: tuple[Path, Any]) -> Path:
+    return written[0]
+
+
+@pytest.fixture(scope="module")
+def content(written: tuple[Path, Any]) -> Any:
+    return written[1]
 
 
 def in_artifact_only(directory: Path, use: Callable[[], object]) -> None:
