@@ -7,12 +7,12 @@ from typing import Any
 from ...errors import CheckpointError, UnsupportedModelError
 from ..settings import Settings, brief
 from ..spec import ModelSpec
-from . import cohere, gemma, glm, gpt, granite, llama, nemotron, olmo, others, phi
+from . import cohere, gemma, glm, gpt2, granite, llama, nemotron, neox, olmo, others, phi
 from .architecture import GGUFEntry, GGUFSource, HFEntry
 from .composites import COMPOSITES
 from .hf import DAMAGED, SOURCE
 
-_FAMILIES = (llama, gemma, granite, cohere, glm, phi, olmo, nemotron, gpt, others)
+_FAMILIES = (llama, gemma, granite, cohere, glm, phi, olmo, nemotron, neox, gpt2, others)
 HF: dict[str, HFEntry] = {name: entry for family in _FAMILIES for entry in family.HF for name in entry.model_types}
 GGUF: dict[str, GGUFEntry] = {name: entry for family in _FAMILIES for entry in getattr(family, "GGUF", ()) for name in entry.architectures}
 
