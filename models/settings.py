@@ -21,6 +21,7 @@ class Settings:
 
     def __init__(self, values: Mapping[str, Any], source: str, defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
         self._given = values
+        self._defaults = defaults
         self._values = {**defaults, **values}
         self.source = source
         self.known: set[str] = set()
@@ -28,6 +29,10 @@ class Settings:
 
     def __contains__(self, name: str) -> bool:
         return self.raw(name) is not None
+
+    def has_default(self, name: str) -> bool:
+        """Whether it is a setting of this type of model, whatever is given."""
+        return name in self._defaults
 
     def raw(self, name: str) -> Any:
         """A value as it is, None if there is none."""

@@ -65,7 +65,7 @@ def common(settings: Settings, found: GGUFSource) -> dict[str, Any]:
         "vocab_size": settings.integer("vocab_size"),
         "max_position_embeddings": settings.integer("context_length"),
         "tie_word_embeddings": "output.weight" not in found.tensors,
-        "partial_rotary_factor": settings.integer("rope.dimension_count", head_dim) / head_dim,
+        "rope_dimension_count": settings.integer("rope.dimension_count", head_dim),
         "rope_theta": settings.number("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(settings, found.vectors),
     } | _eps(settings)

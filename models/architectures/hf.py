@@ -227,7 +227,7 @@ def rope(settings: Settings, layer_type: str | None = None, *, theta_name: str =
         given = {}
     scaling = Settings(given, f"{settings.source}, rope_parameters")
     theta = scaling.number("rope_theta", settings.number(theta_name, 10000.0))
-    width = int(head_size(settings) * scaling.number("partial_rotary_factor", settings.number("partial_rotary_factor", 1.0)))
+    width = _rotary_width(scaling, settings)
     name = scaling.text("rope_type", scaling.text("type", "default"))
     build = _ROPES.get(name)
     if build is None:
@@ -242,6 +242,21 @@ def rope(settings: Settings, layer_type: str | None = None, *, theta_name: str =
             hint="a setting that nobody reads may change what the model computes; remove it from the file if it does not",
         )
     return table
+
+
+def _rotary_width(scaling: Settings, settings: Settings) -> int:
+    """How many elements of each head rotate: all, unless a GGUF file says how many, or models of this type have a setting for it."""
+    size, name = head_size(settings), "partial_rotary_factor"
+    if "rope_dimension_count" in settings:
+        return settings.integer("rope_dimension_count")
+    if settings.has_default(name):
+        return int(size * scaling.number(name, settings.number(name, 1.0)))
+    if (factor := scaling.number(name, 1.0)) != 1:
+        raise UnsupportedModelError(
+            f"{scaling.source}: {name} = {factor} is not known of models of type {settings.text('model_type')!r}: all of each head rotates",
+            hint="transformers does not read it for them; remove it from the file if the model was trained without it",
+        )
+    return size
 
 
 def _original(scaling: Settings, settings: Settings) -> int:

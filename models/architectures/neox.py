@@ -218,7 +218,7 @@ HF = (
     ),
     HFEntry(
         model_types=("gpt_neox_japanese",),
-        defaults=_NEOX_DEFAULTS | {"intermediate_multiple_size": 4, "tie_word_embeddings": True},
+        defaults=_NEOX_DEFAULTS | {"partial_rotary_factor": 1.0, "intermediate_multiple_size": 4, "tie_word_embeddings": True},
         aliases=_NEOX_ALIASES,
         read=_gpt_neox_japanese,
         names=_japanese_names,

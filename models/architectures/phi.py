@@ -60,7 +60,13 @@ def _phi(settings: Settings) -> ModelSpec:
 HF = (
     HFEntry(
         model_types=("phi3",),
-        defaults=COMMON | {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096},
+        defaults=COMMON
+        | {
+            "rms_norm_eps": 1e-5,
+            "partial_rotary_factor": 1.0,
+            "max_position_embeddings": 4096,
+            "original_max_position_embeddings": 4096,
+        },
         read=_phi3,
         names=PHI3_NAMES,
     ),
@@ -69,6 +75,7 @@ HF = (
         defaults=COMMON
         | {
             "rms_norm_eps": 1e-5,
+            "partial_rotary_factor": 1.0,
             "max_position_embeddings": 131072,
             "original_max_position_embeddings": 4096,
             "num_key_value_heads": 8,

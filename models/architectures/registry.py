@@ -74,7 +74,9 @@ HARMLESS |= {
 _HARMLESS_ENDINGS = ("dropout", "dropout_prob", "pdrop", "_token_id")
 _GENERATES_TEXT = ("ForCausalLM", "LMHeadModel")
 _NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})
-_NEUTRAL_FACTORS = frozenset({"embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "scale_emb"})
+_NEUTRAL_FACTORS = frozenset(
+    {"embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "partial_rotary_factor", "scale_emb"}
+)
 
 _QUANTIZED_HINT = (
     "FP8 is supported as compressed-tensors (float-quantized) and Hugging Face (fp8) publish it: weights with scales per tensor, per "

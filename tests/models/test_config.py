@@ -1,7 +1,9 @@
 """config.json to `ModelSpec`, against what `transformers`' own configuration classes make of the same file."""
 
 import dataclasses
+import inspect
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -255,9 +257,31 @@ def test_scaling_stretches_a_context_that_was_left_as_it_was_trained(context: in
 @pytest.mark.parametrize("place", ["top", "rope_parameters"])
 def test_a_part_of_each_head_rotates(place: str) -> None:
     part = {"partial_rotary_factor": 0.5}
-    values = SIZES | {"model_type": "llama"}
+    values = SIZES | {"model_type": "stablelm"}
     spec = read(values | part if place == "top" else values | {"rope_parameters": {"rope_type": "default"} | part})
     assert {layer.mixer.rope.width for layer in spec.layers if layer.mixer.rope is not None} == {12}
+
+
+@pytest.mark.parametrize("place", ["top", "rope_parameters"])
+def test_all_of_each_head_rotates_where_transformers_reads_no_part(place: str) -> None:
+    def values(factor: float) -> dict[str, Any]:
+        part = {"partial_rotary_factor": factor}
+        return SIZES | {"model_type": "llama"} | (part if place == "top" else {"rope_parameters": {"rope_type": "default"} | part})
+
+    assert read(values(1.0)) == read(SIZES | {"model_type": "llama"})
+    with pytest.raises(UnsupportedModelError, match=r"partial_rotary_factor = 0\.5 is not known of models of type 'llama'") as caught:
+        read(values(0.5))
+    assert caught.value.hint
+
+
+def test_a_part_of_each_head_rotates_in_the_families_whose_transformers_class_reads_it() -> None:
+    for model_type, entry in HF.items():
+        if model_type not in CONFIG_MAPPING:
+            continue
+        config = Path(inspect.getfile(CONFIG_MAPPING[model_type]))
+        modeling = config.with_name(config.name.replace("configuration_", "modeling_"))
+        if modeling.exists():
+            assert ("partial_rotary_factor" in modeling.read_text()) == ("partial_rotary_factor" in entry.defaults), model_type
 
 
 class TestUnknownSettings:
@@ -362,7 +386,7 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
         ({"rope_scaling": "linear"}, "rope_parameters"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 2.0, "high_freq_factor": 2.0}}, "high_freq_factor"),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "long_factor"),
-        ({"partial_rotary_factor": 0.0}, "0 elements of each head"),
+        ({"model_type": "stablelm", "partial_rotary_factor": 0.0}, "0 elements of each head"),
         ({"model_type": "qwen2", "num_key_value_heads": 4, "layer_types": ["full_attention"]}, "layer_types"),
         ({"model_type": "qwen2", "num_key_value_heads": 4, "layer_types": ["sliding_attention"] * 6}, "no sliding window"),
         ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, "no_rope_layers"),
