@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from ..models.spec import LayerSpec
 from .step_program import Wanted
 from .weights_plan import PackedWeight
 
@@ -32,26 +33,34 @@ class FewerLayers:
 def fewer_layers(wanted: Wanted) -> FewerLayers:
     """Of every run of equal layers (equal in configuration and in the formats of all parameters) the first and the last are kept.
 
-    A segment reaches at most from one layer into the next, so every pair of neighbours that the whole model has is in it.
+    So is every layer whose keys and values another one reads. A segment reaches at most from one layer into the next, so every pair
+    of neighbours that the whole model has is in it.
     """
     runs = [list(run) for _, run in groupby(range(len(wanted.spec.layers)), key=lambda index: _kind(wanted, index))]
     kept = [index for run in runs for index in ((run[0], run[-1]) if len(run) > 1 else run)]
     stands_for = [count for run in runs for count in ((len(run) - 1, 1) if len(run) > 1 else (1,))]
     smaller = replace(
         wanted,
-        spec=replace(wanted.spec, layers=tuple(wanted.spec.layers[index] for index in kept)),
+        spec=replace(wanted.spec, layers=tuple(_renumbered(wanted.spec.layers[index], kept) for index in kept)),
         formats=_of_layers(wanted.formats, kept),
         stored=_of_layers(wanted.stored, kept),
     )
     return FewerLayers(wanted=smaller, stands_for=tuple(stands_for))
 
 
+def _renumbered(layer: LayerSpec, kept: list[int]) -> LayerSpec:
+    source = layer.mixer.source
+    return layer if source is None else replace(layer, mixer=replace(layer.mixer, source=kept.index(source)))
+
+
 def _kind(wanted: Wanted, index: int) -> object:
+    """What equal layers have in common; a layer that others read is equal to none."""
+    is_read = any(layer.mixer.source == index for layer in wanted.spec.layers)
     prefix = f"layers.{index}."
     parameters = [
         {n.removeprefix(prefix): f for n, f in names.items() if n.startswith(prefix)} for names in (wanted.formats, wanted.stored)
     ]
-    return wanted.spec.layers[index], parameters
+    return wanted.spec.layers[index], parameters, index if is_read else None
 
 
 def _of_layers(names: Mapping[str, str], kept: list[int]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What a dry run traces in place of a model has the segments of the model, and its weights, counted."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,14 @@ def test_what_is_like_no_neighbour_is_kept(family: str, layers: int, tmp_path: P
     """SmolLM3 here has a rotary embedding in every second layer."""
     whole = wanted(family, layers, "cpu", "none", tmp_path)
     assert fewer_layers(whole) == FewerLayers.none_left_out(whole)
+
+
+def test_a_layer_that_others_read_is_kept_and_found_under_its_new_number(tmp_path: Path) -> None:
+    whole = wanted("llama", 8, "cpu", "none", tmp_path)
+    layers = [replace(layer, mixer=replace(layer.mixer, source=2 if index > 3 else None)) for index, layer in enumerate(whole.spec.layers)]
+    fewer = fewer_layers(replace(whole, spec=replace(whole.spec, layers=tuple(layers))))
+    assert fewer.stands_for == (1, 1, 1, 1, 3, 1)
+    assert [layer.mixer.source for layer in fewer.wanted.spec.layers] == [None, None, None, None, 2, 2]
 
 
 def test_layers_whose_parameters_are_stored_otherwise_are_kept(tmp_path: Path) -> None:
