@@ -8,7 +8,7 @@ from ..artifacts.store.keys import Identity
 from ..artifacts.store.store import Store
 from ..errors import BuildError
 from .backend import Backend
-from .lower import wanted as everything_of
+from .lower import code_identities
 from .partition import Partition
 from .progress import Reporter
 from .step_program import Wanted, find_program
@@ -49,7 +49,7 @@ def expected_program(wanted: Wanted, store: Store) -> Expected:
 def expected_code(backend: Backend, parts: Partition, store: Store, *, whole: bool = True) -> list[Expected]:
     """Everything that a program needs compiled. whole: it has all of the model's calls, so that counting them says something."""
     calls = [call.target for call in parts.calls]
-    wanted = everything_of(backend, parts.forms)
+    wanted = code_identities(backend, parts.forms)
     described = [
         "the kernel library"
         if form is None

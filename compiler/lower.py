@@ -41,11 +41,11 @@ class Lowered:
         return self.identity.key
 
 
-Wanted = Mapping[str | None, Identity]
+CodeIdentities = Mapping[str | None, Identity]
 """What to lower: forms (canonical text), and the library under None if the target has one."""
 
 
-def wanted(backend: Backend, forms: Iterable[str]) -> Wanted:
+def code_identities(backend: Backend, forms: Iterable[str]) -> CodeIdentities:
     """All that a program with those forms needs."""
     library = backend.library()
     return ({} if library is None else {None: library}) | {form: backend.segment(form) for form in forms}
@@ -81,7 +81,7 @@ class Lowering:
     def __exit__(self, *exc_info: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def run(self, wanted: Wanted, on_done: Callable[[Lowered], None], on_wait: Callable[[], None]) -> dict[str | None, Lowered]:
+    def run(self, wanted: CodeIdentities, on_done: Callable[[Lowered], None], on_wait: Callable[[], None]) -> dict[str | None, Lowered]:
         """All that is wanted, found or compiled, by the same names.
 
         on_done is called as each is there, on_wait where there is nothing to do but wait for other builds.
@@ -121,7 +121,7 @@ class Lowering:
         with tempfile.TemporaryDirectory(dir=self._artifact, prefix=".lower-", ignore_cleanup_errors=True) as path:
             yield Path(path)
 
-    def _claimed(self, forms: Collection[str | None], wanted: Wanted, claims: ExitStack) -> dict[str | None, Claim]:
+    def _claimed(self, forms: Collection[str | None], wanted: CodeIdentities, claims: ExitStack) -> dict[str | None, Claim]:
         """Claims on those of `forms` that no other build has.
 
         None is waited for, so builds that want the same things in another order cannot lock up.
@@ -132,7 +132,7 @@ class Lowering:
                 ours[form] = claims.enter_context(claim)
         return ours
 
-    def _those_found(self, wanted: Wanted) -> Iterator[tuple[str | None, Lowered]]:
+    def _those_found(self, wanted: CodeIdentities) -> Iterator[tuple[str | None, Lowered]]:
         for form, identity in wanted.items():
             if (found := self._found(identity, form)) is not None:
                 yield form, found

@@ -13,9 +13,6 @@ from ..artifacts import InputInfo
 from ..errors import BuildError
 from .partition import CUT_OPERATORS
 
-Polynomial = Mapping[str, int]
-"""As `MemoryPlan.activations`: bytes by product of dimensions."""
-
 
 def plan_activations(graph: fx.Graph, inputs: Iterable[InputInfo]) -> dict[str, int]:
     """Upper bound on live activations: for each piece between two cuts, everything computed in it

@@ -13,8 +13,7 @@ from ..models.open import open_checkpoint
 from . import probe
 from .backend import Backend
 from .interpret import GraphInterpreter
-from .lower import Lowered, Lowering
-from .lower import wanted as everything_of
+from .lower import Lowered, Lowering, code_identities
 from .options import BuildOptions
 from .pack import Packed, pack, packed_bytes
 from .partition import Partition
@@ -61,7 +60,7 @@ class Code:
 
 def lower(lowering: Lowering, backend: Backend, parts: Partition, stage: Stage) -> Code:
     """Compile or find every segment, and the library if the target has one; all of it is then in the artifact."""
-    wanted = everything_of(backend, parts.forms)
+    wanted = code_identities(backend, parts.forms)
     stage.total(len(wanted))
     done = lowering.run(
         wanted,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.artifacts.store.keys import Identity, identity
 from engine.artifacts.store.store import Store
-from engine.compiler.lower import Lowering, wanted
+from engine.compiler.lower import Lowering, code_identities
 
 FORMS = tuple(f"form {index}" for index in range(4))
 
@@ -90,7 +90,7 @@ def lower_all(store: Store, artifact: Path, log: Path, *, seconds: float = 0.0, 
 
     with Lowering(backend=backend, store=store, jobs=1, artifact=artifact, debug_dump=None) as lowering:
         order = random.Random(seed).sample(FORMS, len(FORMS))
-        done = lowering.run(wanted(backend, order), lambda lowered: None, wait)
+        done = lowering.run(code_identities(backend, order), lambda lowered: None, wait)
     counts["reused"] = sum(lowered.reused for lowered in done.values())
     return counts | {"compiled": len(done) - counts["reused"]}
 
