@@ -27,12 +27,12 @@ class Scheduler:
     of `max_batch_tokens` with prompts, oldest first, in chunks. A sequence whose next block is just
     being computed by another waits for it: equal prompts that arrive together are computed once.
 
-    A sequence is admitted when every cache group has the blocks that it takes. Where tokens see all
-    before them, it gets the blocks for all its known tokens then, and one more whenever it outgrows
-    them; where they see a window, those for its next chunk, which is made smaller if there are fewer,
-    and gives back what falls behind. If a group has none left, the youngest running sequence gives
-    up all of its blocks and computes its tokens again later: so the oldest always advances, and
-    everybody becomes the oldest in time.
+    A sequence is admitted when every cache group has the blocks that it takes. A full group gives it
+    the blocks for all its known tokens at once, and one more whenever it outgrows them. A window
+    or chunk group gives it those for its next tokens; if fewer are left, it computes fewer. Blocks that
+    no later token sees are given back. If a group has none left, the youngest running sequence
+    gives up all of its blocks and computes its tokens again later: so the oldest always advances,
+    and everybody becomes the oldest in time.
 
     A step may be scheduled ahead, while the one before it is being computed. Blocks that are
     released meanwhile can go to it at once: steps are computed one after the other.
