@@ -33,6 +33,7 @@ SETTINGS: dict[str, Any] = {
     "fx_wrapper": True,
     "joint_graph_constant_folding": False,  # it would run on the device
     "triton.autotune_pointwise": False,
+    "deterministic": True,  # of a reduction's configurations one is chosen without timing them
     "assert_indirect_indexing": False,
     "allow_buffer_reuse": False,  # memory is planned for a whole step at once, later
     "inplace_buffers": False,
@@ -193,7 +194,7 @@ class _Reader:
         names = [name for name in signature if name not in chosen.kwargs]
         values = dict(zip(names, (self._value(arg) for arg in call_args), strict=True))
         passed = {name: value for name, value in values.items() if name not in fixed}
-        _, grid = tuner._interpret_args_grid(tuple(passed.values()), chosen)
+        _, grid = tuner._interpret_args_grid(tuple(values.values()), chosen)
         return Launch(
             function=tuner.fn,
             grid=tuple(sympy.sympify(size) for size in grid),

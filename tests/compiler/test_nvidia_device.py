@@ -95,3 +95,17 @@ def test_what_the_code_takes_for_granted_is_a_guard(tmp_path: object) -> None:
     guards = msgspec.json.decode(done.stdout, type=LaunchPlan).guards
     assert all(holds(guard, {"d0": size}) for guard in guards for size in (5, 6, 2048))
     assert not all(holds(guard, {"d0": 4}) for guard in guards)
+
+
+def test_a_sum_over_rows_and_a_single_element(tmp_path: object) -> None:
+    """A reduction, of which Inductor would time several configurations, and a kernel of which no size is open."""
+    form = {
+        "inputs": [["float32", ["d0", 24]], ["float32", [1]]],
+        "nodes": [["aten.sum.dim_IntList", [{"v": 0}, [1]], {}], ["aten.exp.default", [{"v": 1}], {}]],
+        "outputs": [2, 3],
+    }
+    done = subprocess.run([sys.executable, "-P", "-c", SELF_TEST, str(tmp_path), json.dumps(form)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    plan = msgspec.json.decode(done.stdout, type=LaunchPlan)
+    assert [evaluate(launch.grid[0], {"d0": 1}) for launch in plan.launches] == [1, 1]
+    assert plan.output_shapes == [["d0"], [1]]
