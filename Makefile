@@ -1,6 +1,6 @@
 # make demo    a real language model, compiled and talking, from a clean clone
 # make test    every test but the long proofs
-# make exhaustive  the long proofs: every family of models compiled, a real Gemma 3 beside transformers; an hour or more
+# make exhaustive  the long proofs: every family of models compiled, every part of them replayed for sm90, a real Gemma 3 beside transformers; an hour or more
 # make check   format, lint, types, layering, layout: what CI runs first
 # make clean   everything that these made
 #

@@ -87,9 +87,9 @@ def on_device(stand_in: bool) -> Iterator[Callable[[Built], None]]:
         return
     from fake_cuda import FakeCuda
     from interpreted_gpu import interpret
-    from triton_launches import teach_bfloat16
+    from triton_launches import teach_interpreter
 
-    teach_bfloat16()
+    teach_interpreter()
     fake = FakeCuda()
     yield lambda built: interpret(fake, built.artifact, built.dump)
     fake.check()

@@ -117,13 +117,13 @@ def _draws(given: dict[str, Any] | None) -> Any:
 def main() -> None:
     artifact, dump, output = (Path(argument) for argument in sys.argv[1:])
     from fake_cuda import fake_cuda_installed
-    from triton_launches import teach_bfloat16
+    from triton_launches import teach_interpreter
 
     from engine.artifacts import load_manifest
     from engine.runtime.batch import StepInputs
     from engine.runtime.cuda.executor import CudaExecutor
 
-    teach_bfloat16()
+    teach_interpreter()
     manifest = load_manifest(artifact)
     given = json.load(sys.stdin)
     draws = [_draws(step.pop("draws", None)) for step in given]

@@ -17,12 +17,12 @@ def main(dump: str) -> None:
     os.environ["TRITON_INTERPRET"] = "1"
     from fake_cuda import FakeCuda
     from interpreted_gpu import interpret
-    from triton_launches import teach_bfloat16
+    from triton_launches import teach_interpreter
 
     from engine.runtime.cuda.driver import LIBRARY_VARIABLE
     from engine.runtime.process import import_guard, worker
 
-    teach_bfloat16()
+    teach_interpreter()
     fake = FakeCuda()
     os.environ[LIBRARY_VARIABLE] = str(fake.path)
     import_guard.is_forbidden = lambda module: False  # a GPU interprets nothing

@@ -229,7 +229,13 @@ def worst_error(actual: torch.Tensor, exact: torch.Tensor) -> float:
     return float((actual.double() - exact).abs().nan_to_num(torch.inf).max()) if exact.numel() else 0.0
 
 
-def teach_bfloat16() -> None:
+def teach_interpreter() -> None:
+    """What kernels ask of Triton that its interpreter cannot do, or does wrongly."""
+    _teach_bfloat16()
+    _teach_libdevice()
+
+
+def _teach_bfloat16() -> None:
     """And FP8. The interpreter keeps both as integers and would multiply them as such; it rounds to them wrongly."""
     from triton import language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -270,11 +276,28 @@ def teach_bfloat16() -> None:
     InterpreterBuilder.create_fp_to_fp = create_fp_to_fp
 
 
+def _teach_libdevice() -> None:
+    """What Inductor's kernels call of NVIDIA's library, which the interpreter does not have."""
+    from triton import language as tl
+    from triton.language.extra import libdevice
+    from triton.runtime.interpreter import TensorHandle
+
+    def elementwise(function: Any) -> Any:
+        def call(x: Any) -> Any:
+            values = function(torch.from_numpy(np.ascontiguousarray(x.handle.data))).numpy()
+            return tl.tensor(TensorHandle(values, x.handle.dtype), x.type)
+
+        return call
+
+    for name in ("exp", "floor", "log1p", "rsqrt"):
+        setattr(libdevice, name, elementwise(getattr(torch, name)))
+
+
 def serve_calls() -> None:
     import traceback
 
     torch.set_num_threads(1)
-    teach_bfloat16()
+    teach_interpreter()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     while True:

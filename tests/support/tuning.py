@@ -64,7 +64,7 @@ def main() -> None:
     artifact, dump, output = (Path(argument) for argument in sys.argv[1:4])
     from fake_cuda import fake_cuda_installed
     from interpreted_gpu import interpret
-    from triton_launches import teach_bfloat16
+    from triton_launches import teach_interpreter
 
     from engine.bench import candidates, tune
     from engine.bench.options import TuneOptions
@@ -72,7 +72,7 @@ def main() -> None:
 
     # Once is enough where nothing is timed.
     candidates.STREAMED_BYTES, candidates.LEAST_LAUNCHES, timing.WARM_UP = 1, 1, 0
-    teach_bfloat16()
+    teach_interpreter()
     with fake_cuda_installed() as fake:
         interpret(fake, artifact, dump)
         for number, (only, sizes) in enumerate(json.loads(sys.argv[4]).items()):

@@ -1,0 +1,89 @@
+"""The parts of models that came after Llama's, compiled for `sm90`: each in an artifact of its own, replayed by Triton's interpreter."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from bfloat16_loss import logits_and_loss
+from families import GENERIC, write_tiny_checkpoint
+from gpu_artifacts import build
+from interpreted_gpu import logits
+
+from engine.artifacts import CacheGroup, load_manifest
+from engine.artifacts.step_arrays import Piece, step_arrays
+
+# One layer of each kind.
+_WINDOW_AND_FULL: dict[str, Any] = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+# Family or variant (families.py): what is new in it, and its settings here.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma2": ("soft caps of scores and logits, norms around mixer and channel, gelu_tanh, window and full layers", _WINDOW_AND_FULL),
+    "gemma3_text": ("two thetas, one of them scaled, norms of queries and keys", _WINDOW_AND_FULL),
+    "glm4": ("half of a head rotated, in neighbouring pairs, norms around mixer and channel", {}),
+    "apertus": ("xielu, llama3 scaling", {}),
+    "bitnet": ("norms before the last products of mixer and channel", {}),
+    "cohere": ("layer norms without bias, parallel layers, a multiplier of logits", {}),
+    "cohere2": ("layers without positions beside layers with windows", _WINDOW_AND_FULL),
+    "falcon": ("one key-value head, parallel layers that share a norm", {}),
+    "gpt2": ("learned positions, a tied head", {}),
+    "gpt_neox": ("a quarter of a head rotated, gelu, parallel layers with two norms", {}),
+    "gptj": ("a part of a head rotated, in neighbouring pairs, a bias of logits", {}),
+    "granite": ("multipliers of embeddings, scores, sums and logits", {}),
+    "ministral3": ("yarn, queries that grow with their position", {}),
+    "nanochat": ("norms without weights and after the rotation, relu2", {}),
+    "nemotron": ("layer norms of 1 + weight, relu2 without a gate", {}),
+    "olmo-clipped": ("clipped queries, keys and values, layer norms without weights", {}),
+    "olmo2": ("norms after mixer and channel alone, norms over all heads", {}),
+    "openai-gpt": ("norms of sums", {}),
+    "opt": ("learned positions with an offset, relu", {}),
+    "phi": ("half of a head rotated, layer norms, a bias of logits", {}),
+    "phi3-longrope": ("longrope", {}),
+    "stablelm-parallel": ("a quarter of a head rotated, norms with a weight for each head", {}),
+    "starcoder2": ("layer norms, gelu_tanh without a gate, windows", {}),
+}
+# What every run of the tests replays: soft caps, norms around mixer and channel, gelu, two thetas, windows beside full layers, and
+# partial rotation.
+_ALWAYS = ("gemma2", "gemma3_text", "glm4")
+_GENERATOR = torch.Generator().manual_seed(1)
+LONG, SHORT = (torch.randint(3, GENERIC["vocab_size"], (count,), generator=_GENERATOR).tolist() for count in (66, 36))
+# Of each step, for each of its sequences: which, how many of its tokens are computed before it, and after it.
+STEPS = [
+    [(LONG, 0, 40)],
+    [(LONG, 40, 64), (SHORT, 0, 21)],
+    [(SHORT, 21, 34), (LONG, 64, 65)],
+    [(LONG, 65, 66), (SHORT, 34, 35)],
+    [(SHORT, 35, 36)],
+]
+
+
+def chosen(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow if name in _ALWAYS else pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize("name", [chosen(name) for name in FAMILIES])
+def test_a_replayed_artifact_equals_transformers(name: str, tmp_path: Path) -> None:
+    """A long prompt in two pieces, the second beside another prompt, then both sequences token by token, alone and beside a prompt."""
+    _, settings = FAMILIES[name]
+    checkpoint = write_tiny_checkpoint(name, tmp_path / "model", **{"num_hidden_layers": 1, **settings})
+    built = build(checkpoint, tmp_path)
+    groups = load_manifest(built.artifact).caches
+    assert len(groups) == len(settings.get("layer_types", ["full_attention"]))
+    sizes = {group.name: group.block_size for group in groups}
+    steps = [[piece(groups, *part) for part in step] for step in STEPS]
+    arrays = [{key: array.tolist() for key, array in step_arrays(pieces, sizes).items()} for pieces in steps]
+    rows = np.concatenate(logits(built.artifact, built.dump, arrays, tmp_path / "logits.npz"))
+    (long, short), lost = logits_and_loss(checkpoint, [LONG, SHORT])
+    wanted = np.stack([(long if tokens is LONG else short)[end - 1] for step in STEPS for tokens, _, end in step])
+    assert np.abs(rows - wanted).max() <= 4 * lost
+
+
+def piece(groups: list[CacheGroup], tokens: list[int], start: int, end: int) -> Piece:
+    """Tokens start..end - 1, in scattered blocks. A block that a window has left is used again by the same sequence, and its place is any
+    number."""
+    blocks = {}
+    for group in groups:
+        held = ([5, 2, 5 if group.window else 4] if tokens is LONG else [1, 3])[: -(-end // group.block_size)]
+        left = max(0, start - group.window + 1) // group.block_size if group.window else 0
+        blocks[group.name] = [7] * left + held[left:]
+    return Piece(tokens[:end], start, blocks)
