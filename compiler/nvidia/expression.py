@@ -44,11 +44,15 @@ def as_guard(relation: Any) -> Guard | None:
     That a size is not 0 or 1, or at least 2, is only asked to leave out code for broadcasting: what
     is right for every other size of a dimension is right for these.
     """
+    if isinstance(relation, sympy.core.relational.Relational) and relation.lhs.is_number:
+        relation = relation.reversed
     difference: Any = relation.lhs - relation.rhs if isinstance(relation, sympy.core.relational.Relational) else None
     match relation:
         case sympy.Ne() if relation.rhs in (0, 1):
             return None
         case sympy.Ge() if relation.rhs == 2:
+            return None
+        case sympy.Gt() if relation.rhs == 1:
             return None
         case sympy.Eq():
             return Guard(value=expression(difference), minimum=0, maximum=0)

@@ -37,7 +37,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("norms after mixer and channel alone, norms over all heads", {}),
     "openai-gpt": ("norms of sums", {}),
     "opt": ("learned positions with an offset, relu", {}),
-    "phi": ("half of a head rotated, layer norms, a bias of logits", {}),
+    "phi-qk-norm": ("half of a head rotated, layer norms, of heads too, a bias of logits", {"num_hidden_layers": 2}),
     "phi3-longrope": ("longrope", {}),
     "stablelm-parallel": ("a quarter of a head rotated, norms with a weight for each head", {}),
     "starcoder2": ("layer norms, gelu_tanh without a gate, windows", {}),

@@ -54,6 +54,7 @@ def test_a_guard_holds_where_its_relation_does(relation: Any) -> None:
 def test_a_relation_that_is_no_range() -> None:
     assert as_guard(sympy.Ne(T - 1, 1)) is None
     assert as_guard(T >= 2) is None
+    assert as_guard(sympy.StrictLessThan(1, T, evaluate=False)) is None
     assert as_guard(T >= 3) is not None
     with pytest.raises(BuildError, match="holds only where"):
         as_guard(sympy.Ne(T, S))
