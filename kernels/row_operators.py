@@ -10,13 +10,14 @@ Legend: T rows, K features of a row.
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["rows", "rows?", "vector", "vector?", "scalar", "float"]
-"""rows: [T, K] float32 (bfloat16 on NVIDIA), row i of which decides row i of the result. vector: a weight [K], scalar: one of a single
-element, both float32. float: a number. ?: or none."""
+Kind = Literal["rows", "rows?", "heads", "vector", "vector?", "scalar", "float"]
+"""rows: [T, K] float32 (bfloat16 on NVIDIA), row i of which decides row i of the result; heads: the same of [T, H, D]. vector: a
+weight [K], of heads [D] or [H, D]; scalar: one of a single element; both float32. float: a number. ?: or none."""
 
 _SCHEMA: dict[Kind, str] = {
     "rows": "Tensor",
     "rows?": "Tensor?",
+    "heads": "Tensor",
     "vector": "Tensor",
     "vector?": "Tensor?",
     "scalar": "Tensor",
@@ -32,17 +33,18 @@ FUNCTIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoi
 class RowOperator:
     """arguments: name and kind, in the order of the schema; the first are rows of the result's shape.
 
-    logits: whether rows are logits, float32 on every target. All other operators have twins.
+    logits: whether rows are logits, float32 on every target. cpu_only: other targets leave it to their compiler. All others have twins.
     """
 
     name: str
     arguments: tuple[tuple[str, Kind], ...]
     logits: bool = False
+    cpu_only: bool = False
 
     @property
     def rows(self) -> tuple[int, ...]:
         """Positions of the arguments that have the result's rows."""
-        return tuple(index for index, (_, kind) in enumerate(self.arguments) if kind.startswith("rows"))
+        return tuple(index for index, (_, kind) in enumerate(self.arguments) if kind.startswith(("rows", "heads")))
 
     def position(self, argument: str) -> int:
         return [name for name, _ in self.arguments].index(argument)
@@ -62,8 +64,8 @@ def twin(operator: str, quantizer: str) -> str:
     return f"{operator}_{quantizer}"
 
 
-def _operator(name: str, logits: bool = False, /, **arguments: Kind) -> RowOperator:
-    return RowOperator(name=name, arguments=tuple(arguments.items()), logits=logits)
+def _operator(name: str, /, logits: bool = False, cpu_only: bool = False, **arguments: Kind) -> RowOperator:
+    return RowOperator(name=name, arguments=tuple(arguments.items()), logits=logits, cpu_only=cpu_only)
 
 
 ROW_OPERATORS: dict[str, RowOperator] = {
@@ -72,15 +74,18 @@ ROW_OPERATORS: dict[str, RowOperator] = {
         # x normalized, * weight, + bias, + residual (see norms/reference.py)
         _operator("rms_norm", x="rows", weight="vector?", residual="rows?", eps="float"),
         _operator("layer_norm", x="rows", weight="vector?", bias="vector?", residual="rows?", eps="float"),
+        # the same over every head
+        _operator("rms_norm_heads", cpu_only=True, x="heads", weight="vector?", eps="float"),
+        _operator("layer_norm_heads", cpu_only=True, x="heads", weight="vector?", bias="vector?", eps="float"),
         # function(x), and function(gate) * up (see activations/reference.py)
         *(_operator(name, x="rows") for name in FUNCTIONS),
         *(_operator(f"{name}_mul", gate="rows", up="rows") for name in FUNCTIONS),
         _operator("xielu", x="rows", alpha_p="scalar", alpha_n="scalar", beta="scalar", eps="scalar"),
         # cap * tanh(x / cap)
-        _operator("soft_cap", True, x="rows", cap="float"),
+        _operator("soft_cap", logits=True, x="rows", cap="float"),
     )
 }
 """By name."""
 
-TWINS = tuple(operator for operator in ROW_OPERATORS.values() if not operator.logits)
+TWINS = tuple(operator for operator in ROW_OPERATORS.values() if not operator.logits and not operator.cpu_only)
 """Those with a twin per quantizer."""

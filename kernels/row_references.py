@@ -14,6 +14,8 @@ Reference = Callable[..., Tensor]
 ROW_REFERENCES: dict[str, Reference] = {
     "rms_norm": norms.rms_norm,
     "layer_norm": norms.layer_norm,
+    "rms_norm_heads": norms.rms_norm_heads,
+    "layer_norm_heads": norms.layer_norm_heads,
     **activations.FUNCTIONS,
     **{f"{name}_mul": activations.gated(function) for name, function in activations.FUNCTIONS.items()},
     "xielu": activations.xielu,

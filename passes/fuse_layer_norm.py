@@ -7,15 +7,27 @@ Why: as fuse_rms_norm.
 When not: on anything but [T, K].
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 
 from .rewrite import is_matrix, replace, rewrite_each
 
-_DEFAULTS = (None, None, 1e-05)
-"""Of weight, bias and eps."""
+
+class LayerNormArguments(NamedTuple):
+    """What PyTorch's operator takes, with its defaults."""
+
+    x: fx.Node
+    shape: list[int]
+    weight: fx.Node | None = None
+    bias: fx.Node | None = None
+    eps: float = 1e-05
+
+
+def layer_norm_arguments(norm: fx.Node) -> LayerNormArguments:
+    arguments: tuple[Any, ...] = norm.args[:5]
+    return LayerNormArguments(*arguments)
 
 
 def fuse_layer_norm(graph: fx.Graph) -> int:
@@ -24,10 +36,8 @@ def fuse_layer_norm(graph: fx.Graph) -> int:
 
 
 def _fuse(graph: fx.Graph, norm: fx.Node) -> bool:
-    arguments: list[Any] = [*norm.args]
-    x, shape, *given = arguments
+    x, shape, weight, bias, eps = layer_norm_arguments(norm)
     if not is_matrix(x) or len(shape) != 1:
         return False
-    weight, bias, eps = (*given, *_DEFAULTS[len(given) :])[:3]
     replace(graph, norm, torch.ops.engine.layer_norm.default, (x, weight, bias, None, eps))
     return True

@@ -10,7 +10,7 @@ When not: on anything but [T, K] (the norms over single heads belong to attentio
 intermediate value is used elsewhere.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -25,18 +25,31 @@ def fuse_rms_norm(graph: fx.Graph) -> int:
     return rewrite_each(graph, _aten.rsqrt.default, _fuse)
 
 
+class RMSNorm(NamedTuple):
+    """normalized: x * rsqrt(mean(pow(x, 2), -1) + eps)"""
+
+    x: fx.Node
+    eps: float
+    normalized: fx.Node
+
+
+def match_rms_norm(rsqrt: fx.Node) -> RMSNorm | None:
+    """The norm of whose last axis `rsqrt` is the reciprocal root."""
+    inside = _inside(rsqrt)
+    normalized = only_user(rsqrt)
+    if inside is None or normalized is None or set(operands(normalized, _aten.mul.Tensor) or ()) != {inside[0], rsqrt}:
+        return None
+    return RMSNorm(*inside, normalized)
+
+
 def _fuse(graph: fx.Graph, rsqrt: fx.Node) -> bool:
-    matched = _inside(rsqrt)
-    scaled = only_user(rsqrt)
-    if matched is None or scaled is None:
+    matched = match_rms_norm(rsqrt)
+    if matched is None or not is_matrix(matched.x):
         return False
-    x, eps = matched
-    if set(operands(scaled, _aten.mul.Tensor) or ()) != {x, rsqrt} or not is_matrix(x):
-        return False
-    weight = _weight(scaled, x)
-    norm = scaled if weight is None else only_user(scaled)
+    weight = _weight(matched.normalized, matched.x)
+    norm = matched.normalized if weight is None else only_user(matched.normalized)
     assert norm is not None
-    replace(graph, norm, torch.ops.engine.rms_norm.default, (x, weight, None, eps))
+    replace(graph, norm, torch.ops.engine.rms_norm.default, (matched.x, weight, None, matched.eps))
     return True
 
 

@@ -17,6 +17,7 @@ from .compute_early import compute_early
 from .eliminate_no_ops import eliminate_no_ops
 from .fuse_activation import fuse_activation
 from .fuse_gate import fuse_gate
+from .fuse_head_norm import fuse_head_norm
 from .fuse_into_attention import fuse_into_attention
 from .fuse_layer_norm import fuse_layer_norm
 from .fuse_multiplier import fuse_multiplier
@@ -64,6 +65,7 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout:
         Pass(name="fuse_into_attention", rewrite=fuse_into_attention),
         Pass(name="fuse_rms_norm", rewrite=fuse_rms_norm),
         Pass(name="fuse_layer_norm", rewrite=fuse_layer_norm),
+        *([Pass(name="fuse_head_norm", rewrite=fuse_head_norm)] if cpu else []),
         Pass(name="fuse_post_norm", rewrite=fuse_post_norm),
         Pass(name="fuse_activation", rewrite=fuse_activation),
         Pass(name="fuse_xielu", rewrite=fuse_xielu),

@@ -55,6 +55,16 @@ ENGINE_INLINE void quantize_group(const GroupValues& x, ActivationGroup& to) {
   to.zero = 0;
 }
 
+// The first `count` of the values, then zeros.
+ENGINE_INLINE GroupValues first_of(const GroupValues& values, int64_t count) {
+  alignas(64) float padded[kGroup];
+  std::memcpy(padded, values.part, sizeof(padded));
+  std::fill(padded + count, padded + kGroup, 0.0f);
+  GroupValues cut;
+  std::memcpy(cut.part, padded, sizeof(padded));
+  return cut;
+}
+
 // The elements [begin, end) of a row whose groups begin at `to`; begin is a multiple of the group.
 // `values(k)` gives the elements k .. k + 31, of which those past the end are set to zero here.
 template <class Values>
@@ -62,15 +72,7 @@ ENGINE_INLINE void quantize_row(int64_t begin, int64_t end, const Values& values
   int64_t k = begin;
   to += begin / kGroup;
   for (; k + kGroup <= end; k += kGroup) quantize_group(values(k), *to++);
-  if (k < end) {
-    alignas(64) float padded[kGroup];
-    const GroupValues last = values(k);
-    std::memcpy(padded, last.part, sizeof(padded));
-    std::fill(padded + (end - k), padded + kGroup, 0.0f);
-    GroupValues cut;
-    std::memcpy(cut.part, padded, sizeof(padded));
-    quantize_group(cut, *to);
-  }
+  if (k < end) quantize_group(first_of(values(k), end - k), *to);
 }
 
 inline Tensor empty_activations(int64_t rows, int64_t features) {

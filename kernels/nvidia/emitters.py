@@ -27,7 +27,7 @@ MODULES: dict[str, str] = {
     **{f"embedding_rows_{kernel}": "embedding" for kernel in ("dense", *FORMATS)},
     **{f"quantize_{format}": "quantize_fp8" for format in FP8_FORMATS},
     **{twin(row.name, f"quantize_{format}"): "quantize_fp8" for row in TWINS for format in FP8_FORMATS},
-    **{name: "norms" if name in _NORMS else "activations" for name in ROW_OPERATORS},
+    **{name: "norms" if name in _NORMS else "activations" for name, row in ROW_OPERATORS.items() if not row.cpu_only},
     "attention": "attention",
     "sample": "sample",
 }

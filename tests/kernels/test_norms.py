@@ -103,3 +103,28 @@ def test_wrong_shapes_are_errors() -> None:
         engine.rms_norm(x, None, x[:5], EPS)
     with pytest.raises(RuntimeError, match="x has the wrong dtype"):
         engine.rms_norm(x.double(), None, None, EPS)
+
+
+@pytest.mark.parametrize("shape", [(9, 3, 20), (300, 2, 64), (1, 5, 100)])
+@pytest.mark.parametrize("each", [True, False])
+@pytest.mark.parametrize("name", NORMS)
+def test_heads_are_rows_of_their_own(name: str, each: bool, shape: tuple[int, int, int]) -> None:
+    tokens, heads, size = shape
+    x = rows(heads * size, tokens)
+    vectors = [rows(size + n, heads)[:, :size].contiguous() + 1 for n in range(1 if name == "rms_norm" else 2)]
+    vectors = vectors if each else [vector[0].contiguous() for vector in vectors]
+    out = operator(f"{name}_heads")(inside_wider_rows(x).unflatten(1, (heads, size)), *vectors, EPS)
+    for head in range(heads):
+        of_head = [vector[head] if each else vector for vector in vectors]
+        assert torch.equal(out[:, head], operator(name)(x[:, head * size : (head + 1) * size], *of_head, None, EPS))
+    nothing = [None for _ in vectors]
+    plain = operator(name)(x.view(-1, size), *nothing, None, EPS)
+    assert torch.equal(operator(f"{name}_heads")(x.view(shape), *nothing, EPS), plain.view(shape))
+
+
+def test_vectors_that_are_not_those_of_the_heads_are_errors() -> None:
+    x = rows(60).view(9, 3, 20)
+    with pytest.raises(RuntimeError, match="weight is not that of 3 heads of 20"):
+        torch.ops.engine.rms_norm_heads(x, torch.ones(2, 20), EPS)
+    with pytest.raises(RuntimeError, match="bias is not that of 3 heads of 20"):
+        torch.ops.engine.layer_norm_heads(x, None, torch.ones(19), EPS)

@@ -12,7 +12,7 @@ from engine.kernels.formats import PANEL_KERNELS
 from engine.kernels.linear import embedding, linear, quantize_activations
 from engine.kernels.linear.formats import pack_blocks, pack_dense
 from engine.kernels.linear.quantize import quantize as quantize_weight
-from engine.kernels.row_operators import ROW_OPERATORS, Kind, twin
+from engine.kernels.row_operators import ROW_OPERATORS, TWINS, Kind, twin
 from engine.kernels.row_references import ROW_REFERENCES
 
 OPTIONS = AttentionOptions(scale=0.2)
@@ -63,6 +63,7 @@ def test_embedding(kernel: str) -> None:
 ARGUMENTS: dict[Kind, object] = {
     "rows": torch.randn(5, 70),
     "rows?": torch.randn(5, 70),
+    "heads": torch.randn(5, 2, 70),
     "vector": torch.randn(70),
     "vector?": torch.randn(70),
     "scalar": torch.randn(1),
@@ -76,7 +77,7 @@ def test_row_operators(name: str) -> None:
     all_given = tuple(ARGUMENTS[kind] for _, kind in operator.arguments)
     without = tuple(None if kind.endswith("?") else ARGUMENTS[kind] for _, kind in operator.arguments)
     for arguments in (all_given, without):
-        for called in (name, *([] if operator.logits else [twin(name, "quantize")])):
+        for called in (name, *([twin(name, "quantize")] if operator in TWINS else [])):
             torch.library.opcheck(getattr(torch.ops.engine, called), arguments, test_utils=CHECKS)
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 from traced_graphs import interpret, operators, pack, trace
 
 from engine.passes.assign_weight_kernels import assign_weight_kernels
+from engine.passes.fuse_head_norm import fuse_head_norm
 from engine.passes.fuse_layer_norm import fuse_layer_norm
 from engine.passes.fuse_post_norm import fuse_post_norm
 from engine.passes.fuse_quantize import fuse_quantize
@@ -155,3 +156,38 @@ def test_a_norm_over_all_heads_of_a_merged_linear() -> None:
     assert merge_sibling_linears(module.graph) == 1
     assert fuse_rms_norm(module.graph) == 2
     torch.testing.assert_close(interpret(module, values), before)
+
+
+def head_refs() -> dict[str, Tensor]:
+    return {"input:x": random(5, 3, 20), "weight:all": random(20) + 1, "weight:each": random(3, 20) + 1, "weight:bias": random(3, 20)}
+
+
+HEAD_NORMS: list[tuple[str, Callable[..., Tensor]]] = [
+    ("rms_norm_heads", lambda x, w, e, b: rms(x)),
+    ("rms_norm_heads", lambda x, w, e, b: rms(x, w)),
+    ("rms_norm_heads", lambda x, w, e, b: rms(x, e)),
+    ("layer_norm_heads", lambda x, w, e, b: functional.layer_norm(x, (20,), w)),
+    ("layer_norm_heads", lambda x, w, e, b: functional.layer_norm(x, (20,), w, b[0])),
+    ("layer_norm_heads", lambda x, w, e, b: functional.layer_norm(x, (20,), None, None, 1e-6) * e),
+    ("layer_norm_heads", lambda x, w, e, b: functional.layer_norm(x, (20,), None, None, 1e-6) * e + b),
+]
+
+
+@pytest.mark.parametrize(("name", "function"), HEAD_NORMS)
+def test_a_norm_over_heads_is_one_operator(name: str, function: Callable[..., Tensor]) -> None:
+    values = head_refs()
+    module = trace(function, values)
+    assert fuse_rms_norm(module.graph) + fuse_layer_norm(module.graph) == 0
+    assert fuse_head_norm(module.graph) == 1
+    assert set(operators(module)) <= {name, "aten.select.int"}
+    torch.testing.assert_close(interpret(module, values), function(*values.values()))
+
+
+def test_what_is_no_norm_over_heads_stays() -> None:
+    functions: list[Callable[..., Tensor]] = [
+        lambda x, w, e, b: functional.layer_norm(x, (3, 20), e, b),
+        lambda x, w, e, b: rms(x.view(5, 60)),
+        lambda x, w, e, b: rms(x.view(5, 3, 4, 5)),
+    ]
+    for function in functions:
+        assert fuse_head_norm(trace(function, head_refs()).graph) == 0
