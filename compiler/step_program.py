@@ -187,7 +187,7 @@ def _fused(wanted: Wanted, dump: Path | None, reporter: Reporter) -> tuple[fx.Gr
             stage.advance(note=f"{result.name}: {result.matches}")
 
         # One pass left out may leave others without a match.
-        expected = frozenset() if wanted.disable_pass else expected_fusions(wanted.spec)
+        expected = frozenset() if wanted.disable_pass else expected_fusions(wanted.spec, one_thread=wanted.kind.one_thread)
         results = pipeline.run(module.graph, passes, after_each, expected=expected)
     return module, [PassReport(**dataclasses.asdict(result)) for result in results]
 

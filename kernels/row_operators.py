@@ -83,6 +83,10 @@ ROW_OPERATORS: dict[str, RowOperator] = {
         _operator("xielu", x="rows", alpha_p="scalar", alpha_n="scalar", beta="scalar", eps="scalar"),
         # cap * tanh(x / cap)
         _operator("soft_cap", logits=True, x="rows", cap="float"),
+        # x, at least -limit and at most limit
+        _operator("clip", cpu_only=True, x="rows", limit="float"),
+        # x + multiplier * y
+        _operator("scaled_add", cpu_only=True, x="rows", y="rows", multiplier="float"),
     )
 }
 """By name."""

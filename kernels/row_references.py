@@ -20,6 +20,8 @@ ROW_REFERENCES: dict[str, Reference] = {
     **{f"{name}_mul": activations.gated(function) for name, function in activations.FUNCTIONS.items()},
     "xielu": activations.xielu,
     "soft_cap": activations.soft_cap,
+    "clip": activations.clip,
+    "scaled_add": lambda x, y, multiplier: x + multiplier * y,
 }
 
 

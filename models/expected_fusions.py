@@ -5,14 +5,19 @@ Names are those of the passes in `passes/pipeline.py`. Left out is what depends 
 
 from collections.abc import Iterable, Iterator
 
-from .parts.attention import AttentionSpec
+from .parts.attention import AttentionSpec, QKNormSpec
 from .parts.mlp import MLPSpec
 from .parts.norm import NormSpec
 from .spec import LayerSpec, ModelSpec
 
 
-def expected_fusions(spec: ModelSpec) -> frozenset[str]:
-    """The passes that must match in a step of this model."""
+def expected_fusions(spec: ModelSpec, *, one_thread: bool) -> frozenset[str]:
+    """The passes that must match in a step of this model. one_thread: whether the target is one whose segments run on one thread."""
+    found = _everywhere(spec)
+    return found | set(_of_one_thread(spec)) if one_thread else found
+
+
+def _everywhere(spec: ModelSpec) -> frozenset[str]:
     found = set(_of_norms((spec.embed.norm, spec.final)))
     if spec.embed.multiplier != 1.0 or spec.head.multiplier != 1.0:
         found.add("fuse_multiplier")
@@ -50,6 +55,27 @@ def _of_attention(mixer: AttentionSpec) -> Iterator[str]:
     late = mixer.qk_norm is not None and mixer.qk_norm.after_rope
     if mixer.rope is not None and mixer.source is None and not late:
         yield "fuse_into_attention"
+
+
+def _of_one_thread(spec: ModelSpec) -> Iterator[str]:
+    """What compilers of other targets fuse themselves."""
+    if spec.embed.positions:
+        yield "fuse_scaled_add"
+    for layer in spec.layers:
+        mixer, norms = layer.mixer, layer.norms
+        if mixer.clip > 0:
+            yield "fuse_clip"
+        normalizes_heads = mixer.qk_norm is not None and mixer.qk_norm.over != "width" and not _is_attentions(mixer.qk_norm)
+        if normalizes_heads or (mixer.value_norm is not None and mixer.source is None):
+            yield "fuse_head_norm"
+        is_normed = norms.after_mixer is not None or norms.after_channel is not None
+        if is_normed and layer.multiplier != 1.0 and not layer.normalizes_sums:
+            yield "fuse_scaled_add"
+
+
+def _is_attentions(norm: QKNormSpec) -> bool:
+    """Whether the attention operator has this norm."""
+    return norm.over == "head" and norm.norm.kind == "rms" and norm.norm.weight
 
 
 def _of_mlp(channel: MLPSpec) -> Iterator[str]:

@@ -16,6 +16,7 @@ from .assign_weight_kernels import assign_weight_kernels
 from .compute_early import compute_early
 from .eliminate_no_ops import eliminate_no_ops
 from .fuse_activation import fuse_activation
+from .fuse_clip import fuse_clip
 from .fuse_gate import fuse_gate
 from .fuse_head_norm import fuse_head_norm
 from .fuse_into_attention import fuse_into_attention
@@ -25,6 +26,7 @@ from .fuse_post_norm import fuse_post_norm
 from .fuse_quantize import fuse_quantize
 from .fuse_residual_add import fuse_residual_add
 from .fuse_rms_norm import fuse_rms_norm
+from .fuse_scaled_add import fuse_scaled_add
 from .fuse_soft_cap import fuse_soft_cap
 from .fuse_xielu import fuse_xielu
 from .lower_precision import lower_precision
@@ -71,6 +73,7 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout:
         Pass(name="fuse_xielu", rewrite=fuse_xielu),
         Pass(name="fuse_gate", rewrite=fuse_gate),
         Pass(name="fuse_soft_cap", rewrite=fuse_soft_cap),
+        *([Pass(name="fuse_clip", rewrite=fuse_clip), Pass(name="fuse_scaled_add", rewrite=fuse_scaled_add)] if cpu else []),
         Pass(name="fuse_quantize", rewrite=fuse_quantize),
         Pass(name="select_rows_early", rewrite=select_rows_early),
         Pass(name="compute_early", rewrite=compute_early),

@@ -31,3 +31,8 @@ def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, eps: Tensor
 def soft_cap(x: Tensor, cap: float) -> Tensor:
     """cap * tanh(x / cap)."""
     return cap * torch.tanh(x / cap)
+
+
+def clip(x: Tensor, limit: float) -> Tensor:
+    """x, at least -limit and at most limit."""
+    return x.clamp(-limit, limit)

@@ -52,6 +52,12 @@ Tensor soft_cap(Tensor x, double cap) {
   return map_function<FloatRows>(x, SoftCap(float(cap)));
 }
 
+Tensor clip(Tensor x, double limit) {
+  STD_TORCH_CHECK(limit > 0, "limit must be positive");
+  const Vf most = splat(float(limit)), least = splat(-float(limit));
+  return map_function<FloatRows>(x, [=](Vf value) { return value > most ? most : value < least ? least : value; });
+}
+
 }  // namespace
 
 #define ENGINE_ACTIVATION(name, Function)                                       \
@@ -71,6 +77,7 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   m.impl("xielu", TORCH_BOX(&xielu<FloatRows>));
   m.impl("xielu_quantize", TORCH_BOX(&xielu<QuantizedRows>));
   m.impl("soft_cap", TORCH_BOX(&soft_cap));
+  m.impl("clip", TORCH_BOX(&clip));
 }
 
 }  // namespace engine
@@ -110,4 +117,8 @@ ENGINE_C_XIELU(xielu_quantize, QuantizedRows)
 
 ENGINE_EXPORT aoti_torch_cpu_soft_cap(AtenTensorHandle x, double cap, AtenTensorHandle* result) {
   return engine::return_to_c(result, [&] { return engine::soft_cap(engine::borrow(x), cap); });
+}
+
+ENGINE_EXPORT aoti_torch_cpu_clip(AtenTensorHandle x, double limit, AtenTensorHandle* result) {
+  return engine::return_to_c(result, [&] { return engine::clip(engine::borrow(x), limit); });
 }

@@ -9,7 +9,7 @@ from ..settings import Settings
 from ..spec import EmbedSpec, HeadSpec, ModelSpec
 from . import gguf
 from .architecture import GGUFEntry, GGUFSource, HFEntry
-from .hf import attention, before, dense, mlp, rms
+from .hf import attention, before, dense, mlp, rms, rope
 from .llama import COMMON, IGNORED, LAYER, SOURCES, renamed
 
 _HUNYUAN_NORMS = {
@@ -30,9 +30,11 @@ def _hunyuan(settings: Settings) -> ModelSpec:
 def _nanochat(settings: Settings) -> ModelSpec:
     """Norms that learn nothing, one of them on embeddings; heads turn the other way."""
     norm, bias = NormSpec(eps=settings.number("rms_norm_eps"), weight=False), settings.flag("attention_bias", False)
+    # Of queries and keys after the rotation. Where that only turns them, a norm without a weight is the same before it.
+    qk_norm = QKNormSpec(norm=norm, after_rope=rope(settings).attention_factor != 1.0)
     return dense(
         settings,
-        mixers=attention(settings, qkv_bias=bias, output_bias=bias, qk_norm=QKNormSpec(norm=norm, after_rope=True)),
+        mixers=attention(settings, qkv_bias=bias, output_bias=bias, qk_norm=qk_norm),
         channel=mlp(settings, gated=False),
         norms=before(norm),
         final=norm,

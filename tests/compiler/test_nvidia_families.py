@@ -31,7 +31,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gptj": ("a part of a head rotated, in neighbouring pairs, a bias of logits", {}),
     "granite": ("multipliers of embeddings, scores, sums and logits", {}),
     "ministral3": ("yarn, queries that grow with their position", {}),
-    "nanochat": ("norms without weights and after the rotation, relu2", {}),
+    "nanochat": ("norms without weights, relu2", {}),
     "nemotron": ("layer norms of 1 + weight, relu2 without a gate", {}),
     "olmo-clipped": ("clipped queries, keys and values, layer norms without weights", {}),
     "olmo2": ("norms after mixer and channel alone, norms over all heads", {}),

@@ -1,4 +1,4 @@
-"""Activation operators and the soft cap: near the exact values everywhere, their twins exactly their quantization, rows alone."""
+"""Activation operators, the soft cap, clips and sums: near the exact values, their twins exactly their quantization, rows alone."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.kernels.activations import reference
 from engine.kernels.linear import quantize_activations
-from engine.kernels.row_operators import FUNCTIONS, ROW_OPERATORS
+from engine.kernels.row_operators import FUNCTIONS, ROW_OPERATORS, TWINS
 
 pytestmark = pytest.mark.usefixtures("kernel_library")
 
@@ -97,10 +97,12 @@ def test_soft_cap_is_near_the_exact_value(cap: float) -> None:
 
 def calls(name: str, x: Tensor) -> tuple[object, ...]:
     """The operator's arguments after x."""
-    return XIELU if name == "xielu" else (30.0,) if name == "soft_cap" else (x.flip(0),) if name.endswith("_mul") else ()
+    others: dict[str, tuple[object, ...]] = {"xielu": XIELU, "soft_cap": (30.0,), "clip": (2.0,), "scaled_add": (x.flip(0), 0.3)}
+    return others.get(name, (x.flip(0),) if name.endswith("_mul") else ())
 
 
 OPERATORS = [name for name in ROW_OPERATORS if "norm" not in name]
+WITH_TWINS = [name for name in OPERATORS if ROW_OPERATORS[name] in TWINS]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -110,7 +112,7 @@ def test_a_gate_is_the_function_times_the_other_matrix(name: str) -> None:
 
 
 @pytest.mark.parametrize("features", FEATURES)
-@pytest.mark.parametrize("name", [name for name in OPERATORS if name != "soft_cap"])
+@pytest.mark.parametrize("name", WITH_TWINS)
 def test_the_twin_quantizes_the_same_values(name: str, features: int) -> None:
     x = rows(features)
     assert torch.equal(operator(f"{name}_quantize")(x, *calls(name, x)), quantize_activations(operator(name)(x, *calls(name, x))))
@@ -119,13 +121,23 @@ def test_the_twin_quantizes_the_same_values(name: str, features: int) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_rows_are_alone_and_may_lie_apart(name: str) -> None:
     x = rows(100, 300)
-    for operation in (operator(name), *([operator(f"{name}_quantize")] if name != "soft_cap" else [])):
+    for operation in (operator(name), *([operator(f"{name}_quantize")] if name in WITH_TWINS else [])):
         whole = operation(x, *calls(name, x))
         apart = [inside_wider_rows(other) if isinstance(other, Tensor) and other.dim() else other for other in calls(name, x)]
         assert torch.equal(operation(inside_wider_rows(x), *apart), whole)
         for row in (0, 7, 299):
             alone = [other[row : row + 1] if isinstance(other, Tensor) and other.dim() else other for other in calls(name, x)]
             assert torch.equal(operation(x[row : row + 1], *alone)[0], whole[row])
+
+
+@pytest.mark.parametrize("features", FEATURES)
+def test_clips_and_sums_are_those_of_pytorch_bit_for_bit(features: int) -> None:
+    x = rows(features, 300)
+    x[0, 0], x[1, 0], x[2, 0] = torch.nan, torch.inf, -torch.inf
+    torch.testing.assert_close(operator("clip")(x, 2.1), x.clamp(-2.1, 2.1), rtol=0, atol=0, equal_nan=True)
+    for multiplier in (1.0, 0.3, -1e30):
+        added = operator("scaled_add")(x, x.flip(0), multiplier)
+        torch.testing.assert_close(added, x + x.flip(0) * multiplier, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_long_row_is_that_of_short_ones() -> None:
@@ -146,3 +158,7 @@ def test_wrong_arguments_are_errors() -> None:
         engine.xielu(x, torch.ones(2), *XIELU[1:])
     with pytest.raises(RuntimeError, match="cap must be positive"):
         engine.soft_cap(x, 0.0)
+    with pytest.raises(RuntimeError, match="limit must be positive"):
+        engine.clip(x, 0.0)
+    with pytest.raises(RuntimeError, match="x and y differ in shape"):
+        engine.scaled_add(x, x[1:], 1.0)
