@@ -62,7 +62,7 @@ def trace(spec: ModelSpec, *, block_size: int, kv_dtype: str) -> fx.GraphModule:
 
     try:
         with torch.no_grad():
-            torch.compile(model, backend=capture, fullgraph=True)(Step.of(inputs), _by_layer(groups, caches))
+            torch.compile(model, backend=capture, fullgraph=True)(Step.of(inputs), _by_layer(spec, groups, caches))
             return _to_aten(captured["graph"], captured["refs"])
     except torch._dynamo.exc.TorchDynamoException as error:
         raise BuildError(
@@ -79,14 +79,14 @@ def _example_cache(group: CacheGroup) -> torch.Tensor:
     return torch.zeros(shape, dtype=getattr(torch, group.dtype))
 
 
-def _by_layer(groups: Sequence[CacheGroup], caches: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Keys and values of every layer, in the order of the layers."""
-    found = {
+def _by_layer(spec: ModelSpec, groups: Sequence[CacheGroup], caches: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of every layer, in the order of the layers; those of its source for one that reads another's."""
+    own = {
         layer: (caches[keys], caches[values])
         for group in groups
         for layer, keys, values in zip(group.layers, group.tensors[::2], group.tensors[1::2], strict=True)
     }
-    return [found[layer] for layer in sorted(found)]
+    return [own[index if layer.mixer.source is None else layer.mixer.source] for index, layer in enumerate(spec.layers)]
 
 
 def _references(model: Decoder, inputs: Mapping[str, torch.Tensor], caches: Mapping[str, torch.Tensor]) -> dict[int, str]:
