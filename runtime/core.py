@@ -13,7 +13,7 @@ from .capacity.kv_memory import default_resident_blocks
 from .kinds.choose import kind_of
 from .loading import load_executor
 from .process import import_guard
-from .sampling.device_draws import plan_draws
+from .sampling.device_sampling import plan_draws
 from .sampling.sampler import Choice
 from .scheduler import Scheduler
 from .sequence import Sequence

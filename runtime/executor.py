@@ -21,7 +21,7 @@ from .memory import Memory
 from .native_program import NativeProgram
 from .phases import OnPhase, Phases
 from .probe import replay
-from .sampling.device_draws import Draws
+from .sampling.device_sampling import Draws
 from .weights import open_weights
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..artifacts.manifest import Manifest
 from .batch import Batch, StepInputs
-from .sampling.device_draws import Draws
+from .sampling.device_sampling import Draws
 from .sampling.sampler import Choice, Logits, sample
 from .scheduler import Chunk
 

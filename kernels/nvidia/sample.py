@@ -123,11 +123,11 @@ def sample_kernel(
     sequence = tl.program_id(0).to(tl.int64)
     row = logits + sequence * stride
     largest, token = argmax_of_chunks(most, index, sequence, chunks, CHUNKS)
-    heat = tl.load(temperature + sequence)
+    divisor = tl.load(temperature + sequence)
     if tl.abs(largest) == float("inf"):
         token = tl.full((), -1, tl.int32)
-    elif heat > 0:
-        inverse = 1.0 / heat
+    elif divisor > 0:
+        inverse = 1.0 / divisor
         t = tl.full((), -0x80000000, tl.int32)
         kept_equals = tl.full((), float("inf"), tl.float32)
         k = tl.load(top_k + sequence)

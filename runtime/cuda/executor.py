@@ -16,7 +16,7 @@ from ...errors import ArtifactError
 from ..batch import StepInputs
 from ..phases import OnPhase, Phases
 from ..probe import replay
-from ..sampling.device_draws import Draws
+from ..sampling.device_sampling import Draws
 from ..weights import Span, locate_weights
 from .block_count import count_blocks, probe_tokens
 from .buckets import Buckets

@@ -17,7 +17,7 @@ from ...artifacts.graph import DRAW_INPUTS, GraphInfo
 from ...artifacts.step_inputs import step_sizes
 from ...errors import ArtifactError
 from ..batch import StepInputs
-from ..sampling.device_draws import Draws
+from ..sampling.device_sampling import Draws
 from .device import Device, Resource
 from .driver import MEMORY_DEVICE, MEMORY_HOST, Memcpy2D
 from .region import Region, align

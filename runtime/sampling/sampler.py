@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...protocol import TokenLogprob
-from .draw import draw, largest
 from .logit_rules import adjust
 from .philox import uniform
+from .sample_row import largest, sample_row
 from .state import SamplingState
 
 NOT_FINITE = "the model's output is not finite (NaN or infinite)"
@@ -77,7 +77,7 @@ def _choose(row: NDArray[np.float32], state: SamplingState) -> Choice:
         token = int(scaled.argmax())
     else:
         u = uniform(state.seed, state.index)
-        token = draw(scaled, u, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p)
+        token = sample_row(scaled, u, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p)
     return Choice(token, None if params.logprobs is None else _logprobs(row, float(peak), token, params.logprobs))
 
 

@@ -15,7 +15,7 @@ from engine.protocol import Output, SamplingParams, Submit
 from engine.runtime.core import EngineCore
 from engine.runtime.cuda.executor import CudaExecutor
 from engine.runtime.loading import load_executor
-from engine.runtime.sampling.device_draws import plan_draws
+from engine.runtime.sampling.device_sampling import plan_draws
 from engine.runtime.sampling.sampler import NOT_FINITE
 from engine.runtime.scheduler import Chunk
 from engine.runtime.sequence import Sequence as Tokens
@@ -170,7 +170,7 @@ def test_logits_that_are_not_finite(executor: CudaExecutor, kernels: ToyKernels)
 
 
 def test_numbers_stay_below_one_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.runtime.sampling.device_draws._uniform", lambda seed, index: 1 - 2.0**-53)
+    monkeypatch.setattr("engine.runtime.sampling.device_sampling._uniform", lambda seed, index: 1 - 2.0**-53)
     wanted = params(top_k=2**40, temperature=1e300)
     sequence = Tokens(id="", prompt=PROMPT, generated=[], params=wanted, stop_ids=frozenset(), max_length=9, block_size=BLOCK_SIZE, held=[])
     draws = plan_draws([Chunk(sequence, 0, 1, False), Chunk(sequence, 1, 2, True)])

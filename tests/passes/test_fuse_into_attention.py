@@ -41,7 +41,7 @@ def refs() -> dict[str, Tensor]:
         "input:q_scale": 1 + random(TOKENS).abs(),
         "kv:0.k": torch.zeros(3, 2, 16, DIM),
         "kv:0.v": torch.zeros(3, 2, 16, DIM),
-        "input:query_start": torch.tensor([0, 20, 21], dtype=torch.int32),
+        "input:cu_seqlens": torch.tensor([0, 20, 21], dtype=torch.int32),
         "input:seq_lens": torch.tensor([20, 1], dtype=torch.int32),
         "input:block_table": torch.tensor([[2, 0], [1, 0]], dtype=torch.int32),
         "input:slots": torch.tensor([*range(32, 48), *range(4), 16], dtype=torch.int32),
@@ -49,7 +49,7 @@ def refs() -> dict[str, Tensor]:
     }
 
 
-ATTENTION_NAMES = ["0.k", "0.v", "query_start", "seq_lens", "block_table", "slots"]
+ATTENTION_NAMES = ["0.k", "0.v", "cu_seqlens", "seq_lens", "block_table", "slots"]
 NAMES = [ref.partition(":")[2] for ref in refs()]
 
 

@@ -10,12 +10,12 @@ from engine.passes.merge_sibling_linears import merge_sibling_linears
 from engine.passes.select_rows_early import select_rows_early
 
 
-def step(x: torch.Tensor, query_start: torch.Tensor, first: torch.Tensor, second: torch.Tensor, third: torch.Tensor) -> torch.Tensor:
+def step(x: torch.Tensor, cu_seqlens: torch.Tensor, first: torch.Tensor, second: torch.Tensor, third: torch.Tensor) -> torch.Tensor:
     stream = torch.sin(x)
     y = functional.linear(stream, first) * 0.5
     stream = stream + functional.linear(y, second)
     stream = stream + functional.linear(stream, third)
-    return stream.index_select(0, query_start[1:] - 1)
+    return stream.index_select(0, cu_seqlens[1:] - 1)
 
 
 def inputs() -> dict[str, torch.Tensor]:
@@ -23,7 +23,7 @@ def inputs() -> dict[str, torch.Tensor]:
     weights = {f"weight:{name}": torch.randn(64, 64, generator=generator) for name in ("first", "second", "third")}
     return {
         "input:x": torch.randn(9, 64, generator=generator),
-        "input:query_start": torch.tensor([0, 4, 5, 9], dtype=torch.int32),
+        "input:cu_seqlens": torch.tensor([0, 4, 5, 9], dtype=torch.int32),
         **weights,
     }
 

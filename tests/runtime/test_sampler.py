@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.protocol import SamplingParams
-from engine.runtime.sampling.draw import draw, largest
 from engine.runtime.sampling.logit_rules import adjust
 from engine.runtime.sampling.philox import uniform
+from engine.runtime.sampling.sample_row import largest, sample_row
 from engine.runtime.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED, Choice, sample
 from engine.runtime.sampling.state import SamplingState
 
@@ -37,7 +37,7 @@ def some_logits(seed: int = 0, size: int = VOCAB, spread: float = 3.0) -> NDArra
 
 
 def scaled(probabilities: list[float]) -> NDArray[np.float32]:
-    """A row z for `draw` with these probabilities."""
+    """A row z for `sample_row` with these probabilities."""
     logs = np.log(np.asarray(probabilities, np.float64))
     row: NDArray[np.float32] = (logs - logs.max()).astype(np.float32)
     return row
@@ -117,7 +117,7 @@ def test_only_tokens_that_pass_every_filter_are_drawn(
     seed: int, size: int, spread: float, top_k: int, top_p: float, min_p: float, u: float
 ) -> None:
     row = some_logits(seed, size, spread)
-    token = draw(row - row.max(), u, temperature=1.0, top_k=top_k, top_p=top_p, min_p=min_p)
+    token = sample_row(row - row.max(), u, temperature=1.0, top_k=top_k, top_p=top_p, min_p=min_p)
     # where float32 rounding may move the boundary by one token, so may we
     slack = 1e-5
     allowed = reference_kept(row, 1.0, top_k, min(1.0, top_p + slack), max(0.0, min_p - slack))
@@ -127,36 +127,36 @@ def test_only_tokens_that_pass_every_filter_are_drawn(
 def test_top_p_keeps_the_shortest_prefix_that_reaches_it() -> None:
     z = scaled([0.5, 0.25, 0.125, 0.125])
     last = 1 - 2**-53
-    assert draw(z, last, temperature=1.0, top_k=0, top_p=0.49, min_p=0.0) == 0
-    assert draw(z, last, temperature=1.0, top_k=0, top_p=0.51, min_p=0.0) == 1
-    assert draw(z, last, temperature=1.0, top_k=0, top_p=0.74, min_p=0.0) == 1
-    assert draw(z, last, temperature=1.0, top_k=0, top_p=0.9, min_p=0.0) == 3
-    assert draw(z, last, temperature=1.0, top_k=0, top_p=0.0, min_p=0.0) == 0
+    assert sample_row(z, last, temperature=1.0, top_k=0, top_p=0.49, min_p=0.0) == 0
+    assert sample_row(z, last, temperature=1.0, top_k=0, top_p=0.51, min_p=0.0) == 1
+    assert sample_row(z, last, temperature=1.0, top_k=0, top_p=0.74, min_p=0.0) == 1
+    assert sample_row(z, last, temperature=1.0, top_k=0, top_p=0.9, min_p=0.0) == 3
+    assert sample_row(z, last, temperature=1.0, top_k=0, top_p=0.0, min_p=0.0) == 0
 
 
 def test_top_p_refers_to_what_top_k_leaves() -> None:
     z = scaled([0.4, 0.3, 0.2, 0.1])
     last = 1 - 2**-53
-    assert draw(z, last, temperature=1.0, top_k=2, top_p=0.5, min_p=0.0) == 0, "0.4 of 0.7 is more than half"
-    assert draw(z, last, temperature=1.0, top_k=0, top_p=0.5, min_p=0.0) == 1, "0.4 of 1 is not"
+    assert sample_row(z, last, temperature=1.0, top_k=2, top_p=0.5, min_p=0.0) == 0, "0.4 of 0.7 is more than half"
+    assert sample_row(z, last, temperature=1.0, top_k=0, top_p=0.5, min_p=0.0) == 1, "0.4 of 1 is not"
 
 
 def test_top_k_keeps_exactly_k_lower_ids_first_among_equals() -> None:
     z = np.zeros(10, np.float32)
-    assert {draw(z, u, temperature=1.0, top_k=3, top_p=1.0, min_p=0.0) for u in np.linspace(0, 0.999, 50)} == {0, 1, 2}
+    assert {sample_row(z, u, temperature=1.0, top_k=3, top_p=1.0, min_p=0.0) for u in np.linspace(0, 0.999, 50)} == {0, 1, 2}
 
 
 def test_flat_row_needs_all_of_it_for_top_p() -> None:
     size = 5000
     z = np.zeros(size, np.float32)
-    assert draw(z, 1 - 2**-53, temperature=1.0, top_k=0, top_p=0.9, min_p=0.0) == math.ceil(0.9 * size) - 1
+    assert sample_row(z, 1 - 2**-53, temperature=1.0, top_k=0, top_p=0.9, min_p=0.0) == math.ceil(0.9 * size) - 1
 
 
 def test_impossible_tokens_are_never_drawn() -> None:
     z = np.full(600, -np.inf, np.float32)
     z[[5, 300]] = 0
     drawn = {
-        draw(z, u, temperature=1.0, top_k=top_k, top_p=top_p, min_p=0.0)
+        sample_row(z, u, temperature=1.0, top_k=top_k, top_p=top_p, min_p=0.0)
         for u in (0.0, 0.3, 0.6, 1 - 2**-53)
         for top_k in (0, 10)
         for top_p in (1.0, 0.9999999)

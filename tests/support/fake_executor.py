@@ -16,7 +16,7 @@ from engine.artifacts.manifest import SCHEMA_VERSION
 from engine.artifacts.step_inputs import step_inputs
 from engine.protocol import SamplingParams
 from engine.runtime.batch import StepInputs
-from engine.runtime.sampling.device_draws import Draws
+from engine.runtime.sampling.device_sampling import Draws
 from engine.runtime.sampling.sampler import sample
 from engine.runtime.sampling.state import SamplingState
 

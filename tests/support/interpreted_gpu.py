@@ -107,7 +107,7 @@ def _at(address: int, dtype: str) -> Any:
 
 def _draws(given: dict[str, Any] | None) -> Any:
     from engine.artifacts.graph import DRAW_INPUTS
-    from engine.runtime.sampling.device_draws import Draws
+    from engine.runtime.sampling.device_sampling import Draws
 
     if given is None:
         return None

@@ -14,7 +14,7 @@ _DEPTH = 64
 """Rows are seen as [64, V / 64] for sums and maxima in two levels, which numpy vectorizes best along the short axis."""
 
 
-def draw(row: NDArray[np.float32], u: float, *, temperature: float, top_k: int, top_p: float, min_p: float) -> int:
+def sample_row(row: NDArray[np.float32], u: float, *, temperature: float, top_k: int, top_p: float, min_p: float) -> int:
     """The token of a row of logits [V] that u in [0, 1) falls on after top-k, then top-p of what is left, then min-p.
 
     top_k keeps exactly k tokens; top_p the shortest prefix whose probability reaches top_p (one

@@ -1,0 +1,47 @@
+"""Real models against `transformers` on the same numbers, in float32: the same greedy words."""
+
+from pathlib import Path
+
+import pytest
+import transformers
+from against_transformers import PROMPTS, TOKENS, choices_along, greedy_answers, write_unquantized
+from real_models import GEMMA3_270M, QWEN25_CODER_05B, RealModel, fetched
+
+from engine.artifacts import load_manifest
+from engine.compiler.build import build
+from engine.compiler.options import BuildOptions
+from engine.compiler.verify import compare
+
+# Longer than two windows of Gemma's.
+LONG = " ".join(f"Chapter {i}: the story of number {i} and its {i * 7} friends." for i in range(60))
+
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(3600)]
+
+
+@pytest.mark.parametrize(
+    ("model", "windows"),
+    [pytest.param(GEMMA3_270M, {0, 512}, id="windows-and-norms-on-both-sides"), pytest.param(QWEN25_CODER_05B, {0}, id="biases")],
+)
+def test_greedy_tokens_equal_those_of_transformers(model: RealModel, windows: set[int], store: Path, tmp_path: Path) -> None:
+    unquantized = write_unquantized(fetched(model), tmp_path / "unquantized")
+    artifact = tmp_path / "artifact"
+    build(BuildOptions(model=str(unquantized), output=artifact, store=store))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(unquantized)
+    prompts = [tokenizer.encode(prompt) for prompt in (*PROMPTS, LONG)]
+    assert {group.window for group in load_manifest(artifact).caches} == windows
+    assert len(prompts[-1]) > 2 * max(windows)
+    answers = greedy_answers(artifact, prompts)
+    assert [len(answer) for answer in answers] == [TOKENS] * len(prompts)
+    assert answers == choices_along(unquantized, prompts, answers)
+
+
+def test_a_file_of_k_quants_is_served_as_it_is(store: Path, tmp_path: Path) -> None:
+    """Widened to float32 but for its 8-bit matrices, against the same blocks dequantized."""
+    artifact = tmp_path / "artifact"
+    file = fetched(QWEN25_CODER_05B)
+    build(BuildOptions(model=str(file), output=artifact, store=store))
+    assert {weight.format for weight in load_manifest(artifact).weights.values()} == {"f32", "q8_0"}
+    comparison = compare(artifact, str(file))
+    assert comparison.positions > 100
+    assert comparison.kl_mean < 0.01
+    assert comparison.top1 > 0.9
