@@ -86,8 +86,7 @@ class WorkerClient:
 
     def _after_death(self, code: int | None) -> None:
         """Raises EngineError if another worker would not help."""
-        self.life.check_death(code)
-        self.dispatch.drop_suspect()
+        self.life.check_death(code, explained=self.dispatch.worker_died())
         self._log(f"the worker {describe_exit(code)}; starting another, {self.dispatch.sequences} sequences will go on")
         self.totals.worker_died()
 
@@ -107,8 +106,5 @@ class WorkerClient:
 
     def _on_ready(self, ready: Ready) -> None:
         self.life.became_ready(ready)
-        if self.life.restarts:
-            self.dispatch.send_again()
-        else:
-            self.dispatch.send_all()
+        self.dispatch.send_all()
         self.life.set_state("draining" if self.life.state == "draining" else "ready")

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,6 +11,9 @@ import msgspec
 from ...errors import EngineError, RequestError
 from ...protocol import Abort, Output, Ready, Submit
 from .life import WorkerLife
+from .recent_requests import RecentRequests
+
+MOST_GIVEN_UP_IN_A_ROW = 8
 
 
 class Receiver(Protocol):
@@ -26,28 +28,48 @@ class Receiver(Protocol):
 
 @dataclass(slots=True)
 class _Live:
-    """A sequence in flight: enough to start it again where it stopped."""
+    """A sequence in flight: enough to start it again where it stopped.
+
+    sent: whether the current worker has it. deaths: workers that died while they had it, since its last token.
+    alone: those of them that had nothing else.
+    """
 
     submit: Submit
     receiver: Receiver
     received: list[int] = field(default_factory=list)
+    sent: bool = False
+    deaths: int = 0
+    alone: int = 0
 
     def resumed(self) -> Submit:
         return msgspec.structs.replace(self.submit, generated=self.submit.generated + self.received)
+
+    @property
+    def is_suspect(self) -> bool:
+        return self.deaths > 1
+
+    @property
+    def is_guilty(self) -> bool:
+        """Two deaths may come from outside, whoever had the worker; not so a third in a row, if two hit this sequence alone."""
+        return self.deaths > 2 and self.alone > 1
 
 
 class Dispatch:
     """Requests of one server, over the lives of its workers. max_queue: how many sequences may wait beyond those running.
 
-    After a death the sequences in flight are in quarantine: the next worker gets one after the other, each
-    once the one before it has given a token or ended. So it is clear which one another death belongs to.
+    After a death everything goes on at once. What was there at two deaths without a token in between is suspect:
+    the one with the most deaths is tried alone, then the others one after the other beside what is not suspect, each
+    once the one before it has given a token or ended. Only what kills worker after worker by itself is given up.
     """
 
     def __init__(self, life: WorkerLife, *, max_queue: int | None) -> None:
         self._life = life
         self._max_queue = max_queue
         self._live: dict[str, _Live] = {}
-        self._quarantine: deque[str] = deque()
+        self._tried: str | None = None
+        self._alone = False
+        self._given_up = RecentRequests()
+        self._given_up_in_a_row = 0
         self._held = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -70,12 +92,11 @@ class Dispatch:
         self._life.check_open()
         self._check_size(len(submits))
         self._check_room(len(submits))
+        self._check_given_up(submits)
         for submit in submits:
-            self._live[submit.id] = _Live(submit, receiver)
-            if self._quarantine:
-                self._quarantine.append(submit.id)
-            else:
-                self._life.send(submit)
+            live = self._live[submit.id] = _Live(submit, receiver)
+            if self._life.serving and not self._alone:
+                self._send(live)
         self._idle.clear()
 
     def abandon(self, id: str) -> None:
@@ -110,32 +131,40 @@ class Dispatch:
         if live is None:
             return
         live.received += output.tokens
-        if self._quarantine:
-            self._clear(output.id)
+        live.deaths = live.alone = self._given_up_in_a_row = 0
         if output.finish_reason is not None:
             self._forget(output.id)
+        elif output.id == self._tried:
+            self._try_next()
         live.receiver.put(output)
 
     def send_all(self) -> None:
-        """To the first worker: what came while it was loading."""
-        for live in self._live.values():
-            self._life.send(live.submit)
+        """To a worker that has just become ready."""
+        if any(live.is_suspect for live in self._live.values()):
+            self._alone = True
+            self._try_next()
+        else:
+            self._release()
 
-    def send_again(self) -> None:
-        """To a worker that took the place of one that died: everything, through the quarantine."""
-        self._quarantine.extend(self._live)
-        self._try_next()
+    def worker_died(self) -> bool:
+        """What it had is sent to the next one, unless that is what killed it.
 
-    def drop_suspect(self) -> None:
-        """A request that takes every worker down with it must not take the server down as well."""
-        if self._quarantine:
-            suspect = self._quarantine[0]
-            error = RequestError(
-                "the worker died twice while it had this request", status=500, code="worker_died", hint="the server's log says how"
-            )
-            self._live[suspect].receiver.fail(error)
-            self._forget(suspect)
-        self._quarantine.clear()
+        Returns whether a suspect explains the death, or will: not after many in a row were given up, and nothing else was done.
+        """
+        had = [live for live in self._live.values() if live.sent]
+        for live in had:
+            live.deaths += 1
+            live.alone += len(had) == 1
+            live.sent = False
+        self._tried, self._alone = None, False
+        suspicious = any(live.is_suspect for live in had)
+        for live in [live for live in had if live.is_guilty]:
+            self._given_up.add(live.submit)
+            self._given_up_in_a_row += 1
+            self._forget(live.submit.id)
+            error = "the worker died every time it had this request"
+            live.receiver.fail(RequestError(error, status=500, code="worker_died", hint="the server's log says how"))
+        return suspicious and self._given_up_in_a_row <= MOST_GIVEN_UP_IN_A_ROW
 
     def fail_all(self, error: EngineError) -> None:
         """No sequence in flight gets any more outputs."""
@@ -168,21 +197,40 @@ class Dispatch:
                 hint="try again after the time given in Retry-After",
             )
 
+    def _check_given_up(self, submits: Sequence[Submit]) -> None:
+        if any(submit in self._given_up for submit in submits):
+            raise RequestError(
+                "this request has ended every worker that had it",
+                status=422,
+                code="request_given_up",
+                hint="ask something else, or again in ten minutes; the server's log says how they died",
+            )
+
     def _forget(self, id: str) -> bool:
         known = self._live.pop(id, None) is not None
-        self._clear(id)
+        if id == self._tried:
+            self._try_next()
         if not self._live:
             self._idle.set()
         return known
 
-    def _clear(self, id: str) -> None:
-        """This sequence kills no worker."""
-        if id in self._quarantine:
-            first = self._quarantine[0] == id
-            self._quarantine.remove(id)
-            if first:
-                self._try_next()
+    def _send(self, live: _Live) -> None:
+        live.sent = True
+        self._life.send(live.resumed() if live.received else live.submit)
 
     def _try_next(self) -> None:
-        if self._quarantine:
-            self._life.send(self._live[self._quarantine[0]].resumed())
+        """Send the worst of those suspects that have not been tried yet; only the first one is alone."""
+        if self._alone and self._tried is not None:
+            self._release()
+        waiting = [live for live in self._live.values() if live.is_suspect and not live.sent]
+        worst = max(reversed(waiting), key=lambda live: live.deaths, default=None)  # of equals the latest, for the others did well before
+        self._tried = None if worst is None else worst.submit.id
+        if worst is not None:
+            self._send(worst)
+
+    def _release(self) -> None:
+        """Send what is not suspect."""
+        self._alone = False
+        for live in self._live.values():
+            if not live.sent and not live.is_suspect:
+                self._send(live)

@@ -114,10 +114,16 @@ class WorkerLife:
         self._handle.kill()
         return code
 
-    def check_death(self, code: int | None) -> None:
-        """Raise EngineError if another worker would not help: this one said why it failed, or too many died."""
+    def check_death(self, code: int | None, *, explained: bool) -> None:
+        """Raise EngineError if another worker would not help: this one said why it failed, or too many died.
+
+        explained: by a request that is given up now, or that is being tried; neither is the worker's fault.
+        """
         if self.failed is not None:
             raise as_error(self.failed)
+        if explained:
+            self._deaths.clear()
+            return
         now = time.monotonic()
         self._deaths.append(now)
         if len(self._deaths) == MAX_DEATHS and now - self._deaths[0] <= DEATH_WINDOW:

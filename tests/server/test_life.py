@@ -1,5 +1,6 @@
 """A server's life: loading, losing clients, losing its worker, being asked to stop."""
 
+import contextlib
 import json
 import os
 import select
@@ -219,10 +220,47 @@ def test_a_poisonous_request_is_given_up_and_the_others_go_on(artifact: Path) ->
         with streaming(server) as lines:
             response = server.http.post("/v1/completions", json={"prompt": [7]})
             assert (response.status_code, response.json()["error"]["code"]) == (500, "worker_died")
+            restarts = metric(server, "engine_worker_restarts_total")
+            for seed in range(5):  # whoever asks it again
+                response = server.http.post("/v1/completions", json={"prompt": [7], "seed": seed})
+                assert (response.status_code, response.json()["error"]["code"]) == (422, "request_given_up")
             texts = [json.loads(line)["choices"][0]["text"] for line in lines if line != "[DONE]"]
         assert expected.endswith("".join(texts))
-        assert metric(server, "engine_worker_restarts_total") == 2
+        assert metric(server, "engine_worker_restarts_total") == restarts == 4
         assert server.http.get("/health").status_code == 200
+
+
+def test_many_poisonous_requests_at_once_cost_the_others_nothing(artifact: Path) -> None:
+    poisons = [[7, number] for number in range(5)]
+    with ServingProcess(artifact, *SLOW, "--poison", "7") as server, ThreadPoolExecutor(8) as pool:
+        expected = whole_text(server.ready())
+        others = [pool.submit(whole_text, server) for _ in range(3)]
+        answers = list(pool.map(lambda prompt: server.http.post("/v1/completions", json={"prompt": prompt}), poisons))
+        assert {(answer.status_code, answer.json()["error"]["code"]) for answer in answers} == {(500, "worker_died")}
+        assert [other.result() for other in others] == [expected] * 3
+        assert whole_text(server) == expected
+
+
+def test_kills_from_outside_fail_no_request(artifact: Path) -> None:
+    """Whenever they come: here the second one before the stream, which is alone, has got a token of the second worker."""
+    with ServingProcess(artifact, "--step", "0.5") as server, ThreadPoolExecutor() as pool:
+        asked = pool.submit(whole_text, server.ready(), max_tokens=3)
+        for _ in range(2):
+            pid = server.event("started")["pid"]
+            server.event("submit")
+            os.kill(pid, signal.SIGKILL)
+        assert asked.result() == "a b c"
+
+
+def test_a_worker_that_dies_of_everything_ends_the_server(artifact: Path) -> None:
+    with ServingProcess(artifact, "--poison", "7") as server:
+        server.ready()
+        answers: list[int] = []
+        while server.process.poll() is None and len(answers) < 40:
+            with contextlib.suppress(httpx.HTTPError):
+                answers.append(server.http.post("/v1/completions", json={"prompt": [7, len(answers)]}).status_code)
+        assert server.rest() == 8
+    assert answers[:9] == [500] * 9
 
 
 def test_requests_that_wait_for_a_worker_are_counted_too(artifact: Path) -> None:

@@ -1,0 +1,38 @@
+"""Requests that are known again, whoever asks, for a while."""
+
+import hashlib
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from ...protocol import Submit
+
+KEPT = 1024
+KEPT_SECONDS = 600.0
+
+
+class RecentRequests:
+    """The last KEPT requests that were added, each for KEPT_SECONDS. They are told apart by all but their seeds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._added: dict[bytes, float] = {}
+
+    def add(self, submit: Submit) -> None:
+        digest = _digest(submit)
+        self._added.pop(digest, None)
+        self._added[digest] = self._clock()
+        while len(self._added) > KEPT:
+            del self._added[next(iter(self._added))]
+
+    def __contains__(self, submit: Submit) -> bool:
+        if not self._added:  # as ever, but for bad days
+            return False
+        added = self._added.get(_digest(submit))
+        return added is not None and self._clock() - added < KEPT_SECONDS
+
+
+def _digest(submit: Submit) -> bytes:
+    params = msgspec.structs.replace(submit.params, seed=None)
+    return hashlib.sha256(msgspec.msgpack.encode((submit.prompt, params))).digest()
