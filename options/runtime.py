@@ -1,10 +1,13 @@
 """What a worker may use. The server takes these flags and gives them to the worker that it starts."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from ..errors import UsageError
-from .option import option
+from .option import check_choices, option
 from .values import COUNT, SIZE
+
+Scheduling = Literal["fair", "fcfs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +42,18 @@ class RuntimeOptions:
         **COUNT,
     )
 
+    scheduling: Scheduling = option(
+        "fair",
+        "whose prompts a step computes: fair gives half to the oldest and the rest to the shortest, so that a short prompt waits for no "
+        "long one; fcfs finishes one after the other in the order of arrival. Answers are the same",
+        choices=("fair", "fcfs"),
+    )
+
     def __post_init__(self) -> None:
+        check_choices(self)
         for each in fields(RuntimeOptions):
             value = getattr(self, each.name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise UsageError(f"{each.name} is {value}, but must be at least 1", hint="leave it out for the default")
         if self.max_num_seqs > self.max_batch_tokens:
             raise UsageError(

@@ -38,7 +38,12 @@ class EngineCore:
         self._vocab_size = model.vocab_size
         self._max_context = model.max_context
         self._caches = Caches(groups, executor.pools, resident=_resident_blocks(executor, options))
-        self._scheduler = Scheduler(self._caches, max_num_seqs=options.max_num_seqs, max_batch_tokens=options.max_batch_tokens)
+        self._scheduler = Scheduler(
+            self._caches,
+            max_num_seqs=options.max_num_seqs,
+            max_batch_tokens=options.max_batch_tokens,
+            scheduling=options.scheduling,
+        )
         self._batch = BatchBuilder(
             max_batch_tokens=options.max_batch_tokens, max_num_seqs=options.max_num_seqs, max_context=model.max_context, groups=groups
         )

@@ -1,8 +1,12 @@
 """Which sequences compute which tokens in the next step."""
 
+from bisect import insort
 from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
+from ..options.runtime import Scheduling
 from .caches.caches import Caches
 from .sequence import Sequence
 
@@ -20,12 +24,16 @@ class Chunk(NamedTuple):
 
 
 class Scheduler:
-    """Continuous batching, first come first served.
+    """Continuous batching.
 
-    Both `running` and `waiting` are in order of arrival, and all of `running` arrived before all
-    of `waiting`. A step takes one token of every decoding sequence first, and fills what is left
-    of `max_batch_tokens` with prompts, oldest first, in chunks. A sequence whose next block is just
-    being computed by another waits for it: equal prompts that arrive together are computed once.
+    A step takes one token of every decoding sequence first, and fills what is left of `max_batch_tokens`
+    with chunks of prompts. Under "fcfs" the oldest prompt gets as much of that as it can take, then the
+    next. Under "fair" the oldest gets half, and the rest goes to those with the least left to compute:
+    so a short prompt waits for no long one, and a long one becomes the oldest in time.
+
+    `running` and `waiting` are in order of arrival. Nobody overtakes a sequence for which there are no
+    blocks. One whose next block is just being computed by another waits for it, and may be overtaken:
+    equal prompts that arrive together are computed once.
 
     A sequence is admitted when every cache group has the blocks that it takes. A full group gives it
     the blocks for all its known tokens at once, and one more whenever it outgrows them. A window
@@ -38,11 +46,13 @@ class Scheduler:
     released meanwhile can go to it at once: steps are computed one after the other.
     """
 
-    def __init__(self, caches: Caches, *, max_num_seqs: int, max_batch_tokens: int) -> None:
+    def __init__(self, caches: Caches, *, max_num_seqs: int, max_batch_tokens: int, scheduling: Scheduling = "fair") -> None:
         assert 1 <= max_num_seqs <= max_batch_tokens
         self.caches = caches
         self.max_num_seqs = max_num_seqs
         self.max_batch_tokens = max_batch_tokens
+        self._is_fair = scheduling == "fair"
+        self._arrivals = 0
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self._computing: dict[bytes, Sequence] = {}
@@ -65,6 +75,8 @@ class Scheduler:
         """Put a new sequence at the end of the line. It must fit empty caches."""
         assert sequence.length <= self.capacity
         assert sequence.max_length <= self.capacity + 1
+        self._arrivals += 1
+        sequence.arrival = self._arrivals
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -86,18 +98,16 @@ class Scheduler:
         if chunks is None:
             return []
         budget = self.max_batch_tokens - len(chunks)
-        for sequence in self.running:
-            if budget == 0:
-                break
-            if sequence.expected - sequence.num_computed > 1:
-                chunk = self._next_chunk(sequence, budget, may_preempt=not (chunks or ahead))
-                if chunk is None:
-                    budget = 0
-                    break
-                chunks.append(chunk)
-                budget -= chunk.size
+        prompts = [sequence for sequence in self.running if sequence.left > 1]
         if self.preemptions == preemptions:
-            self._admit(chunks, budget)
+            prompts += self._admit(budget if self._is_fair else budget - sum(sequence.left for sequence in prompts))
+        for sequence, size in self._shares(prompts, budget):
+            chunk = self._next_chunk(sequence, size, may_preempt=not (chunks or ahead))
+            if chunk is None:
+                break
+            chunks.append(chunk)
+            if self.preemptions > preemptions:
+                break
         assert chunks or ahead or not self.has_work, "there is work, but nothing is scheduled"
         for sequence, start, size, chooses in chunks:
             sequence.num_computed = start + size
@@ -142,6 +152,27 @@ class Scheduler:
             chunks.append(Chunk(sequence, expected - 1, 1, True))
         return chunks
 
+    def _shares(self, prompts: list[Sequence], budget: int) -> Iterator[tuple[Sequence, int]]:
+        """How many tokens each of these sequences may compute, the oldest first; those that get none are left out."""
+        if not prompts or budget <= 0:
+            return
+        oldest, *others = prompts
+        if self._is_fair:
+            others.sort(key=lambda sequence: sequence.left)
+            kept = min(oldest.left, -(-budget // 2))
+            wanted = min(budget - kept, sum(sequence.left for sequence in others))
+            first = min(oldest.left, budget - wanted)
+        else:
+            first = min(oldest.left, budget)
+        yield oldest, first
+        budget -= first
+        for sequence in others:
+            if budget <= 0:
+                return
+            size = min(sequence.left, budget)
+            yield sequence, size
+            budget -= size
+
     def _next_chunk(self, sequence: Sequence, budget: int, *, may_preempt: bool) -> Chunk | None:
         """As much of what a sequence has to compute as budget and blocks allow. None if that is nothing."""
         start = sequence.num_computed
@@ -160,7 +191,7 @@ class Scheduler:
         while self.caches.reach(sequence.held) < end:
             youngest = self.running.pop()
             self._release(youngest)
-            self.waiting.appendleft(youngest)
+            insort(self.waiting, youngest, key=lambda each: each.arrival)
             self.preemptions += 1
             if youngest is sequence:
                 assert self.running, "a sequence alone outgrew the caches"
@@ -171,36 +202,43 @@ class Scheduler:
     def _extend(self, sequence: Sequence, end: int) -> None:
         sequence.room = self.caches.extend(sequence.held, end, sequence.length)
 
-    def _admit(self, chunks: list[Chunk], budget: int) -> None:
-        caches = self.caches
-        while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
-            sequence = self.waiting[0]
-            digests = sequence.digests(sequence.length // caches.block_size)
-            # the block of the last token is computed in any case: its logits are wanted
-            reusable = (sequence.length - 1) // caches.block_size
-            cached = caches.match(digests[:reusable])
-            if cached < reusable and digests[cached] in self._computing:
+    def _admit(self, budget: int) -> list[Sequence]:
+        """Give blocks to those that wait, as long as there is budget to compute; under "fair" it is shared, so it never ends."""
+        admitted: list[Sequence] = []
+        for sequence in list(islice(self.waiting, self.max_num_seqs)):
+            if budget <= 0 or len(self.running) == self.max_num_seqs:
                 break
+            digests = sequence.digests(sequence.length // self.caches.block_size)
+            # the block of the last token is computed in any case: its logits are wanted
+            reusable = (sequence.length - 1) // self.caches.block_size
+            cached = self.caches.match(digests[:reusable])
+            if cached < reusable and digests[cached] in self._computing:
+                continue
             # one spare block per running sequence, or the newcomer would soon be preempted again
-            if not caches.fits(digests[:cached], sequence.length, spare=len(self.running)):
+            if not self.caches.fits(digests[:cached], sequence.length, spare=len(self.running)):
                 assert self.running, "a sequence alone does not fit the caches"
                 break
-            self.waiting.popleft()
-            self.running.append(sequence)
-            caches.acquire(sequence.held, digests[:cached])
-            sequence.num_computed = cached * caches.block_size
-            sequence.num_published = cached
-            for digest in digests[cached:]:
-                self._computing.setdefault(digest, sequence)
-            if sequence.cached_tokens is None:
-                sequence.cached_tokens = sequence.num_computed
-                self.prompt_tokens += sequence.num_prompt
-                self.prefix_queries += sequence.length
-                self.prefix_hits += sequence.num_computed
-            chunk = self._next_chunk(sequence, budget, may_preempt=False)
-            assert chunk is not None, "a sequence was admitted without blocks"
-            chunks.append(chunk)
-            budget -= chunk.size
+            self._start(sequence, digests, cached)
+            admitted.append(sequence)
+            if not self._is_fair:
+                budget -= sequence.left
+        return admitted
+
+    def _start(self, sequence: Sequence, digests: list[bytes], cached: int) -> None:
+        """A waiting sequence begins, with its first `cached` blocks as they are."""
+        self.waiting.remove(sequence)
+        insort(self.running, sequence, key=lambda each: each.arrival)
+        self.caches.acquire(sequence.held, digests[:cached])
+        sequence.num_computed = cached * self.caches.block_size
+        sequence.num_published = cached
+        self._extend(sequence, sequence.num_computed + 1)
+        for digest in digests[cached:]:
+            self._computing.setdefault(digest, sequence)
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = sequence.num_computed
+            self.prompt_tokens += sequence.num_prompt
+            self.prefix_queries += sequence.length
+            self.prefix_hits += sequence.num_computed
 
     def _release(self, sequence: Sequence) -> None:
         self.caches.release(sequence.held)

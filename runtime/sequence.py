@@ -57,8 +57,15 @@ class Sequence:
         """How many blocks of each group have been offered for reuse. Set anew when the sequence is admitted."""
         self.cached_tokens: int | None = None
         """Prompt tokens found in the cache when the sequence was first admitted, None before that."""
+        self.arrival = 0
+        """Place in the order of arrival, given by the scheduler."""
         self._root = root
         self._digests: list[bytes] = []
+
+    @property
+    def left(self) -> int:
+        """Known tokens that are not computed yet."""
+        return self.expected - self.num_computed
 
     def append(self, token: int) -> None:
         """Take the chosen token as the last one."""

@@ -1,13 +1,14 @@
 """Steps that are planned before the one at hand is computed change nothing: every sequence gets the tokens it gets alone."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from fake_executor import FakeExecutor, solo, tiny_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.options.runtime import RuntimeOptions
+from engine.options.runtime import RuntimeOptions, Scheduling
 from engine.protocol import Output, SamplingParams, Submit
 from engine.runtime.core import EngineCore
 from engine.runtime.step import Computed, Step
@@ -77,7 +78,7 @@ class Pipelined:
             self.core.check()
 
 
-def make(*, num_blocks: int = 64, block_size: int = 4, eos: tuple[int, ...] = (), poison: int | None = None, **options: int) -> Pipelined:
+def make(*, num_blocks: int = 64, block_size: int = 4, eos: tuple[int, ...] = (), poison: int | None = None, **options: Any) -> Pipelined:
     manifest = tiny_manifest(vocab_size=VOCAB, max_context=CONTEXT, block_size=block_size)
     executor = FakeExecutor(num_blocks=num_blocks, manifest=manifest, poison=poison)
     return Pipelined(EngineCore(executor, RuntimeOptions(**{"max_num_seqs": 8, "max_batch_tokens": 64, **options}), eos_token_ids=eos))
@@ -113,6 +114,7 @@ EVENTS = ("submit", "abort", "begin", "plan ahead", "compute", "finish", "finish
     max_num_seqs=st.integers(1, 4),
     spare_tokens=st.integers(0, 8),
     eos=st.sampled_from([(), (3, 9, 17)]),
+    scheduling=st.sampled_from(["fair", "fcfs"]),
 )
 def test_whatever_happens_when(
     load: list[tuple[list[int], SamplingParams]],
@@ -122,8 +124,13 @@ def test_whatever_happens_when(
     max_num_seqs: int,
     spare_tokens: int,
     eos: tuple[int, ...],
+    scheduling: Scheduling,
 ) -> None:
-    options = {"max_num_seqs": max_num_seqs, "max_batch_tokens": max_num_seqs + spare_tokens}
+    options: dict[str, Any] = {
+        "max_num_seqs": max_num_seqs,
+        "max_batch_tokens": max_num_seqs + spare_tokens,
+        "scheduling": scheduling,
+    }
     pipelined = make(num_blocks=num_blocks, block_size=block_size, eos=eos, **options)
     core = pipelined.core
     to_come = {str(index): Submit(str(index), prompt, params) for index, (prompt, params) in enumerate(load)}

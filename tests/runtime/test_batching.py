@@ -63,7 +63,7 @@ def requests(prompts: list[list[int]]) -> Iterator[Submit]:
         yield Submit(id=str(index), prompt=prompt, params=params)
 
 
-def run(executor: Executor, submits: list[Submit], *, num_blocks: int | None = None, **options: int) -> tuple[dict[str, Answer], int]:
+def run(executor: Executor, submits: list[Submit], *, num_blocks: int | None = None, **options: Any) -> tuple[dict[str, Answer], int]:
     """Everything each request got, and how often one was preempted."""
     core = EngineCore(_Limited(executor, num_blocks), RuntimeOptions(**options))
     answers: dict[str, Answer] = {submit.id: [] for submit in submits}

@@ -43,7 +43,7 @@ def manifest_alone(tiny_artifact: Path, tmp_path: Path) -> Path:
     return directory
 
 
-def planned(artifact: Path, memory: int, contexts: list[int] | None = None, **limits: int) -> Capacity:
+def planned(artifact: Path, memory: int, contexts: list[int] | None = None, **limits: Any) -> Capacity:
     return capacity(load_manifest(artifact), memory, RuntimeOptions(**limits), contexts)
 
 

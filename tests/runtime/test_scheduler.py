@@ -7,7 +7,7 @@ from fake_executor import FakeExecutor, solo, tiny_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.options.runtime import RuntimeOptions
+from engine.options.runtime import RuntimeOptions, Scheduling
 from engine.protocol import Output, SamplingParams, Submit
 from engine.runtime.caches.caches import Caches
 from engine.runtime.caches.digests import ROOT_DIGEST
@@ -26,9 +26,10 @@ def make_core(
     max_batch_tokens: int = 64,
     max_context: int = 64,
     eos: tuple[int, ...] = (),
+    scheduling: Scheduling = "fair",
 ) -> tuple[EngineCore, FakeExecutor]:
     executor = FakeExecutor(num_blocks=num_blocks, manifest=tiny_manifest(vocab_size=VOCAB, max_context=max_context, block_size=block_size))
-    options = RuntimeOptions(max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens)
+    options = RuntimeOptions(max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens, scheduling=scheduling)
     return EngineCore(executor, options, eos_token_ids=eos), executor
 
 
@@ -97,13 +98,26 @@ arrivals = st.builds(
     max_num_seqs=st.integers(1, 5),
     spare_tokens=st.integers(0, 10),
     eos=st.sampled_from([(), (3, 9)]),
+    scheduling=st.sampled_from(["fair", "fcfs"]),
 )
 def test_tokens_do_not_depend_on_the_load(
-    load: list[Arrival], num_blocks: int, block_size: int, max_num_seqs: int, spare_tokens: int, eos: tuple[int, ...]
+    load: list[Arrival],
+    num_blocks: int,
+    block_size: int,
+    max_num_seqs: int,
+    spare_tokens: int,
+    eos: tuple[int, ...],
+    scheduling: Scheduling,
 ) -> None:
     budget = max_num_seqs + spare_tokens
     core, executor = make_core(
-        num_blocks=num_blocks, block_size=block_size, max_num_seqs=max_num_seqs, max_batch_tokens=budget, max_context=24, eos=eos
+        num_blocks=num_blocks,
+        block_size=block_size,
+        max_num_seqs=max_num_seqs,
+        max_batch_tokens=budget,
+        max_context=24,
+        eos=eos,
+        scheduling=scheduling,
     )
     collected = Collected()
     aborted: set[str] = set()
@@ -166,14 +180,67 @@ def test_decoding_goes_on_beside_a_long_prompt_in_chunks() -> None:
     assert [step[:2] for step in executor.steps[1:]] == [(4, 2), (4, 2), (4, 2)]
 
 
-def test_first_come_first_served() -> None:
-    core, _ = make_core(max_num_seqs=1)
+@pytest.mark.parametrize("scheduling", ["fair", "fcfs"])
+def test_first_come_first_served_where_no_more_fit(scheduling: Scheduling) -> None:
+    core, _ = make_core(max_num_seqs=1, scheduling=scheduling)
     order = []
     for id in "abc":
         core.submit(Submit(id, [1, 2], greedy(2)))
     while core.has_work():
         order += [output.id for output in core.step().outputs]
     assert order == ["a", "a", "b", "b", "c", "c"]
+
+
+def steps_to_first_tokens(core: EngineCore) -> dict[str, int]:
+    """After how many steps each sequence had its first token."""
+    found: dict[str, int] = {}
+    step = 0
+    while core.has_work():
+        step += 1
+        for output in core.step().outputs:
+            found.setdefault(output.id, step)
+    return found
+
+
+def test_a_short_prompt_waits_for_no_long_one() -> None:
+    """Nor does a middling one wait for all of them: the least left to compute comes first."""
+    waited = []
+    policies: tuple[Scheduling, ...] = ("fair", "fcfs")
+    for scheduling in policies:
+        core, executor = make_core(num_blocks=1000, max_num_seqs=16, max_batch_tokens=16, max_context=200, scheduling=scheduling)
+        for index in range(10):
+            core.submit(Submit(f"long{index}", [index] * 100, greedy(1)))
+        core.step()
+        core.submit(Submit("middling", [20] * 30, greedy(1)))
+        core.submit(Submit("short", [21] * 5, greedy(1)))
+        steps = steps_to_first_tokens(core)
+        waited.append((steps["short"], steps["middling"], max(steps.values())))
+        assert [tokens for tokens, *_ in executor.steps[:-1]] == [16] * (len(executor.steps) - 1), "no step is smaller for it"
+    assert waited == [(1, 5, 64), (64, 64, 64)]
+
+
+def test_the_oldest_prompt_gets_half_of_every_step() -> None:
+    core, _ = make_core(num_blocks=1000, max_num_seqs=16, max_batch_tokens=16, max_context=200)
+    core.submit(Submit("long", [1] * 100, greedy(1)))
+    core.step()
+    steps, first = 1, None
+    while first is None:
+        for index in range(4):
+            core.submit(Submit(f"short{steps}.{index}", [2 + index, steps % VOCAB] * 2, greedy(1)))
+        steps += 1
+        first = next((output for output in core.step().outputs if output.id == "long"), None)
+    assert steps == 1 + (100 - 16 + 7) // 8
+
+
+def test_who_waits_for_a_prefix_that_is_being_computed_is_overtaken() -> None:
+    core, _ = make_core(num_blocks=100, block_size=4, max_batch_tokens=8)
+    for id in "ab":
+        core.submit(Submit(id, list(range(30)), greedy(2)))
+    core.submit(Submit("c", [9, 9], greedy(2)))
+    assert [output.id for output in core.step().outputs] == ["c"]
+    collected = run(core)
+    assert collected.last["b"].cached_tokens == 28
+    assert collected.tokens["b"] == collected.tokens["a"] == solo(list(range(30)), greedy(2))
 
 
 def test_a_large_request_at_the_head_is_not_overtaken_for_ever() -> None:
@@ -342,7 +409,7 @@ def test_statistics_add_up() -> None:
 
 def test_a_prompt_that_goes_on_asks_for_no_logits() -> None:
     """Rows of logits are those of chunks that reach their sequence's end; a step without any computes one row for nobody."""
-    core, executor = make_core(max_batch_tokens=8)
+    core, executor = make_core(max_batch_tokens=8, scheduling="fcfs")
     core.submit(Submit("long", list(range(20)), greedy(2)))
     core.submit(Submit("short", [1, 2], greedy(2)))
     while core.has_work():

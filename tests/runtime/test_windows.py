@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ class Artifact:
             for tensor in manager.group.tensors:
                 self.caches[tensor][free] = np.nan
 
-    def run(self, submits: list[Submit], **options: int) -> tuple[dict[str, Answer], int, int]:
+    def run(self, submits: list[Submit], **options: Any) -> tuple[dict[str, Answer], int, int]:
         """Everything each request got, how often one was preempted, and how many prompt tokens were found in the cache."""
         core = EngineCore(self.executor, RuntimeOptions(**options))
         stats = Stats()

@@ -166,6 +166,7 @@ def main():
     for flag, kind in (("--fd", int), ("--artifacts", str), ("--threads", int), ("--kv-memory", int), ("--max-num-seqs", int)):
         parser.add_argument(flag, type=kind)
     parser.add_argument("--max-batch-tokens", type=int)
+    parser.add_argument("--scheduling")
     parser.add_argument("--digest")
     parser.add_argument("--verify-weights", action="store_true")
     parser.add_argument("--events")
