@@ -32,7 +32,20 @@ class ServeOptions(WorkerOptions):
 
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 opens it to the network, use --api-key then")
     port: int = option(8000, "port to listen on; 0 picks a free one", type=int, metavar="N")
-    api_key: str | None = option(None, "ask for `Authorization: Bearer KEY` (default: $ENGINE_API_KEY, else none)", metavar="KEY")
+    api_key: str | None = option(
+        None, "ask for `Authorization: Bearer KEY` or `X-Api-Key: KEY` (default: $ENGINE_API_KEY, else none)", metavar="KEY"
+    )
+    allow_origin: tuple[str, ...] = option(
+        (),
+        "web pages of this origin may use the server: https://HOST[:PORT], or * for all; may be given more than once "
+        "(default: those of this machine if --host is, else none)",
+        metavar="ORIGIN",
+    )
+    allow_host: tuple[str, ...] = option(
+        (),
+        "a name by which a server that listens on this machine only may be asked, besides localhost; may be given more than once",
+        metavar="NAME",
+    )
     served_model_name: str | None = option(None, "the model's name in the API (default: the one in the artifact)", metavar="NAME")
     max_queue: int = option(
         256,

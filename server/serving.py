@@ -113,7 +113,7 @@ class _Serving:
 
     def _http_server(self, service: Service) -> _HttpServer:
         config = uvicorn.Config(
-            build_app(service, self._options.api_key),
+            build_app(service, self._options),
             http=Connection,
             ws="none",
             lifespan="off",

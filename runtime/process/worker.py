@@ -113,7 +113,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--digest")
     parser.add_argument("--verify-weights", action="store_true")
     for option in fields(RuntimeOptions):
-        parser.add_argument(f"--{option.name.replace('_', '-')}", type=int, default=option.default)
+        kind = str if isinstance(option.default, str) else int
+        parser.add_argument(f"--{option.name.replace('_', '-')}", type=kind, default=option.default)
     return parser.parse_args(arguments)
 
 

@@ -20,7 +20,7 @@ async def chat_completions(http: Request) -> Response:
     service.check_request(request)
     prompt = await offload(
         sum(len(str(message.get("content"))) for message in request.messages),
-        lambda: service.text.encode_chat(request.messages, extra=request.chat_template_kwargs),
+        lambda: service.text.encode_chat(request.messages, extra=request.template_variables()),
     )
     ask = Ask(
         prompts=[Prompt(prompt, continues=False)],

@@ -27,7 +27,7 @@ async def completions(http: Request) -> Response:
         prompts=[Prompt(tokens, continues=True) for tokens in prompts],
         params=request,
         param="prompt",
-        max_tokens=request.max_tokens,
+        max_tokens=request.token_limit(),
         logprobs=request.logprobs,
         choices=request.choices(),
     )

@@ -14,11 +14,15 @@ from ...errors import RequestError
 from .params import MAX_LOGPROBS, GenerationParams, Natural, Positive, refuse_set_fields
 
 MAX_CHOICES = 128
+COMPLETION_TOKENS = 16
+"""Of a completion whose request does not say how many: OpenAI's default."""
 WITHOUT_EFFECT = frozenset(
     {
         *("user", "metadata", "safety_identifier"),  # describe the caller
         *("store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),  # steer what OpenAI's servers do around a request
         *("parallel_tool_calls", "include_obfuscation"),  # are about tools, and about hiding the length of tokens: there are none here
+        *("moderation", "prompt_cache_options"),  # what OpenAI's servers do with a text, and with a cache
+        "verbosity",  # for models that are trained to know it
     }
 )
 """Fields that are accepted with any value, and ignored."""
@@ -26,6 +30,38 @@ _REQUEST = TypeVar("_REQUEST", bound=msgspec.Struct)
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _FIELD = re.compile(r"(?:unknown|missing required) field `([^`]*)`")
 _BYTE = re.compile(r"\(byte (\d+)\)$")
+
+
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "priority": (0,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "use_beam_search": (False,),
+    "length_penalty": (1,),
+    "early_stopping": (False,),
+    "prompt_logprobs": (),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "truncate_prompt_tokens": (),
+}
+_UNSUPPORTED_IN_CHAT = _UNSUPPORTED | {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "echo": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "add_special_tokens": (False,),
+    "documents": ([],),
+}
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,6 +84,21 @@ class GenerateRequest(GenerationParams, kw_only=True):
     safety_identifier: Any = None
     prompt_cache_key: Any = None
     prompt_cache_retention: Any = None
+    moderation: Any = None
+    prompt_cache_options: Any = None
+
+    priority: Any = None
+    skip_special_tokens: Any = None
+    spaces_between_special_tokens: Any = None
+    use_beam_search: Any = None
+    length_penalty: Any = None
+    early_stopping: Any = None
+    prompt_logprobs: Any = None
+    return_token_ids: Any = None
+    return_tokens_as_token_ids: Any = None
+    allowed_token_ids: Any = None
+    bad_words: Any = None
+    truncate_prompt_tokens: Any = None
 
     def choices(self) -> int:
         return self.n or 1
@@ -55,8 +106,13 @@ class GenerateRequest(GenerationParams, kw_only=True):
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    def unsupported(self) -> dict[str, tuple[Any, ...]]:
+        """Fields that would change the answer, each with the values that ask for what happens anyway."""
+        return _UNSUPPORTED
+
     def check(self) -> None:
         """Rules that hold between fields. Raises RequestError."""
+        refuse_set_fields(self, self.unsupported())
         if self.stream_options is not None and not self.stream:
             raise RequestError(
                 "stream_options is only allowed with stream: true", param="stream_options", hint="ask for a stream, or leave it out"
@@ -81,27 +137,24 @@ class ChatRequest(GenerateRequest, kw_only=True):
     audio: Any = None
     prediction: Any = None
     web_search_options: Any = None
-    reasoning_effort: Any = None
+    echo: Any = None
+    add_generation_prompt: Any = None
+    continue_final_message: Any = None
+    add_special_tokens: Any = None
+    documents: Any = None
+    reasoning_effort: str | None = None
     verbosity: Any = None
+
+    def unsupported(self) -> dict[str, tuple[Any, ...]]:
+        return _UNSUPPORTED_IN_CHAT
+
+    def template_variables(self) -> dict[str, Any]:
+        """What the template may read besides the messages; one that knows no such variable does not."""
+        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        return effort | (self.chat_template_kwargs or {})
 
     def check(self) -> None:
         super().check()
-        refuse_set_fields(
-            self,
-            {
-                "tools": ([],),
-                "tool_choice": ("none", "auto"),
-                "functions": ([],),
-                "function_call": ("none", "auto"),
-                "response_format": ({"type": "text"},),
-                "modalities": (["text"],),
-                "audio": (),
-                "prediction": (),
-                "web_search_options": (),
-                "reasoning_effort": ("none",),
-                "verbosity": ("medium",),
-            },
-        )
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs", hint="set logprobs, or leave it out")
         if reserved := {"messages", "add_generation_prompt", "tools", "documents"} & set(self.chat_template_kwargs or {}):
@@ -123,16 +176,22 @@ class CompletionRequest(GenerateRequest, kw_only=True):
 
     best_of: Any = None
     suffix: Any = None
+    add_special_tokens: Any = None
+
+    def unsupported(self) -> dict[str, tuple[Any, ...]]:
+        return _UNSUPPORTED | {"best_of": (self.choices(),), "suffix": ("",), "add_special_tokens": (True,)}
 
     def check(self) -> None:
         super().check()
-        refuse_set_fields(self, {"best_of": (self.choices(),), "suffix": ("",)})
         if self.echo and self.logprobs is not None:
             raise RequestError(
                 "echo together with logprobs is not supported",
                 param="logprobs",
                 hint="prompt tokens have no logprobs; leave one of the two out",
             )
+
+    def token_limit(self) -> int:
+        return COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
 
     def prompts(self) -> list[str] | list[list[int]]:
         """The prompts as a list of texts or a list of token lists."""
@@ -185,11 +244,30 @@ def decode_request(body: bytes, kind: type[_REQUEST]) -> _REQUEST:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from None
+        return _read_again(body, kind, str(error))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(
             f"the body is not valid JSON: {_with_position(str(error), body)}", code="invalid_json", hint="JSON is UTF-8 text"
         ) from None
+
+
+def _read_again(body: bytes, kind: type[_REQUEST], message: str) -> _REQUEST:
+    """The same, where null is nothing and 3.0 is 3: so some clients write. Raises what was found wrong at first otherwise."""
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):  # malformed behind what was wrong
+        raise _refusal(message) from None
+    if not isinstance(fields, dict):
+        raise _refusal(message)
+    plain = {name: _as_integer(value) for name, value in fields.items() if value is not None or name in kind.__struct_fields__}
+    try:
+        return msgspec.convert(plain, type=kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+
+
+def _as_integer(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def checked(value: _REQUEST, kind: type[_REQUEST]) -> _REQUEST:

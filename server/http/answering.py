@@ -78,7 +78,11 @@ class _Writer:
         return b"" if choice is None else event(self._chunk([choice]))
 
     def event(self, index: int, delta: Delta) -> bytes:
-        """The event that a delta is; nothing for a delta that says nothing."""
+        """The events that a delta is; none for a delta that says nothing."""
+        if delta.text and delta.finish_reason:
+            # some clients stop reading text at the reason to finish
+            text, end = Delta(delta.text, delta.tokens), Delta("", [], delta.finish_reason)
+            return event(self._chunk([self._style.chunk(index, text)])) + event(self._chunk([self._style.chunk(index, end)]))
         says_something = delta.text or delta.finish_reason or (self._ask.logprobs is not None and delta.tokens)
         return event(self._chunk([self._style.chunk(index, delta)])) if says_something else b""
 

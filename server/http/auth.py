@@ -12,7 +12,7 @@ OPEN_PATHS = frozenset({"/health", "/metrics"})
 
 
 class ApiKeyMiddleware:
-    """Lets requests with `Authorization: Bearer <key>` through, and those for probes and scrapers."""
+    """Lets requests with `Authorization: Bearer <key>` or `X-Api-Key: <key>` through, and those for probes and scrapers."""
 
     def __init__(self, app: ASGIApp, api_key: str) -> None:
         self._app = app
@@ -29,4 +29,5 @@ class ApiKeyMiddleware:
 
     def _is_authorized(self, headers: Headers) -> bool:
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode("latin-1"), self._key)
+        given = [headers.get("x-api-key", ""), key if scheme.lower() == "bearer" else ""]
+        return any(hmac.compare_digest(each.strip().encode("latin-1"), self._key) for each in given)

@@ -16,17 +16,29 @@ _REQUEST = TypeVar("_REQUEST", bound=msgspec.Struct)
 async def read_request(request: Request, kind: type[_REQUEST]) -> _REQUEST:
     """Raises RequestError: 413 for a body beyond the limit, 415 for one that is not JSON, 400 for a wrong one."""
     _check_content_type(request.headers.get("content-type"))
+    _check_encoding(request.headers.get("content-encoding"))
     return decode_request(await _read_body(request), kind)
 
 
 def _check_content_type(value: str | None) -> None:
-    kind = (value or "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
+    """One must be given: a web page may send a body without asking first, but then not as JSON."""
+    kind = (value or "").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "text/json") and not kind.endswith("+json"):
         raise RequestError(
-            f"the body must be JSON, but its content type is {kind}",
+            f"the body must be JSON, but its content type is {kind or 'not given'}",
             status=415,
             code="unsupported_media_type",
             hint="with curl, add -H 'Content-Type: application/json'",
+        )
+
+
+def _check_encoding(value: str | None) -> None:
+    if value is not None and value.strip().lower() not in ("", "identity"):
+        raise RequestError(
+            f"the body is encoded as {value}, which is not supported",
+            status=415,
+            code="unsupported_media_type",
+            hint="send it as it is, without Content-Encoding",
         )
 
 

@@ -40,9 +40,17 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     message = {404: f"there is no {request.url.path} here", 405: f"{request.url.path} does not take {request.method}"}.get(
         error.status_code, error.detail
     )
-    response = error_response(RequestError(message, status=error.status_code, hint="docs/api.md lists the endpoints"))
+    response = error_response(RequestError(message, status=error.status_code, hint=_hint(request)))
     response.headers.update(error.headers or {})
     return response
+
+
+def _hint(request: Request) -> str:
+    """Clients are given the base URL without its `/v1` more often than anything else."""
+    path = request.url.path
+    if not path.startswith("/v1/") and any(getattr(route, "path", None) == f"/v1{path}" for route in request.app.routes):
+        return f"it is /v1{path}: give clients the base URL with /v1 at its end"
+    return "docs/api.md lists the endpoints"
 
 
 async def on_disconnect(_request: Request, _error: Exception) -> Response:

@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ...errors import ArtifactError, RequestError
 
 ROLES = ("system", "developer", "user", "assistant")
-_MESSAGE_FIELDS = frozenset({"role", "content", "name", "reasoning_content"})
+_TOOL_FIELDS = ("tool_calls", "tool_call_id", "function_call")
 _PART = 'a text part is {"type": "text", "text": "..."}'
 _AS_TRAINED = "send roles in the order in which the model was trained to see them"
 _GENERATION = {"generation"}
@@ -80,16 +80,19 @@ class ChatTemplate:
 
 
 def normalize_message(message: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A message whose content is plain text. `where` names it in errors (`messages[0]`)."""
+    """A message whose content is plain text. `where` names it in errors (`messages[0]`).
+
+    Clients send back what they were sent and more (ids, times, notes): a template reads what it knows.
+    """
     role = message.get("role")
     if role in ("tool", "function"):
         raise RequestError(f"messages with the role {role!r} are not supported", param=f"{where}.role", hint="tools are not supported")
     if role not in ROLES:
         raise RequestError(f"role must be one of {', '.join(ROLES)}, not {role!r}", param=f"{where}.role", hint="leave other messages out")
-    for name, value in message.items():
-        if name not in _MESSAGE_FIELDS and value not in (None, []):
+    for name in _TOOL_FIELDS:
+        if message.get(name) not in (None, []):
             raise RequestError(f"the message field {name!r} is not supported", param=f"{where}.{name}", hint="leave it out")
-    normal = {name: value for name, value in message.items() if name in _MESSAGE_FIELDS and value is not None}
+    normal = {name: value for name, value in message.items() if name not in _TOOL_FIELDS and value is not None}
     normal["role"] = "system" if role == "developer" else role
     normal["content"] = _plain_text(message.get("content"), role, f"{where}.content")
     return normal

@@ -103,11 +103,43 @@ def test_length_and_its_aliases(server: ServingProcess) -> None:
         assert chat.usage.completion_tokens == 4
 
 
-def test_without_a_limit_the_context_is_the_limit(server: ServingProcess) -> None:
-    answer = server.openai.completions.create(model=MODEL, prompt="ab", temperature=0, extra_body={"ignore_eos": True})
-    assert answer.choices[0].finish_reason == "length"
-    assert answer.usage is not None
-    assert answer.usage.total_tokens == 512
+def test_without_a_limit_the_context_is_a_chats_and_16_tokens_a_completions(server: ServingProcess) -> None:
+    chat = server.openai.chat.completions.create(model=MODEL, messages=HI, temperature=0, extra_body={"ignore_eos": True})
+    assert (chat.choices[0].finish_reason, chat.usage and chat.usage.total_tokens) == ("length", 512)
+    text = server.openai.completions.create(model=MODEL, prompt="ab", temperature=0, extra_body={"ignore_eos": True})
+    assert (text.choices[0].finish_reason, text.usage and text.usage.completion_tokens) == ("length", 16)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_tokens": 3.0, "n": 1.0},
+        {"moderation": None, "a_field_of_next_year": None},
+        {"priority": 0, "skip_special_tokens": True, "use_beam_search": False, "length_penalty": 1.0, "bad_words": []},
+        {"logit_bias": {"5": -1}, "a_field_of_next_year": None},
+    ],
+    ids=lambda fields: ",".join(fields),
+)
+def test_what_asks_for_what_happens_anyway_is_accepted(server: ServingProcess, fields: dict[str, Any]) -> None:
+    plain = server.http.post("/v1/completions", json={"prompt": "One, two", "temperature": 0, "max_tokens": 3})
+    answer = server.http.post("/v1/completions", json={"prompt": "One, two", "temperature": 0, "max_tokens": 3, **fields})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"] == plain.json()["choices"]
+
+
+def test_a_conversation_comes_back_with_what_clients_add(server: ServingProcess) -> None:
+    first = {"role": "user", "content": "Hi", "id": "msg_1", "timestamp": 5, "cache_control": {"type": "ephemeral"}}
+    second: dict[str, Any] = {"role": "assistant", "content": "Ho", "reasoning": "hm", "metadata": {}, "refusal": None, "tool_calls": []}
+    body = {"messages": [first, second, *HI], "temperature": 0, "max_tokens": 5, "reasoning_effort": "low", "verbosity": "low"}
+    answer = server.http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    plain = [{"role": each["role"], "content": each["content"]} for each in (first, second)]
+    expected = server.http.post("/v1/chat/completions", json={"messages": [*plain, *HI], "temperature": 0, "max_tokens": 5})
+    assert answer.json()["choices"] == expected.json()["choices"]
+
+
+def test_the_models_are_also_where_a_slash_too_many_leads(server: ServingProcess) -> None:
+    assert server.http.get("/v1/models/").json() == server.http.get("/v1/models").json()
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -1,14 +1,17 @@
 """Requests that cannot be served: the status, the field at fault, a way out."""
 
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 from artifact_stand_in import MODEL, write_artifact
 from serving_process import ServingProcess
 
+JSON = {"content-type": "application/json"}
 USER = [{"role": "user", "content": "Hi"}]
 
 
@@ -19,7 +22,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingProcess]
 
 
 def refused(server: ServingProcess, path: str, body: Any, status: int = 400) -> dict[str, Any]:
-    response = server.http.post(path, content=body) if isinstance(body, bytes) else server.http.post(path, json=body)
+    content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    response = server.http.post(path, content=content, headers=JSON)
     assert response.status_code == status, response.text
     error: dict[str, Any] = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -92,7 +96,13 @@ def test_completion_fields(server: ServingProcess, fields: dict[str, Any], param
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"audio": {}}, "audio"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"reasoning_effort": 3}, "reasoning_effort"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"prompt_logprobs": 0}, "prompt_logprobs"),
+        ({"skip_special_tokens": False}, "skip_special_tokens"),
+        ({"use_beam_search": True}, "use_beam_search"),
+        ({"messages": [*USER, {"role": "assistant", "tool_calls": [{}]}]}, "messages[1].tool_calls"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
     ],
@@ -136,6 +146,19 @@ def test_a_body_that_is_not_json(server: ServingProcess) -> None:
     assert server.http.post("/v1/completions", content=b'{"prompt": "x"}', headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize("kind", [None, "text/plain", "multipart/form-data"])
+def test_a_body_that_no_page_had_to_ask_leave_for(server: ServingProcess, kind: str | None) -> None:
+    """A web page may send a body of these types anywhere, unasked."""
+    response = server.http.post("/v1/completions", content=b'{"prompt": "x"}', headers={} if kind is None else {"content-type": kind})
+    assert (response.status_code, response.json()["error"]["code"]) == (415, "unsupported_media_type")
+
+
+def test_an_encoded_body(server: ServingProcess) -> None:
+    response = server.http.post("/v1/completions", content=gzip.compress(b"{}"), headers={**JSON, "content-encoding": "gzip"})
+    assert response.status_code == 415
+    assert "encoded as gzip" in response.json()["error"]["message"]
+
+
 def test_a_body_that_is_too_large(server: ServingProcess) -> None:
     error = refused(server, "/v1/completions", b'{"prompt": "' + b"x" * 2**25 + b'"}', 413)
     assert error["code"] == "body_too_large"
@@ -144,7 +167,7 @@ def test_a_body_that_is_too_large(server: ServingProcess) -> None:
         for _ in range(40):
             yield b"x" * 2**20
 
-    assert server.http.post("/v1/completions", content=chunks()).status_code == 413
+    assert server.http.post("/v1/completions", content=chunks(), headers=JSON).status_code == 413
 
 
 def test_an_unknown_model(server: ServingProcess) -> None:
@@ -173,12 +196,13 @@ def test_a_prompt_longer_than_the_kv_cache(tmp_path: Path) -> None:
         error = refused(server, "/v1/completions", {"prompt": [5] * 64})
         assert error["code"] == "context_length_exceeded"
         assert "--kv-memory" in error["message"]
-        answer = server.http.post("/v1/completions", json={"prompt": [5] * 60, "ignore_eos": True}).json()
+        answer = server.http.post("/v1/completions", json={"prompt": [5] * 60, "ignore_eos": True, "max_tokens": 4}).json()
         assert answer["usage"]["total_tokens"] == 64
 
 
 def test_unknown_paths_and_methods(server: ServingProcess) -> None:
     assert refused(server, "/v1/nothing", {}, 404)["message"].startswith("there is no /v1/nothing here\nhint: ")
+    assert "it is /v1/chat/completions" in refused(server, "/chat/completions", {}, 404)["message"]
     response = server.http.get("/v1/completions")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
@@ -213,4 +237,6 @@ def test_api_key(tmp_path: Path) -> None:
             assert server.http.post(path, json={}, headers={"authorization": ""}).status_code == 401
         for path in ("/health", "/metrics"):
             assert server.http.get(path, headers={"authorization": ""}).status_code == 200
-        assert server.http.get("/v1/models", headers=[(b"authorization", "Bearer sécret".encode())]).status_code == 200
+        for header in ((b"authorization", "Bearer sécret".encode()), (b"x-api-key", "sécret".encode())):
+            assert server.http.get("/v1/models", headers=[header]).status_code == 200
+        assert server.http.get("/v1/models", headers={"x-api-key": "wrong", "authorization": ""}).status_code == 401

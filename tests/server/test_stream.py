@@ -135,7 +135,7 @@ def test_one_event_per_token_to_a_client_that_reads() -> None:
         stream.worker.put("d", finish_reason="length")
         last = await source.ended()
         assert last.endswith(DONE)
-        assert stream.texts(last) == ["a", "b", "c", "d"]
+        assert stream.texts(last) == ["a", "b", "c", "d", ""], "the reason to finish has an event of its own"
 
     asyncio.run(scenario())
 
@@ -175,7 +175,7 @@ def test_what_a_slow_client_has_not_read_is_merged() -> None:
         await asyncio.sleep(0)
         assert not ending.done(), "the end waits for the client"
         stream.client.read_on()
-        assert stream.texts(await ending) == ["a", "bcd", "BCD", "e!", "!"]
+        assert stream.texts(await ending) == ["a", "bcd", "BCD", "e!", "", "!", ""]
 
     asyncio.run(scenario())
 
