@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from ..http.answering import answer
 from ..http.body import read_request
-from ..service import Service, offload
+from ..service import Service
 from ..text.assembler import Delta
 from ..text.token_bytes import TokenBytes
 from .logprobs import chat_logprobs
@@ -18,10 +18,7 @@ async def chat_completions(http: Request) -> Response:
     service: Service = http.app.state.service
     request = await read_request(http, ChatRequest)
     service.check_request(request)
-    prompt = await offload(
-        sum(len(str(message.get("content"))) for message in request.messages),
-        lambda: service.text.encode_chat(request.messages, extra=request.template_variables()),
-    )
+    prompt = await service.encode_chat(request.messages, request.template_variables())
     ask = Ask(
         prompts=[Prompt(prompt, continues=False)],
         params=request,

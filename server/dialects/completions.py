@@ -22,7 +22,7 @@ async def completions(http: Request) -> Response:
     service.check_request(request)
     given = request.prompts()
     texts = [prompt for prompt in given if isinstance(prompt, str)]
-    prompts = await service.encode(texts) if texts else cast(list[list[int]], given)
+    prompts = await service.encode_prompts(texts) if texts else cast(list[list[int]], given)
     ask = Ask(
         prompts=[Prompt(tokens, continues=True) for tokens in prompts],
         params=request,
@@ -31,7 +31,7 @@ async def completions(http: Request) -> Response:
         logprobs=request.logprobs,
         choices=request.choices(),
     )
-    echoes = (texts or [service.text.decode(prompt) for prompt in prompts]) if request.echo else [""] * len(prompts)
+    echoes = (texts or [await service.decode(prompt) for prompt in prompts]) if request.echo else [""] * len(prompts)
     return await answer(http, service, request, ask, _CompletionStyle(service.text.token_bytes, ask, echoes))
 
 

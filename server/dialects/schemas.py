@@ -26,6 +26,11 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 """Fields that are accepted with any value, and ignored."""
+MAX_MESSAGES = 10_000
+MAX_TOKENS = 1_000_000
+MAX_PROMPTS = 4_096
+"""Lists that are longer than any use of them: what they hold is not looked at."""
+Messages = Annotated[list[dict[str, Any]], Meta(max_length=MAX_MESSAGES)]
 _REQUEST = TypeVar("_REQUEST", bound=msgspec.Struct)
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _FIELD = re.compile(r"(?:unknown|missing required) field `([^`]*)`")
@@ -120,7 +125,7 @@ class GenerateRequest(GenerationParams, kw_only=True):
 
 
 class ChatRequest(GenerateRequest, kw_only=True):
-    messages: list[dict[str, Any]]
+    messages: Messages
     max_completion_tokens: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -157,16 +162,21 @@ class ChatRequest(GenerateRequest, kw_only=True):
         super().check()
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs", hint="set logprobs, or leave it out")
-        if reserved := {"messages", "add_generation_prompt", "tools", "documents"} & set(self.chat_template_kwargs or {}):
-            raise RequestError(
-                f"chat_template_kwargs may not set {min(reserved)}", param="chat_template_kwargs", hint="it has fields of its own"
-            )
+        check_template_variables(self.chat_template_kwargs)
 
     def token_limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     def wanted_logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def check_template_variables(variables: dict[str, Any] | None) -> None:
+    """Raises RequestError for those that a request has fields for."""
+    if reserved := {"messages", "add_generation_prompt", "tools", "documents"} & set(variables or {}):
+        raise RequestError(
+            f"chat_template_kwargs may not set {min(reserved)}", param="chat_template_kwargs", hint="it has fields of its own"
+        )
 
 
 class CompletionRequest(GenerateRequest, kw_only=True):
@@ -198,6 +208,13 @@ class CompletionRequest(GenerateRequest, kw_only=True):
         match self.prompt:
             case str():
                 return [self.prompt]
+            case [str() | list(), *_] if len(self.prompt) > MAX_PROMPTS:
+                raise RequestError(
+                    f"{len(self.prompt)} prompts in one request, and no more than {MAX_PROMPTS} may be",
+                    param="prompt",
+                    code="too_many_sequences",
+                    hint="ask in several requests",
+                )
             case []:
                 raise RequestError("prompt must not be empty", param="prompt", hint="give a text, or token ids")
             case _ if texts := _all_of(self.prompt, str):
@@ -216,11 +233,12 @@ class CompletionRequest(GenerateRequest, kw_only=True):
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: Messages | None = None
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] | None = None
 
     def check(self) -> None:
+        check_template_variables(self.chat_template_kwargs)
         if (self.prompt is None) == (self.messages is None):
             raise RequestError(
                 "give either prompt or messages", param="prompt", hint="messages go through the chat template, a prompt does not"
@@ -228,7 +246,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    tokens: list[Natural]
+    tokens: Annotated[list[Natural], Meta(max_length=MAX_TOKENS)]
     model: str | None = None
 
 

@@ -16,8 +16,8 @@ async def tokenize(http: Request) -> Response:
     request.check()
     service.check_model(request.model)
     if request.messages is not None:
-        tokens = service.text.encode_chat(
-            request.messages, add_generation_prompt=request.add_generation_prompt, extra=request.chat_template_kwargs
+        tokens = await service.encode_chat(
+            request.messages, request.chat_template_kwargs, add_generation_prompt=request.add_generation_prompt, fits=False
         )
     else:
         (tokens,) = await service.encode([request.prompt or ""])
@@ -34,4 +34,4 @@ async def detokenize(http: Request) -> Response:
             param="tokens",
             hint="POST /tokenize tells the tokens of a text",
         )
-    return json_response({"prompt": service.text.decode(request.tokens)})
+    return json_response({"prompt": await service.decode(request.tokens)})

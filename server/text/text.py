@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from ...errors import ArtifactError, RequestError
 from .chat_template import ChatTemplate
+from .token_bound import TokenBound
 from .token_bytes import TokenBytes
 
 
@@ -32,6 +33,7 @@ class Text:
         self.spec = spec
         self.template = template
         self.token_bytes = TokenBytes(tokenizer)
+        self.bound = TokenBound(tokenizer)
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
         self._tokenizer = tokenizer
 
@@ -53,14 +55,19 @@ class Text:
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a prompt, with exactly one beginning-of-sequence token if the model wants one."""
-        return self._with_bos(self._tokenizer.encode(text).ids)
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        """Of several prompts. Other threads run meanwhile, which they could not while `Tokenizer.encode` does."""
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        return [self._with_bos(each.ids) for each in encoded]
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, extra: Mapping[str, Any] | None = None
     ) -> list[int]:
         """Tokens of a conversation; the template, not the tokenizer, says which special tokens it has."""
         rendered = self.render_chat(messages, add_generation_prompt=add_generation_prompt, extra=extra)
-        return self._with_bos(self._tokenizer.encode(rendered, add_special_tokens=False).ids)
+        return self.encode_all([rendered], add_special_tokens=False)[0]
 
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, extra: Mapping[str, Any] | None = None
@@ -75,7 +82,8 @@ class Text:
         return self.template.render(messages, add_generation_prompt=add_generation_prompt, extra=extra)
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens)
+        """Other threads run meanwhile, as with `encode_all`."""
+        text: str = self._tokenizer.decode_batch([list(tokens)], skip_special_tokens=skip_special_tokens)[0]
         return text
 
     def _with_bos(self, ids: list[int]) -> list[int]:

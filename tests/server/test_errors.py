@@ -190,6 +190,44 @@ def test_a_prompt_longer_than_the_context(server: ServingProcess) -> None:
     assert server.http.post("/v1/completions", json={"prompt": [5] * 500, "max_tokens": 12}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"prompt": "ab " * 10**6}, "prompt"),
+        ("/v1/completions", {"prompt": ["x", "ab " * 10**6]}, "prompt"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "ab " * 10**6}]}, "messages"),
+    ],
+    ids=["text", "texts", "messages"],
+)
+def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(server: ServingProcess, path: str, body: Any, param: str) -> None:
+    error = refused(server, path, body)
+    assert (error["code"], error["param"]) == ("context_length_exceeded", param)
+    assert "has at least" in error["message"], "how many it has is not known"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"prompt": ["x"] * 5000}, "prompt"),
+        ("/v1/chat/completions", {"messages": USER * 10001}, "messages"),
+        ("/tokenize", {"messages": USER * 10001}, "messages"),
+        ("/detokenize", {"tokens": [1] * 1000001}, "tokens"),
+        ("/tokenize", {"messages": USER, "chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+    ],
+)
+def test_lists_beyond_any_use(server: ServingProcess, path: str, body: Any, param: str) -> None:
+    assert refused(server, path, body)["param"] == param
+
+
+def test_long_texts_are_tokenized_all_the_same(server: ServingProcess) -> None:
+    text = "One, two " * 4000
+    tokens = server.http.post("/tokenize", json={"prompt": text}).json()["tokens"]
+    assert len(tokens) > 4000
+    assert server.http.post("/detokenize", json={"tokens": tokens}).json()["prompt"] == text
+    chat = server.http.post("/tokenize", json={"messages": [{"role": "user", "content": text}]}).json()
+    assert chat["count"] > len(tokens)
+
+
 def test_a_prompt_longer_than_the_kv_cache(tmp_path: Path) -> None:
     with ServingProcess(write_artifact(tmp_path / "artifact"), "--blocks", "4") as server:
         server.ready()
