@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import WorkerError
+from ..server.options import API_KEY_VARIABLE
 from .processes import Usage, usage
 
 LIMIT_S = 120.0
@@ -40,7 +41,7 @@ class EngineServer:
         self._log = tempfile.TemporaryFile()
         self.started = time.perf_counter()
         # A key that is meant for other servers would close this one to us.
-        environment = {name: value for name, value in os.environ.items() if name != "ENGINE_API_KEY"}
+        environment = {name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE}
         self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env=environment)
         return self
 

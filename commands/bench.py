@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..bench.benchmarks import BENCHMARKS, Benchmark
 from ..options.values import FILE
+from ..server.options import API_KEY_VARIABLE
 from .parser import Given, Parser, add_options
 
 if TYPE_CHECKING:
@@ -73,6 +74,6 @@ def measure(benchmark: str, given: Given) -> "Report":
     if "serve_arguments" in given:
         given["serve_arguments"] = tuple(given["serve_arguments"])
     if benchmark == "serve":
-        given["api_key"] = os.environ.get("ENGINE_API_KEY") or None
+        given["api_key"] = os.environ.get(API_KEY_VARIABLE) or None
     report: Report = import_module(f"..bench.{benchmark}", __package__).measure(BENCHMARKS[benchmark].options(**given))
     return report

@@ -2,7 +2,7 @@
 
 import os
 
-from ..server.options import ServeOptions
+from ..server.options import API_KEY_VARIABLE, ServeOptions
 from .parser import Given, Parser, add_options
 
 DESCRIPTION = "Serve an artifact over HTTP with OpenAI's API. Compiles nothing. SIGTERM finishes what is running and exits 0."
@@ -23,5 +23,5 @@ def run(given: Given) -> int:
     """Serve until a signal. Returns the exit code."""
     from ..server.serve import serve
 
-    given.setdefault("api_key", os.environ.get("ENGINE_API_KEY") or None)
+    given.setdefault("api_key", os.environ.get(API_KEY_VARIABLE) or None)
     return serve(ServeOptions(**given))

@@ -8,6 +8,8 @@ from ..options.option import check_choices, option, required
 from ..options.runtime import RuntimeOptions
 from ..options.values import COUNT, DIRECTORY, FILE
 
+API_KEY_VARIABLE = "ENGINE_API_KEY"
+"""Of the environment: other users of the machine do not see it, and neither do workers."""
 WeightsCheck = Literal["before", "background", "off"]
 
 

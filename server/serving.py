@@ -37,7 +37,9 @@ def run_server(options: ServeOptions, listener: socket.socket, worker: WorkerHan
 
 
 def log(line: str) -> None:
-    print(f"engine: {line}", file=sys.stderr, flush=True)
+    """Whoever reads the log may be gone, or its disk full: that is no reason to stop serving."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"engine: {line}", file=sys.stderr, flush=True)
 
 
 def _url(listener: socket.socket) -> str:

@@ -7,6 +7,7 @@ business: a Ctrl-C in the terminal reaches the whole group, and requests are to 
 """
 
 import argparse
+import contextlib
 import gc
 import os
 import select
@@ -58,7 +59,7 @@ def _run(parsed: argparse.Namespace, channel: Channel) -> int:
     except EngineError as error:
         return _fail(channel, error)
     except Exception as error:
-        traceback.print_exc()
+        _print_traceback()
         return _fail(channel, WorkerError(f"{type(error).__name__}: {error}", hint="the worker's traceback is on stderr"))
     from .serving_loop import serve
 
@@ -70,9 +71,14 @@ def _run(parsed: argparse.Namespace, channel: Channel) -> int:
     except EOFError:
         raise
     except Exception:
-        traceback.print_exc()
+        _print_traceback()
         return WorkerError.exit_code
     return 0
+
+
+def _print_traceback() -> None:
+    with contextlib.suppress(OSError):  # nobody may be reading
+        traceback.print_exc()
 
 
 def _load(parsed: argparse.Namespace, channel: Channel) -> "EngineCore":
@@ -138,6 +144,7 @@ def _seconds_since_exec() -> float | None:
 
 if __name__ == "__main__":
     code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)  # taking the process apart module by module takes longer than all the rest of the way out

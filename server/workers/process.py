@@ -1,5 +1,6 @@
 """Starts the worker. Standard library only, so that the worker's imports begin before ours are done."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -8,7 +9,7 @@ from dataclasses import dataclass, fields
 
 from ...errors import WorkerError
 from ...options.runtime import RuntimeOptions
-from ..options import WorkerOptions
+from ..options import API_KEY_VARIABLE, WorkerOptions
 
 _STDERR = 2
 
@@ -33,7 +34,10 @@ def spawn_worker(options: WorkerOptions) -> WorkerHandle:
     The worker has its own process group: a Ctrl-C in the terminal is for the server alone, which
     decides when the worker ends. If the server dies, the worker reads the end of the socket.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _cannot_start(error) from error
     with theirs:
         try:
             process = subprocess.Popen(
@@ -42,13 +46,16 @@ def spawn_worker(options: WorkerOptions) -> WorkerHandle:
                 stdout=_STDERR,
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
+                env={name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE},
             )
         except OSError as error:
             ours.close()
-            raise WorkerError(
-                f"the worker cannot be started: {error}", hint="starting a process needs memory, and the Python that runs this"
-            ) from error
+            raise _cannot_start(error) from error
     return WorkerHandle(process, ours)
+
+
+def _cannot_start(error: OSError) -> WorkerError:
+    return WorkerError(f"the worker cannot be started: {error}", hint="a process needs memory, open files, and the Python that runs this")
 
 
 def _command(options: WorkerOptions) -> tuple[str, ...]:

@@ -252,6 +252,26 @@ def test_kills_from_outside_fail_no_request(artifact: Path) -> None:
         assert asked.result() == "a b c"
 
 
+def test_a_log_that_nobody_reads_any_more_ends_nothing(artifact: Path) -> None:
+    with ServingProcess(artifact, *SLOW) as server:
+        expected = whole_text(server.ready())
+        assert server.process.stderr is not None
+        server.process.stderr.close()
+        os.kill(server.event("started")["pid"], signal.SIGKILL)  # which the server wants to tell
+        assert whole_text(server) == expected
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+
+
+def test_the_worker_is_not_told_the_key(artifact: Path) -> None:
+    environment = os.environ | {"ENGINE_API_KEY": "secret", "ENGINE_OTHER": "told"}
+    with ServingProcess(artifact, environment=environment, api_key="secret") as server:
+        pid = server.ready().event("started")["pid"]
+        told = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert b"ENGINE_OTHER=told" in told
+        assert not any(b"secret" in variable for variable in told)
+
+
 def test_a_worker_that_dies_of_everything_ends_the_server(artifact: Path) -> None:
     with ServingProcess(artifact, "--poison", "7") as server:
         server.ready()
