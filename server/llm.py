@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from ..artifacts import check_text, load_manifest
 from ..errors import RequestError
+from ..options.runtime import Scheduling
 from ..protocol import Ready
 from .dialects.params import MAX_LOGPROBS, GenerationParams
 from .dialects.planning import Ask, ModelLimits, Prompt, plan
@@ -48,11 +49,18 @@ class LLM:
         kv_memory: int | None = None,
         max_num_seqs: int | None = None,
         max_batch_tokens: int | None = None,
+        scheduling: Scheduling | None = None,
         worker_command: tuple[str, ...] | None = None,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        limits = {"max_num_seqs": max_num_seqs, "max_batch_tokens": max_batch_tokens, "kv_memory": kv_memory, "threads": threads}
-        given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+        asked = {
+            "threads": threads,
+            "kv_memory": kv_memory,
+            "max_num_seqs": max_num_seqs,
+            "max_batch_tokens": max_batch_tokens,
+            "scheduling": scheduling,
+        }
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         options = WorkerOptions(artifacts=Path(artifacts), worker_command=worker_command, **given)
         handle = spawn_worker(options)
         self._loop = LoopThread()

@@ -133,7 +133,9 @@ def test_a_client_that_gives_up_before_the_first_byte_is_aborted(artifact: Path,
         body = httpx.Request("POST", server.url, json={**ENDLESS, "n": 2, "stream": stream}).read()
         host, _, port = server.url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
-            head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = (
+                f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
             client.sendall(head.encode() + body)
             submitted = {server.event("submit")["id"], server.event("submit")["id"]}
         assert {server.event("abort")["id"], server.event("abort")["id"]} == submitted
