@@ -45,7 +45,8 @@ class Service:
     async def prepare(self, ask: Ask) -> list[Assembler]:
         """Checks, waits while the worker loads, and plans. Raises RequestError."""
         check_prompts(ask, self.limits)
-        ask.params.sampling(max_tokens=ask.max_tokens or self.limits.max_context, vocab_size=self.limits.vocab_size, logprobs=ask.logprobs)
+        most = ask.max_tokens or ask.usual_tokens or self.limits.max_context
+        ask.params.sampling(max_tokens=most, vocab_size=self.limits.vocab_size, logprobs=ask.logprobs)
         return plan(ask, self.text, self.limits, await self.worker.dispatch.hold(self.hold_timeout))
 
     async def encode(self, prompts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:

@@ -13,7 +13,7 @@ from ..text.token_bytes import TokenBytes
 from .logprobs import completion_logprobs
 from .planning import Ask, Prompt
 from .responses import CompletionChoice, CompletionLogprobs
-from .schemas import CompletionRequest
+from .schemas import COMPLETION_TOKENS, CompletionRequest
 
 
 async def completions(http: Request) -> Response:
@@ -27,7 +27,8 @@ async def completions(http: Request) -> Response:
         prompts=[Prompt(tokens, continues=True) for tokens in prompts],
         params=request,
         param="prompt",
-        max_tokens=request.token_limit(),
+        max_tokens=request.max_tokens,
+        usual_tokens=COMPLETION_TOKENS,
         logprobs=request.logprobs,
         choices=request.choices(),
     )

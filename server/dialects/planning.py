@@ -30,7 +30,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """Prompts and what to make of each: `choices` answers of up to `max_tokens` (None: what the context leaves).
+    """Prompts and what to make of each: `choices` answers of up to `max_tokens` (None: what the context leaves, `usual_tokens` at most).
 
     logprobs: alternatives per token, None for no logprobs. param: the field that errors name.
     lists_tokens: whether the answer says which tokens it is made of.
@@ -40,6 +40,7 @@ class Ask:
     params: GenerationParams
     param: str
     max_tokens: int | None
+    usual_tokens: int | None = None
     logprobs: int | None = None
     lists_tokens: bool = False
     choices: int = 1
@@ -108,4 +109,4 @@ def _token_budget(ask: Ask, prompt: int, room: int, what: str) -> int:
             code="context_length_exceeded",
             hint=f"lower max_tokens to {left} or less, or leave it out",
         )
-    return left if ask.max_tokens is None else ask.max_tokens
+    return min(left, ask.usual_tokens or left) if ask.max_tokens is None else ask.max_tokens

@@ -200,9 +200,6 @@ class CompletionRequest(GenerateRequest, kw_only=True):
                 hint="prompt tokens have no logprobs; leave one of the two out",
             )
 
-    def token_limit(self) -> int:
-        return COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
-
     def prompts(self) -> list[str] | list[list[int]]:
         """The prompts as a list of texts or a list of token lists."""
         match self.prompt:

@@ -108,6 +108,9 @@ def test_without_a_limit_the_context_is_a_chats_and_16_tokens_a_completions(serv
     assert (chat.choices[0].finish_reason, chat.usage and chat.usage.total_tokens) == ("length", 512)
     text = server.openai.completions.create(model=MODEL, prompt="ab", temperature=0, extra_body={"ignore_eos": True})
     assert (text.choices[0].finish_reason, text.usage and text.usage.completion_tokens) == ("length", 16)
+    long = server.openai.completions.create(model=MODEL, prompt=[5] * 505, temperature=0, extra_body={"ignore_eos": True})
+    assert long.usage is not None
+    assert long.usage.total_tokens == 512, "what the context leaves is less"
 
 
 @pytest.mark.parametrize(
