@@ -54,6 +54,10 @@ class EngineServer:
             self._process.wait()
         self._log.close()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def seconds(self) -> float:
         """Since it was started."""
         return time.perf_counter() - self.started
