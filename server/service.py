@@ -56,7 +56,7 @@ class Service:
     async def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """The same, of prompts to complete. Raises RequestError for one that cannot fit, before any work is done."""
         for prompt in prompts:
-            self._check_length(prompt, "prompt")
+            await self._check_length(prompt, "prompt")
         return await self.encode(prompts)
 
     async def encode_chat(
@@ -72,12 +72,12 @@ class Service:
         render = partial(self.text.render_chat, messages, add_generation_prompt=add_generation_prompt, extra=variables)
         rendered = await offload(size, render)
         if fits:
-            self._check_length(rendered, "messages")
+            await self._check_length(rendered, "messages")
         (tokens,) = await self.encode([rendered], add_special_tokens=False)
         return tokens
 
-    def _check_length(self, text: str, param: str) -> None:
-        if len(text) > _LONG and (least := self.text.bound.least(text)) > self.limits.max_context:
+    async def _check_length(self, text: str, param: str) -> None:
+        if len(text) > _LONG and (least := await asyncio.to_thread(self.text.bound.least, text)) > self.limits.max_context:
             raise RequestError(
                 f"the prompt has at least {least} tokens, and the model's context holds {self.limits.max_context}",
                 param=param,

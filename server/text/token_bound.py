@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 _KEEPS_EVERYTHING = frozenset({"ByteLevel", "Digits", "Metaspace", "Prepend"})
 
@@ -23,22 +23,25 @@ class TokenBound:
 
 
 def _longest_token(tokenizer: Tokenizer) -> int:
-    """In characters; 0 for a tokenizer of which it says nothing."""
-    spec = json.loads(tokenizer.to_str())
-    stages = [stage for name in ("normalizer", "pre_tokenizer") for stage in _stages(spec[name])]
-    absorbs = any(token["lstrip"] or token["rstrip"] for token in spec["added_tokens"])
-    kind = spec["model"].get("type")
-    joins = (kind == "Unigram" or spec["model"].get("fuse_unk")) and not spec["model"].get("byte_fallback")  # what it does not know
-    if kind not in ("BPE", "Unigram") or absorbs or joins or not all(map(_keeps_everything, stages)):
+    """In characters; 0 if it says nothing. One token after the other, so that other threads get their turns."""
+    model = tokenizer.model
+    stages = [*_stages(tokenizer.normalizer), *_stages(tokenizer.pre_tokenizer)]
+    absorbs = any(token.lstrip or token.rstrip for token in tokenizer.get_added_tokens_decoder().values())
+    if not isinstance(model, models.BPE) or absorbs or not all(map(_keeps_everything, stages)):
         return 0
-    return max(map(len, tokenizer.get_vocab(with_added_tokens=True)), default=0)
+    if model.fuse_unk and not model.byte_fallback:  # what it does not know becomes one token, however long
+        return 0
+    return max((len(tokenizer.id_to_token(id) or "") for id in range(tokenizer.get_vocab_size(with_added_tokens=True))), default=0)
 
 
-def _stages(spec: dict[str, Any] | None) -> list[dict[str, Any]]:
-    if spec is None:
-        return []
+def _stages(component: Any) -> list[dict[str, Any]]:
+    """Of a normalizer or pre-tokenizer, None for none."""
+    return [] if component is None else _flat(json.loads(component.__getstate__()))
+
+
+def _flat(spec: dict[str, Any]) -> list[dict[str, Any]]:
     inner = spec.get("normalizers", spec.get("pretokenizers"))
-    return [spec] if inner is None else [stage for each in inner for stage in _stages(each)]
+    return [spec] if inner is None else [stage for each in inner for stage in _flat(each)]
 
 
 def _keeps_everything(stage: dict[str, Any]) -> bool:

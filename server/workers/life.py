@@ -117,7 +117,7 @@ class WorkerLife:
     def check_death(self, code: int | None, *, explained: bool) -> None:
         """Raise EngineError if another worker would not help: this one said why it failed, or too many died.
 
-        explained: by a request that is given up now, or that is being tried; neither is the worker's fault.
+        explained: by a suspect, which the worker cannot be blamed for.
         """
         if self.failed is not None:
             raise as_error(self.failed)

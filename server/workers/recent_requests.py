@@ -27,10 +27,9 @@ class RecentRequests:
             del self._added[next(iter(self._added))]
 
     def __contains__(self, submit: Submit) -> bool:
-        if not self._added:  # as ever, but for bad days
-            return False
-        added = self._added.get(_digest(submit))
-        return added is not None and self._clock() - added < KEPT_SECONDS
+        while self._added and self._clock() - next(iter(self._added.values())) >= KEPT_SECONDS:
+            del self._added[next(iter(self._added))]
+        return bool(self._added) and _digest(submit) in self._added  # on all but bad days there is nothing to digest for
 
 
 def _digest(submit: Submit) -> bytes:
