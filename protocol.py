@@ -18,7 +18,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     temperature 0 is greedy. top_k 0, top_p 1 and min_p 0 switch the filter off. `seed` None
     means the worker draws one. `logprobs` is the number of alternatives reported per token
     (None: no logprobs at all, 0: only the chosen token's). Logprobs are those of the model's
-    own distribution, before temperature and penalties.
+    own distribution, before temperature and penalties. grammar: what the answer must follow, as
+    llguidance's matcher reads it (Lark, or JSON with a list of grammars); it ends where the grammar does.
     """
 
     max_tokens: int
@@ -35,6 +36,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
+    grammar: str | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

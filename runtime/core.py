@@ -14,6 +14,8 @@ from .kinds.choose import kind_of
 from .loading import load_executor
 from .process import import_guard
 from .sampling.device_sampling import plan_draws
+from .sampling.grammar import Grammar
+from .sampling.masks import Masks
 from .sampling.sampler import Choice
 from .scheduler import Scheduler
 from .sequence import Sequence
@@ -34,8 +36,9 @@ class EngineCore:
     def __init__(self, executor: StepExecutor, options: RuntimeOptions, *, eos_token_ids: Iterable[int] = ()) -> None:
         model, groups = executor.manifest.model, executor.manifest.caches
         self._executor = executor
-        self._eos = frozenset(token for token in eos_token_ids if 0 <= token < model.vocab_size)
-        self._vocab_size = model.vocab_size
+        self.eos_token_ids = frozenset(token for token in eos_token_ids if 0 <= token < model.vocab_size)
+        self.vocab_size = model.vocab_size
+        self._masks = Masks()
         self._max_context = model.max_context
         self._caches = Caches(groups, executor.pools, resident=_resident_blocks(executor, options))
         self._scheduler = Scheduler(
@@ -88,10 +91,13 @@ class EngineCore:
         """Whether there is something to tell that does not come from a step."""
         return bool(self._early) or self._changed
 
-    def submit(self, request: Submit) -> None:
-        """Put a request in line. One that cannot be served is answered with an error by the next report."""
+    def submit(self, request: Submit, grammar: Grammar | None = None) -> None:
+        """Put a request in line. One that cannot be served is answered with an error by the next report.
+
+        grammar: the one that it asks for, at the place after what it has generated.
+        """
         try:
-            sequence = self._accept(request)
+            sequence = self._accept(request, grammar)
         except RequestError as error:
             self._early.append(Output(request.id, [], finish_reason="abort", error=str(error)))
             return
@@ -130,7 +136,7 @@ class EngineCore:
 
     def compute(self, step: Step) -> Computed:
         """Run a step and choose its tokens. Takes long; may run in another thread, one step after the other."""
-        return compute(self._executor, step)
+        return compute(self._executor, step, self._masks)
 
     def finish(self, step: Step, computed: Computed) -> StepDone:
         """Take what a step chose. Returns what every sequence got that has a new token or has ended.
@@ -164,23 +170,26 @@ class EngineCore:
     def _drop(self, id: str) -> None:
         self._scheduler.remove(self._sequences.pop(id))
 
-    def _accept(self, request: Submit) -> Sequence:
+    def _accept(self, request: Submit, grammar: Grammar | None) -> Sequence:
         if request.id in self._sequences:
             self._drop(request.id)  # two answers under one id could not be told apart
             raise RequestError(f"the id {request.id!r} is already in use", param="id")
         capacity = self._scheduler.capacity
-        check_request(request, vocab_size=self._vocab_size, max_context=self._max_context, capacity=capacity)
+        check_request(request, vocab_size=self.vocab_size, max_context=self._max_context, capacity=capacity)
         params = request.params
+        assert (grammar is None) == (params.grammar is None)
+        goes_on = params.ignore_eos and grammar is None  # where a grammar ends, nothing but the end of the text may follow
         max_length = min(len(request.prompt) + params.max_tokens, self._max_context, capacity + 1)
         return Sequence(
             id=request.id,
             prompt=request.prompt,
             generated=request.generated,
             params=params,
-            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos),
+            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if goes_on else self.eos_token_ids),
             max_length=max_length,
             block_size=self._caches.block_size,
             held=self._caches.hold_nothing(max(max_length, len(request.prompt) + len(request.generated))),
+            grammar=grammar,
         )
 
     def _take(self, sequence: Sequence, choice: Choice) -> Output:
@@ -189,13 +198,17 @@ class EngineCore:
             self._caches.forget(sequence.known_digests)
             self._drop(sequence.id)
             return Output(sequence.id, [], finish_reason="abort", error=choice.error, cached_tokens=cached)
-        sequence.append(choice.token)
-        self._generated_tokens += 1
-        reason = self._finish_reason(sequence, choice.token)
+        tokens = [choice.token, *choice.forced]
+        for token in tokens:
+            sequence.append(token)
+        if choice.forced:
+            self._scheduler.jump(sequence, len(choice.forced))
+        self._generated_tokens += len(tokens)
+        reason = self._finish_reason(sequence, tokens[-1])
         if reason is not None:
             self._drop(sequence.id)
         logprobs = [] if choice.logprob is None else [choice.logprob]
-        return Output(sequence.id, [choice.token], logprobs, reason, None, cached)
+        return Output(sequence.id, tokens, logprobs, reason, None, cached)
 
     @staticmethod
     def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:

@@ -26,10 +26,10 @@ class Chunk(NamedTuple):
 class Scheduler:
     """Continuous batching.
 
-    A step takes one token of every decoding sequence first, and fills what is left of `max_batch_tokens`
-    with chunks of prompts. Under "fcfs" the oldest prompt gets as much of that as it can take, then the
-    next. Under "fair" the oldest gets half, and the rest goes to those with the least left to compute:
-    so a short prompt waits for no long one, and a long one becomes the oldest in time.
+    A step takes one token of every decoding sequence first, or several where a grammar left no choice, and
+    fills what is left of `max_batch_tokens` with chunks of prompts. Under "fcfs" the oldest prompt gets as
+    much of that as it can take, then the next. Under "fair" the oldest gets half, and the rest goes to those
+    with the least left to compute: so a short prompt waits for no long one, and a long one becomes the oldest in time.
 
     `running` and `waiting` are in order of arrival. Nobody overtakes a sequence for which there are no
     blocks. One whose next block is just being computed by another waits for it, and may be overtaken:
@@ -97,8 +97,9 @@ class Scheduler:
         chunks = self._decodes(ahead)
         if chunks is None:
             return []
-        budget = self.max_batch_tokens - len(chunks)
-        prompts = [sequence for sequence in self.running if sequence.left > 1]
+        budget = self.max_batch_tokens - sum(chunk.size for chunk in chunks)
+        jumped = {chunk.sequence.id for chunk in chunks if chunk.size > 1}
+        prompts = [sequence for sequence in self.running if sequence.left > 1 and sequence.id not in jumped]
         if self.preemptions == preemptions:
             prompts += self._admit(budget if self._is_fair else budget - sum(sequence.left for sequence in prompts))
         for sequence, size in self._shares(prompts, budget):
@@ -120,6 +121,11 @@ class Scheduler:
             sequence.num_computed = start
             sequence.expected -= chooses
 
+    def jump(self, sequence: Sequence, count: int) -> None:
+        """So many tokens of a decoding sequence follow the one that was chosen, without being chosen themselves."""
+        sequence.expected += count
+        sequence.jumped = sequence.left
+
     def publish(self, chunk: Chunk) -> None:
         """The chunk's keys and values are in the caches: blocks that are full now can be reused, and what falls behind is given back."""
         sequence = chunk.sequence
@@ -134,23 +140,35 @@ class Scheduler:
             self.caches.trim(sequence.held, end)
 
     def _decodes(self, ahead: bool) -> list[Chunk] | None:
-        """One token of every decoding sequence; None for a step ahead that would have to preempt."""
+        """One token of every decoding sequence, then all tokens of those that jumped, as far as they fit.
+
+        None for a step ahead that would have to preempt.
+        """
         chunks: list[Chunk] = []
+        jumped: list[Chunk] = []
         running = self.running
+        spare = self.max_batch_tokens - len(running)
         at = 0
         while at < len(running):
             sequence = running[at]
             at += 1
-            expected = sequence.expected
-            if expected - sequence.num_computed != 1 or expected >= sequence.max_length:
+            expected, computed = sequence.expected, sequence.num_computed
+            left = expected - computed
+            if left < 1 or left > min(spare + 1, sequence.jumped) or expected >= sequence.max_length:
                 continue  # it computes its prompt, or its last token is just being chosen
             if expected > sequence.room:
-                if ahead and self.caches.reach(sequence.held) < expected:
+                if (ahead or left > 1) and self.caches.reach(sequence.held) < expected:
+                    if left > 1:
+                        continue  # nobody has to give way for more than one token
                     return None
                 if not self._make_room(sequence, expected):
                     break
-            chunks.append(Chunk(sequence, expected - 1, 1, True))
-        return chunks
+            if left == 1:
+                chunks.append(Chunk(sequence, computed, 1, True))
+            else:
+                jumped.append(Chunk(sequence, computed, left, True))
+                spare -= left - 1
+        return chunks + jumped
 
     def _shares(self, prompts: list[Sequence], budget: int) -> Iterator[tuple[Sequence, int]]:
         """How many tokens each of these sequences may compute, the oldest first; those that get none are left out."""
@@ -243,6 +261,7 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         self.caches.release(sequence.held)
         sequence.room = sequence.num_computed = 0
+        sequence.jumped = 1
         for digest in sequence.known_digests:
             if self._computing.get(digest) is sequence:
                 del self._computing[digest]

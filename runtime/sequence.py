@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from ..protocol import SamplingParams
 from .caches.digests import ROOT_DIGEST, block_digest
 from .caches.held import Held
+from .sampling.grammar import Grammar
 from .sampling.state import SamplingState
 
 
@@ -36,10 +37,11 @@ class Sequence:
         block_size: int,
         held: list[Held],
         root: bytes = ROOT_DIGEST,
+        grammar: Grammar | None = None,
     ) -> None:
         self.id = id
         self.params = params
-        self.sampling = SamplingState(params, prompt, generated, stop_ids)
+        self.sampling = SamplingState(params, prompt, generated, stop_ids, grammar)
         self.num_prompt = len(prompt)
         self.length = len(prompt) + len(generated)
         self.expected = self.length
@@ -53,6 +55,8 @@ class Sequence:
         self.held = held
         self.room = 0
         self.num_computed = 0
+        self.jumped = 1
+        """How many of its newest tokens it may compute at once as decoding sequences do: more than one after a jump."""
         self.num_published = 0
         """How many blocks of each group have been offered for reuse. Set anew when the sequence is admitted."""
         self.cached_tokens: int | None = None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from ..artifacts.manifest import Manifest
 from .batch import Batch, StepInputs
 from .sampling.device_sampling import Draws
+from .sampling.masks import Masks
 from .sampling.sampler import Choice, Logits, sample
 from .scheduler import Chunk
 
@@ -58,28 +59,34 @@ class Step:
 class Computed(NamedTuple):
     """choices: for each of the step's `sequences`. seconds: how long it took.
 
-    ends_any: whether a sequence ends that nobody could know of before: a step planned ahead of
-    this one counts on it in vain.
+    surprises: whether a sequence ends, or goes on by more than one token, which nobody could know of
+    before: a step planned ahead of this one counts on it in vain.
     """
 
     choices: list[Choice]
     seconds: float
-    ends_any: bool
+    surprises: bool
 
 
-def compute(executor: StepExecutor, step: Step) -> Computed:
+def compute(executor: StepExecutor, step: Step, masks: Masks) -> Computed:
     """Run a step and choose its tokens. Touches nothing of a sequence but `last_token` and `sampling`.
 
     The next step waits for this one, and the machine with it: what can be done before or after is done there.
     """
     started = time.perf_counter()
+    masks.begin(step.states)
     logits = executor.step(step.batch.complete(), step.draws)
+    masks.wait()
     choices = sample(logits, range(len(step.states)), step.states, executor.choose, step.drawn)
-    ends_any = False
-    for sequence, choice in zip(step.sequences, choices, strict=True):
-        token = choice.token
+    surprises = False
+    for index, (sequence, choice) in enumerate(zip(step.sequences, choices, strict=True)):
+        token, state = choice.token, sequence.sampling
         sequence.last_token = token
-        sequence.sampling.record(token)
-        if choice.error is not None or token in sequence.sampling.stop_ids:
-            ends_any = True
-    return Computed(choices, time.perf_counter() - started, ends_any)
+        state.record(token)
+        if choice.error is not None or token in state.stop_ids:
+            surprises = True
+        elif state.may_jump and (forced := state.jump(sequence.max_length - sequence.num_prompt - state.index)):
+            sequence.last_token = forced[-1]
+            choices[index] = choice._replace(forced=forced)
+            surprises = True
+    return Computed(choices, time.perf_counter() - started, surprises)

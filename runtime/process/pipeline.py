@@ -14,7 +14,7 @@ class Pipeline:
     """A line of steps: one that is being computed, and one that is begun the moment it is done.
 
     deliver: is handed the result of each step in their order, or what computing it raised. After
-    a result that `ends_any`, no step is begun until `go_on`: the next may have to be taken back.
+    a result that `surprises`, no step is begun until `go_on`: the next may have to be taken back.
     Use it in a `with` block, whose end waits for the step at hand.
     """
 
@@ -58,7 +58,7 @@ class Pipeline:
         while self._tickets.get():
             result = self._result_of(self._steps.popleft())
             self._deliver(result)
-            if isinstance(result, Exception) or result.ends_any:
+            if isinstance(result, Exception) or result.surprises:
                 self._may_go_on.acquire()
 
     def _result_of(self, step: Step) -> Computed | Exception:

@@ -67,7 +67,7 @@ def _run(parsed: argparse.Namespace, channel: Channel) -> int:
     gc.enable()
     channel.send(core.ready)
     try:
-        serve(core, channel)
+        serve(core, channel, parsed.artifacts)
     except EOFError:
         raise
     except Exception:

@@ -14,6 +14,7 @@ def adjust(logits: NDArray[np.float32], state: SamplingState) -> None:
     - frequency and presence penalty (OpenAI): tokens of the answer, l - count * frequency - presence
     - logit_bias: added
     - min_tokens: before it is reached, tokens that would end the sequence get -inf
+    - grammar: tokens that it does not allow get -inf. Where it ends, so does the sequence: min_tokens does not count then
     """
     params = state.params
     if state.seen is not None:
@@ -26,5 +27,8 @@ def adjust(logits: NDArray[np.float32], state: SamplingState) -> None:
         logits[state.generated.ids] -= penalties
     if len(state.bias_ids):
         logits[state.bias_ids] += state.bias
-    if state.bans_stop:
+    grammar = state.grammar
+    if state.bans_stop and (grammar is None or not grammar.has_ended):
         logits[state.banned] = -np.inf
+    if grammar is not None:
+        logits[grammar.denied] = -np.inf

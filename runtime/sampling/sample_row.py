@@ -90,8 +90,10 @@ def _draw_prefix(z: NDArray[np.float32], ids: NDArray[np.intp], u: float, top_p:
 
 
 def _pick(ids: NDArray[np.intp], cumulative: NDArray[np.float64], u: float) -> int:
-    at = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
-    return int(ids[min(at, len(cumulative) - 1)])
+    total = cumulative[-1]
+    at = int(np.searchsorted(cumulative, u * total, side="right"))
+    # rounding may take u to 1: then the last one that weighs anything
+    return int(ids[at if at < len(cumulative) else int(np.searchsorted(cumulative, total, side="left"))])
 
 
 def _draw_any(z: NDArray[np.float32], u: float) -> int:

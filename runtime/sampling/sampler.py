@@ -19,15 +19,16 @@ from .sample_row import largest, sample_row
 from .state import SamplingState
 
 NOT_FINITE = "the model's output is not finite (NaN or infinite)"
-NOTHING_ALLOWED = "logit_bias and min_tokens leave no token to choose"
+NOTHING_ALLOWED = "logit_bias, min_tokens and the grammar leave no token to choose"
 
 
 class Choice(NamedTuple):
-    """The token chosen for one row, or why none could be (then `token` is -1)."""
+    """The token chosen for one row, or why none could be (then `token` is -1). forced: tokens that follow it without being chosen."""
 
     token: int
     logprob: TokenLogprob | None = None
     error: str | None = None
+    forced: Sequence[int] = ()
 
 
 class Logits(Protocol):
@@ -66,6 +67,8 @@ def _choose(row: NDArray[np.float32], state: SamplingState) -> Choice:
     peak = row.max()
     if not math.isfinite(peak):
         return Choice(-1, error=NOT_FINITE)
+    if state.grammar is not None and state.grammar.error:
+        return Choice(-1, error=state.grammar.error)
     params = state.params
     scaled = row
     if state.adjusts:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...protocol import SamplingParams
+from .grammar import Grammar
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this are greedy: float32 differences divided by less would overflow."""
@@ -49,10 +50,19 @@ class SamplingState:
     """Parameters of one sequence and what they need to know of its tokens.
 
     stop_ids: tokens that end the sequence, and may not be chosen before `params.min_tokens`.
+    grammar: what the tokens must follow, at the place after those `generated`.
     """
 
-    def __init__(self, params: SamplingParams, prompt: Sequence[int], generated: Sequence[int], stop_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt: Sequence[int],
+        generated: Sequence[int],
+        stop_ids: frozenset[int],
+        grammar: Grammar | None = None,
+    ) -> None:
         self.params = params
+        self.grammar = grammar
         self.index = len(generated)
         """Index, among the generated tokens, of the token to be chosen next."""
         self.seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
@@ -64,7 +74,9 @@ class SamplingState:
         self.seen = TokenCounts([*prompt, *generated]) if params.repetition_penalty != 1.0 else None
         counted = params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
         self.generated = TokenCounts(generated) if counted else None
-        self._always_adjusts = self.seen is not None or counted or bool(params.logit_bias)
+        self._always_adjusts = self.seen is not None or counted or bool(params.logit_bias) or grammar is not None
+        self.may_jump = grammar is not None and params.logprobs is None and not params.logit_bias
+        """Whether tokens may come without logits: not if these are asked for, or something else has a say in them."""
         self.takes_argmax = self._is_plain()
         """Whether the next token is just the index of the largest raw logit."""
 
@@ -91,6 +103,21 @@ class SamplingState:
             self.seen.add(token)
         if self.generated is not None:
             self.generated.add(token)
+        if self.grammar is not None and token >= 0:
+            self.grammar.accept(token)
+
+    def jump(self, room: int) -> list[int]:
+        """Tokens that must come next, since the grammar allows no others: recorded already, without any logits.
+
+        At most `room`, and none that ends the sequence.
+        """
+        found: list[int] = []
+        if self.grammar is None or self.bans_stop:
+            return found
+        while len(found) < room and (token := self.grammar.forced()) is not None and token not in self.stop_ids:
+            self.record(token)
+            found.append(token)
+        return found
 
     def _is_plain(self) -> bool:
         return self.greedy and self.params.logprobs is None and not self.adjusts

@@ -87,11 +87,11 @@ def test_after_an_end_nothing_is_begun_until_it_may_go_on() -> None:
     with steps.pipeline() as pipeline:
         pipeline.put(step("a"))
         pipeline.put(step("b"))
-        assert steps.result().ends_any
+        assert steps.result().surprises
         assert pipeline.take_back(), "b waits"
         pipeline.put(step("c"))
         pipeline.go_on()
-        assert not steps.result().ends_any
+        assert not steps.result().surprises
     assert steps.begun == ["a", "c"]
 
 

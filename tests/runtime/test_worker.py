@@ -80,7 +80,7 @@ class Loop:
     def _run(self) -> None:
         with self._worker:
             try:
-                serve(self.core, Channel(self._worker))
+                serve(self.core, Channel(self._worker), Path("no artifact"))
                 self.ended = "drained"
             except EOFError:
                 self.ended = "parent gone"

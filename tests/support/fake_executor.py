@@ -17,6 +17,7 @@ from engine.artifacts.step_inputs import step_inputs
 from engine.protocol import SamplingParams
 from engine.runtime.batch import StepInputs
 from engine.runtime.sampling.device_sampling import Draws
+from engine.runtime.sampling.grammar import Grammar
 from engine.runtime.sampling.sampler import sample
 from engine.runtime.sampling.state import SamplingState
 
@@ -85,15 +86,19 @@ def solo(
     stop_ids: frozenset[int] = frozenset(),
     draw: Callable[[NDArray[np.float32], SamplingState], int] | None = None,
     window: int = 0,
+    grammar: Grammar | None = None,
 ) -> list[int]:
     """The tokens this request gets when it is computed alone, without any scheduler.
 
     draw: how the executor draws what is a plain draw, if it does. window: tokens that a row sees; 0 for all.
+    grammar: what the tokens must follow, none of which is taken without its logits.
     """
-    state = SamplingState(params, list(prompt), [], stop_ids)
+    state = SamplingState(params, list(prompt), [], stop_ids, grammar)
     tokens = list(prompt)
     for _ in range(min(params.max_tokens, max_context - len(prompt), capacity + 1 - len(prompt))):
         row = logits_of(tokens[-window:], vocab_size)
+        if grammar is not None:
+            grammar.fill()
         if draw is not None and state.is_plain_draw(state.index):
             token = draw(row, state)
         else:
