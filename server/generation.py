@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import EngineError
 from ..protocol import Output
-from .text.assembler import Assembler, Delta, Finish, Plan
+from .text.assembler import Assembler, Delta, Plan
 from .workers.dispatch import Dispatch
 
 
@@ -59,7 +59,7 @@ class Generation:
             if assembler.generated > before:
                 self._observer.produced(assembler.plan, assembler.generated - before)
             if delta.finish_reason is not None:
-                self._finish(assembler, delta.finish_reason)
+                self._finish(assembler)
             self._take(index, delta)
         except Exception as error:
             self._end(error)
@@ -81,10 +81,10 @@ class Generation:
                 future.exception()  # it has been told, or nobody listens any more: asyncio need not log it
         self._abandon()
 
-    def _finish(self, assembler: Assembler, reason: Finish) -> None:
+    def _finish(self, assembler: Assembler) -> None:
         del self._open[assembler.plan.id]
         self._dispatch.abandon(assembler.plan.id)
-        self._observer.finished(assembler.plan, assembler.generated, reason)
+        self._observer.finished(assembler.plan, assembler.generated, assembler.finish_reason or "stop")
 
     def _end(self, error: Exception) -> None:
         for future in (self._begun, self._ended):

@@ -1,16 +1,19 @@
 """POST /v1/chat/completions"""
 
+from collections.abc import Sequence
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..http.answering import answer
 from ..http.body import read_request
+from ..parsing.pieces import CallArguments, CallStart, Content, Message, Piece, Reasoning
 from ..service import Service
 from ..text.assembler import Delta
 from ..text.token_bytes import TokenBytes
 from .logprobs import chat_logprobs
 from .planning import Ask, Prompt
-from .responses import ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage
+from .responses import ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Function, ToolCall
 from .schemas import ChatRequest
 
 
@@ -43,11 +46,35 @@ class _ChatStyle:
         return ChatChunkChoice(index, ChatDelta(role="assistant", content=""))
 
     def chunk(self, index: int, delta: Delta) -> ChatChunkChoice:
-        content = ChatDelta(content=delta.text) if delta.text else ChatDelta()
-        return ChatChunkChoice(index, content, delta.finish_reason, self._logprobs(delta))
+        pieces = delta.all_pieces()
+        return ChatChunkChoice(index, _delta_of(pieces[0]) if pieces else ChatDelta(), delta.finish_reason, self._logprobs(delta))
 
     def whole(self, index: int, delta: Delta) -> ChatChoice:
-        return ChatChoice(index, ChatMessage(delta.text), delta.finish_reason, self._logprobs(delta))
+        return ChatChoice(index, _message_of(delta.all_pieces()), delta.finish_reason, self._logprobs(delta))
 
     def _logprobs(self, delta: Delta) -> ChatLogprobs | None:
         return chat_logprobs(delta.tokens, self._token_bytes) if self._with_logprobs else None
+
+
+def _delta_of(piece: Piece) -> ChatDelta:
+    match piece:
+        case Content(text):
+            return ChatDelta(content=text)
+        case Reasoning(text):
+            return ChatDelta(reasoning=text, reasoning_content=text)
+        case CallStart(index, id, name):
+            return ChatDelta(tool_calls=[ToolCall(Function("", name), id, "function", index)])
+        case CallArguments(index, text):
+            return ChatDelta(tool_calls=[ToolCall(Function(text), index=index)])
+
+
+def _message_of(pieces: Sequence[Piece]) -> ChatMessage:
+    """An answer that consists of calls alone has no content."""
+    said = Message.of(pieces)
+    calls = [ToolCall(Function(call.arguments, call.name), call.id, "function") for call in said.calls]
+    message = ChatMessage(said.content or (None if calls else ""))
+    if said.reasoning:
+        message.reasoning = message.reasoning_content = said.reasoning
+    if calls:
+        message.tool_calls = calls
+    return message

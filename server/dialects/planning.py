@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ...errors import RequestError
 from ...protocol import Ready
+from ..parsing.pieces import Parsing, call_ids
 from ..text.assembler import Assembler, Plan
 from ..text.text import Text
 from .params import GenerationParams
@@ -33,7 +34,7 @@ class Ask:
     """Prompts and what to make of each: `choices` answers of up to `max_tokens` (None: what the context leaves, `usual_tokens` at most).
 
     logprobs: alternatives per token, None for no logprobs. param: the field that errors name.
-    lists_tokens: whether the answer says which tokens it is made of.
+    lists_tokens: whether the answer says which tokens it is made of. parsing: how it is read, None if it is all text.
     """
 
     prompts: Sequence[Prompt]
@@ -43,6 +44,7 @@ class Ask:
     usual_tokens: int | None = None
     logprobs: int | None = None
     lists_tokens: bool = False
+    parsing: Parsing | None = None
     choices: int = 1
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     arrived: float = field(default_factory=time.monotonic)
@@ -83,7 +85,10 @@ def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assemb
                     lists_tokens=ask.lists_tokens or ask.logprobs is not None,
                 )
             )
-    return [Assembler(text, made) for made in plans]
+    if ask.parsing is None:
+        return [Assembler(text, made) for made in plans]
+    markers = text.special_tokens(ask.parsing.markers)
+    return [Assembler(text, made, ask.parsing.begin(call_ids(made.id)), markers) for made in plans]
 
 
 def _budget(ask: Ask, prompt: int, limits: ModelLimits, ready: Ready) -> int:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..dialects.planning import Ask
-from ..dialects.responses import Answer, PromptTokensDetails, Usage
+from ..dialects.responses import Answer, CompletionTokensDetails, PromptTokensDetails, Usage
 from ..dialects.schemas import GenerateRequest
 from ..generation import Generation
 from ..service import Service
@@ -31,7 +31,7 @@ class Style(Protocol):
         """The choice of a chunk that comes before the text of choice `index`, if there is one."""
 
     def chunk(self, index: int, delta: Delta) -> Any:
-        """The choice of a chunk."""
+        """The choice of a chunk, for a delta with no more than one piece."""
 
     def whole(self, index: int, delta: Delta) -> Any:
         """The choice of a whole answer, all its deltas in one."""
@@ -79,12 +79,10 @@ class _Writer:
 
     def event(self, index: int, delta: Delta) -> bytes:
         """The events that a delta is; none for a delta that says nothing."""
-        if delta.text and delta.finish_reason:
-            # some clients stop reading text at the reason to finish
-            text, end = Delta(delta.text, delta.tokens), Delta("", [], delta.finish_reason)
-            return event(self._chunk([self._style.chunk(index, text)])) + event(self._chunk([self._style.chunk(index, end)]))
-        says_something = delta.text or delta.finish_reason or (self._ask.logprobs is not None and delta.tokens)
-        return event(self._chunk([self._style.chunk(index, delta)])) if says_something else b""
+        says_something = delta.all_pieces() or delta.finish_reason or (self._ask.logprobs is not None and delta.tokens)
+        if not says_something:
+            return b""
+        return b"".join(event(self._chunk([self._style.chunk(index, part)])) for part in delta.parts())
 
     def template(self, index: int) -> EventTemplate | None:
         """`event` for deltas that are nothing but text, None if there is more to them."""
@@ -115,7 +113,8 @@ class _Writer:
         prompt = sum(len(assembler.plan.prompt) for assembler in firsts)
         generated = sum(assembler.generated for assembler in assemblers)
         cached = sum(assembler.cached_tokens for assembler in firsts)
-        return Usage(prompt, generated, prompt + generated, PromptTokensDetails(cached))
+        reasoning = sum(assembler.reasoning_tokens for assembler in assemblers)
+        return Usage(prompt, generated, prompt + generated, PromptTokensDetails(cached), CompletionTokensDetails(reasoning))
 
 
 class _Stream:
@@ -163,6 +162,7 @@ class _Stream:
             self._templates[index] = self._writer.template(index)
             return self._writer.opening(index) + self._events(index, delta)
         template = self._templates[index]
-        if template is None or not delta.text or delta.finish_reason is not None:
+        text = delta.text if delta.pieces is None else delta.only_content()
+        if template is None or not text or delta.finish_reason is not None:
             return self._writer.event(index, delta)
-        return template.fill(delta.text)
+        return template.fill(text)

@@ -1,18 +1,19 @@
 """One sequence's tokens to what a client reads: text, stop strings, logprobs, finish reason."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
 from ...errors import RequestError, split_hint
 from ...protocol import Output, SamplingParams, Submit, TokenLogprob
+from ..parsing.pieces import Content, OutputParser, Piece, joined
 from .detokenizer import IncrementalDetokenizer
 from .stop_checker import StopChecker
 from .text import Text
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,34 +42,66 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class Delta(msgspec.Struct, frozen=True):
-    """What one step adds to a choice: text, and the tokens that begin in it. Either may be empty."""
+    """What one step adds to a choice: text, and the tokens that begin in it. Either may be empty.
+
+    pieces: what the text says, to be shown instead of it; None if no parser reads it.
+    """
 
     text: str
     tokens: list[Token]
     finish_reason: Finish | None = None
+    pieces: list[Piece] | None = None
 
     @classmethod
     def joined(cls, deltas: Sequence["Delta"]) -> "Delta":
         """All deltas of a choice as one."""
         tokens = [token for delta in deltas for token in delta.tokens]
-        return cls("".join(delta.text for delta in deltas), tokens, deltas[-1].finish_reason if deltas else None)
+        pieces = None
+        if deltas and deltas[0].pieces is not None:
+            pieces = joined(piece for delta in deltas for piece in delta.pieces or ())
+        return cls("".join(delta.text for delta in deltas), tokens, deltas[-1].finish_reason if deltas else None, pieces)
+
+    def all_pieces(self) -> list[Piece]:
+        if self.pieces is not None:
+            return self.pieces
+        return [Content(self.text)] if self.text else []
+
+    def only_content(self) -> str:
+        """The content, if there is nothing but content."""
+        match self.all_pieces():
+            case [Content(text)]:
+                return text
+        return ""
+
+    def parts(self) -> list["Delta"]:
+        """One delta for each piece, the tokens with the first, and one for the reason to finish: some clients read nothing beside it."""
+        pieces = self.all_pieces()
+        if not pieces:
+            return [self]
+        texts = [piece.text if isinstance(piece, Content) else "" for piece in pieces]
+        parts = [Delta(text, [], None, [piece]) for text, piece in zip(texts, pieces, strict=True)]
+        parts[0] = Delta(texts[0], self.tokens, None, pieces[:1])
+        return [*parts, Delta("", [], self.finish_reason)] if self.finish_reason is not None else parts
 
 
 class Assembler:
     """Makes deltas from one sequence's outputs. Joined, their texts are the text and their tokens its tokens.
 
-    generated: tokens produced so far, the ones not shown included.
+    generated: tokens produced so far, the ones not shown included; reasoning_tokens: of these, the ones of reasoning.
+    parser: reads the text; `markers` are special tokens, and their texts, that it sees.
     """
 
-    def __init__(self, text: Text, plan: Plan) -> None:
+    def __init__(self, text: Text, plan: Plan, parser: OutputParser | None = None, markers: Mapping[int, str] | None = None) -> None:
         self.plan = plan
-        self._detokenizer = IncrementalDetokenizer(text.token_bytes, continues=plan.continues)
+        self._parser = parser
+        self._detokenizer = IncrementalDetokenizer(text.token_bytes, continues=plan.continues, shown=markers)
         self._stop_checker = StopChecker(plan.stops, include=plan.include_stop)
-        self._is_plain = not plan.stops and not plan.lists_tokens
+        self._is_plain = not plan.stops and not plan.lists_tokens and parser is None
         self._held: deque[Token] = deque()
         self._decoded = 0
         self._shown = 0
         self.generated = 0
+        self.reasoning_tokens = 0
         self.cached_tokens = 0
         self.finish_reason: Finish | None = None
 
@@ -86,21 +119,25 @@ class Assembler:
         if self._is_plain and reason is None:
             self.generated += len(output.tokens)
             return Delta("".join(map(self._detokenizer.push, output.tokens)), [])
-        pieces: list[str] = []
+        texts: list[str] = []
+        pieces: list[Piece] = []
         for i, token in enumerate(output.tokens):
             self.generated += 1
             ends = reason == "stop" and i == len(output.tokens) - 1
             if ends and not self.plan.include_stop:
                 break
-            piece, stopped = self._push_token(token, output.logprobs[i] if output.logprobs else None)
-            pieces.append(piece)
+            shown, stopped = self._push_token(token, output.logprobs[i] if output.logprobs else None)
+            texts.append(shown)
+            pieces += self._parse(shown)
             if stopped:
                 self.finish_reason = "stop"
-                return self._delta(pieces)
+                return self._delta(texts, pieces)
         if reason is not None:
             self.finish_reason = reason
-            pieces.append(self._stop_checker.flush())
-        return self._delta(pieces, everything=reason is not None)
+            rest = self._stop_checker.flush()
+            texts.append(rest)
+            pieces += self._parser.push(rest) if self._parser else ()
+        return self._delta(texts, pieces, everything=reason is not None)
 
     def _push_token(self, token: int, logprob: TokenLogprob | None) -> tuple[str, bool]:
         piece = self._detokenizer.push(token)
@@ -111,10 +148,22 @@ class Assembler:
             return piece, False
         return self._stop_checker.push(piece)
 
-    def _delta(self, pieces: list[str], *, everything: bool = False) -> Delta:
-        text = "".join(pieces)
+    def _parse(self, text: str) -> list[Piece]:
+        """What a token's text says."""
+        if self._parser is None:
+            return []
+        self.reasoning_tokens += self._parser.reasoning
+        return self._parser.push(text)
+
+    def _delta(self, texts: list[str], pieces: list[Piece], *, everything: bool = False) -> Delta:
+        text = "".join(texts)
         self._shown += len(text)
         tokens: list[Token] = []
         while self._held and (everything or self._held[0].offset < self._shown):
             tokens.append(self._held.popleft())
-        return Delta(text, tokens, self.finish_reason)
+        if self._parser is None:
+            return Delta(text, tokens, self.finish_reason)
+        if self.finish_reason is not None:
+            pieces += self._parser.end()
+        made_calls = self.finish_reason == "stop" and self._parser.calls > 0
+        return Delta(text, tokens, "tool_calls" if made_calls else self.finish_reason, joined(pieces))

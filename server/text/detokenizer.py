@@ -1,6 +1,7 @@
 """Tokens to text, one at a time."""
 
 import codecs
+from collections.abc import Mapping
 
 from .token_bytes import TokenBytes
 
@@ -11,12 +12,13 @@ class IncrementalDetokenizer:
     The pieces joined are the whole text. A character spread over several tokens comes out
     with its last one, so half characters are never seen; bytes that can never become a
     character come out as U+FFFD, and a character still incomplete at the end is dropped.
-    Special tokens stand for nothing. `continues` says that the text goes on from a prompt,
-    where sentencepiece's leading space is a real one.
+    Special tokens stand for nothing, but for those in `shown`, with their texts. `continues` says that
+    the text goes on from a prompt, where sentencepiece's leading space is a real one.
     """
 
-    def __init__(self, token_bytes: TokenBytes, *, continues: bool = False) -> None:
+    def __init__(self, token_bytes: TokenBytes, *, continues: bool = False, shown: Mapping[int, str] | None = None) -> None:
         self._token_bytes = token_bytes
+        self._shown = shown or {}
         self._whole = token_bytes.whole
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._in_character = False
@@ -34,7 +36,7 @@ class IncrementalDetokenizer:
 
     def _decode(self, token: int) -> str:
         if token in self._token_bytes.special:
-            return ""
+            return self._shown.get(token, "")
         began_whole = not self._in_character
         text = self._decoder.decode(self._token_bytes[token])
         self._in_character = self._decoder.getstate()[0] != b""

@@ -1,6 +1,6 @@
 """An artifact's tokenizer directory: text to tokens, tokens to text, messages to prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,11 @@ class Text:
         if not messages:
             raise RequestError("messages must not be empty", param="messages", hint="give at least a user's message")
         return self.template.render(messages, add_generation_prompt=add_generation_prompt, extra=extra)
+
+    def special_tokens(self, texts: Collection[str]) -> dict[int, str]:
+        """Those of these texts that are special tokens, by their ids."""
+        ids = {self._tokenizer.token_to_id(text): text for text in texts}
+        return {id: text for id, text in ids.items() if id in self.token_bytes.special}
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """Other threads run meanwhile, as with `encode_all`."""

@@ -1,0 +1,119 @@
+"""A chat stream between a client that may stop reading and a worker of which the test says what it computes."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+from artifact_stand_in import byte_level_tokenizer
+
+from engine.errors import EngineError
+from engine.protocol import Output, Ready, Submit
+from engine.server.dialects.chat import _ChatStyle
+from engine.server.dialects.params import GenerationParams
+from engine.server.dialects.planning import Ask, ModelLimits, Prompt
+from engine.server.generation import Observer
+from engine.server.http.answering import _Writer
+from engine.server.http.connection import Connection
+from engine.server.http.sse import DONE, EventSink
+from engine.server.service import Service
+from engine.server.text.text import Text, TextSpec
+from engine.server.workers.dispatch import Receiver
+
+TOKENIZER = byte_level_tokenizer()
+
+
+class Client:
+    """Stands for the connection to a client. `writable` is whether it reads."""
+
+    def __init__(self) -> None:
+        self.writable = True
+        self.on_writable: Callable[[], None] | None = None
+        self.chunks: list[bytes] = []
+        self._reads = asyncio.Event()
+        self._reads.set()
+
+    def write_chunk(self, body: bytes) -> None:
+        assert body, "an empty chunk ends the body"
+        self.chunks.append(body)
+
+    async def until_writable(self) -> None:
+        await self._reads.wait()
+
+    def stop_reading(self) -> None:
+        self.writable = False
+        self._reads.clear()
+
+    def read_on(self) -> None:
+        self.writable = True
+        self._reads.set()
+        if self.on_writable is not None:
+            self.on_writable()
+
+
+class Worker:
+    """Stands for the worker and the dispatch to it: the test says what is computed."""
+
+    def __init__(self) -> None:
+        self.receiver: Receiver | None = None
+        self.ids: list[str] = []
+        self.abandoned: list[str] = []
+
+    async def hold(self, timeout: float) -> Ready:
+        return Ready(num_blocks=100, max_tokens=1600, max_batch_tokens=512, max_num_seqs=4)
+
+    def generate(self, submits: Sequence[Submit], receiver: Receiver) -> None:
+        self.receiver = receiver
+        self.ids = [submit.id for submit in submits]
+
+    def abandon(self, id: str) -> None:
+        self.abandoned.append(id)
+
+    def put(self, text: str, *, choice: int = 0, finish_reason: Any = None) -> None:
+        assert self.receiver is not None
+        self.receiver.put(Output(self.ids[choice], TOKENIZER.encode(text).ids, finish_reason=finish_reason))
+
+    def fail(self, error: EngineError) -> None:
+        assert self.receiver is not None
+        self.receiver.fail(error)
+
+
+class Stream:
+    """A chat stream between the two."""
+
+    def __init__(self, **ask: Any) -> None:
+        self.client, self.worker = Client(), Worker()
+        self.sink = EventSink(cast(Connection, self.client))
+        text = Text(TOKENIZER, TextSpec(bos_token=None, eos_token=None, bos_token_id=None, eos_token_ids=[], add_bos=False), None)
+        service = Service(
+            model="m",
+            created=0,
+            limits=ModelLimits(max_context=1000, vocab_size=TOKENIZER.get_vocab_size()),
+            text=text,
+            worker=cast(Any, SimpleNamespace(dispatch=self.worker)),
+            metrics=cast(Any, Observer()),
+            hold_timeout=1.0,
+        )
+        asked = Ask(
+            prompts=[Prompt([1, 2], continues=False)],
+            params=GenerationParams(**ask.pop("params", {})),
+            param="messages",
+            max_tokens=50,
+            **ask,
+        )
+        self._writer = _Writer(service, asked, _ChatStyle(text.token_bytes, False), with_usage=False)
+
+    async def start(self) -> Any:
+        return await self._writer.stream(self.sink)
+
+    def texts(self, *more: bytes) -> list[str]:
+        """The text of every event that has been written, the opening ones left out."""
+        deltas = [event["choices"][0]["delta"] for event in events(*self.client.chunks, *more)]
+        return [delta.get("content", "") for delta in deltas if "role" not in delta]
+
+
+def events(*chunks: bytes) -> list[Any]:
+    """The events that chunks of a body are, the end left out."""
+    data = b"".join(chunks).removesuffix(DONE)
+    return [msgspec.json.decode(line.removeprefix(b"data: ")) for line in data.split(b"\n\n") if line]
