@@ -13,6 +13,7 @@ from ..artifacts import check_text, load_manifest
 from ..errors import RequestError
 from ..options.runtime import Scheduling
 from ..protocol import Ready
+from .dialects.grammars import grammar_of
 from .dialects.params import MAX_LOGPROBS, GenerationParams
 from .dialects.planning import Ask, ModelLimits, Prompt, plan
 from .dialects.schemas import checked
@@ -126,7 +127,16 @@ class LLM:
 
     def _plan(self, prompts: Sequence[Prompt], params: Params | None) -> list[Assembler]:
         valid = checked(params or Params(), Params)
-        ask = Ask(prompts=prompts, params=valid, param="prompts", max_tokens=valid.max_tokens, logprobs=valid.logprobs, lists_tokens=True)
+        wanted = valid.wanted()
+        ask = Ask(
+            prompts=prompts,
+            params=valid,
+            param="prompts",
+            max_tokens=valid.max_tokens,
+            logprobs=valid.logprobs,
+            lists_tokens=True,
+            grammar=None if wanted is None else grammar_of(wanted),
+        )
         return plan(ask, self.text, self._limits, self._ready)
 
     def _complete(self, assemblers: list[Assembler], on_token: Callable[[int, str], None] | None) -> list[Completion]:

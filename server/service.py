@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import RequestError
+from .dialects.grammars import grammar_of
+from .dialects.params import GenerationParams
 from .dialects.planning import Ask, ModelLimits, check_prompts, plan
 from .dialects.schemas import GenerateRequest
 from .metrics import Metrics
@@ -48,6 +50,11 @@ class Service:
         most = ask.max_tokens or ask.usual_tokens or self.limits.max_context
         ask.params.sampling(max_tokens=most, vocab_size=self.limits.vocab_size, logprobs=ask.logprobs)
         return plan(ask, self.text, self.limits, await self.worker.dispatch.hold(self.hold_timeout))
+
+    async def grammar(self, params: GenerationParams) -> str | None:
+        """What the answers must follow, if the request says so. Raises RequestError for what cannot be honoured."""
+        wanted = params.wanted()
+        return None if wanted is None else await asyncio.to_thread(grammar_of, wanted)
 
     async def encode(self, prompts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
         """Tokens of prompts as they come, beside the event loop if they are long."""

@@ -21,6 +21,7 @@ async def chat_completions(http: Request) -> Response:
     service: Service = http.app.state.service
     request = await read_request(http, ChatRequest)
     service.check_request(request)
+    grammar = await service.grammar(request)
     prompt = await service.encode_chat(request.messages, request.template_variables())
     ask = Ask(
         prompts=[Prompt(prompt, continues=False)],
@@ -29,6 +30,7 @@ async def chat_completions(http: Request) -> Response:
         max_tokens=request.token_limit(),
         logprobs=request.wanted_logprobs(),
         choices=request.choices(),
+        grammar=grammar,
     )
     return await answer(http, service, request, ask, _ChatStyle(service.text.token_bytes, ask.logprobs is not None))
 

@@ -20,6 +20,7 @@ async def completions(http: Request) -> Response:
     service: Service = http.app.state.service
     request = await read_request(http, CompletionRequest)
     service.check_request(request)
+    grammar = await service.grammar(request)
     given = request.prompts()
     texts = [prompt for prompt in given if isinstance(prompt, str)]
     prompts = await service.encode_prompts(texts) if texts else cast(list[list[int]], given)
@@ -31,6 +32,7 @@ async def completions(http: Request) -> Response:
         usual_tokens=COMPLETION_TOKENS,
         logprobs=request.logprobs,
         choices=request.choices(),
+        grammar=grammar,
     )
     echoes = (texts or [await service.decode(prompt) for prompt in prompts]) if request.echo else [""] * len(prompts)
     return await answer(http, service, request, ask, _CompletionStyle(service.text.token_bytes, ask, echoes))

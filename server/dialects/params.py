@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from ...errors import RequestError
 from ...protocol import SamplingParams
+from .structured import StructuredRequest
 
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
@@ -22,7 +23,7 @@ StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 _T = TypeVar("_T")
 
 
-class GenerationParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=True):
     """Sampling and stopping. None means the default that OpenAI documents.
 
     max_tokens: default is the rest of the context. temperature 0 is greedy. top_k 0 or -1, top_p 1
@@ -50,7 +51,9 @@ class GenerationParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
-    def sampling(self, *, max_tokens: int, vocab_size: int, logprobs: int | None, choice: int = 0) -> SamplingParams:
+    def sampling(
+        self, *, max_tokens: int, vocab_size: int, logprobs: int | None, choice: int = 0, grammar: str | None = None
+    ) -> SamplingParams:
         """What the worker is told. The n-th choice of a request gets its seed plus n.
 
         A seed is always sent, so that a sequence goes on the same way if its worker must be replaced.
@@ -80,6 +83,7 @@ class GenerationParams(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
             stop_token_ids=tuple(_or(self.stop_token_ids, [])),
             ignore_eos=_or(self.ignore_eos, False),
             min_tokens=min_tokens,
+            grammar=grammar,
         )
 
     def _check_token_ids(self, vocab_size: int) -> None:

@@ -34,7 +34,8 @@ class Ask:
     """Prompts and what to make of each: `choices` answers of up to `max_tokens` (None: what the context leaves, `usual_tokens` at most).
 
     logprobs: alternatives per token, None for no logprobs. param: the field that errors name.
-    lists_tokens: whether the answer says which tokens it is made of. parsing: how it is read, None if it is all text.
+    grammar: what each answer must follow, as SamplingParams has it. lists_tokens: whether the answer says which tokens it is made of.
+    parsing: how it is read, None if it is all text.
     """
 
     prompts: Sequence[Prompt]
@@ -46,6 +47,7 @@ class Ask:
     lists_tokens: bool = False
     parsing: Parsing | None = None
     choices: int = 1
+    grammar: str | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     arrived: float = field(default_factory=time.monotonic)
 
@@ -72,7 +74,9 @@ def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assemb
     for prompt in ask.prompts:
         budget = _budget(ask, len(prompt.tokens), limits, ready)
         for choice in range(ask.choices):
-            sampling = ask.params.sampling(max_tokens=budget, vocab_size=limits.vocab_size, logprobs=ask.logprobs, choice=choice)
+            sampling = ask.params.sampling(
+                max_tokens=budget, vocab_size=limits.vocab_size, logprobs=ask.logprobs, choice=choice, grammar=ask.grammar
+            )
             plans.append(
                 Plan(
                     id=f"{ask.id}-{len(plans)}",

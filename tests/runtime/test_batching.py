@@ -113,7 +113,7 @@ def test_in_the_workers_loop(executor: Executor, prompts: list[list[int]], alone
     answers: dict[str, Answer] = {id: [] for id in alone}
     with ours, theirs, ThreadPoolExecutor() as pool:
         core = EngineCore(executor, RuntimeOptions(max_num_seqs=5))
-        serving = pool.submit(serve, core, Channel(theirs))
+        serving = pool.submit(serve, core, Channel(theirs), Path("no artifact"))
         ours.sendall(b"".join(map(encode, requests(prompts))) + encode(Drain()))
         serving.add_done_callback(lambda _: theirs.shutdown(socket.SHUT_WR))
         stream = ours.makefile("rb")

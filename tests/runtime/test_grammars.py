@@ -43,7 +43,7 @@ class Toy:
     def __init__(self, directory: Path) -> None:
         self.tokenizer: Tokenizer = write_toy_tokenizer(directory)
         self.vocab_size: int = self.tokenizer.get_vocab_size()
-        self.end: int = self.tokenizer.token_to_id(END)
+        self.end = self.tokenizer.encode(END).ids[0]
         self._compiled: SimpleQueue[Compiled] = SimpleQueue()
         self._compiler = GrammarCompiler(directory, vocab_size=self.vocab_size, eos_token_ids=[self.end], deliver=self._compiled.put)
 
@@ -63,8 +63,15 @@ class Toy:
 
     def alone(self, request: Submit) -> list[int]:
         """Its tokens, every one of them chosen by its logits."""
-        context = {"vocab_size": self.vocab_size, "max_context": CONTEXT, "stop_ids": frozenset([self.end])}
-        return solo(request.prompt, request.params, **context, grammar=self.grammar(request) if request.params.grammar else None)
+        grammar = self.grammar(request) if request.params.grammar else None
+        return solo(
+            request.prompt,
+            request.params,
+            vocab_size=self.vocab_size,
+            max_context=CONTEXT,
+            stop_ids=frozenset([self.end]),
+            grammar=grammar,
+        )
 
     def engine(self, **options: Any) -> Pipelined:
         executor = FakeExecutor(
