@@ -8,6 +8,7 @@ import tokenizers
 
 from ...errors import CheckpointError, UnsupportedModelError
 from ..storage.json_file import read_json_if_there
+from .declared import CONFIG, DeclaredTokens
 from .files import TokenizerFiles
 
 _CONVERTIBLE = ("tokenizer.model", "vocab.json")
@@ -19,10 +20,11 @@ def tokenizer_from_hf(directory: Path, config: Mapping[str, Any]) -> TokenizerFi
     A text ends at any token that the generation settings, the model's configuration or the tokenizer call its end.
     Raises CheckpointError for files that are missing or damaged.
     """
-    settings = {**read_json_if_there(directory / "special_tokens_map.json"), **read_json_if_there(directory / "tokenizer_config.json")}
-    tokenizer = _load(directory)
-    _add_declared_tokens(tokenizer, settings)
-    bos_token, eos_token = _token(settings, "bos_token"), _token(settings, "eos_token")
+    settings = read_json_if_there(directory / CONFIG)
+    declared = DeclaredTokens.read(directory, settings)
+    tokenizer = _load(directory, declared)
+    special = {name: token.content for name, token in declared.named.items()}
+    bos_token, eos_token = special.get("bos_token"), special.get("eos_token")
     generation = read_json_if_there(directory / "generation_config.json")
     eos_ids = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
     if eos_token is not None and (eos_id := tokenizer.token_to_id(eos_token)) is not None:
@@ -39,7 +41,7 @@ def tokenizer_from_hf(directory: Path, config: Mapping[str, Any]) -> TokenizerFi
     )
 
 
-def _load(directory: Path) -> tokenizers.Tokenizer:
+def _load(directory: Path, declared: DeclaredTokens) -> tokenizers.Tokenizer:
     path = directory / "tokenizer.json"
     if path.exists():
         try:
@@ -49,6 +51,7 @@ def _load(directory: Path) -> tokenizers.Tokenizer:
         # Settings of whoever saved the file, not of the tokenizer.
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        declared.add_to(tokenizer)
         return tokenizer
     if not any((directory / name).exists() for name in _CONVERTIBLE):
         raise CheckpointError(f"{directory} has no tokenizer.json", hint="fetch the checkpoint again, tokenizer files included")
@@ -69,48 +72,6 @@ def _convert(directory: Path) -> tokenizers.Tokenizer:
     if not isinstance(backend, tokenizers.Tokenizer):
         raise CheckpointError(f"{directory} has no tokenizer.json, and no tokenizer that can be converted to one")
     return backend
-
-
-def _add_declared_tokens(tokenizer: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
-    """Tokens that tokenizer_config.json declares are part of the tokenizer, listed in tokenizer.json or not."""
-    for number, token in _declared_tokens(settings):
-        if tokenizer.token_to_id(token.content) is None:
-            (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
-        if tokenizer.token_to_id(token.content) != number:
-            raise CheckpointError(
-                f"tokenizer_config.json gives token {token.content!r} the id {number},"
-                f" tokenizer.json gives it {tokenizer.token_to_id(token.content)}",
-                hint="the two files are of different checkpoints",
-            )
-
-
-def _declared_tokens(settings: Mapping[str, Any]) -> list[tuple[int, tokenizers.AddedToken]]:
-    declared = settings.get("added_tokens_decoder") or {}
-    try:
-        tokens = [(int(number), _added_token(**entry)) for number, entry in declared.items()]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"tokenizer_config.json has added_tokens_decoder that cannot be used: {error}") from error
-    return sorted(tokens, key=lambda pair: pair[0])
-
-
-def _added_token(
-    *,
-    content: str,
-    special: bool = False,
-    normalized: bool | None = None,
-    lstrip: bool = False,
-    rstrip: bool = False,
-    single_word: bool = False,
-) -> tokenizers.AddedToken:
-    normalized = not special if normalized is None else normalized
-    return tokenizers.AddedToken(content, special=special, normalized=normalized, lstrip=lstrip, rstrip=rstrip, single_word=single_word)
-
-
-def _token(settings: Mapping[str, Any], name: str) -> str | None:
-    value = settings.get(name)
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else None
 
 
 def _ids(value: object) -> tuple[int, ...]:

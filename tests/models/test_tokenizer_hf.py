@@ -73,7 +73,7 @@ def test_truncation_and_padding_are_not_the_tokenizer_s_business(directory: Path
         ({}, {"eos_token_id": [7, 0]}, EOS, [7, 0, 2]),
         ({}, {"eos_token_id": None}, EOS, [2]),
         ({}, {"eos_token_id": None}, None, []),
-        ({}, {"eos_token_id": 3}, "<|no such token|>", [3]),
+        ({}, {"eos_token_id": 3}, "<|a new token|>", [3, VOCAB_SIZE]),
     ],
 )
 def test_a_text_ends_at_every_token_that_is_declared_its_end(
@@ -138,27 +138,95 @@ class TestChatTemplate:
             open_checkpoint(str(bare))
 
 
+TOOL = {"content": "<|tool|>", "lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+STRIPPED = {"__type": "AddedToken", "content": EOS, "lstrip": True, "rstrip": True, "normalized": True, "special": True}
+
+
 class TestDeclaredTokens:
-    def test_a_token_that_tokenizer_json_lacks_is_added(self, directory: Path, tmp_path: Path) -> None:
-        added = {
-            str(VOCAB_SIZE): {
-                "content": "<|tool|>",
-                "special": True,
-                "lstrip": False,
-                "rstrip": False,
-                "single_word": False,
-                "normalized": False,
-            }
+    @pytest.mark.parametrize(
+        ("config", "special_tokens_map", "added_tokens"),
+        [
+            pytest.param({"added_tokens_decoder": {str(VOCAB_SIZE): TOOL}}, {}, {}, id="by id"),
+            pytest.param({"added_tokens_decoder": {str(VOCAB_SIZE): {**TOOL, "special": False}}}, {}, {}, id="by id, for users to see"),
+            pytest.param({"added_tokens_decoder": {"1": {**TOOL, "content": BOS, "lstrip": True}}}, {}, {}, id="other flags"),
+            pytest.param({"added_tokens_decoder": {"0": {**TOOL, "content": "<|endoftext|>", "special": False}}}, {}, {}, id="not special"),
+            pytest.param({"added_tokens_decoder": {"1": {**TOOL, "content": BOS, "normalized": True}}}, {}, {}, id="normalized"),
+            pytest.param({"added_tokens_decoder": {"300": {**TOOL, "content": None, "rstrip": True}}}, {}, {}, id="in the vocabulary"),
+            pytest.param({"added_tokens_decoder": {}}, {"eos_token": "<|end|>"}, {"<|tool|>": VOCAB_SIZE}, id="older files do not count"),
+            pytest.param({"additional_special_tokens": ["<|tool|>", "<|think|>"]}, {}, {}, id="additional"),
+            pytest.param(
+                {"additional_special_tokens": [{**TOOL, "__type": "AddedToken", "lstrip": True}]}, {}, {}, id="additional objects"
+            ),
+            pytest.param({"extra_special_tokens": ["<|tool|>", BOS]}, {}, {}, id="extra"),
+            pytest.param({"extra_special_tokens": {"image_token": "<|image|>"}}, {}, {}, id="extra with names"),
+            pytest.param({"image_token": "<|image|>"}, {}, {}, id="a name of its own"),
+            pytest.param({"additional_special_tokens": ["<|a|>"], "extra_special_tokens": ["<|b|>"]}, {}, {}, id="extra before additional"),
+            pytest.param({"eos_token": "<|end|>"}, {}, {}, id="end"),
+            pytest.param({"eos_token": "the"}, {}, {}, id="end in the vocabulary"),
+            pytest.param({"eos_token": {**STRIPPED, "content": "<|end|>"}}, {}, {}, id="end with flags"),
+            pytest.param({"eos_token": STRIPPED}, {}, {}, id="flags of what is there"),
+            pytest.param({"cls_token": "<|c|>", "pad_token": "<|p|>", "unk_token": "<|u|>", "mask_token": "<|m|>"}, {}, {}, id="in order"),
+            pytest.param({}, {"eos_token": "<|end|>"}, {}, id="map"),
+            pytest.param({}, {"pad_token": {"content": "<|pad|>", "lstrip": True, "normalized": True}}, {}, id="map of objects"),
+            pytest.param({}, {"additional_special_tokens": ["<|tool|>"]}, {}, id="map's additional"),
+            pytest.param({"extra_special_tokens": ["<|a|>"]}, {"extra_special_tokens": ["<|b|>"]}, {}, id="map's extra"),
+            pytest.param({}, {}, {"<|tool|>": VOCAB_SIZE, "<|think|>": VOCAB_SIZE + 1}, id="added"),
+            pytest.param({"extra_special_tokens": ["<|tool|>"]}, {}, {"<|tool|>": VOCAB_SIZE}, id="added and special"),
+            pytest.param({"pad_token": "<|tool|>"}, {}, {"<|tool|>": VOCAB_SIZE}, id="added and named"),
+        ],
+    )
+    def test_are_those_of_transformers(
+        self, config: dict[str, Any], special_tokens_map: dict[str, Any], added_tokens: dict[str, int], directory: Path, tmp_path: Path
+    ) -> None:
+        for entry in config.get("added_tokens_decoder", {}).values():
+            entry["content"] = entry["content"] or tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json")).id_to_token(300)
+        update(directory / "tokenizer_config.json", **config)
+        for name, values in (("special_tokens_map.json", special_tokens_map), ("added_tokens.json", added_tokens)):
+            if values:
+                (directory / name).write_text(json.dumps(values))
+        ours, text, _ = written(directory, tmp_path / "out")
+        theirs = transformers.AutoTokenizer.from_pretrained(directory)
+        assert {id: repr(token) for id, token in ours.get_added_tokens_decoder().items()} == {
+            id: repr(token) for id, token in theirs.added_tokens_decoder.items()
         }
-        update(directory / "tokenizer_config.json", added_tokens_decoder=added)
+        for sample in (
+            *TEXTS,
+            "a <|tool|> b<|think|>c <|end|> the\n",
+            f" x {EOS} y {BOS} z",
+            "<|image|><|a|><|b|><|pad|><|c|><|p|><|u|><|m|>",
+        ):
+            ids = theirs.encode(sample)
+            assert ours.encode(sample).ids == ids
+            assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+        assert text["eos_token"] == theirs.eos_token
+        assert text["eos_token_ids"] == list(dict.fromkeys([2, theirs.eos_token_id]))
+
+    def test_one_file_says_which_tokens_of_another_are_special(self, directory: Path, tmp_path: Path) -> None:
+        """As in `transformers` until version 4; 5 overlooks it."""
+        update(directory / "special_tokens_map.json", additional_special_tokens=["<|tool|>"])
+        update(directory / "added_tokens.json", **{"<|tool|>": VOCAB_SIZE, "<|think|>": VOCAB_SIZE + 1})
         tokenizer, _, _ = written(directory, tmp_path / "out")
-        assert tokenizer.encode("a<|tool|>").ids[-1] == VOCAB_SIZE
-        assert tokenizer.encode("a<|tool|>").ids == transformers.AutoTokenizer.from_pretrained(directory).encode("a<|tool|>")
+        assert tokenizer.decode(tokenizer.encode("a<|tool|><|think|>").ids) == "a<|think|>"
 
     @pytest.mark.parametrize("added", [{"7": {"content": BOS}}, {"x": {"content": "a"}}, {"7": {}}, {"7": "a"}, ["a"]])
     def test_declarations_that_cannot_be(self, added: object, directory: Path) -> None:
         update(directory / "tokenizer_config.json", added_tokens_decoder=added)
         with pytest.raises(CheckpointError, match="tokenizer_config"):
+            open_checkpoint(str(directory))
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            ("tokenizer_config.json", {"extra_special_tokens": "<|tool|>"}),
+            ("tokenizer_config.json", {"additional_special_tokens": [3]}),
+            ("special_tokens_map.json", {"pad_token": {"text": "<|pad|>"}}),
+            ("added_tokens.json", {"<|tool|>": "7"}),
+            ("added_tokens.json", {"<|tool|>": VOCAB_SIZE + 7}),
+        ],
+    )
+    def test_whatever_the_file(self, name: str, values: dict[str, Any], directory: Path) -> None:
+        update(directory / name, **values)
+        with pytest.raises(CheckpointError, match=name):
             open_checkpoint(str(directory))
 
 
