@@ -1,6 +1,7 @@
 """The tokenizer as an artifact carries it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,13 @@ from pathlib import Path
 class TokenizerFiles:
     """tokenizer_json: the tokenizer in the format of Hugging Face `tokenizers`. chat_template: Jinja, or None.
 
+    special_tokens: their texts by the names that templates use: `bos_token`, `eos_token`, `pad_token` and so on.
     add_bos: whether text needs bos_token in front that the tokenizer does not put there by itself.
     """
 
     tokenizer_json: str
     chat_template: str | None
-    bos_token: str | None
-    eos_token: str | None
+    special_tokens: Mapping[str, str]
     bos_id: int | None
     eos_ids: tuple[int, ...]
     add_bos: bool
@@ -27,8 +28,7 @@ class TokenizerFiles:
             # Bytes, because text mode would turn a template's line ends into the platform's.
             (directory / "chat_template.jinja").write_bytes(self.chat_template.encode())
         text = {
-            "bos_token": self.bos_token,
-            "eos_token": self.eos_token,
+            "special_tokens": dict(self.special_tokens),
             "bos_token_id": self.bos_id,
             "eos_token_ids": list(self.eos_ids),
             "add_bos": self.add_bos,

@@ -46,6 +46,24 @@ class _PreTokenizer:
         return steps[0] if len(steps) == 1 else pre_tokenizers.Sequence(steps)
 
 
+# The special tokens that templates may name, by their keys.
+_NAMED = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "sep_token": "seperator_token_id",  # spelled so in every file
+    "pad_token": "padding_token_id",
+    "cls_token": "cls_token_id",
+    "mask_token": "mask_token_id",
+}
+
+# Tokens that end a turn, or a document, in every vocabulary that has them (llama.cpp's llama-vocab.cpp names them too): files often
+# declare one end of several. The first are control tokens whatever a file calls them: no text consists of them.
+_CONTROL_ENDS = frozenset(
+    {"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>"}
+)
+_ENDS = _CONTROL_ENDS | {"<end_of_turn>", "<turn|>", "<eos>", "[EOT]", "[EOS]", "<EOT>", "<end_of_utterance>", "<｜end▁of▁sentence｜>"}
+
 _LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _TEKKEN = (
@@ -87,15 +105,14 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> TokenizerFi
     tokenizer, add_bos = build(settings, vocabulary)
     tokenizer.add_special_tokens(vocabulary.added(_TokenType.CONTROL, _TokenType.UNKNOWN, special=True))
     tokenizer.add_tokens(vocabulary.added(_TokenType.USER_DEFINED, special=False))
-    bos_id, eos_ids = vocabulary.id("bos_token_id"), vocabulary.ids("eos_token_id", "eot_token_id", "eom_token_id")
+    bos_id = vocabulary.id("bos_token_id")
     template = metadata.get("tokenizer.chat_template")
     return TokenizerFiles(
         tokenizer_json=tokenizer.to_str(),
         chat_template=template if isinstance(template, str) else None,
-        bos_token=None if bos_id is None else vocabulary.tokens[bos_id],
-        eos_token=vocabulary.tokens[eos_ids[0]] if eos_ids else None,
+        special_tokens={name: vocabulary.tokens[id] for name, key in _NAMED.items() if (id := vocabulary.id(key)) is not None},
         bos_id=bos_id,
-        eos_ids=eos_ids,
+        eos_ids=vocabulary.ends(),
         add_bos=settings.flag("add_bos_token", add_bos) and bos_id is not None,
     )
 
@@ -114,6 +131,7 @@ class _Vocabulary:
         types = settings.numbers("token_type") if "token_type" in settings else [_TokenType.NORMAL] * len(tokens)
         if len(types) != len(tokens):
             raise CheckpointError(f"{settings.source}: {len(types)} token types for {len(tokens)} tokens")
+        types = [_TokenType.CONTROL if token in _CONTROL_ENDS else type for token, type in zip(tokens, types, strict=True)]
         return cls(tokens=tokens, types=types, settings=settings)
 
     def id(self, name: str) -> int | None:
@@ -124,9 +142,13 @@ class _Vocabulary:
             raise CheckpointError(f"{self.settings.source}: {name} is {value}, and there are {len(self.tokens)} tokens")
         return value
 
-    def ids(self, *names: str) -> tuple[int, ...]:
-        found = (self.id(name) for name in names)
-        return tuple(dict.fromkeys(each for each in found if each is not None))
+    def ends(self) -> tuple[int, ...]:
+        """Tokens that end a text: those that are declared, and those that are known to."""
+        declared = [id for name in ("eos_token_id", "eot_token_id", "eom_token_id") if (id := self.id(name)) is not None]
+        known = [id for id, token in enumerate(self.tokens) if token in _ENDS and self.types[id] == _TokenType.CONTROL]
+        if "<|return|>" in (self.tokens[id] for id in known):  # it ends a turn of several messages, each with an end of its own
+            known = [id for id in known if self.tokens[id] != "<|end|>"]
+        return tuple(dict.fromkeys((*declared, *known)))
 
     def added(self, *types: _TokenType, special: bool) -> list[AddedToken]:
         """The tokens of these types, which are found in text before anything else is."""

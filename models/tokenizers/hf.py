@@ -24,17 +24,16 @@ def tokenizer_from_hf(directory: Path, config: Mapping[str, Any]) -> TokenizerFi
     declared = DeclaredTokens.read(directory, settings)
     tokenizer = _load(directory, declared)
     special = {name: token.content for name, token in declared.named.items()}
-    bos_token, eos_token = special.get("bos_token"), special.get("eos_token")
+    bos_id, eos_id = (None if token is None else tokenizer.token_to_id(token) for token in map(special.get, ("bos_token", "eos_token")))
     generation = read_json_if_there(directory / "generation_config.json")
     eos_ids = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
-    if eos_token is not None and (eos_id := tokenizer.token_to_id(eos_token)) is not None:
+    if eos_id is not None:
         eos_ids = tuple(dict.fromkeys((*eos_ids, eos_id)))
     return TokenizerFiles(
         tokenizer_json=tokenizer.to_str(),
         chat_template=_chat_template(directory, settings),
-        bos_token=bos_token,
-        eos_token=eos_token,
-        bos_id=None if bos_token is None else tokenizer.token_to_id(bos_token),
+        special_tokens=special,
+        bos_id=bos_id,
         eos_ids=eos_ids,
         # As in transformers, the post-processor of tokenizer.json alone decides what is put around a text.
         add_bos=False,

@@ -14,10 +14,9 @@ from .token_bytes import TokenBytes
 
 
 class TextSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """`text.json`: what the tokenizer file itself does not say."""
+    """`text.json`: what the tokenizer file itself does not say. special_tokens: the texts of those that templates may name."""
 
-    bos_token: str | None
-    eos_token: str | None
+    special_tokens: dict[str, str]
     bos_token_id: int | None
     eos_token_ids: list[int]
     add_bos: bool
@@ -47,11 +46,7 @@ class Text:
             source = template_file.read_text(encoding="utf-8") if template_file.exists() else None
         except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
             raise ArtifactError(f"the tokenizer in {directory} cannot be read: {error}", hint="rebuild the artifact") from error
-        special = {"bos_token": spec.bos_token, "eos_token": spec.eos_token}
-        template = (
-            ChatTemplate(source, {name: token for name, token in special.items() if token is not None}) if source is not None else None
-        )
-        return cls(tokenizer, spec, template)
+        return cls(tokenizer, spec, None if source is None else ChatTemplate(source, spec.special_tokens))
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a prompt, with exactly one beginning-of-sequence token if the model wants one."""

@@ -164,7 +164,45 @@ class TestByteLevel:
     def test_every_declared_end_ends_a_text(self) -> None:
         files = tokenizer_from_gguf(byte_level(eot_token_id=0, eom_token_id=2), "model.gguf")
         assert files.eos_ids == (2, 0)
-        assert files.eos_token == "<|im_end|>"
+        assert files.special_tokens["eos_token"] == "<|im_end|>"
+
+    def test_templates_may_name_every_special_token(self) -> None:
+        changes = {"unknown_token_id": 0, "padding_token_id": 0, "seperator_token_id": 2, "cls_token_id": 1, "mask_token_id": 2}
+        names = {"unk_token": 0, "pad_token": 0, "sep_token": 2, "cls_token": 1, "mask_token": 2, "bos_token": 1, "eos_token": 2}
+        metadata = byte_level(**changes)
+        expected = {name: metadata["tokenizer.ggml.tokens"][id] for name, id in names.items()}
+        assert tokenizer_from_gguf(metadata, "model.gguf").special_tokens == expected
+
+    @pytest.mark.parametrize(
+        ("text", "type", "ends"),
+        [
+            ("<|eot_id|>", 3, True),
+            ("<|end|>", 4, True),
+            ("<|end_of_text|>", 1, True),  # some converters call every token a normal one
+            ("<end_of_turn>", 3, True),
+            ("<｜end▁of▁sentence｜>", 3, True),
+            ("[EOT]", 3, True),
+            ("<eos>", 1, False),  # a word of the vocabulary like others
+            ("<|start|>", 3, False),
+            ("</s>", 4, False),  # Gemma's vocabularies have the tags of HTML
+        ],
+    )
+    def test_tokens_that_are_known_to_end_a_turn_end_it(self, text: str, type: int, ends: bool) -> None:
+        """Declared is the end of a document alone."""
+        metadata = byte_level(eos_token_id=0)
+        new = len(metadata["tokenizer.ggml.tokens"])
+        metadata["tokenizer.ggml.tokens"].append(text)
+        metadata["tokenizer.ggml.token_type"].append(type)
+        files = tokenizer_from_gguf(metadata, "model.gguf")
+        assert files.eos_ids == ((0, 2, new) if ends else (0, 2))
+        if ends:
+            assert Tokenizer.from_str(files.tokenizer_json).encode(f"a{text}").ids[-1] == new
+
+    def test_a_message_s_end_is_no_end_where_a_turn_has_several(self) -> None:
+        metadata = byte_level(eos_token_id=0)
+        metadata["tokenizer.ggml.tokens"] += ["<|end|>", "<|return|>"]
+        metadata["tokenizer.ggml.token_type"] += [3, 3]
+        assert tokenizer_from_gguf(metadata, "model.gguf").eos_ids == (0, 2, len(metadata["tokenizer.ggml.tokens"]) - 1)
 
 
 _BUILT: dict[str, Tokenizer] = {}
@@ -278,7 +316,13 @@ class TestSmolLM2:
 
     def test_text_and_template(self, directory: Path) -> None:
         text = json.loads((directory / "text.json").read_text())
-        assert text == {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "bos_token_id": 1, "eos_token_ids": [2], "add_bos": False}
+        named = {"<|im_start|>": ["bos_token"], "<|im_end|>": ["eos_token", "pad_token"], "<|endoftext|>": ["unk_token"]}
+        assert text == {
+            "special_tokens": {name: token for token, names in named.items() for name in names},
+            "bos_token_id": 1,
+            "eos_token_ids": [2, 0],
+            "add_bos": False,
+        }
         assert (directory / "chat_template.jinja").read_text().startswith("{% for message in messages %}")
 
 

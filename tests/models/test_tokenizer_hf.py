@@ -11,6 +11,7 @@ from random_checkpoints import BOS, CHAT_TEMPLATE, EOS, VOCAB_SIZE, write_random
 
 from engine.errors import CheckpointError, UnsupportedModelError
 from engine.models.open import open_checkpoint
+from engine.server.text.text import Text
 
 TEXTS = ["Once upon a time", "  x = 1\n\ty = 2\r\n", "Straße 東京 🙂 2026", f"{BOS}user\nhello{EOS}\n", "", "\u00a0\u200b\ufeff"]
 
@@ -39,7 +40,7 @@ def test_tokenizes_as_transformers_does(directory: Path, tmp_path: Path) -> None
     for sample in TEXTS:
         assert tokenizer.encode(sample).ids == theirs.encode(sample)
         assert tokenizer.decode(tokenizer.encode(sample).ids, skip_special_tokens=False) == sample
-    assert text == {"bos_token": BOS, "eos_token": EOS, "bos_token_id": 1, "eos_token_ids": [2], "add_bos": False}
+    assert text == {"special_tokens": {"bos_token": BOS, "eos_token": EOS}, "bos_token_id": 1, "eos_token_ids": [2], "add_bos": False}
     assert template == CHAT_TEMPLATE
 
 
@@ -91,7 +92,18 @@ def test_special_tokens_may_be_objects(directory: Path, tmp_path: Path) -> None:
     update(directory / "tokenizer_config.json", bos_token={"__type": "AddedToken", "content": BOS, "lstrip": False}, eos_token=None)
     update(directory / "special_tokens_map.json", eos_token={"content": EOS})
     _, text, _ = written(directory, tmp_path / "out")
-    assert (text["bos_token"], text["bos_token_id"], text["eos_token"]) == (BOS, 1, EOS)
+    assert (text["special_tokens"], text["bos_token_id"]) == ({"bos_token": BOS, "eos_token": EOS}, 1)
+
+
+def test_templates_may_name_every_special_token(directory: Path, tmp_path: Path) -> None:
+    update(directory / "tokenizer_config.json", pad_token="<|endoftext|>", cls_token="<|cls|>", image_token="<|image|>")
+    update(directory / "special_tokens_map.json", unk_token={"content": "<|unk|>"})
+    (directory / "chat_template.jinja").write_text("{{ bos_token, eos_token, pad_token, unk_token, cls_token, image_token, sep_token }}")
+    written(directory, tmp_path / "out")
+    messages = [{"role": "user", "content": "hello"}]
+    theirs = transformers.AutoTokenizer.from_pretrained(directory).apply_chat_template(messages, tokenize=False)
+    assert Text.load(tmp_path / "out").render_chat(messages, add_generation_prompt=False) == theirs
+    assert theirs.count("<|") == 6
 
 
 class TestChatTemplate:
@@ -198,7 +210,7 @@ class TestDeclaredTokens:
             ids = theirs.encode(sample)
             assert ours.encode(sample).ids == ids
             assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
-        assert text["eos_token"] == theirs.eos_token
+        assert text["special_tokens"] == theirs.special_tokens_map
         assert text["eos_token_ids"] == list(dict.fromkeys([2, theirs.eos_token_id]))
 
     def test_one_file_says_which_tokens_of_another_are_special(self, directory: Path, tmp_path: Path) -> None:

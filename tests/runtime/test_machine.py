@@ -81,7 +81,7 @@ def test_end_of_text_tokens_are_read_from_the_artifact(tmp_path: Path) -> None:
         read_eos_token_ids(tmp_path)
     (tmp_path / "tokenizer").mkdir()
     path = tmp_path / "tokenizer/text.json"
-    path.write_text('{"bos_token": null, "eos_token_ids": [2, 7], "add_bos": true}')
+    path.write_text('{"bos_token_id": null, "eos_token_ids": [2, 7], "add_bos": true}')
     assert read_eos_token_ids(tmp_path) == [2, 7]
     path.write_text('{"eos_token_ids": "2"}')
     with pytest.raises(ArtifactError):

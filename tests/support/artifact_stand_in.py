@@ -65,7 +65,11 @@ def write_tokenizer(
 ) -> None:
     directory.mkdir(parents=True)
     tokenizer.save(str(directory / "tokenizer.json"))
-    text = {"bos_token": bos, "eos_token": eos, "bos_token_id": tokenizer.token_to_id(bos), "eos_token_ids": [tokenizer.token_to_id(eos)]}
+    text = {
+        "special_tokens": {"bos_token": bos, "eos_token": eos},
+        "bos_token_id": tokenizer.token_to_id(bos),
+        "eos_token_ids": [tokenizer.token_to_id(eos)],
+    }
     (directory / "text.json").write_text(json.dumps({**text, "add_bos": add_bos}))
     if template is not None:
         (directory / "chat_template.jinja").write_text(template, encoding="utf-8")

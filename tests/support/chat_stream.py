@@ -85,7 +85,7 @@ class Stream:
     def __init__(self, **ask: Any) -> None:
         self.client, self.worker = Client(), Worker()
         self.sink = EventSink(cast(Connection, self.client))
-        text = Text(TOKENIZER, TextSpec(bos_token=None, eos_token=None, bos_token_id=None, eos_token_ids=[], add_bos=False), None)
+        text = Text(TOKENIZER, TextSpec(special_tokens={}, bos_token_id=None, eos_token_ids=[], add_bos=False), None)
         service = Service(
             model="m",
             created=0,

@@ -16,7 +16,7 @@ from engine.server.text.assembler import Assembler, Delta, Plan
 from engine.server.text.text import Text, TextSpec
 
 TOKENIZER = byte_level_tokenizer()
-TEXT = Text(TOKENIZER, TextSpec(bos_token=None, eos_token=None, bos_token_id=None, eos_token_ids=[], add_bos=False), None)
+TEXT = Text(TOKENIZER, TextSpec(special_tokens={}, bos_token_id=None, eos_token_ids=[], add_bos=False), None)
 ANSWER = "<hm>so<f>1<g>23<"
 
 
