@@ -94,6 +94,7 @@ class Assembler:
     def __init__(self, text: Text, plan: Plan, parser: OutputParser | None = None, markers: Mapping[int, str] | None = None) -> None:
         self.plan = plan
         self._parser = parser
+        self._token_bytes, self._unseen = text.token_bytes, text.token_bytes.special - (markers or {}).keys()
         self._detokenizer = IncrementalDetokenizer(text.token_bytes, continues=plan.continues, shown=markers)
         self._stop_checker = StopChecker(plan.stops, include=plan.include_stop)
         self._is_plain = not plan.stops and not plan.lists_tokens and parser is None
@@ -146,6 +147,8 @@ class Assembler:
             self._decoded += len(piece)
         if self.generated <= self.plan.sampling.min_tokens:
             return piece, False
+        if token in self._unseen:
+            return self._stop_checker.push(self._token_bytes.name(token), seen=False)
         return self._stop_checker.push(piece)
 
     def _parse(self, text: str) -> list[Piece]:

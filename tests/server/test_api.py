@@ -5,7 +5,7 @@ from typing import Any
 
 import openai
 import pytest
-from artifact_stand_in import EOS, MODEL, byte_level_tokenizer, write_artifact
+from artifact_stand_in import END, EOS, MODEL, byte_level_tokenizer, write_artifact
 from serving_process import ServingProcess
 
 TOKENIZER = byte_level_tokenizer()
@@ -154,6 +154,15 @@ def test_stop_strings_end_the_text_before_them(server: ServingProcess, stop: Any
     assert choices[-1].finish_reason == "stop"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("stop", "text"), [(END, "a b"), (f" b{END} c", "a"), (f"{END} nope", "a b c d")])
+def test_special_tokens_that_nobody_sees_complete_stop_strings(server: ServingProcess, stop: str, text: str, stream: bool) -> None:
+    answer: Any = server.openai.completions.create(model=MODEL, prompt=f"a b{END} c d", stop=stop, temperature=0, stream=stream, logprobs=1)
+    choices = [chunk.choices[0] for chunk in answer] if stream else [answer.choices[0]]
+    assert "".join(choice.text for choice in choices) == text
+    assert choices[-1].finish_reason == "stop"
+
+
 def test_stop_options_beyond_openais(server: ServingProcess) -> None:
     def complete(**extra: Any) -> tuple[str, str]:
         answer = server.openai.completions.create(model=MODEL, prompt="a b c d e", temperature=0, max_tokens=9, extra_body=extra)
@@ -164,6 +173,8 @@ def test_stop_options_beyond_openais(server: ServingProcess) -> None:
     assert complete(stop_token_ids=[ids("a c")[-1]], include_stop_str_in_output=True) == ("a b c", "stop")
     assert complete(stop=" b", min_tokens=3) == ("a b c d e", "stop")
     assert complete(ignore_eos=True)[1] == "length"
+    assert complete(prompt=f"a b{EOS} c", stop=EOS, ignore_eos=True) == ("a b", "stop")
+    assert complete(prompt=f"a b{EOS} c", stop=EOS, ignore_eos=True, include_stop_str_in_output=True) == (f"a b{EOS}", "stop")
 
 
 def test_choices_differ_by_their_seed(server: ServingProcess) -> None:

@@ -44,6 +44,27 @@ def test_the_stop_string_may_be_kept() -> None:
     assert run(["Hello wo", "rld!"], ["world"], include=True) == (["Hello ", "world"], True)
 
 
+def test_text_that_no_reader_sees_completes_stop_strings() -> None:
+    checker = StopChecker(["<|end|>", "a<|x|>b"])
+    assert checker.push("one ") == ("one ", False)
+    assert checker.push("<|other|>", seen=False) == ("", False)
+    assert checker.push("a") == ("", False)
+    assert checker.push("<|x|>", seen=False) == ("", False)
+    assert checker.push("c") == ("ac", False)
+    assert checker.push("a") == ("", False)
+    assert checker.push("<|end|>", seen=False) == ("a", True)
+
+
+def test_what_no_reader_sees_is_never_shown_by_itself() -> None:
+    checker = StopChecker(["a<|x|>b"], include=True)
+    assert checker.push("a") == ("", False)
+    assert checker.push("<|x|>", seen=False) == ("", False)
+    assert checker.flush() == "a"
+    checker.push("a")
+    checker.push("<|x|>", seen=False)
+    assert checker.push("b") == ("a<|x|>b", True)
+
+
 small_text = st.text("ab", max_size=12)
 
 
