@@ -82,9 +82,10 @@ class Text:
         return {id: text for id, text in ids.items() if id in self.token_bytes.special}
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """Other threads run meanwhile, as with `encode_all`."""
-        text: str = self._tokenizer.decode_batch([list(tokens)], skip_special_tokens=skip_special_tokens)[0]
-        return text
+        """The text that a stream of these tokens would show; a character that is incomplete at the end is U+FFFD."""
+        hidden = self.token_bytes.special if skip_special_tokens else frozenset()
+        text = b"".join(self.token_bytes[token] for token in tokens if token not in hidden).decode(errors="replace")
+        return text.removeprefix(" ") if self.token_bytes.leading_space else text
 
     def _with_bos(self, ids: list[int]) -> list[int]:
         bos = self.spec.bos_token_id

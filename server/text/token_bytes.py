@@ -37,7 +37,9 @@ class TokenBytes(dict[int, bytes]):
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         self._tokenizer = tokenizer
-        self.special = frozenset(id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+        self._model = tokenizer.model
+        self._added = tokenizer.get_added_tokens_decoder()
+        self.special = frozenset(id for id, token in self._added.items() if token.special)
         self.leading_space = False
         self.whole: dict[int, str] = {}
         self._replacements: list[tuple[str, str]] = []
@@ -69,17 +71,21 @@ class TokenBytes(dict[int, bytes]):
 
     def __missing__(self, id: int) -> bytes:
         token = self._tokenizer.id_to_token(id)
-        self[id] = piece = b"" if token is None else self._to_bytes(token)
+        self[id] = piece = b"" if token is None else self._to_bytes(id, token)
         return piece
 
-    def _to_bytes(self, token: str) -> bytes:
+    def _to_bytes(self, id: int, token: str) -> bytes:
         if self._byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
             return bytes([int(match[1], 16)])
         for old, new in self._replacements:
             token = token.replace(old, new)
-        if self._byte_level and all(char in _ALPHABET for char in token):
+        if self._byte_level and all(char in _ALPHABET for char in token) and not self._is_text(id, token):
             return bytes(_ALPHABET[char] for char in token)
         return token.encode()
+
+    def _is_text(self, id: int, token: str) -> bool:
+        """Whether a token is written as it reads: it was added, and no merges make it of bytes."""
+        return id in self._added and [each.id for each in self._model.tokenize(token)] != [id]
 
     def name(self, id: int) -> str:
         """The token as text; one that is no whole text is written `bytes:\\xf0\\x9f`, as OpenAI does."""

@@ -4,10 +4,11 @@ import pytest
 from artifact_stand_in import byte_level_tokenizer, sentencepiece_tokenizer, token_id
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders
+from tokenizers import AddedToken, Tokenizer, decoders
 
 from engine.errors import UnsupportedModelError
 from engine.server.text.detokenizer import IncrementalDetokenizer
+from engine.server.text.text import Text, TextSpec
 from engine.server.text.token_bytes import TokenBytes
 
 BYTE_LEVEL, SENTENCEPIECE = byte_level_tokenizer(), sentencepiece_tokenizer()
@@ -18,6 +19,18 @@ TEXTS = ["hello", "a quick dog", "naïve 東京 🎉 и 👨‍👩‍👧", "  
 def pieces(tokenizer: Tokenizer, tokens: list[int], *, continues: bool = False) -> list[str]:
     detokenizer = IncrementalDetokenizer(TokenBytes(tokenizer), continues=continues)
     return [detokenizer.push(token) for token in tokens]
+
+
+def text_of(tokenizer: Tokenizer) -> Text:
+    return Text(tokenizer, TextSpec(special_tokens={}, bos_token_id=None, eos_token_ids=[], add_bos=False), None)
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("skip", [False, True])
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_whole_texts_are_decoded_as_the_tokenizer_does(tokenizer: Tokenizer, skip: bool, text: str) -> None:
+    tokens = tokenizer.encode(f"{text}<|im_end|></s>{text}").ids
+    assert text_of(tokenizer).decode(tokens, skip_special_tokens=skip) == tokenizer.decode(tokens, skip_special_tokens=skip)
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
@@ -57,6 +70,24 @@ def test_a_character_comes_with_its_last_token() -> None:
 def test_bytes_that_are_no_text_are_marked_and_do_not_block_what_follows() -> None:
     emoji, letter = BYTE_LEVEL.encode("🎉").ids, BYTE_LEVEL.encode("x").ids
     assert pieces(BYTE_LEVEL, [*emoji[:2], *letter]) == ["", "", "\ufffdx"]
+
+
+@pytest.mark.parametrize("word", ["größer", "đö", "nač", "ĠĊ", "naïve", "<ö>"])
+def test_an_added_token_is_its_text(word: str) -> None:
+    """Whatever its letters stand for in the alphabet of bytes."""
+    tokenizer = byte_level_tokenizer()
+    tokenizer.add_tokens([AddedToken(word)])
+    tokens = tokenizer.encode(f"a{word} b").ids
+    assert token_id(tokenizer, word) in tokens
+    assert "".join(pieces(tokenizer, tokens)) == f"a{word} b"
+    assert text_of(tokenizer).decode(tokens) == f"a{word} b"
+
+
+def test_an_added_token_that_merges_make_is_still_bytes() -> None:
+    tokenizer = byte_level_tokenizer()
+    space = token_id(tokenizer, "Ġthe")
+    tokenizer.add_tokens([AddedToken("Ġthe"), AddedToken("č")])
+    assert pieces(tokenizer, [space, token_id(tokenizer, "č")]) == [" the", "\r"]
 
 
 def test_special_tokens_are_not_shown() -> None:
