@@ -1,10 +1,12 @@
-"""What this process may use of the machine: cores and memory, within its cgroup. No torch."""
+"""What this process may use of the machine: cores and memory, within its control groups. No torch."""
 
 import math
 import os
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
+from . import cgroups
+
+_ROOT = Path("/")
 _CPUS = Path("/sys/devices/system/cpu")
 
 
@@ -28,28 +30,17 @@ def physical_cores(cpus: set[int], cpu_root: Path = _CPUS) -> int:
     return len(cores)
 
 
-def cpu_quota(cgroup: Path = _CGROUP) -> float | None:
-    """CPUs' worth of time that the cgroup grants, None where there is no limit."""
-    limit = (_read(cgroup / "cpu.max") or "").split()
-    if len(limit) != 2 or limit[0] == "max":
-        return None
-    return int(limit[0]) / int(limit[1])
-
-
 def default_threads() -> int:
-    """One thread per usable physical core, fewer where the cgroup grants less time than that."""
+    """One thread per usable physical core, fewer where control groups grant less time than that."""
     cores = physical_cores(usable_cpus())
-    quota = cpu_quota()
+    quota = cgroups.cpu_quota(_ROOT)
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
 
 
-def free_memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = _CGROUP) -> int:
-    """Bytes that could be allocated now without swapping, within the cgroup's limit."""
-    free = _meminfo_available(meminfo)
-    limit, used = _read(cgroup / "memory.max"), _read(cgroup / "memory.current")
-    if limit is not None and limit != "max" and used is not None:
-        free = min(free, max(0, int(limit) - int(used)))
-    return free
+def free_memory(root: Path = _ROOT) -> int:
+    """Bytes that could be allocated now without swapping, within the limits of control groups. root: of the file system."""
+    free, granted = _meminfo_available(root / "proc/meminfo"), cgroups.free_memory(root)
+    return free if granted is None else min(free, granted)
 
 
 def _meminfo_available(meminfo: Path) -> int:

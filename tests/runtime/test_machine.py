@@ -23,23 +23,6 @@ def test_hyper_threads_count_once(tmp_path: Path) -> None:
     assert machine.physical_cores({0, 1, 7}, tmp_path) == 3, "a CPU of unknown topology is a core"
 
 
-@pytest.mark.parametrize(("text", "quota"), [("max 100000\n", None), ("150000 100000\n", 1.5), ("", None)])
-def test_cpu_quota(tmp_path: Path, text: str, quota: float | None) -> None:
-    (tmp_path / "cpu.max").write_text(text)
-    assert machine.cpu_quota(tmp_path) == quota
-
-
-def test_free_memory_is_what_machine_and_cgroup_allow(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:       16 kB\nMemAvailable:    8 kB\n")
-    assert machine.free_memory(meminfo, tmp_path) == 8192
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("4096\n")
-    assert machine.free_memory(meminfo, tmp_path) == 8192
-    (tmp_path / "memory.max").write_text("6144\n")
-    assert machine.free_memory(meminfo, tmp_path) == 2048
-
-
 def test_this_machine_has_cores_and_memory() -> None:
     assert 1 <= machine.default_threads() <= len(machine.usable_cpus())
     assert machine.free_memory() > 0
