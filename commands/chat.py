@@ -11,7 +11,7 @@ from ..options.option import option, required, same_as
 from ..options.runtime import RuntimeOptions
 from ..options.values import DIRECTORY
 from .parser import Given, Parser, add_options
-from .prompts import Message
+from .prompts import Message, allow_any_bytes
 from .sampling import SamplingOptions
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ def _typed_lines(interactive: bool) -> Iterator[str]:
 
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401
+    allow_any_bytes(sys.stdin)
     while True:
         try:
-            line = (input("> ") if interactive else input()).strip()
+            line = (input("> ") if interactive else input()).removeprefix("\ufeff").strip()
         except EOFError:
             return
         if line:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import EngineError, RequestError, UsageError
 from ..options.option import option, positional, required, same_as
 from ..options.runtime import RuntimeOptions
 from ..options.values import DIRECTORY
@@ -24,7 +25,8 @@ examples:
   engine generate --artifacts smollm2 --chat --file questions.txt --json > answers.jsonl
   head -100 prompts.txt | engine generate --artifacts smollm2
 
-A .jsonl file has {"prompt": "..."} or {"messages": [...]} on each line."""
+A .jsonl file has {"prompt": "..."} or {"messages": [...]} on each line. What cannot be completed is told, the rest goes on, and
+the exit code is 9; with --json its line has an "error"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +53,35 @@ def run(given: Given) -> int:
     asked: list[Any] = read_prompts(options.prompts, options.file, sys.stdin)
     if options.chat:
         asked = [[user(prompt)] if isinstance(prompt, str) else prompt for prompt in asked]
+    params = options.params()
     with open_llm(options.artifacts, options) as llm:
         if len(asked) == 1 and not options.json:
-            with llm.stream(asked[0], options.params()) as stream:
+            with llm.stream(asked[0], params) as stream:
                 show(stream)
             return 0
-        for prompt, completion in zip(asked, llm.generate(asked, options.params()), strict=True):
-            print(_as_json(prompt, completion) if options.json else _as_text(prompt, completion))
-    return 0
+        refused = {i: prompt if isinstance(prompt, UsageError) else llm.refusal(prompt, params) for i, prompt in enumerate(asked)}
+        left = [prompt for i, prompt in enumerate(asked) if refused[i] is None]
+        if not left and (error := refused[0]) is not None:
+            raise error
+        completions = iter(llm.generate(left, params))
+        for i, prompt in enumerate(asked):
+            if (error := refused[i]) is not None:
+                print(f"error: prompt {i + 1}: {error}", file=sys.stderr)
+                if options.json:
+                    print(_refused_as_json(prompt, error))
+            else:
+                print((_as_json if options.json else _as_text)(prompt, next(completions)))
+    return 0 if len(left) == len(asked) else RequestError.exit_code
+
+
+def _refused_as_json(prompt: Prompt | UsageError, error: EngineError) -> str:
+    """A line for every prompt, so that the lines of input and output belong together."""
+    asked = {} if isinstance(prompt, UsageError) else {_kind(prompt): prompt}
+    return json.dumps({**asked, "error": error.message}, ensure_ascii=not asked)
+
+
+def _kind(prompt: Prompt) -> str:
+    return "prompt" if isinstance(prompt, str) else "messages"
 
 
 def _as_text(prompt: Prompt, completion: "Completion") -> str:
@@ -68,7 +91,7 @@ def _as_text(prompt: Prompt, completion: "Completion") -> str:
 
 def _as_json(prompt: Prompt, completion: "Completion") -> str:
     entry = {
-        "prompt" if isinstance(prompt, str) else "messages": prompt,
+        _kind(prompt): prompt,
         "text": completion.text,
         "finish_reason": completion.finish_reason,
         "prompt_tokens": completion.prompt_tokens,

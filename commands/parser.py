@@ -6,7 +6,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, NoReturn
 
 from ..errors import UsageError
-from ..options.values import as_typed
+from ..options.values import as_typed, text
 
 Given = dict[str, Any]
 """The options that a command line gives, by the names of their fields. Those that are not given are left to their class."""
@@ -50,7 +50,7 @@ def _may_be_left_out(field: Field[Any]) -> bool:
 
 
 def _add(parser: Parser, field: Field[Any]) -> None:
-    settings = dict(field.metadata)
+    settings: dict[str, Any] = {"type": text, **field.metadata}
     if settings.pop("positional", False):
         if _may_be_left_out(field):
             settings |= {"nargs": "*", "default": field.default}
@@ -61,6 +61,7 @@ def _add(parser: Parser, field: Field[Any]) -> None:
         settings["required"] = True
     elif field.default is False:
         settings["action"] = "store_true"
+        del settings["type"]
     elif field.default == ():
         settings["action"] = "append"
     elif field.default not in (None, ""):

@@ -9,6 +9,22 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
+def text(given: str) -> str:
+    """As it is. Arguments that are not UTF-8 arrive with a lone surrogate for each byte that is not (PEP 383)."""
+    if not is_text(given):
+        raise ArgumentTypeError(f"{given!r} is not UTF-8 text")
+    return given
+
+
+def is_text(given: str) -> bool:
+    """Whether it consists of characters alone: a lone surrogate is none."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def byte_size(text: str) -> int:
     """`2GiB` and `2G` are 2 * 1024**3, `2GB` is 2 * 1000**3, `4096` is 4096 bytes."""
     match = _SIZE.fullmatch(text.strip())

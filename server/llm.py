@@ -104,6 +104,14 @@ class LLM:
         """
         return self._complete(self._plan([self._prompt(prompt) for prompt in prompts], params), on_token)
 
+    def refusal(self, prompt: str | list[int] | Messages, params: Params | None = None) -> RequestError | None:
+        """Why `generate` would refuse this prompt, and with it all others of its list; None if it would not."""
+        try:
+            self._plan([self._prompt(prompt)], params)
+        except RequestError as error:
+            return error
+        return None
+
     def chat(self, messages: Messages, params: Params | None = None, on_token: Callable[[str], None] | None = None) -> Completion:
         """The assistant's next message. `on_token` is called with the text that each step added."""
         stream = self.stream(messages, params)

@@ -53,8 +53,14 @@ class Text:
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
-        """Of several prompts. Other threads run meanwhile, which they could not while `Tokenizer.encode` does."""
-        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        """Of several prompts. Other threads run meanwhile, which they could not while `Tokenizer.encode` does.
+
+        Raises RequestError for lone surrogates, which stand for no character.
+        """
+        try:
+            encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        except TypeError:
+            raise _no_text(texts) from None
         return [self._with_bos(each.ids) for each in encoded]
 
     def encode_chat(
@@ -94,3 +100,9 @@ class Text:
         if self.spec.add_bos and ids[:1] != [bos]:
             return [bos, *ids]
         return ids[1:] if ids[:2] == [bos, bos] else ids
+
+
+def _no_text(texts: Sequence[str]) -> RequestError:
+    """Of texts that are no text: what they have instead."""
+    surrogates = (f"U+{ord(char):04X} at character {i}" for text in texts for i, char in enumerate(text) if "\ud800" <= char <= "\udfff")
+    return RequestError(f"the text is not UTF-8: it has a lone surrogate, {next(surrogates)}", hint="send text encoded in UTF-8")

@@ -32,6 +32,25 @@ def test_conversation_remembers_and_resets(artifact: str, capsys: pytest.Capture
     assert capsys.readouterr().out.count("\n") >= 3
 
 
+def test_what_is_typed_may_be_no_text(artifact: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    assert run(artifact) == 9
+    assert "the text is not UTF-8: it has a lone surrogate, U+DCE9 at character" in capsys.readouterr().err
+    assert run(artifact, "--system", "\udcff") == 2
+    assert "--system: '\\udcff' is not UTF-8 text\nhint: " in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(
+    artifact: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    for mark in (b"", b"\xef\xbb\xbf"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(mark + b"one\n"), encoding="utf-8"))
+        assert run(artifact, "--max-tokens", "30") == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+
+
 def test_a_conversation_beyond_the_context(artifact: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("fox " * 600 + "\n"))
     assert run(artifact) == 9

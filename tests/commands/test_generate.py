@@ -50,6 +50,38 @@ def test_chat_turns_prompts_into_messages(artifact: str, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["messages"] == [{"role": "user", "content": "the fox"}]
 
 
+@pytest.mark.parametrize("format", [[], ["--json"]])
+def test_what_cannot_be_completed_is_told_and_the_rest_goes_on(
+    artifact: str, format: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    prompts = ['{"prompt": "the dog"}', '{"prompt": "\\ud800"}', json.dumps({"prompt": "fox " * 600}), '{"prompt": "the fox"}']
+    file.write_text("\n".join(prompts))
+    assert run(artifact, "--file", str(file), *format) == 9
+    out, err = capsys.readouterr()
+    assert "error: prompt 2: line 2 is not UTF-8 text" in err
+    assert "error: prompt 3: the prompt has" in err
+    assert err.count("hint: ") == 2
+    if format:
+        answers = [json.loads(line) for line in out.splitlines()]
+        assert [answer.get("text") for answer in answers] == ["the dog", None, None, "the fox"]
+        assert [answer.get("prompt", "")[:7] for answer in answers] == ["the dog", "", "fox fox", "the fox"]
+        assert answers[1]["error"].startswith("line 2")
+    else:
+        assert out == "> the dog\nthe dog\n\n> the fox\nthe fox\n\n"
+
+
+def test_nothing_that_can_be_completed(artifact: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(artifact, "fox " * 600, "dog " * 600) == 9
+    assert capsys.readouterr().err.count("error: ") == 1
+
+
+def test_arguments_that_are_no_text(artifact: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["caf\udce9"], ["the dog", "--stop", "\udcff"]):
+        assert run(artifact, *arguments) == 2
+        assert "is not UTF-8 text\nhint: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [("--top-p", "1.5", "top_p"), ("--temperature", "-1", "temperature"), ("--max-tokens", "100000", "max_tokens")],
