@@ -66,7 +66,8 @@ class Parsing(Protocol):
     markers: texts of special tokens that the parser must see; readers are shown no other special tokens either.
     """
 
-    markers: frozenset[str]
+    @property
+    def markers(self) -> frozenset[str]: ...
 
     def begin(self, call_id: CallId) -> OutputParser:
         """For one answer."""

@@ -1,0 +1,45 @@
+"""Channels of gpt-oss: `<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>...`."""
+
+import re
+from dataclasses import dataclass
+
+from ..findings import Findings
+from ..source import NotACall, Scan, Source
+from .form import Where
+
+_RECIPIENT = re.compile(r"to=(?:functions\.)?([\w.\-]+)")
+_ENDS = ("<|end|>", "<|call|>", "<|return|>")
+
+
+@dataclass(frozen=True)
+class Harmony:
+    """A message with a recipient is a call, one of the analysis channel reasoning, any other content."""
+
+    openers: tuple[str, ...] = ("<|channel|>", "<|start|>")
+    where: Where = "anywhere"
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return (*self.openers, *_ENDS, "<|message|>", "<|constrain|>")
+
+    def read(self, opener: str, source: Source, found: Findings) -> Scan[None]:
+        header = yield from source.until("<|message|>")
+        if "<|end|>" in header:
+            raise NotACall
+        channel = header.rpartition("<|channel|>")[2]
+        if recipient := _RECIPIENT.search(header):
+            yield from self._call(recipient[1], source, found)
+        elif channel.strip().startswith("analysis"):
+            found.in_reasoning = True
+            yield from source.flow(_ENDS, found.reasoning)
+            found.in_reasoning = False
+        else:
+            yield from source.flow(_ENDS, found.content)
+
+    def _call(self, name: str, source: Source, found: Findings) -> Scan[None]:
+        found.call(name)
+        before = found.count
+        yield from source.space()
+        ended = yield from source.flow(_ENDS, found.arguments)
+        if ended and found.count == before:
+            found.arguments("{}")
