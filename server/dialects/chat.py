@@ -11,6 +11,7 @@ from ..parsing.pieces import CallArguments, CallStart, Content, Message, Piece, 
 from ..service import Service
 from ..text.assembler import Delta
 from ..text.token_bytes import TokenBytes
+from .choices import ChoicesWriter
 from .logprobs import chat_logprobs
 from .planning import Ask, Prompt
 from .responses import ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Function, ToolCall
@@ -20,10 +21,18 @@ from .schemas import ChatRequest
 async def chat_completions(http: Request) -> Response:
     service: Service = http.app.state.service
     request = await read_request(http, ChatRequest)
+    ask = await chat_ask(service, request)
+    style = _ChatStyle(service.text.token_bytes, ask.logprobs is not None)
+    writer = ChoicesWriter(service.model, ask, style, with_usage=request.include_usage())
+    return await answer(http, service, ask, writer, stream=bool(request.stream))
+
+
+async def chat_ask(service: Service, request: ChatRequest) -> Ask:
+    """What a conversation asks for, in whichever API. Raises RequestError."""
     service.check_request(request)
     grammar = await service.grammar(request)
     prompt = await service.encode_chat(request.messages, request.template_variables())
-    ask = Ask(
+    return Ask(
         prompts=[Prompt(prompt, continues=False)],
         params=request,
         param="messages",
@@ -32,7 +41,6 @@ async def chat_completions(http: Request) -> Response:
         choices=request.choices(),
         grammar=grammar,
     )
-    return await answer(http, service, request, ask, _ChatStyle(service.text.token_bytes, ask.logprobs is not None))
 
 
 class _ChatStyle:

@@ -10,6 +10,7 @@ from ..http.body import read_request
 from ..service import Service
 from ..text.assembler import Delta
 from ..text.token_bytes import TokenBytes
+from .choices import ChoicesWriter
 from .logprobs import completion_logprobs
 from .planning import Ask, Prompt
 from .responses import CompletionChoice, CompletionLogprobs
@@ -35,7 +36,9 @@ async def completions(http: Request) -> Response:
         grammar=grammar,
     )
     echoes = (texts or [await service.decode(prompt) for prompt in prompts]) if request.echo else [""] * len(prompts)
-    return await answer(http, service, request, ask, _CompletionStyle(service.text.token_bytes, ask, echoes))
+    style = _CompletionStyle(service.text.token_bytes, ask, echoes)
+    writer = ChoicesWriter(service.model, ask, style, with_usage=request.include_usage())
+    return await answer(http, service, ask, writer, stream=bool(request.stream))
 
 
 class _CompletionStyle:

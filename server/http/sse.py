@@ -11,7 +11,6 @@ from starlette.types import Receive, Scope, Send
 from ...errors import EngineError
 from .connection import Connection
 from .disconnect import ClientDisconnectedError, unless_disconnected
-from .errors import error_answer
 
 DONE = b"data: [DONE]\n\n"
 _encoder = msgspec.json.Encoder()
@@ -21,18 +20,23 @@ def event(message: msgspec.Struct) -> bytes:
     return b"data: " + _encoder.encode(message) + b"\n\n"
 
 
+def named_event(message: msgspec.Struct) -> bytes:
+    """An event of the kind that the message's tag says."""
+    return b"event: %b\n%b" % (str(message.__struct_config__.tag).encode(), event(message))
+
+
 class EventTemplate:
     """Events that differ in one text only: what is around it is encoded once.
 
-    make(text) is the message with that text, which must appear in it exactly once.
+    make(text) is the event with that text, which must appear in it exactly once.
     """
 
-    def __init__(self, make: Callable[[str], msgspec.Struct]) -> None:
+    def __init__(self, make: Callable[[str], bytes]) -> None:
         mark = "\x00the text\x00"
-        self._before, self._after = event(make(mark)).split(_encoder.encode(mark))
+        self._before, self._after = make(mark).split(_encoder.encode(mark))
 
     def fill(self, text: str) -> bytes:
-        """The same as event(make(text))."""
+        """The same as make(text)."""
         return self._before + _encoder.encode(text) + self._after
 
 
@@ -69,13 +73,16 @@ class EventSink:
 
 
 class EventSource(Protocol):
-    """What writes events to a sink. All but `close` raise EngineError."""
+    """What writes events to a sink. `begun` and `ended` raise EngineError."""
 
     async def begun(self) -> None:
         """Wait for the first event."""
 
     async def ended(self) -> bytes:
         """Wait for the last events, which are not written but returned: they go with the end of the body."""
+
+    def failed(self, error: EngineError) -> bytes:
+        """The last events after an error."""
 
     def close(self) -> None:
         """Write no more events."""
@@ -104,5 +111,5 @@ class EventStream(Response):
                 try:
                     last = await source.ended()
                 except EngineError as error:
-                    last = event(error_answer(error)) + DONE
+                    last = source.failed(error)
             await send({"type": "http.response.body", "body": last, "more_body": False})

@@ -67,8 +67,12 @@ class Delta(msgspec.Struct, frozen=True):
         return [Content(self.text)] if self.text else []
 
     def only_content(self) -> str:
-        """The content, if there is nothing but content."""
-        match self.all_pieces():
+        """The content, if there is nothing but content and more to come."""
+        if self.finish_reason is not None:
+            return ""
+        match self.pieces:
+            case None:
+                return self.text
             case [Content(text)]:
                 return text
         return ""

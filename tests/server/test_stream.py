@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from chat_stream import Stream
+from chat_stream import ScriptedStream
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,7 +17,7 @@ from engine.server.http.sse import DONE, EventTemplate, event
 
 def test_one_event_per_token_to_a_client_that_reads() -> None:
     async def scenario() -> None:
-        stream = Stream()
+        stream = ScriptedStream()
         source = await stream.start()
         stream.worker.put("a")
         await source.begun()
@@ -35,7 +35,7 @@ def test_one_event_per_token_to_a_client_that_reads() -> None:
 
 def test_what_comes_before_the_head_is_one_event() -> None:
     async def scenario() -> None:
-        stream = Stream()
+        stream = ScriptedStream()
         source = await stream.start()
         for text in "abc":
             stream.worker.put(text)
@@ -49,7 +49,7 @@ def test_what_comes_before_the_head_is_one_event() -> None:
 
 def test_what_a_slow_client_has_not_read_is_merged() -> None:
     async def scenario() -> None:
-        stream = Stream(choices=2)
+        stream = ScriptedStream(choices=2)
         source = await stream.start()
         stream.worker.put("a")
         stream.sink.open()
@@ -75,7 +75,7 @@ def test_what_a_slow_client_has_not_read_is_merged() -> None:
 
 def test_an_error_comes_after_what_was_held() -> None:
     async def scenario() -> None:
-        stream = Stream()
+        stream = ScriptedStream()
         source = await stream.start()
         stream.worker.put("a")
         stream.sink.open()
@@ -94,7 +94,7 @@ def test_an_error_comes_after_what_was_held() -> None:
 
 def test_closing_abandons_what_runs() -> None:
     async def scenario() -> None:
-        stream = Stream(choices=2)
+        stream = ScriptedStream(choices=2)
         source = await stream.start()
         stream.worker.put("a", finish_reason="stop", choice=1)
         waiting = asyncio.ensure_future(source.ended())
@@ -111,11 +111,12 @@ def test_closing_abandons_what_runs() -> None:
 
 @given(st.text())
 def test_a_template_filled_is_the_event(text: str) -> None:
-    def make(text: str) -> Answer:
-        return Answer(id="i", object="o", created=1, model="data: \n\n", choices=[ChatChunkChoice(0, ChatDelta(content=text))])
+    def make(text: str) -> bytes:
+        choice = ChatChunkChoice(0, ChatDelta(content=text))
+        return event(Answer(id="i", object="o", created=1, model="data: \n\n", choices=[choice]))
 
     try:
-        whole = event(make(text))
+        whole = make(text)
     except UnicodeEncodeError:  # a lone surrogate, which no detokenizer makes
         return
     assert EventTemplate(make).fill(text) == whole

@@ -1,7 +1,8 @@
-"""A chat stream between a client that may stop reading and a worker of which the test says what it computes."""
+"""A stream between a client that may stop reading and a worker of which the test says what it computes."""
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,10 +12,11 @@ from artifact_stand_in import byte_level_tokenizer
 from engine.errors import EngineError
 from engine.protocol import Output, Ready, Submit
 from engine.server.dialects.chat import _ChatStyle
+from engine.server.dialects.choices import ChoicesWriter
 from engine.server.dialects.params import GenerationParams
 from engine.server.dialects.planning import Ask, ModelLimits, Prompt
 from engine.server.generation import Observer
-from engine.server.http.answering import _Writer
+from engine.server.http.answering import Dialect, Stream
 from engine.server.http.connection import Connection
 from engine.server.http.sse import DONE, EventSink
 from engine.server.service import Service
@@ -79,14 +81,14 @@ class Worker:
         self.receiver.fail(error)
 
 
-class Stream:
-    """A chat stream between the two."""
+class ScriptedStream:
+    """A stream between the two, of chat completions unless `dialect` makes another one of its ask."""
 
-    def __init__(self, **ask: Any) -> None:
+    def __init__(self, dialect: Callable[[Ask], Dialect] | None = None, **ask: Any) -> None:
         self.client, self.worker = Client(), Worker()
         self.sink = EventSink(cast(Connection, self.client))
         text = Text(TOKENIZER, TextSpec(special_tokens={}, bos_token_id=None, eos_token_ids=[], add_bos=False), None)
-        service = Service(
+        self._service = Service(
             model="m",
             created=0,
             limits=ModelLimits(max_context=1000, vocab_size=TOKENIZER.get_vocab_size()),
@@ -95,22 +97,26 @@ class Stream:
             metrics=cast(Any, Observer()),
             hold_timeout=1.0,
         )
-        asked = Ask(
+        self._ask = Ask(
             prompts=[Prompt([1, 2], continues=False)],
             params=GenerationParams(**ask.pop("params", {})),
             param="messages",
             max_tokens=50,
             **ask,
         )
-        self._writer = _Writer(service, asked, _ChatStyle(text.token_bytes, False), with_usage=False)
+        self._dialect = (dialect or partial(chat_dialect, text))(self._ask)
 
     async def start(self) -> Any:
-        return await self._writer.stream(self.sink)
+        return Stream(self._service, await self._service.prepare(self._ask), self._dialect, self.sink)
 
     def texts(self, *more: bytes) -> list[str]:
         """The text of every event that has been written, the opening ones left out."""
         deltas = [event["choices"][0]["delta"] for event in events(*self.client.chunks, *more)]
         return [delta.get("content", "") for delta in deltas if "role" not in delta]
+
+
+def chat_dialect(text: Text, ask: Ask) -> Dialect:
+    return ChoicesWriter("m", ask, _ChatStyle(text.token_bytes, False), with_usage=False)
 
 
 def events(*chunks: bytes) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from artifact_stand_in import BOS, EOS, byte_level_tokenizer, token_id
-from chat_stream import Stream, events
+from chat_stream import ScriptedStream, events
 
 from engine.protocol import Output, SamplingParams
 from engine.server.dialects.chat import _ChatStyle
@@ -62,7 +62,7 @@ class MarksParsing:
 
 def test_events_of_a_stream() -> None:
     async def scenario() -> None:
-        stream = Stream(parsing=MarksParsing(), id="r")
+        stream = ScriptedStream(parsing=MarksParsing(), id="r")
         source = await stream.start()
         stream.sink.open()
         for character in ANSWER:
@@ -89,7 +89,7 @@ def test_events_of_a_stream() -> None:
 
 def test_what_a_slow_client_has_not_read_is_one_event_per_piece() -> None:
     async def scenario() -> None:
-        stream = Stream(parsing=MarksParsing())
+        stream = ScriptedStream(parsing=MarksParsing())
         source = await stream.start()
         for character in ANSWER:
             stream.worker.put(character)

@@ -1,0 +1,108 @@
+"""The answers of chat completions and completions: a list of choices. The two differ only in their `Style`."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ...errors import EngineError
+from ..http.errors import error_answer
+from ..http.sse import DONE, EventTemplate, event
+from ..text.assembler import Assembler, Delta
+from .planning import Ask
+from .responses import Answer, CompletionTokensDetails, PromptTokensDetails, Usage
+
+
+class Style(Protocol):
+    """How choices are written in one API. `prefix` begins ids; the `*_object` names go in `object`."""
+
+    prefix: str
+    whole_object: str
+    chunk_object: str
+
+    def opening(self, index: int) -> Any | None:
+        """The choice of a chunk that comes before the text of choice `index`, if there is one."""
+
+    def chunk(self, index: int, delta: Delta) -> Any:
+        """The choice of a chunk, for a delta with no more than one piece."""
+
+    def whole(self, index: int, delta: Delta) -> Any:
+        """The choice of a whole answer, all its deltas in one."""
+
+
+class ChoicesWriter:
+    """A Dialect. with_usage: whether a stream ends with one more chunk, which has the usage."""
+
+    def __init__(self, model: str, ask: Ask, style: Style, *, with_usage: bool) -> None:
+        self._model = model
+        self._ask = ask
+        self._style = style
+        self._with_usage = with_usage
+        self._created = int(time.time())
+        self._id = f"{style.prefix}-{ask.id}"
+        self._templates: dict[int, EventTemplate | None] = {}
+        self._assemblers: Sequence[Assembler] = ()
+        self.headers = {"x-request-id": self._id}
+
+    def begin(self, assemblers: Sequence[Assembler]) -> bytes:
+        self._assemblers = assemblers
+        return b""
+
+    def delta(self, index: int, delta: Delta) -> bytes:
+        if index not in self._templates:
+            self._templates[index] = self._template(index)
+            return self._opening(index) + self.delta(index, delta)
+        template = self._templates[index]
+        if template is not None and (text := delta.only_content()):
+            return template.fill(text)
+        return self._events(index, delta)
+
+    def end(self) -> bytes:
+        if not self._with_usage:
+            return DONE
+        last = self._answer(self._style.chunk_object, [])
+        last.usage = self._usage(self._assemblers)
+        return event(last) + DONE
+
+    def error(self, error: EngineError) -> bytes:
+        return event(error_answer(error)) + DONE
+
+    def whole(self, assemblers: Sequence[Assembler], deltas: Sequence[Sequence[Delta]]) -> Answer:
+        choices = [self._style.whole(index, Delta.joined(each)) for index, each in enumerate(deltas)]
+        result = self._answer(self._style.whole_object, choices)
+        result.usage = self._usage(assemblers)
+        return result
+
+    def _opening(self, index: int) -> bytes:
+        """The event that comes before the text of a choice."""
+        choice = self._style.opening(index)
+        return b"" if choice is None else event(self._chunk([choice]))
+
+    def _events(self, index: int, delta: Delta) -> bytes:
+        says_something = delta.all_pieces() or delta.finish_reason or (self._ask.logprobs is not None and delta.tokens)
+        if not says_something:
+            return b""
+        return b"".join(event(self._chunk([self._style.chunk(index, part)])) for part in delta.parts())
+
+    def _template(self, index: int) -> EventTemplate | None:
+        """`_events` for deltas that are nothing but text, None if there is more to them."""
+        if self._ask.logprobs is not None:
+            return None
+        return EventTemplate(lambda text: event(self._chunk([self._style.chunk(index, Delta(text, []))])))
+
+    def _chunk(self, choices: list[Any]) -> Answer:
+        chunk = self._answer(self._style.chunk_object, choices)
+        if self._with_usage:
+            chunk.usage = None
+        return chunk
+
+    def _answer(self, kind: str, choices: list[Any]) -> Answer:
+        return Answer(id=self._id, object=kind, created=self._created, model=self._model, choices=choices)
+
+    def _usage(self, assemblers: Sequence[Assembler]) -> Usage:
+        """A prompt counts once, however many choices are made from it."""
+        firsts = assemblers[:: self._ask.choices]
+        prompt = sum(len(assembler.plan.prompt) for assembler in firsts)
+        generated = sum(assembler.generated for assembler in assemblers)
+        cached = sum(assembler.cached_tokens for assembler in firsts)
+        reasoning = sum(assembler.reasoning_tokens for assembler in assemblers)
+        return Usage(prompt, generated, prompt + generated, PromptTokensDetails(cached), CompletionTokensDetails(reasoning))
