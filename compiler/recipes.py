@@ -1,10 +1,8 @@
 """Runs the recipe of a packed tensor: reads its sources from a checkpoint, one operation after another."""
 
-from functools import partial
-
 import torch
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, CheckpointError
 from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS
 from ..kernels.linear.blocks import FORMATS, GROUP
 from ..kernels.linear.formats import pack_blocks, pack_dense, unpack
@@ -20,7 +18,7 @@ from .weights_plan import PackedWeight
 def make(weight: PackedWeight, checkpoint: Checkpoint) -> torch.Tensor:
     """Run a recipe: reads the sources and returns the packed tensor, of the planned dtype and shape.
 
-    Raises CheckpointError for a source that cannot be read, ArtifactError for an operation that does not exist.
+    Raises CheckpointError for a source that cannot be read or quantized, ArtifactError for an operation that does not exist.
     """
     parts = [_make_part(source, weight.recipe, checkpoint) for source in weight.sources]
     match weight.recipe[-1:]:
@@ -46,8 +44,8 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> 
             case "to_bfloat16", _, _:
                 data, held = dequantize(held, data).bfloat16(), "bf16"
             case "quantize", _, wanted:
-                quantize = partial(fp8.quantize_fp8 if wanted in FP8_FORMATS else quantize_blocks, wanted)
-                data, held = quantize(dequantize(held, data)), wanted  # type: ignore[assignment]
+                tensor = " and ".join(checkpoint.tensors_of(source))
+                data, held = _quantize(wanted, dequantize(held, data), tensor), wanted  # type: ignore[assignment]
             case "pack_rows", _, _:
                 data = rows.pack_rows(held, data)
             case "pack", _, _:
@@ -57,6 +55,24 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> 
             case _:
                 raise ArtifactError(f"there is no recipe {operation!r} for weights in this version", hint="build the artifact again")
     return data
+
+
+def _quantize(wanted: str, values: torch.Tensor, tensor: str) -> torch.Tensor:
+    """values: float32 [N, K]. tensor: what the checkpoint calls them."""
+    finite = values.isfinite()
+    if not bool(finite.all()):
+        row, column = (~finite).nonzero()[0].tolist()
+        raise CheckpointError(
+            f"tensor {tensor} cannot be quantized: row {row}, column {column} is {values[row, column].item()}",
+            hint="the checkpoint is damaged, or its training diverged; without --quantize it is built as it is",
+        )
+    try:
+        return fp8.quantize_fp8(wanted, values) if wanted in FP8_FORMATS else quantize_blocks(wanted, values)
+    except ValueError as error:
+        raise CheckpointError(
+            f"tensor {tensor} cannot be quantized: values up to {values.abs().max().item():g} are beyond what {wanted} holds",
+            hint="build without --quantize",
+        ) from error
 
 
 def dequantize(stored: str, data: torch.Tensor) -> torch.Tensor:

@@ -65,6 +65,10 @@ class Checkpoint(ABC):
         located = self._located[parameter]
         return taken(located, [self._load(tensor) for tensor in located.tensors])
 
+    def tensors_of(self, parameter: str) -> tuple[str, ...]:
+        """The checkpoint's own names of the tensors that a parameter lies in."""
+        return tuple(self._located[parameter].tensors)
+
     @abstractmethod
     def _load(self, tensor: str) -> LoadedTensor:
         """A tensor of the checkpoint by its own name. Raises as `read` does."""

@@ -1,0 +1,43 @@
+"""Weights that cannot become what a recipe wants."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from random_checkpoints import write_random_checkpoint
+from safetensors.torch import load_file, save_file
+
+from engine.compiler.recipes import make
+from engine.compiler.weights_plan import PackedWeight
+from engine.errors import CheckpointError
+from engine.models.open import open_checkpoint
+
+TENSOR = "model.layers.0.mlp.up_proj.weight"
+
+
+def quantized(directory: Path, value: float, format: str) -> torch.Tensor:
+    """The first layer's up projection with one value replaced."""
+    tensors = load_file(directory / "model.safetensors")
+    tensors[TENSOR][7, 9] = value
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    checkpoint = open_checkpoint(str(directory))
+    (source,) = (name for name in checkpoint.parameters if checkpoint.tensors_of(name) == (TENSOR,))
+    shape = checkpoint.parameters[source].shape
+    weight = PackedWeight(name="up", dtype="uint8", shape=shape, format=format, sources=(source,), recipe=(f"quantize:{format}",))
+    return make(weight, checkpoint)
+
+
+@pytest.mark.parametrize("format", ["q8_0", "q4_1", "q4_0", "fp8_channel"])
+@pytest.mark.parametrize(("value", "shown"), [(float("nan"), "nan"), (float("inf"), "inf"), (float("-inf"), "-inf")])
+def test_a_value_that_is_no_number_is_named(format: str, value: float, shown: str, tmp_path: Path) -> None:
+    directory = write_random_checkpoint("llama", tmp_path / "model", num_hidden_layers=1)
+    with pytest.raises(CheckpointError, match=f"{TENSOR} cannot be quantized: row 7, column 9 is {shown}") as raised:
+        quantized(directory, value, format)
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("format", ["q8_0", "q4_1"])
+def test_values_beyond_what_a_scale_holds_are_named(format: str, tmp_path: Path) -> None:
+    directory = write_random_checkpoint("llama", tmp_path / "model", num_hidden_layers=1)
+    with pytest.raises(CheckpointError, match=rf"{TENSOR} cannot be quantized: values up to 1e\+09 are beyond what {format} holds"):
+        quantized(directory, 1e9, format)
