@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..compiler.options import BuildOptions
+from ..errors import UsageError
 from ..options.option import option, positional, same_as
-from ..options.values import DIRECTORY, FILE
+from ..options.values import DIRECTORY, FILE, positive_number
 from .parser import Given, Parser, add_options
 
 DESCRIPTION = (
@@ -17,7 +18,7 @@ EPILOG = """\
 examples:
   engine verify smollm2
   engine verify smollm2 --key public.pem
-  engine verify smollm2 --against ./SmolLM2-135M-Instruct"""
+  engine verify smollm2 --against ./SmolLM2-135M-Instruct --max-kl 0.01   fails in CI where numbers drift"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,9 @@ class VerifyOptions:
         "run artifact and checkpoint (in float32, plain PyTorch) on the same texts; print KL divergence and top-1 agreement",
         metavar="CHECKPOINT",
     )
+    max_kl: float | None = option(
+        None, "with --against: fail (exit 7) where the mean KL divergence is above N nats", type=positive_number, metavar="N"
+    )
     ignore_config: Sequence[str] = same_as(BuildOptions, "ignore_config")
     key: Path | None = option(None, "a PEM file with an Ed25519 public key: refuse an artifact that its owner has not signed", **FILE)
 
@@ -41,6 +45,8 @@ def add_arguments(parser: Parser) -> None:
 def run(given: Given) -> int:
     """Check, and print what was found intact. Returns the exit code."""
     options = VerifyOptions(**given)
+    if options.max_kl is not None and options.against is None:
+        raise UsageError("--max-kl without --against has nothing to compare", hint="engine verify DIR --against CHECKPOINT --max-kl 0.1")
     from ..artifacts import load_manifest, verify
 
     manifest = load_manifest(options.artifacts)
@@ -57,5 +63,8 @@ def run(given: Given) -> int:
     if options.against is not None:
         from ..compiler.verify import compare
 
-        print(compare(options.artifacts, options.against, ignored=options.ignore_config))
+        comparison = compare(options.artifacts, options.against, ignored=options.ignore_config)
+        print(comparison)
+        if options.max_kl is not None:
+            comparison.check(options.max_kl)
     return 0

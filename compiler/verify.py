@@ -45,6 +45,17 @@ class Comparison:
     top1: float
     max_error: float
 
+    def check(self, max_kl: float) -> None:
+        """Raises MismatchError if the mean divergence is above max_kl nats, or no number."""
+        if not self.kl_mean <= max_kl:
+            drift = Misfit(field="mean KL divergence", artifact=f"{self.kl_mean:.3g} nats", machine=f"at most {max_kl:g}")
+            raise MismatchError(
+                "the artifact does not compute what the checkpoint does",
+                [drift],
+                other="wanted",
+                hint="compare with the checkpoint it was built from; quantized weights diverge more, and need a higher --max-kl",
+            )
+
     def __str__(self) -> str:
         return "\n".join(
             [
