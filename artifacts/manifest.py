@@ -36,6 +36,9 @@ class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     pass
 
 
+WIDE_FORMATS = frozenset({"f32", "f16", "bf16"})
+
+
 class ModelInfo(_Struct, frozen=True, kw_only=True):
     """What was compiled. `parameters` counts logical weights, before packing."""
 
@@ -273,6 +276,11 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     def weight_files(self) -> list[str]:
         """Those that are there."""
         return list(dict.fromkeys(weight.file for weight in self.weights.values())) if self.has_weights else []
+
+    @property
+    def has_wide_weights(self) -> bool:
+        """Whether no weight is quantized, so that a build with --quantize has smaller ones."""
+        return all(weight.format in WIDE_FORMATS for weight in self.weights.values())
 
     def encode(self) -> bytes:
         sealed = msgspec.structs.replace(self, digest=content_digest(msgspec.to_builtins(self)))

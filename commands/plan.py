@@ -51,7 +51,8 @@ def run(given: Given) -> int:
     from ..runtime.capacity.capacity import capacity, check
 
     limits = RuntimeOptions(max_num_seqs=options.max_num_seqs, max_batch_tokens=options.max_batch_tokens)
-    found = capacity(load_manifest(options.artifacts), options.memory, limits, options.context)
+    manifest = load_manifest(options.artifacts)
+    found = capacity(manifest, options.memory, limits, options.context)
     if options.json:
         sys.stdout.buffer.write(found.encode())
     else:
@@ -60,5 +61,5 @@ def run(given: Given) -> int:
         from ..runtime.capacity.table import capacity_table
 
         Console().print(capacity_table(found))
-    check(found)
+    check(found, manifest, options.context)
     return 0

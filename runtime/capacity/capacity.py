@@ -105,15 +105,16 @@ def capacity(manifest: Manifest, memory: int, options: RuntimeOptions, contexts:
     )
 
 
-def check(found: Capacity) -> None:
+def check(found: Capacity, manifest: Manifest, asked: Sequence[int]) -> None:
     """Raise UsageError, with what would do, if the artifact cannot be served in the memory, or not one sequence of a length asked for."""
     if not found.blocks:
+        smaller = ", or build it with smaller weights (--quantize)" if manifest.has_wide_weights else ", or take a smaller model"
         raise UsageError(
             f"{found.memory:,} bytes are too little for {found.model}: it takes {found.least_memory:,} at least",
-            hint="lower --max-batch-tokens and --max-num-seqs, or build it with smaller weights (--quantize)",
+            hint=f"lower --max-batch-tokens and --max-num-seqs{smaller}",
         )
     for context in found.contexts:
-        if not context.sequences:
+        if context.tokens in asked and not context.sequences:
             raise UsageError(
                 f"not one sequence of {context.tokens:,} tokens fits into {found.memory:,} bytes: {context.least_memory:,} are needed",
                 hint="give more memory, or build the artifact with --kv-dtype int8 or a shorter --max-context",

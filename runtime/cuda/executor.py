@@ -184,7 +184,8 @@ class _Loader:
         return {f"weight:{name}": region for name, region in regions.items()}
 
     def _allocate_weights(self, device: Device, layout: Layout) -> int:
-        hint = "free memory of the GPU, or build the artifact with smaller weights (--quantize)"
+        smaller = ", or build the artifact with smaller weights (--quantize)" if self._manifest.has_wide_weights else ""
+        hint = f"free memory of the GPU{smaller}"
         return self._held.enter_context(device.allocate(layout.nbytes, "the weights", hint=hint)).handle
 
     def _allocate_workspace(self, device: Device, nbytes: int) -> dict[str, Region]:

@@ -15,12 +15,12 @@ from fake_executor import tiny_manifest
 from serving_process import ServingProcess
 from toy_gpu_artifact import ToyKernels, write_toy_artifact
 
-from engine.artifacts import CacheGroup, Manifest, load_manifest
+from engine.artifacts import CacheGroup, Manifest, WeightInfo, load_manifest
 from engine.artifacts.manifest import MANIFEST_NAME
 from engine.cli import main
 from engine.errors import UsageError
 from engine.options.runtime import RuntimeOptions
-from engine.runtime.capacity.capacity import Capacity, capacity
+from engine.runtime.capacity.capacity import Capacity, capacity, check
 from engine.runtime.capacity.pools import pool_bytes, pool_sizes
 from engine.runtime.cuda.executor import CudaExecutor
 
@@ -127,6 +127,24 @@ def test_when_not_one_sequence_fits(manifest_alone: Path, capsys: pytest.Capture
     captured = capsys.readouterr()
     least = json.loads(captured.out)["contexts"][0]["least_memory"]
     assert f"not one sequence of 256 tokens fits into {memory:,} bytes: {least:,} are needed" in captured.err
+
+
+def test_lengths_that_nobody_asked_for_may_not_fit(manifest_alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    memory = planned(manifest_alone, GIB).least_memory
+    assert main(["plan", str(manifest_alone), "--memory", str(memory), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["contexts"][-1]["sequences"] == 0
+
+
+@pytest.mark.parametrize(
+    ("format", "hint"), [("f32", "--quantize"), ("bf16", "--quantize"), ("q8_0", "a smaller model"), ("q4_1", "a smaller model")]
+)
+def test_weights_that_are_quantized_are_not_to_be_quantized(format: str, hint: str) -> None:
+    manifest = tiny_manifest()
+    weight = WeightInfo(file="weights/00000.safetensors", dtype="uint8", shape=[1], format=format, sources=["w"], recipe=[])
+    manifest = msgspec.structs.replace(manifest, weights={"w": weight})
+    with pytest.raises(UsageError, match="too little") as raised:
+        check(capacity(manifest, 1, RuntimeOptions()), manifest, [])
+    assert hint in str(raised.value.hint)
 
 
 def gemma(layers: int, *, window: int = 1024, max_context: int = 32768) -> Manifest:
