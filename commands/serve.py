@@ -12,6 +12,7 @@ example:
   curl localhost:8000/v1/chat/completions -H 'content-type: application/json' \\
     -d '{"model": "smollm2", "messages": [{"role": "user", "content": "Hello!"}]}'
 
+http://HOST:PORT/ is a page to chat with the model and to watch the load.
 /health answers 503 with the phase while loading and 200 when ready; /metrics is for Prometheus."""
 
 

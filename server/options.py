@@ -48,6 +48,7 @@ class ServeOptions(WorkerOptions):
         "a name by which a server that listens on this machine only may be asked, besides localhost; may be given more than once",
         metavar="NAME",
     )
+    no_page: bool = option(False, "leave out the page at / (chat and live load, for people): the API alone is served")
     served_model_name: str | None = option(None, "the model's name in the API (default: the one in the artifact)", metavar="NAME")
     max_queue: int = option(
         256,

@@ -11,7 +11,7 @@ from typing import Any
 from checkout import ROOT, our_files
 
 NOT_SHIPPED = {"benchmarks", "docs", "tests", "tools"}
-DATA_SUFFIXES = {".cpp", ".h"}
+DATA_SUFFIXES = {".cpp", ".h", ".html"}
 
 
 def pyproject() -> dict[str, Any]:
@@ -37,7 +37,7 @@ def test_packages_are_the_folders_with_python_in_them() -> None:
     assert [folder for folder in folders if not (ROOT / folder / "__init__.py").is_file()] == []
 
 
-def test_package_folders_hold_only_python_and_native_sources() -> None:
+def test_package_folders_hold_only_python_native_sources_and_the_page() -> None:
     strangers = [file for file in shipped_files() if Path(file).suffix not in {".py", *DATA_SUFFIXES} and file != "py.typed"]
     assert strangers == []
 

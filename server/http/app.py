@@ -15,6 +15,7 @@ from .access import LOCAL_ORIGIN, AccessMiddleware, is_loopback
 from .auth import ApiKeyMiddleware
 from .disconnect import ClientDisconnectedError
 from .errors import on_bug, on_disconnect, on_engine_error, on_http_error
+from .page_api import no_page, page
 from .status_api import health, metrics, model, models, version
 from .tokens_api import detokenize, tokenize
 
@@ -34,7 +35,7 @@ ROUTES = (
 
 def build_app(service: Service, options: ServeOptions) -> Starlette:
     app = Starlette(
-        routes=ROUTES,
+        routes=(*ROUTES, Route("/", no_page if options.no_page else page)),
         middleware=_middleware(options),
         exception_handlers={
             EngineError: on_engine_error,

@@ -8,11 +8,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ...errors import RequestError
 from .errors import error_response
 
-OPEN_PATHS = frozenset({"/health", "/metrics"})
+OPEN_PATHS = frozenset({"/", "/health", "/metrics"})
 
 
 class ApiKeyMiddleware:
-    """Lets requests with `Authorization: Bearer <key>` or `X-Api-Key: <key>` through, and those for probes and scrapers."""
+    """Lets requests with `Authorization: Bearer <key>` or `X-Api-Key: <key>` through, and those for the page, of probes and of scrapers."""
 
     def __init__(self, app: ASGIApp, api_key: str) -> None:
         self._app = app
