@@ -17,8 +17,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     temperature 0 is greedy. top_k 0, top_p 1 and min_p 0 switch the filter off. `seed` None
     means the worker draws one. `logprobs` is the number of alternatives reported per token
-    (None: no logprobs at all, 0: only the chosen token's). Logprobs are those of the model's
-    own distribution, before temperature and penalties. grammar: what the answer must follow, as
+    (None: no logprobs at all, 0: only the chosen token's), `prompt_logprobs` the same of the prompt's
+    tokens. Logprobs are those of the model's own distribution, before temperature and penalties.
+    max_tokens 0 computes the prompt and chooses nothing. grammar: what the answer must follow, as
     llguidance's matcher reads it (Lark, or JSON with a list of grammars); it ends where the grammar does.
     """
 
@@ -33,6 +34,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = {}
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
@@ -43,6 +45,17 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """Log probability (natural log) of the chosen token, and of the most likely ones, best first."""
 
     logprob: float
+    top: list[tuple[int, float]] = []
+
+
+class PromptLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """Log probability (natural log) of a prompt's token after those before it, and of the most likely ones, best first.
+
+    rank: the token's place among all by probability, from 1; the lower id first among equals.
+    """
+
+    logprob: float
+    rank: int
     top: list[tuple[int, float]] = []
 
 
@@ -57,6 +70,8 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     params: SamplingParams
     generated: list[int] = []
     """Tokens already produced for this id by an earlier worker: generation resumes after them."""
+    scored: int = 0
+    """How many of the `prompt_logprobs` an earlier worker has told."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -107,7 +122,8 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
 
     A token that ended the sequence (end of text, stop_token_ids) is included as the last of
     `tokens`; whether to show it is the server's business. `error` says why a request was
-    refused or ended by the worker, with finish_reason "abort".
+    refused or ended by the worker, with finish_reason "abort". prompt_logprobs: the next ones, in the
+    order of the prompt, of which the first token has none; they come by themselves, before the first token.
     """
 
     id: str
@@ -116,6 +132,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: FinishReason | None = None
     error: str | None = None
     cached_tokens: int = 0
+    prompt_logprobs: list[PromptLogprob] = []
 
 
 class Stats(msgspec.Struct, frozen=True, array_like=True):

@@ -102,7 +102,7 @@ class _Buffers:
     def _add_prompts(self, chunks: list[Chunk], decodes: int) -> tuple[int, int]:
         """Add these after so many decoding sequences; returns how many tokens and rows of logits there are in all."""
         at = row = rows = decodes
-        for sequence, start, count, chooses in chunks:
+        for sequence, start, count, wanted, _ in chunks:
             end = start + count
             self.tokens[at : at + count] = sequence.tokens[start:end]
             self._positions[at : at + count] = range(start, end)
@@ -110,9 +110,8 @@ class _Buffers:
             self._seq_lens[row] = end
             row += 1
             self._cu_seqlens[row] = at
-            if chooses:
-                self._logit_rows[rows] = at - 1
-                rows += 1
+            self._logit_rows[rows : rows + wanted] = range(at - wanted, at)
+            rows += wanted
         if rows == 0:  # no kernel has to know of steps without logits: one row is computed for nobody
             self._logit_rows[0] = 0
             rows = 1
@@ -156,7 +155,7 @@ class _PagedBuffers:
         starts = [chunk.start for chunk in chunks[:decodes]]
         self._slots[:decodes] = [own.blocks[start // size] * size + start % size for own, start in zip(held, starts, strict=False)]
         at = decodes
-        for own, (_, start, count, _) in zip(held[decodes:], chunks[decodes:], strict=True):
+        for own, (_, start, count, _, _) in zip(held[decodes:], chunks[decodes:], strict=True):
             places = np.arange(start, start + count, dtype=np.int32)
             self._slots[at : at + count] = own.table[places // size] * size + places % size
             at += count

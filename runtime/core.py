@@ -17,7 +17,7 @@ from .sampling.device_sampling import plan_draws
 from .sampling.grammar import Grammar
 from .sampling.masks import Masks
 from .sampling.sampler import Choice
-from .scheduler import Scheduler
+from .scheduler import Chunk, Scheduler
 from .sequence import Sequence
 from .step import Computed, Step, StepExecutor, compute
 from .text_settings import read_eos_token_ids
@@ -148,8 +148,10 @@ class EngineCore:
         for chunk in step.chunks:
             if sequences.get(chunk.sequence.id) is chunk.sequence:
                 self._scheduler.publish(chunk)
+        outputs = self._take_scores(step, computed)
         chosen = zip(step.sequences, computed.choices, strict=True)
-        outputs = [self._take(sequence, choice) for sequence, choice in chosen if sequences.get(sequence.id) is sequence]
+        outputs += [self._take(sequence, choice) for sequence, choice in chosen if sequences.get(sequence.id) is sequence]
+        outputs += [self._end(chunk.sequence) for chunk in step.chunks if self._ends_here(chunk)]
         self._steps += 1
         return self.report(outputs, step_tokens=sum(chunk.size for chunk in step.chunks), step_seconds=computed.seconds)
 
@@ -176,6 +178,8 @@ class EngineCore:
             raise RequestError(f"the id {request.id!r} is already in use", param="id")
         capacity = self._scheduler.capacity
         check_request(request, vocab_size=self.vocab_size, max_context=self._max_context, capacity=capacity)
+        if request.params.prompt_logprobs is not None:
+            kind_of(self._executor.manifest).check_scores()
         params = request.params
         assert (grammar is None) == (params.grammar is None)
         goes_on = params.ignore_eos and grammar is None  # where a grammar ends, nothing but the end of the text may follow
@@ -190,14 +194,41 @@ class EngineCore:
             block_size=self._caches.block_size,
             held=self._caches.hold_nothing(max(max_length, len(request.prompt) + len(request.generated))),
             grammar=grammar,
+            scored=request.scored,
         )
 
+    def _take_scores(self, step: Step, computed: Computed) -> list[Output]:
+        """Of the prompts that are scored, what the step has found."""
+        outputs = []
+        for (chunk, _), scores in zip(step.scoring, computed.scores, strict=True):
+            sequence = chunk.sequence
+            if self._sequences.get(sequence.id) is not sequence:
+                continue
+            if scores.error is not None:
+                outputs.append(self._fail(sequence, scores.error))
+            elif scores.logprobs:
+                sequence.num_scored += len(scores.logprobs)
+                outputs.append(Output(sequence.id, [], cached_tokens=sequence.num_cached, prompt_logprobs=scores.logprobs))
+        return outputs
+
+    def _ends_here(self, chunk: Chunk) -> bool:
+        """Whether that was all of a prompt after which nothing is generated."""
+        sequence = chunk.sequence
+        is_last = not sequence.generates and chunk.start + chunk.size == sequence.num_prompt
+        return is_last and self._sequences.get(sequence.id) is sequence
+
+    def _end(self, sequence: Sequence) -> Output:
+        self._drop(sequence.id)
+        return Output(sequence.id, [], finish_reason="length", cached_tokens=sequence.num_cached)
+
+    def _fail(self, sequence: Sequence, error: str) -> Output:
+        self._caches.forget(sequence.known_digests)
+        self._drop(sequence.id)
+        return Output(sequence.id, [], finish_reason="abort", error=error, cached_tokens=sequence.num_cached)
+
     def _take(self, sequence: Sequence, choice: Choice) -> Output:
-        cached = min(sequence.cached_tokens or 0, sequence.num_prompt)
         if choice.error is not None:
-            self._caches.forget(sequence.known_digests)
-            self._drop(sequence.id)
-            return Output(sequence.id, [], finish_reason="abort", error=choice.error, cached_tokens=cached)
+            return self._fail(sequence, choice.error)
         tokens = [choice.token, *choice.forced]
         for token in tokens:
             sequence.append(token)
@@ -208,7 +239,7 @@ class EngineCore:
         if reason is not None:
             self._drop(sequence.id)
         logprobs = [] if choice.logprob is None else [choice.logprob]
-        return Output(sequence.id, tokens, logprobs, reason, None, cached)
+        return Output(sequence.id, tokens, logprobs, reason, None, sequence.num_cached)
 
     @staticmethod
     def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:

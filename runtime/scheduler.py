@@ -14,12 +14,14 @@ from .sequence import Sequence
 class Chunk(NamedTuple):
     """`size` tokens of a sequence from `start` on, to be computed in one step.
 
-    chooses: whether they reach the sequence's end, so that its next token is chosen.
+    rows: how many of them, its last ones, get logits. chooses: whether they reach the sequence's end, so that
+    its next token is chosen.
     """
 
     sequence: Sequence
     start: int
     size: int
+    rows: int
     chooses: bool
 
 
@@ -41,6 +43,9 @@ class Scheduler:
     no later token sees are given back. If a group has none left, the youngest running sequence
     gives up all of its blocks and computes its tokens again later: so the oldest always advances,
     and everybody becomes the oldest in time.
+
+    A step has at most `max_num_seqs` rows of logits. A prompt that is scored needs one for each token, so its chunks are
+    no longer than the rows that nobody else needs; several prompts share them as they share the tokens.
 
     A step may be scheduled ahead, while the one before it is being computed. Blocks that are
     released meanwhile can go to it at once: steps are computed one after the other.
@@ -99,10 +104,10 @@ class Scheduler:
             return []
         budget = self.max_batch_tokens - sum(chunk.size for chunk in chunks)
         jumped = {chunk.sequence.id for chunk in chunks if chunk.size > 1}
-        prompts = [sequence for sequence in self.running if sequence.left > 1 and sequence.id not in jumped]
+        prompts = [sequence for sequence in self.running if sequence.fills and sequence.id not in jumped]
         if self.preemptions == preemptions:
             prompts += self._admit(budget if self._is_fair else budget - sum(sequence.left for sequence in prompts))
-        for sequence, size in self._shares(prompts, budget):
+        for sequence, size in self._shares(self._wants(prompts, self.max_num_seqs - len(chunks)), budget):
             chunk = self._next_chunk(sequence, size, may_preempt=not (chunks or ahead))
             if chunk is None:
                 break
@@ -110,16 +115,16 @@ class Scheduler:
             if self.preemptions > preemptions:
                 break
         assert chunks or ahead or not self.has_work, "there is work, but nothing is scheduled"
-        for sequence, start, size, chooses in chunks:
-            sequence.num_computed = start + size
-            sequence.expected += chooses
+        for chunk in chunks:
+            chunk.sequence.num_computed = chunk.start + chunk.size
+            chunk.sequence.expected += chunk.chooses
         return chunks
 
     def withdraw(self, chunks: list[Chunk]) -> None:
         """The step last scheduled is not going to be computed. Who was admitted for it stays so."""
-        for sequence, start, _, chooses in chunks:
-            sequence.num_computed = start
-            sequence.expected -= chooses
+        for chunk in chunks:
+            chunk.sequence.num_computed = chunk.start
+            chunk.sequence.expected -= chunk.chooses
 
     def jump(self, sequence: Sequence, count: int) -> None:
         """So many tokens of a decoding sequence follow the one that was chosen, without being chosen themselves."""
@@ -164,30 +169,39 @@ class Scheduler:
                 if not self._make_room(sequence, expected):
                     break
             if left == 1:
-                chunks.append(Chunk(sequence, computed, 1, True))
+                chunks.append(Chunk(sequence, computed, 1, 1, True))
             else:
-                jumped.append(Chunk(sequence, computed, left, True))
+                jumped.append(Chunk(sequence, computed, left, 1, True))
                 spare -= left - 1
         return chunks + jumped
 
-    def _shares(self, prompts: list[Sequence], budget: int) -> Iterator[tuple[Sequence, int]]:
-        """How many tokens each of these sequences may compute, the oldest first; those that get none are left out."""
-        if not prompts or budget <= 0:
+    def _wants(self, prompts: list[Sequence], rows: int) -> list[tuple[Sequence, int]]:
+        """How many tokens each of these sequences can compute where they have so many rows of logits."""
+        scoring = [(sequence, sequence.num_prompt - sequence.first_row) for sequence in prompts if sequence.scores]
+        shared = dict(self._shares(scoring, rows - (len(prompts) - len(scoring))))
+        return [
+            (sequence, sequence.first_row - sequence.num_computed + shared.get(sequence, 0) if sequence.scores else sequence.left)
+            for sequence in prompts
+        ]
+
+    def _shares(self, wants: list[tuple[Sequence, int]], budget: int) -> Iterator[tuple[Sequence, int]]:
+        """How much of a budget each of these sequences gets that wants so much, the oldest first; those that get none are left out."""
+        wants = [(sequence, wanted) for sequence, wanted in wants if wanted > 0]
+        if not wants or budget <= 0:
             return
-        oldest, *others = prompts
+        (oldest, first), *others = wants
         if self._is_fair:
-            others.sort(key=lambda sequence: sequence.left)
-            kept = min(oldest.left, -(-budget // 2))
-            wanted = min(budget - kept, sum(sequence.left for sequence in others))
-            first = min(oldest.left, budget - wanted)
+            others.sort(key=lambda each: each[1])
+            kept = min(first, -(-budget // 2))
+            first = min(first, budget - min(budget - kept, sum(wanted for _, wanted in others)))
         else:
-            first = min(oldest.left, budget)
+            first = min(first, budget)
         yield oldest, first
         budget -= first
-        for sequence in others:
+        for sequence, wanted in others:
             if budget <= 0:
                 return
-            size = min(sequence.left, budget)
+            size = min(wanted, budget)
             yield sequence, size
             budget -= size
 
@@ -202,7 +216,8 @@ class Scheduler:
                     return None
                 end = start + 1
             self._extend(sequence, end)
-        return Chunk(sequence, start, end - start, end == sequence.expected)
+        rows = max(0, end - sequence.first_row)
+        return Chunk(sequence, start, end - start, rows, end == sequence.expected and sequence.generates)
 
     def _make_room(self, sequence: Sequence, end: int) -> bool:
         """Give a running sequence the blocks for the tokens before `end`. False if it had to give up its own: it was the youngest."""
@@ -227,8 +242,8 @@ class Scheduler:
             if budget <= 0 or len(self.running) == self.max_num_seqs:
                 break
             digests = sequence.digests(sequence.length // self.caches.block_size)
-            # the block of the last token is computed in any case: its logits are wanted
-            reusable = (sequence.length - 1) // self.caches.block_size
+            # the block of a token whose logits are wanted is computed in any case
+            reusable = sequence.first_wanted // self.caches.block_size
             cached = self.caches.match(digests[:reusable])
             if cached < reusable and digests[cached] in self._computing:
                 continue

@@ -36,6 +36,7 @@ class Sequence:
         max_length: int,
         block_size: int,
         held: list[Held],
+        scored: int = 0,
         root: bytes = ROOT_DIGEST,
         grammar: Grammar | None = None,
     ) -> None:
@@ -52,6 +53,10 @@ class Sequence:
         self.tokens[self.num_prompt : self.length] = generated
         self.last_token = int(self.tokens[self.length - 1])
         """The newest token. Set where it is chosen, possibly before `append`."""
+        self.generates = max_length > self.num_prompt
+        """False if it ends with its prompt."""
+        self.num_scored = self.num_prompt - 1 if params.prompt_logprobs is None or generated else scored
+        """How many of the prompt's tokens after the first have been scored, or need not be."""
         self.held = held
         self.room = 0
         self.num_computed = 0
@@ -67,9 +72,34 @@ class Sequence:
         self._digests: list[bytes] = []
 
     @property
+    def num_cached(self) -> int:
+        """Prompt tokens that did not have to be computed, as they are told."""
+        return min(self.cached_tokens or 0, self.num_prompt)
+
+    @property
     def left(self) -> int:
         """Known tokens that are not computed yet."""
         return self.expected - self.num_computed
+
+    @property
+    def scores(self) -> bool:
+        """Whether tokens of its prompt are still to be scored."""
+        return self.num_scored < self.num_prompt - 1
+
+    @property
+    def first_wanted(self) -> int:
+        """The first token whose row of logits somebody needs: its keys and values may not be found in a cache."""
+        return self.num_scored if self.scores else self.expected - 1
+
+    @property
+    def first_row(self) -> int:
+        """The first token that gets a row of logits when the next ones are computed."""
+        return max(self.num_computed, self.first_wanted)
+
+    @property
+    def fills(self) -> bool:
+        """Whether more has to be computed than the token that was chosen last."""
+        return self.left > 1 or (self.left == 1 and not self.generates)
 
     def append(self, token: int) -> None:
         """Take the chosen token as the last one."""

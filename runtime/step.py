@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 from ..artifacts.manifest import Manifest
+from ..protocol import PromptLogprob
 from .batch import Batch, StepInputs
 from .sampling.device_sampling import Draws
+from .sampling.logprobs import prompt_logprob
 from .sampling.masks import Masks
-from .sampling.sampler import Choice, Logits, sample
+from .sampling.sampler import NOT_FINITE, Choice, Logits, sample
 from .scheduler import Chunk
 
 
@@ -43,8 +46,8 @@ class StepExecutor(Protocol):
 class Step:
     """Chunks that are computed together. Some reach the end of their sequence, whose next token is chosen then.
 
-    sequences: those whose next token is chosen, one for each row of logits. draws: those of the tokens
-    that the executor draws; `drawn`, their rows.
+    sequences: those whose next token is chosen; `rows`: by which row of logits. draws: those of the tokens
+    that the executor draws; `drawn`, their rows. scoring: chunks of prompts whose tokens are scored, each with its first row.
     """
 
     def __init__(self, chunks: list[Chunk], batch: Batch, draws: Draws | None = None) -> None:
@@ -52,18 +55,29 @@ class Step:
         self.batch = batch
         self.draws = draws
         self.drawn: frozenset[int] = frozenset() if draws is None else frozenset(draws.rows.tolist())
+        ends = list(accumulate(chunk.rows for chunk in chunks))
         self.sequences = [chunk.sequence for chunk in chunks if chunk.chooses]
+        self.rows = [end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.chooses]
         self.states = [sequence.sampling for sequence in self.sequences]
+        self.scoring = [(chunk, end - chunk.rows) for chunk, end in zip(chunks, ends, strict=True) if chunk.sequence.scores and chunk.rows]
+
+
+class Scores(NamedTuple):
+    """Of the next tokens of a prompt, or why there are none."""
+
+    logprobs: list[PromptLogprob]
+    error: str | None = None
 
 
 class Computed(NamedTuple):
-    """choices: for each of the step's `sequences`. seconds: how long it took.
+    """choices: for each of the step's `sequences`. scores: for each of `scoring`. seconds: how long it took.
 
     surprises: whether a sequence ends, or goes on by more than one token, which nobody could know of
     before: a step planned ahead of this one counts on it in vain.
     """
 
     choices: list[Choice]
+    scores: list[Scores]
     seconds: float
     surprises: bool
 
@@ -77,8 +91,9 @@ def compute(executor: StepExecutor, step: Step, masks: Masks) -> Computed:
     masks.begin(step.states)
     logits = executor.step(step.batch.complete(), step.draws)
     masks.wait()
-    choices = sample(logits, range(len(step.states)), step.states, executor.choose, step.drawn)
-    surprises = False
+    choices = sample(logits, step.rows, step.states, executor.choose, step.drawn)
+    scores = [_score(logits, chunk, row) for chunk, row in step.scoring]
+    surprises = any(each.error is not None for each in scores)
     for index, (sequence, choice) in enumerate(zip(step.sequences, choices, strict=True)):
         token, state = choice.token, sequence.sampling
         sequence.last_token = token
@@ -89,4 +104,18 @@ def compute(executor: StepExecutor, step: Step, masks: Masks) -> Computed:
             sequence.last_token = forced[-1]
             choices[index] = choice._replace(forced=forced)
             surprises = True
-    return Computed(choices, time.perf_counter() - started, surprises)
+    return Computed(choices, scores, time.perf_counter() - started, surprises)
+
+
+def _score(logits: Logits, chunk: Chunk, row: int) -> Scores:
+    """Each of the chunk's rows, from `row` on, scores the token after its own, as far as that is of the prompt."""
+    sequence, end = chunk.sequence, chunk.start + chunk.size
+    count = sequence.params.prompt_logprobs
+    assert count is not None, "nobody asked for scores"
+    logprobs: list[PromptLogprob] = []
+    for offset, token in enumerate(sequence.tokens[end - chunk.rows + 1 : min(end + 1, sequence.num_prompt)].tolist()):
+        logprob = prompt_logprob(logits[row + offset], token, count)
+        if logprob is None:
+            return Scores([], NOT_FINITE)
+        logprobs.append(logprob)
+    return Scores(logprobs)

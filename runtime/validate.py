@@ -9,12 +9,12 @@ def check_request(request: Submit, *, vocab_size: int, max_context: int, capacit
 
     capacity: tokens that the whole KV cache holds.
     """
-    length = len(request.prompt)
+    length, room = len(request.prompt), max_context - (request.params.max_tokens > 0)
     if not request.prompt:
         raise RequestError("the prompt is empty", param="prompt", hint="give at least one token")
-    if length >= max_context:
+    if length > room:
         raise RequestError(
-            f"the prompt has {length} tokens, which leaves no room for an answer: the model's context is {max_context} tokens",
+            f"the prompt has {length} tokens, but the model's context of {max_context} takes prompts of up to {room}",
             param="prompt",
             code="context_length_exceeded",
             hint="shorten the prompt",
@@ -25,12 +25,6 @@ def check_request(request: Submit, *, vocab_size: int, max_context: int, capacit
             param="prompt",
             code="kv_cache_exceeded",
             hint="shorten the prompt, or start the server with more --kv-memory",
-        )
-    if request.params.max_tokens < 1:
-        raise RequestError(
-            f"max_tokens is {request.params.max_tokens}, but must be at least 1",
-            param="max_tokens",
-            hint="leave it out for what the context leaves",
         )
     _check_ids("prompt", (*request.prompt, *request.generated), vocab_size)
     _check_ids("logit_bias", tuple(request.params.logit_bias), vocab_size)
@@ -52,6 +46,7 @@ def _check_sampling(request: Submit) -> None:
     params = request.params
     # written so that NaN fails every one of them
     wanted = (
+        ("max_tokens", params.max_tokens, params.max_tokens >= 0, "0 or more"),
         ("temperature", params.temperature, params.temperature >= 0.0, "0 or more"),
         ("top_k", params.top_k, params.top_k >= 0, "0 (off) or more"),
         ("top_p", params.top_p, 0.0 <= params.top_p <= 1.0, "between 0 and 1"),
@@ -60,6 +55,7 @@ def _check_sampling(request: Submit) -> None:
         ("presence_penalty", params.presence_penalty, abs(params.presence_penalty) < float("inf"), "a finite number"),
         ("frequency_penalty", params.frequency_penalty, abs(params.frequency_penalty) < float("inf"), "a finite number"),
         ("logprobs", params.logprobs, params.logprobs is None or params.logprobs >= 0, "0 or more"),
+        ("prompt_logprobs", params.prompt_logprobs, params.prompt_logprobs is None or params.prompt_logprobs >= 0, "0 or more"),
     )
     for name, value, holds, range_ in wanted:
         if not holds:

@@ -54,6 +54,10 @@ class Generation:
             return
         index, assembler = self._open[output.id]
         try:
+            if output.prompt_logprobs:
+                assembler.score(output.prompt_logprobs)
+                self._begin()
+                return
             before = assembler.generated
             delta = assembler.push(output)
             if assembler.generated > before:
@@ -64,8 +68,7 @@ class Generation:
         except Exception as error:
             self._end(error)
             return
-        if not self._begun.done():
-            self._begun.set_result(None)
+        self._begin()
         if not self._open and not self._ended.done():  # cancelled, if who waited for it was
             self._ended.set_result(None)
 
@@ -80,6 +83,10 @@ class Generation:
             if not future.cancelled():
                 future.exception()  # it has been told, or nobody listens any more: asyncio need not log it
         self._abandon()
+
+    def _begin(self) -> None:
+        if not self._begun.done():
+            self._begun.set_result(None)
 
     def _finish(self, assembler: Assembler) -> None:
         del self._open[assembler.plan.id]

@@ -142,6 +142,7 @@ class LLM:
             param="prompts",
             max_tokens=valid.max_tokens,
             logprobs=valid.logprobs,
+            prompt_logprobs=valid.prompt_logprobs,
             lists_tokens=True,
             grammar=None if wanted is None else grammar_of(wanted),
         )

@@ -47,8 +47,8 @@ class Service:
     async def prepare(self, ask: Ask) -> list[Assembler]:
         """Checks, waits while the worker loads, and plans. Raises RequestError."""
         check_prompts(ask, self.limits)
-        most = ask.max_tokens or ask.usual_tokens or self.limits.max_context
-        ask.params.sampling(max_tokens=most, vocab_size=self.limits.vocab_size, logprobs=ask.logprobs)
+        most = (ask.usual_tokens or self.limits.max_context) if ask.max_tokens is None else ask.max_tokens
+        ask.params.sampling(max_tokens=most, vocab_size=self.limits.vocab_size, logprobs=None, prompt_logprobs=None)
         return plan(ask, self.text, self.limits, await self.worker.dispatch.hold(self.hold_timeout))
 
     async def grammar(self, params: GenerationParams) -> str | None:
@@ -56,15 +56,16 @@ class Service:
         wanted = params.wanted()
         return None if wanted is None else await asyncio.to_thread(grammar_of, wanted)
 
-    async def encode(self, prompts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+    async def encode(self, prompts: Sequence[str], *, add_special_tokens: bool = True, one_bos: bool = True) -> list[list[int]]:
         """Tokens of prompts as they come, beside the event loop if they are long."""
-        return await offload(sum(map(len, prompts)), partial(self.text.encode_all, prompts, add_special_tokens=add_special_tokens))
+        work = partial(self.text.encode_all, prompts, add_special_tokens=add_special_tokens, one_bos=one_bos)
+        return await offload(sum(map(len, prompts)), work)
 
-    async def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
-        """The same, of prompts to complete. Raises RequestError for one that cannot fit, before any work is done."""
-        for prompt in prompts:
+    async def encode_prompts(self, prompts: Sequence[str], *, add_special_tokens: bool = True, fits: bool = True) -> list[list[int]]:
+        """The same, of prompts to complete. fits: raise RequestError for one that cannot fit, before any work is done."""
+        for prompt in prompts if fits else ():
             await self._check_length(prompt, "prompt")
-        return await self.encode(prompts)
+        return await self.encode(prompts, add_special_tokens=add_special_tokens, one_bos=add_special_tokens)
 
     async def encode_chat(
         self,
@@ -72,15 +73,23 @@ class Service:
         variables: Mapping[str, Any] | None,
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        add_special_tokens: bool = False,
         fits: bool = True,
     ) -> list[int]:
         """Tokens of a conversation. fits: raise RequestError if it is longer than the model's context, before it is tokenized."""
         size = sum(len(str(message.get("content"))) for message in messages)
-        render = partial(self.text.render_chat, messages, add_generation_prompt=add_generation_prompt, extra=variables)
+        render = partial(
+            self.text.render_chat,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            extra=variables,
+        )
         rendered = await offload(size, render)
         if fits:
             await self._check_length(rendered, "messages")
-        (tokens,) = await self.encode([rendered], add_special_tokens=False)
+        (tokens,) = await self.encode([rendered], add_special_tokens=add_special_tokens)
         return tokens
 
     async def _check_length(self, text: str, param: str) -> None:

@@ -176,6 +176,26 @@ def test_kill_9_of_the_worker_is_a_pause_for_the_client(server: Server) -> None:
     assert server.metric("engine_worker_restarts_total") == 1
 
 
+def test_kill_9_in_the_midst_of_scoring_changes_no_score(server: Server) -> None:
+    body = {"model": "smollm2", "prompt": "One, two, three. " * 60, "max_tokens": 3, "temperature": 0, "echo": True, "logprobs": 2}
+    expected = server.http.post("/v1/completions", json=body).json()["choices"][0]
+    text, token_logprobs, top_logprobs = "", [], []
+    with server.http.stream("POST", "/v1/completions", json=body | {"stream": True}) as response:
+        (worker,) = psutil.Process(server.process.pid).children()
+        worker.kill()  # the head comes with the first scores
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+                text += choice["text"]
+                token_logprobs += choice["logprobs"]["token_logprobs"]
+                top_logprobs += choice["logprobs"]["top_logprobs"]
+    assert text == expected["text"]
+    assert token_logprobs == expected["logprobs"]["token_logprobs"]
+    assert top_logprobs == expected["logprobs"]["top_logprobs"]
+    assert len(token_logprobs) > 300
+    assert server.metric("engine_worker_restarts_total") == 2
+
+
 def test_neither_process_ever_imported_torch_or_a_compiler(server: Server) -> None:
     """Last but one: after everything above, over both processes and the restarted worker."""
     imported = server.imported()

@@ -44,5 +44,8 @@ class CpuKind(RuntimeKind):
             manifest, None, max_num_seqs=options.max_num_seqs, max_batch_tokens=options.max_batch_tokens, free=free
         )
 
+    def check_scores(self) -> None:
+        pass
+
     def least_tokens(self, manifest: Manifest) -> int:
         return 1

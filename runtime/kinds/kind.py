@@ -46,5 +46,9 @@ class RuntimeKind(ABC):
         """
 
     @abstractmethod
+    def check_scores(self) -> None:
+        """Raise RequestError if the tokens of prompts cannot be scored."""
+
+    @abstractmethod
     def least_tokens(self, manifest: Manifest) -> int:
         """Tokens for which the caches must have room, or the artifact does not load."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...artifacts import Manifest, check_machine
-from ...errors import UsageError
+from ...errors import RequestError, UsageError
 from ...options.runtime import RuntimeOptions
 from ..cuda import block_count
 from ..cuda.buckets import Buckets
@@ -50,6 +50,15 @@ class NvidiaKind(RuntimeKind):
     def pools(self, manifest: Manifest, free: int, options: RuntimeOptions) -> dict[str, int]:
         left = free - manifest.memory.weight_bytes - self.step_bytes(manifest, options)
         return block_count.count_blocks(manifest, None, left, max_batch_tokens=options.max_batch_tokens)
+
+    def check_scores(self) -> None:
+        """A graph has one row of logits per sequence, and which graph a step takes changes the last bits."""
+        raise RequestError(
+            "prompt_logprobs is not supported on a GPU: its graphs have logits of a prompt's last token only",
+            param="prompt_logprobs",
+            code="unsupported_parameter",
+            hint="leave prompt_logprobs and echo with logprobs out, or score with an artifact for a CPU",
+        )
 
     def least_tokens(self, manifest: Manifest) -> int:
         return block_count.probe_tokens(manifest)

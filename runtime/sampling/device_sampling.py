@@ -44,10 +44,12 @@ def plan_draws(chunks: Sequence[Chunk]) -> Draws | None:
     A sequence is among them or not by its own parameters and the index of the token, whatever is beside it.
     """
     found = []
-    for row, (sequence, start, size, _) in enumerate(chunk for chunk in chunks if chunk.chooses):
+    rows = 0
+    for sequence, start, size, wanted, chooses in chunks:
+        rows += wanted
         index = start + size - sequence.num_prompt
-        if sequence.sampling.is_plain_draw(index):
-            found.append((row, *_numbers(sequence.params, _uniform(sequence.sampling.seed, index))))
+        if chooses and sequence.sampling.is_plain_draw(index):
+            found.append((rows - 1, *_numbers(sequence.params, _uniform(sequence.sampling.seed, index))))
     return _as_arrays(found) if found else None
 
 

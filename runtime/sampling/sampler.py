@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from ...protocol import TokenLogprob
 from .logit_rules import adjust
+from .logprobs import token_logprob
 from .philox import uniform
-from .sample_row import largest, sample_row
+from .sample_row import sample_row
 from .state import SamplingState
 
 NOT_FINITE = "the model's output is not finite (NaN or infinite)"
@@ -59,13 +60,11 @@ def _take(token: int, logits: Logits, row: int, state: SamplingState) -> Choice:
     count = state.params.logprobs
     if count is None:
         return Choice(token)
-    values = logits[row]
-    return Choice(token, _logprobs(values, float(values.max()), token, count))
+    return Choice(token, token_logprob(logits[row], token, count))
 
 
 def _choose(row: NDArray[np.float32], state: SamplingState) -> Choice:
-    peak = row.max()
-    if not math.isfinite(peak):
+    if not math.isfinite(row.max()):
         return Choice(-1, error=NOT_FINITE)
     if state.grammar is not None and state.grammar.error:
         return Choice(-1, error=state.grammar.error)
@@ -81,11 +80,4 @@ def _choose(row: NDArray[np.float32], state: SamplingState) -> Choice:
     else:
         u = uniform(state.seed, state.index)
         token = sample_row(scaled, u, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p)
-    return Choice(token, None if params.logprobs is None else _logprobs(row, float(peak), token, params.logprobs))
-
-
-def _logprobs(row: NDArray[np.float32], peak: float, token: int, count: int) -> TokenLogprob:
-    """Natural log probabilities under softmax(row): of the token, and of the `count` most likely ones."""
-    log_total = peak + math.log(float(np.exp(row - np.float32(peak)).sum()))
-    top = [(int(i), float(row[i]) - log_total) for i in largest(row, count)]
-    return TokenLogprob(float(row[token]) - log_total, top)
+    return Choice(token, None if params.logprobs is None else token_logprob(row, token, params.logprobs))

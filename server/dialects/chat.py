@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,9 +13,9 @@ from ..service import Service
 from ..text.assembler import Delta
 from ..text.token_bytes import TokenBytes
 from .choices import ChoicesWriter
-from .logprobs import chat_logprobs
-from .planning import Ask, Prompt
-from .responses import ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Function, ToolCall
+from .logprobs import LogprobWriter
+from .planning import Ask, Prompt, keep_end
+from .responses import Answer, ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Function, ToolCall
 from .schemas import ChatRequest
 
 
@@ -22,8 +23,8 @@ async def chat_completions(http: Request) -> Response:
     service: Service = http.app.state.service
     request = await read_request(http, ChatRequest)
     ask = await chat_ask(service, request)
-    style = _ChatStyle(service.text.token_bytes, ask.logprobs is not None)
-    writer = ChoicesWriter(service.model, ask, style, with_usage=request.include_usage())
+    style = _ChatStyle(service.text.token_bytes, request, ask)
+    writer = ChoicesWriter(service.model, ask, style, with_usage=request.include_usage(), continuous_usage=request.continuous_usage())
     return await answer(http, service, ask, writer, stream=bool(request.stream))
 
 
@@ -31,13 +32,24 @@ async def chat_ask(service: Service, request: ChatRequest) -> Ask:
     """What a conversation asks for, in whichever API. Raises RequestError."""
     service.check_request(request)
     grammar = await service.grammar(request)
-    prompt = await service.encode_chat(request.messages, request.template_variables())
+    prompt = await service.encode_chat(
+        request.messages,
+        request.template_variables(),
+        add_generation_prompt=request.opens_turn(),
+        continue_final_message=bool(request.continue_final_message),
+        add_special_tokens=bool(request.add_special_tokens),
+        fits=request.truncate_prompt_tokens is None,
+    )
+    max_tokens = request.token_limit()
+    prompt = keep_end(prompt, request.truncate_prompt_tokens, service.limits.room(max_tokens))
     return Ask(
-        prompts=[Prompt(prompt, continues=False)],
+        prompts=[Prompt(prompt, continues=bool(request.continue_final_message))],
         params=request,
         param="messages",
-        max_tokens=request.token_limit(),
+        max_tokens=max_tokens,
         logprobs=request.wanted_logprobs(),
+        prompt_logprobs=request.prompt_logprobs,
+        token_ids=bool(request.return_token_ids),
         choices=request.choices(),
         grammar=grammar,
     )
@@ -48,22 +60,38 @@ class _ChatStyle:
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def __init__(self, token_bytes: TokenBytes, with_logprobs: bool) -> None:
-        self._token_bytes = token_bytes
-        self._with_logprobs = with_logprobs
+    def __init__(self, token_bytes: TokenBytes, request: ChatRequest, ask: Ask) -> None:
+        self._logprob_writer = LogprobWriter(token_bytes, as_ids=bool(request.return_tokens_as_token_ids))
+        self._ask = ask
+        self._role = request.role()
+        self._echo = request.echoed()
 
-    def opening(self, index: int) -> ChatChunkChoice:
-        return ChatChunkChoice(index, ChatDelta(role="assistant", content=""))
+    def begin(self, answer: Answer, first: Delta) -> None:
+        (prompt,) = self._ask.prompts
+        if self._ask.token_ids:
+            answer.prompt_token_ids = prompt.tokens
+        if self._ask.prompt_logprobs is not None:
+            answer.prompt_logprobs = self._logprob_writer.prompt(prompt.tokens, first.scores, self._ask.prompt_logprobs)
+
+    def opening(self, index: int, first: Delta) -> ChatChunkChoice:
+        return ChatChunkChoice(index, ChatDelta(role=self._role, content=self._echo))
 
     def chunk(self, index: int, delta: Delta) -> ChatChunkChoice:
         pieces = delta.all_pieces()
-        return ChatChunkChoice(index, _delta_of(pieces[0]) if pieces else ChatDelta(), delta.finish_reason, self._logprobs(delta))
+        said = _delta_of(pieces[0]) if pieces else ChatDelta()
+        return ChatChunkChoice(index, said, delta.finish_reason, self._logprobs(delta), self._ids(delta))
 
     def whole(self, index: int, delta: Delta) -> ChatChoice:
-        return ChatChoice(index, _message_of(delta.all_pieces()), delta.finish_reason, self._logprobs(delta))
+        message = _message_of(delta.all_pieces())
+        message.role = self._role
+        message.content = self._echo + (message.content or "") if self._echo else message.content
+        return ChatChoice(index, message, delta.finish_reason, self._logprobs(delta), self._ids(delta))
+
+    def _ids(self, delta: Delta) -> Sequence[int] | UnsetType:
+        return delta.ids if self._ask.token_ids else UNSET
 
     def _logprobs(self, delta: Delta) -> ChatLogprobs | None:
-        return chat_logprobs(delta.tokens, self._token_bytes) if self._with_logprobs else None
+        return self._logprob_writer.chat(delta.tokens) if self._ask.logprobs is not None else None
 
 
 def _delta_of(piece: Piece) -> ChatDelta:

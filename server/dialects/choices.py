@@ -19,8 +19,11 @@ class Style(Protocol):
     whole_object: str
     chunk_object: str
 
-    def opening(self, index: int) -> Any | None:
-        """The choice of a chunk that comes before the text of choice `index`, if there is one."""
+    def begin(self, answer: Answer, first: Delta) -> None:
+        """Write what a whole answer, or the chunk that opens a choice, says of the prompt. first: the first delta of its choice."""
+
+    def opening(self, index: int, first: Delta) -> Any | None:
+        """The choice of a chunk that comes before the text of choice `index`, if there is one. first: its first delta."""
 
     def chunk(self, index: int, delta: Delta) -> Any:
         """The choice of a chunk, for a delta with no more than one piece."""
@@ -30,13 +33,14 @@ class Style(Protocol):
 
 
 class ChoicesWriter:
-    """A Dialect. with_usage: whether a stream ends with one more chunk, which has the usage."""
+    """A Dialect. with_usage: whether a stream ends with one more chunk, which has the usage; continuous_usage: or every chunk has it."""
 
-    def __init__(self, model: str, ask: Ask, style: Style, *, with_usage: bool) -> None:
+    def __init__(self, model: str, ask: Ask, style: Style, *, with_usage: bool, continuous_usage: bool = False) -> None:
         self._model = model
         self._ask = ask
         self._style = style
         self._with_usage = with_usage
+        self._continuous_usage = continuous_usage
         self._created = int(time.time())
         self._id = f"{style.prefix}-{ask.id}"
         self._templates: dict[int, EventTemplate | None] = {}
@@ -50,7 +54,7 @@ class ChoicesWriter:
     def delta(self, index: int, delta: Delta) -> bytes:
         if index not in self._templates:
             self._templates[index] = self._template(index)
-            return self._opening(index) + self.delta(index, delta)
+            return self._opening(index, delta) + self.delta(index, delta)
         template = self._templates[index]
         if template is not None and (text := delta.only_content()):
             return template.fill(text)
@@ -60,46 +64,53 @@ class ChoicesWriter:
         if not self._with_usage:
             return DONE
         last = self._answer(self._style.chunk_object, [])
-        last.usage = self._usage(self._assemblers)
+        last.usage = self._usage()
         return event(last) + DONE
 
     def error(self, error: EngineError) -> bytes:
         return event(error_answer(error)) + DONE
 
     def whole(self, assemblers: Sequence[Assembler], deltas: Sequence[Sequence[Delta]]) -> Answer:
-        choices = [self._style.whole(index, Delta.joined(each)) for index, each in enumerate(deltas)]
-        result = self._answer(self._style.whole_object, choices)
-        result.usage = self._usage(assemblers)
+        self._assemblers = assemblers
+        wholes = [Delta.joined(each) for each in deltas]
+        result = self._answer(self._style.whole_object, [self._style.whole(index, whole) for index, whole in enumerate(wholes)])
+        self._style.begin(result, wholes[0])
+        result.usage = self._usage()
         return result
 
-    def _opening(self, index: int) -> bytes:
+    def _opening(self, index: int, first: Delta) -> bytes:
         """The event that comes before the text of a choice."""
-        choice = self._style.opening(index)
-        return b"" if choice is None else event(self._chunk([choice]))
+        choice = self._style.opening(index, first)
+        if choice is None:
+            return b""
+        chunk = self._chunk([choice])
+        self._style.begin(chunk, first)
+        return event(chunk)
 
     def _events(self, index: int, delta: Delta) -> bytes:
-        says_something = delta.all_pieces() or delta.finish_reason or (self._ask.logprobs is not None and delta.tokens)
+        says_something = delta.all_pieces() or delta.finish_reason or (self._ask.names_tokens and (delta.tokens or delta.ids))
         if not says_something:
             return b""
         return b"".join(event(self._chunk([self._style.chunk(index, part)])) for part in delta.parts())
 
     def _template(self, index: int) -> EventTemplate | None:
         """`_events` for deltas that are nothing but text, None if there is more to them."""
-        if self._ask.logprobs is not None:
+        if self._ask.names_tokens or self._continuous_usage:
             return None
         return EventTemplate(lambda text: event(self._chunk([self._style.chunk(index, Delta(text, []))])))
 
     def _chunk(self, choices: list[Any]) -> Answer:
         chunk = self._answer(self._style.chunk_object, choices)
         if self._with_usage:
-            chunk.usage = None
+            chunk.usage = self._usage() if self._continuous_usage else None
         return chunk
 
     def _answer(self, kind: str, choices: list[Any]) -> Answer:
         return Answer(id=self._id, object=kind, created=self._created, model=self._model, choices=choices)
 
-    def _usage(self, assemblers: Sequence[Assembler]) -> Usage:
-        """A prompt counts once, however many choices are made from it."""
+    def _usage(self) -> Usage:
+        """So far. A prompt counts once, however many choices are made from it."""
+        assemblers = self._assemblers
         firsts = assemblers[:: self._ask.choices]
         prompt = sum(len(assembler.plan.prompt) for assembler in firsts)
         generated = sum(assembler.generated for assembler in assemblers)

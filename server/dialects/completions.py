@@ -9,11 +9,12 @@ from ..http.answering import answer
 from ..http.body import read_request
 from ..service import Service
 from ..text.assembler import Delta
+from ..text.prompt_offsets import prompt_offsets
 from ..text.token_bytes import TokenBytes
 from .choices import ChoicesWriter
-from .logprobs import completion_logprobs
-from .planning import Ask, Prompt
-from .responses import CompletionChoice, CompletionLogprobs
+from .logprobs import LogprobWriter, joined
+from .planning import Ask, Prompt, keep_end
+from .responses import Answer, CompletionChoice, CompletionLogprobs
 from .schemas import COMPLETION_TOKENS, CompletionRequest
 
 
@@ -24,21 +25,32 @@ async def completions(http: Request) -> Response:
     grammar = await service.grammar(request)
     given = request.prompts()
     texts = [prompt for prompt in given if isinstance(prompt, str)]
-    prompts = await service.encode_prompts(texts) if texts else cast(list[list[int]], given)
+    prompts = await _tokens(service, request, texts) if texts else cast(list[list[int]], given)
+    kept = [keep_end(tokens, request.truncate_prompt_tokens, service.limits.room(request.max_tokens)) for tokens in prompts]
     ask = Ask(
-        prompts=[Prompt(tokens, continues=True) for tokens in prompts],
+        prompts=[Prompt(tokens, continues=True) for tokens in kept],
         params=request,
         param="prompt",
         max_tokens=request.max_tokens,
         usual_tokens=COMPLETION_TOKENS,
         logprobs=request.logprobs,
+        prompt_logprobs=request.all_prompt_logprobs(),
+        lists_end=request.scores_echo(),
+        token_ids=bool(request.return_token_ids),
         choices=request.choices(),
         grammar=grammar,
     )
-    echoes = (texts or [await service.decode(prompt) for prompt in prompts]) if request.echo else [""] * len(prompts)
-    style = _CompletionStyle(service.text.token_bytes, ask, echoes)
-    writer = ChoicesWriter(service.model, ask, style, with_usage=request.include_usage())
+    echoes = [""] * len(kept)
+    if request.echo:
+        echoes = texts if texts and kept == prompts else [await service.decode(tokens) for tokens in kept]
+    style = _CompletionStyle(service.text.token_bytes, request, ask, echoes)
+    writer = ChoicesWriter(service.model, ask, style, with_usage=request.include_usage(), continuous_usage=request.continuous_usage())
     return await answer(http, service, ask, writer, stream=bool(request.stream))
+
+
+async def _tokens(service: Service, request: CompletionRequest, texts: list[str]) -> list[list[int]]:
+    fits = request.truncate_prompt_tokens is None
+    return await service.encode_prompts(texts, add_special_tokens=request.add_special_tokens is not False, fits=fits)
 
 
 class _CompletionStyle:
@@ -46,24 +58,58 @@ class _CompletionStyle:
     whole_object = "text_completion"
     chunk_object = "text_completion"
 
-    def __init__(self, token_bytes: TokenBytes, ask: Ask, echoes: list[str]) -> None:
+    def __init__(self, token_bytes: TokenBytes, request: CompletionRequest, ask: Ask, echoes: list[str]) -> None:
         self._token_bytes = token_bytes
-        self._with_logprobs = ask.logprobs is not None
-        self._choices = ask.choices
+        self._logprob_writer = LogprobWriter(token_bytes, as_ids=bool(request.return_tokens_as_token_ids))
+        self._request = request
+        self._ask = ask
         self._echoes = echoes
 
-    def opening(self, index: int) -> CompletionChoice | None:
-        echo = self._echo(index)
-        return CompletionChoice(index, echo, None) if echo else None
+    def begin(self, answer: Answer, first: Delta) -> None:
+        pass
+
+    def opening(self, index: int, first: Delta) -> CompletionChoice | None:
+        if not self._request.echo and not self._ask.token_ids:
+            return None
+        choice = CompletionChoice(index, self._echo(index), None, self._echo_logprobs(index, first))
+        return self._with_prompt(index, choice)
 
     def chunk(self, index: int, delta: Delta) -> CompletionChoice:
-        return CompletionChoice(index, delta.text, delta.finish_reason, self._logprobs(delta))
+        return self._with_ids(delta, CompletionChoice(index, delta.text, delta.finish_reason, self._logprobs(index, delta)))
 
     def whole(self, index: int, delta: Delta) -> CompletionChoice:
-        return CompletionChoice(index, self._echo(index) + delta.text, delta.finish_reason, self._logprobs(delta))
+        logprobs = self._logprobs(index, delta)
+        if logprobs is not None and (echoed := self._echo_logprobs(index, delta)) is not None:
+            logprobs = joined(echoed, logprobs)
+        choice = CompletionChoice(index, self._echo(index) + delta.text, delta.finish_reason, logprobs)
+        if (count := self._request.prompt_logprobs) is not None:
+            choice.prompt_logprobs = self._logprob_writer.prompt(self._prompt(index), delta.scores, count)
+        return self._with_prompt(index, self._with_ids(delta, choice))
+
+    def _with_prompt(self, index: int, choice: CompletionChoice) -> CompletionChoice:
+        if self._ask.token_ids:
+            choice.prompt_token_ids = self._prompt(index)
+        return choice
+
+    def _with_ids(self, delta: Delta, choice: CompletionChoice) -> CompletionChoice:
+        if self._ask.token_ids:
+            choice.token_ids = delta.ids
+        return choice
+
+    def _prompt(self, index: int) -> list[int]:
+        return self._ask.prompts[index // self._ask.choices].tokens
 
     def _echo(self, index: int) -> str:
-        return self._echoes[index // self._choices]
+        return self._echoes[index // self._ask.choices]
 
-    def _logprobs(self, delta: Delta) -> CompletionLogprobs | None:
-        return completion_logprobs(delta.tokens, self._token_bytes) if self._with_logprobs else None
+    def _echo_logprobs(self, index: int, first: Delta) -> CompletionLogprobs | None:
+        if not self._request.echo or (count := self._request.logprobs) is None:
+            return None
+        tokens = self._prompt(index)
+        offsets = prompt_offsets(self._echo(index), tokens, self._token_bytes)
+        return self._logprob_writer.echo(tokens, offsets, first.scores, count)
+
+    def _logprobs(self, index: int, delta: Delta) -> CompletionLogprobs | None:
+        if self._request.logprobs is None:
+            return None
+        return self._logprob_writer.completion(delta.tokens, begin=len(self._echo(index)))

@@ -15,7 +15,6 @@ MAX_LOGPROBS = 20
 _SEED_MASK = 2**63 - 1
 
 Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -26,13 +25,15 @@ _T = TypeVar("_T")
 class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=True):
     """Sampling and stopping. None means the default that OpenAI documents.
 
-    max_tokens: default is the rest of the context. temperature 0 is greedy. top_k 0 or -1, top_p 1
+    max_tokens: default is the rest of the context; 0 computes the prompt only. temperature 0 is greedy. top_k 0 or -1, top_p 1
     and min_p 0 switch the filter off. stop: one string or up to 16; generation ends before the
     first to appear. seed: same seed, same tokens; drawn at random if None.
     min_tokens: neither end of text nor a stop ends the generation before this many tokens.
+    prompt_logprobs: how many alternatives to report per token of the prompt (None: no logprobs of the prompt).
+    skip_special_tokens: leave special tokens out of the text, as by default.
     """
 
-    max_tokens: Positive | None = None
+    max_tokens: Natural | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Probability | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
@@ -47,12 +48,21 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
     stop_token_ids: Annotated[list[Natural], Meta(max_length=256)] | None = None
     ignore_eos: bool | None = None
     min_tokens: Natural | None = None
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    skip_special_tokens: bool | None = None
 
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def sampling(
-        self, *, max_tokens: int, vocab_size: int, logprobs: int | None, choice: int = 0, grammar: str | None = None
+        self,
+        *,
+        max_tokens: int,
+        vocab_size: int,
+        logprobs: int | None,
+        prompt_logprobs: int | None,
+        choice: int = 0,
+        grammar: str | None = None,
     ) -> SamplingParams:
         """What the worker is told. The n-th choice of a request gets its seed plus n.
 
@@ -80,6 +90,7 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
             frequency_penalty=_or(self.frequency_penalty, 0.0),
             logit_bias=_or(self.logit_bias, {}),
             logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
             stop_token_ids=tuple(_or(self.stop_token_ids, [])),
             ignore_eos=_or(self.ignore_eos, False),
             min_tokens=min_tokens,

@@ -20,6 +20,10 @@ class ModelLimits:
     max_context: int
     vocab_size: int
 
+    def room(self, max_tokens: int | None) -> int:
+        """For a prompt before an answer of so many tokens, or of one at least."""
+        return max(1, self.max_context - (1 if max_tokens is None else max_tokens))
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -33,8 +37,9 @@ class Prompt:
 class Ask:
     """Prompts and what to make of each: `choices` answers of up to `max_tokens` (None: what the context leaves, `usual_tokens` at most).
 
-    logprobs: alternatives per token, None for no logprobs. param: the field that errors name.
-    grammar: what each answer must follow, as SamplingParams has it. lists_tokens: whether the answer says which tokens it is made of.
+    logprobs: alternatives per token, None for no logprobs; prompt_logprobs: of the prompt's. param: the field that errors name.
+    grammar: what each answer must follow, as SamplingParams has it. lists_tokens: whether the answer says which tokens it is made of;
+    lists_end: and which one ended it. token_ids: whether it says which tokens came, shown or not.
     parsing: how it is read, None if it is all text.
     """
 
@@ -44,12 +49,25 @@ class Ask:
     max_tokens: int | None
     usual_tokens: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     lists_tokens: bool = False
+    lists_end: bool = False
+    token_ids: bool = False
     parsing: Parsing | None = None
     choices: int = 1
     grammar: str | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     arrived: float = field(default_factory=time.monotonic)
+
+    @property
+    def names_tokens(self) -> bool:
+        """Whether the answer says more than text."""
+        return self.logprobs is not None or self.token_ids
+
+
+def keep_end(tokens: list[int], count: int | None, room: int) -> list[int]:
+    """The last `count` tokens of a prompt, -1 for as many as there is `room` for, None for all."""
+    return tokens if count is None else tokens[-(room if count < 0 else count) :]
 
 
 def check_prompts(ask: Ask, limits: ModelLimits) -> None:
@@ -75,7 +93,12 @@ def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assemb
         budget = _budget(ask, len(prompt.tokens), limits, ready)
         for choice in range(ask.choices):
             sampling = ask.params.sampling(
-                max_tokens=budget, vocab_size=limits.vocab_size, logprobs=ask.logprobs, choice=choice, grammar=ask.grammar
+                max_tokens=budget,
+                vocab_size=limits.vocab_size,
+                logprobs=ask.logprobs,
+                prompt_logprobs=ask.prompt_logprobs,
+                choice=choice,
+                grammar=ask.grammar,
             )
             plans.append(
                 Plan(
@@ -87,6 +110,8 @@ def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assemb
                     include_stop=bool(ask.params.include_stop_str_in_output),
                     continues=prompt.continues and not text.token_bytes.special.issuperset(prompt.tokens),
                     lists_tokens=ask.lists_tokens or ask.logprobs is not None,
+                    lists_end=ask.lists_end,
+                    shows_special=ask.params.skip_special_tokens is False,
                 )
             )
     if ask.parsing is None:
@@ -104,12 +129,13 @@ def _budget(ask: Ask, prompt: int, limits: ModelLimits, ready: Ready) -> int:
 def _token_budget(ask: Ask, prompt: int, room: int, what: str) -> int:
     """Tokens that may be generated where prompt and answer together must fit in `room`."""
     left = room - prompt
-    if left < 1:
+    least = 0 if ask.max_tokens == 0 else 1
+    if left < least:
         raise RequestError(
             f"the prompt has {prompt} tokens, but {what} holds {room}, answer included",
             param=ask.param,
             code="context_length_exceeded",
-            hint=f"shorten the prompt by at least {1 - left} tokens",
+            hint=f"shorten the prompt by at least {least - left} tokens",
         )
     if ask.max_tokens is not None and ask.max_tokens > left:
         raise RequestError(

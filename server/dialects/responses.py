@@ -1,5 +1,6 @@
 """The answers of the HTTP API. Fields left UNSET do not appear, as OpenAI's own do not."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -74,6 +75,7 @@ class ChatChoice(msgspec.Struct):
     message: ChatMessage
     finish_reason: Finish | None
     logprobs: ChatLogprobs | None = None
+    token_ids: Sequence[int] | UnsetType = UNSET
 
 
 class ChatDelta(msgspec.Struct):
@@ -89,14 +91,27 @@ class ChatChunkChoice(msgspec.Struct):
     delta: ChatDelta
     finish_reason: Finish | None = None
     logprobs: ChatLogprobs | None = None
+    token_ids: Sequence[int] | UnsetType = UNSET
+
+
+class PromptTokenLogprob(msgspec.Struct):
+    """rank: by probability, from 1."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[int, PromptTokenLogprob] | None]
+"""For each token of a prompt, by id: itself and the most likely ones. The first has none."""
 
 
 class CompletionLogprobs(msgspec.Struct):
-    """One entry per token in each list. text_offset counts characters of the choice's text."""
+    """One entry per token in each list. text_offset counts characters of the choice's text. None: of a prompt's first token."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -105,6 +120,9 @@ class CompletionChoice(msgspec.Struct):
     text: str
     finish_reason: Finish | None
     logprobs: CompletionLogprobs | None = None
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    token_ids: Sequence[int] | UnsetType = UNSET
 
 
 class Answer(msgspec.Struct, kw_only=True):
@@ -116,6 +134,8 @@ class Answer(msgspec.Struct, kw_only=True):
     model: str
     choices: list[Any]
     usage: Usage | UnsetType | None = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class ErrorBody(msgspec.Struct):

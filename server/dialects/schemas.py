@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from ...errors import RequestError
-from .params import MAX_LOGPROBS, GenerationParams, Natural, Positive, refuse_set_fields
+from .params import MAX_LOGPROBS, GenerationParams, Natural, refuse_set_fields
 
 MAX_CHOICES = 128
 COMPLETION_TOKENS = 16
@@ -23,6 +23,7 @@ WITHOUT_EFFECT = frozenset(
         *("parallel_tool_calls", "include_obfuscation"),  # are about tools, and about hiding the length of tokens: there are none here
         *("moderation", "prompt_cache_options"),  # what OpenAI's servers do with a text, and with a cache
         "verbosity",  # for models that are trained to know it
+        "spaces_between_special_tokens",  # no tokenizer of ours puts any there
     }
 )
 """Fields that are accepted with any value, and ignored."""
@@ -39,17 +40,11 @@ _BYTE = re.compile(r"\(byte (\d+)\)$")
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "priority": (0,),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
     "use_beam_search": (False,),
     "length_penalty": (1,),
     "early_stopping": (False,),
-    "prompt_logprobs": (),
-    "return_token_ids": (False,),
-    "return_tokens_as_token_ids": (False,),
     "allowed_token_ids": (),
     "bad_words": ([],),
-    "truncate_prompt_tokens": (),
 }
 _UNSUPPORTED_IN_CHAT = _UNSUPPORTED | {
     "tools": ([],),
@@ -60,16 +55,13 @@ _UNSUPPORTED_IN_CHAT = _UNSUPPORTED | {
     "audio": (),
     "prediction": (),
     "web_search_options": (),
-    "echo": (False,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "add_special_tokens": (False,),
     "documents": ([],),
 }
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
     include_obfuscation: bool | None = None
 
 
@@ -91,24 +83,29 @@ class GenerateRequest(GenerationParams, kw_only=True):
     moderation: Any = None
     prompt_cache_options: Any = None
 
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    add_special_tokens: bool | None = None
+    echo: bool | None = None
+
     priority: Any = None
-    skip_special_tokens: Any = None
     spaces_between_special_tokens: Any = None
     use_beam_search: Any = None
     length_penalty: Any = None
     early_stopping: Any = None
-    prompt_logprobs: Any = None
-    return_token_ids: Any = None
-    return_tokens_as_token_ids: Any = None
     allowed_token_ids: Any = None
     bad_words: Any = None
-    truncate_prompt_tokens: Any = None
 
     def choices(self) -> int:
         return self.n or 1
 
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    def continuous_usage(self) -> bool:
+        """Whether every chunk says how much it is so far."""
+        return bool(self.stream_options and self.stream_options.include_usage and self.stream_options.continuous_usage_stats)
 
     def unsupported(self) -> dict[str, tuple[Any, ...]]:
         """Fields that would change the answer, each with the values that ask for what happens anyway."""
@@ -121,14 +118,28 @@ class GenerateRequest(GenerationParams, kw_only=True):
             raise RequestError(
                 "stream_options is only allowed with stream: true", param="stream_options", hint="ask for a stream, or leave it out"
             )
+        if self.truncate_prompt_tokens == 0:
+            raise RequestError(
+                "truncate_prompt_tokens is 0, which leaves no prompt",
+                param="truncate_prompt_tokens",
+                hint="-1 keeps what the context holds",
+            )
+        if self.prompt_logprobs is not None and self.stream:
+            raise RequestError(
+                "prompt_logprobs is not given in a stream",
+                param="prompt_logprobs",
+                hint="leave stream out; in completions echo with logprobs streams",
+            )
 
 
 class ChatRequest(GenerateRequest, kw_only=True):
     messages: Messages
-    max_completion_tokens: Positive | None = None
+    max_completion_tokens: Natural | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
     parallel_tool_calls: Any = None
 
@@ -140,10 +151,6 @@ class ChatRequest(GenerateRequest, kw_only=True):
     audio: Any = None
     prediction: Any = None
     web_search_options: Any = None
-    echo: Any = None
-    add_generation_prompt: Any = None
-    continue_final_message: Any = None
-    add_special_tokens: Any = None
     documents: Any = None
     reasoning_effort: str | None = None
     verbosity: Any = None
@@ -161,12 +168,36 @@ class ChatRequest(GenerateRequest, kw_only=True):
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs", hint="set logprobs, or leave it out")
         check_template_variables(self.chat_template_kwargs)
+        check_continuation(self.add_generation_prompt, self.continue_final_message)
+
+    def opens_turn(self) -> bool:
+        """Whether the prompt ends with the beginning of an answer."""
+        return not self.continue_final_message and self.add_generation_prompt is not False
+
+    def role(self) -> str:
+        """Whose the answer is."""
+        return "assistant" if self.opens_turn() or not self.messages else str(self.messages[-1].get("role"))
+
+    def echoed(self) -> str:
+        """What the answer begins with."""
+        content = self.messages[-1].get("content") if self.echo and self.messages[-1].get("role") == self.role() else None
+        return content if isinstance(content, str) else ""
 
     def token_limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     def wanted_logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def check_continuation(add_generation_prompt: bool | None, continue_final_message: bool | None) -> None:
+    """Raises RequestError for an answer that is to begin and to go on."""
+    if add_generation_prompt and continue_final_message:
+        raise RequestError(
+            "continue_final_message and add_generation_prompt exclude each other",
+            param="continue_final_message",
+            hint="the last message goes on, or an answer begins: leave one of them out",
+        )
 
 
 def check_template_variables(variables: dict[str, Any] | None) -> None:
@@ -179,24 +210,21 @@ def check_template_variables(variables: dict[str, Any] | None) -> None:
 
 class CompletionRequest(GenerateRequest, kw_only=True):
     prompt: str | list[str | Natural | list[Natural]]
-    echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
     best_of: Any = None
     suffix: Any = None
-    add_special_tokens: Any = None
 
     def unsupported(self) -> dict[str, tuple[Any, ...]]:
-        return _UNSUPPORTED | {"best_of": (self.choices(),), "suffix": ("",), "add_special_tokens": (True,)}
+        return _UNSUPPORTED | {"best_of": (self.choices(),), "suffix": ("",)}
 
-    def check(self) -> None:
-        super().check()
-        if self.echo and self.logprobs is not None:
-            raise RequestError(
-                "echo together with logprobs is not supported",
-                param="logprobs",
-                hint="prompt tokens have no logprobs; leave one of the two out",
-            )
+    def scores_echo(self) -> bool:
+        """Whether the answer's logprobs begin with those of the prompt before it."""
+        return bool(self.echo) and self.logprobs is not None
+
+    def all_prompt_logprobs(self) -> int | None:
+        """Alternatives per token of the prompt, whoever asks for them."""
+        return max(self.prompt_logprobs or 0, self.logprobs or 0) if self.scores_echo() else self.prompt_logprobs
 
     def prompts(self) -> list[str] | list[list[int]]:
         """The prompts as a list of texts or a list of token lists."""
@@ -229,11 +257,15 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str | None = None
     prompt: str | None = None
     messages: Messages | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     def check(self) -> None:
         check_template_variables(self.chat_template_kwargs)
+        check_continuation(self.add_generation_prompt, self.continue_final_message)
         if (self.prompt is None) == (self.messages is None):
             raise RequestError(
                 "give either prompt or messages", param="prompt", hint="messages go through the chat template, a prompt does not"

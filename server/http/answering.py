@@ -12,12 +12,15 @@ from starlette.responses import Response
 from ...errors import EngineError
 from ..dialects.planning import Ask
 from ..generation import Generation
-from ..service import Service
+from ..service import Service, offload
 from ..text.assembler import Assembler, Delta
 from .connection import Connection
 from .disconnect import unless_disconnected
 from .errors import json_response
 from .sse import EventSink, EventStream
+
+_SCORE_CHARACTERS = 20
+"""To write the score of a prompt's token with its alternatives takes as long as to tokenize so many."""
 
 
 class Dialect(Protocol):
@@ -58,7 +61,8 @@ async def _whole(service: Service, ask: Ask, dialect: Dialect) -> msgspec.Struct
     take = lambda index, delta: collected[index].append(delta)  # noqa: E731
     with closing(Generation(service.worker.dispatch, assemblers, service.metrics, take)) as generation:
         await generation.ended()
-    return dialect.whole(assemblers, collected)
+    scores = sum(len(delta.scores) for deltas in collected for delta in deltas)
+    return await offload(scores * _SCORE_CHARACTERS, partial(dialect.whole, assemblers, collected))
 
 
 async def _stream(service: Service, ask: Ask, dialect: Dialect, sink: EventSink) -> "Stream":

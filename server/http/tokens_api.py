@@ -1,11 +1,13 @@
 """POST /tokenize and /detokenize"""
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ...errors import RequestError
 from ..dialects.schemas import DetokenizeRequest, TokenizeRequest
-from ..service import Service
+from ..service import Service, offload
 from .body import read_request
 from .errors import json_response
 
@@ -17,11 +19,21 @@ async def tokenize(http: Request) -> Response:
     service.check_model(request.model)
     if request.messages is not None:
         tokens = await service.encode_chat(
-            request.messages, request.chat_template_kwargs, add_generation_prompt=request.add_generation_prompt, fits=False
+            request.messages,
+            request.chat_template_kwargs,
+            add_generation_prompt=request.add_generation_prompt is not False,
+            continue_final_message=bool(request.continue_final_message),
+            add_special_tokens=bool(request.add_special_tokens),
+            fits=False,
         )
     else:
-        (tokens,) = await service.encode([request.prompt or ""])
-    return json_response({"tokens": tokens, "count": len(tokens), "max_model_len": service.limits.max_context})
+        (tokens,) = await service.encode_prompts(
+            [request.prompt or ""], add_special_tokens=request.add_special_tokens is not False, fits=False
+        )
+    answer = {"tokens": tokens, "count": len(tokens), "max_model_len": service.limits.max_context}
+    if request.return_token_strs:
+        answer["token_strs"] = await offload(len(tokens), partial(service.text.names, tokens))
+    return json_response(answer)
 
 
 async def detokenize(http: Request) -> Response:

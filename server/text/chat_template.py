@@ -17,6 +17,8 @@ _TOOL_FIELDS = ("tool_calls", "tool_call_id", "function_call")
 _PART = 'a text part is {"type": "text", "text": "..."}'
 _AS_TRAINED = "send roles in the order in which the model was trained to see them"
 _GENERATION = {"generation"}
+_END = "\ue000the end\ue000"
+"""Marks where a message ends, in what a template makes of it."""
 
 
 class _GenerationBlock(Extension):
@@ -77,6 +79,19 @@ class ChatTemplate:
             raise RequestError(
                 f"the chat template failed on these messages: {type(error).__name__}: {error}", param="messages", hint=_AS_TRAINED
             ) from error
+
+    def render_open(self, messages: Sequence[Mapping[str, Any]], *, extra: Mapping[str, Any] | None = None) -> str:
+        """The prompt for these messages up to the end of the last one's content, which the model goes on with."""
+        *before, last = messages
+        text = normalize_message(last, f"messages[{len(before)}]")["content"]
+        rendered = self.render([*before, {**last, "content": text + _END}], add_generation_prompt=False, extra=extra)
+        if _END not in rendered:
+            raise RequestError(
+                "the chat template does not write the last message out, so it cannot be continued",
+                param="continue_final_message",
+                hint="leave it out, or make the last message one of the assistant's",
+            )
+        return rendered[: rendered.rindex(_END)]
 
 
 def normalize_message(message: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from ...protocol import TokenLogprob
+from ...protocol import PromptLogprob, TokenLogprob
 from .assembler import Assembler, Delta, Finish
 
 
@@ -11,14 +11,15 @@ from .assembler import Assembler, Delta, Finish
 class Completion:
     """A generated text. `tokens` are those that the text shows; `generated_tokens` counts the end of text too.
 
-    logprobs: one per token, if they were asked for. time_to_first_token and seconds count from the
-    call. finish_reason is None if generation was broken off.
+    logprobs: one per token, if they were asked for; prompt_logprobs: one per token of the prompt, None for
+    its first. time_to_first_token and seconds count from the call. finish_reason is None if generation was broken off.
     """
 
     text: str
     tokens: list[int]
     finish_reason: Finish | None
     logprobs: list[TokenLogprob] | None
+    prompt_logprobs: list[PromptLogprob | None] | None
     prompt_tokens: int
     cached_tokens: int
     generated_tokens: int
@@ -55,6 +56,7 @@ class Collector:
             tokens=[token.id for token in whole.tokens],
             finish_reason=whole.finish_reason,
             logprobs=logprobs if plan.sampling.logprobs is not None else None,
+            prompt_logprobs=[None, *whole.scores] if plan.sampling.prompt_logprobs is not None else None,
             prompt_tokens=len(plan.prompt),
             cached_tokens=self._assembler.cached_tokens,
             generated_tokens=self._assembler.generated,

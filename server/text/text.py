@@ -52,16 +52,17 @@ class Text:
         """Tokens of a prompt, with exactly one beginning-of-sequence token if the model wants one."""
         return self.encode_all([text])[0]
 
-    def encode_all(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+    def encode_all(self, texts: Sequence[str], *, add_special_tokens: bool = True, one_bos: bool = True) -> list[list[int]]:
         """Of several prompts. Other threads run meanwhile, which they could not while `Tokenizer.encode` does.
 
+        add_special_tokens: those that the tokenizer puts around a text. one_bos: see to the beginning-of-sequence token.
         Raises RequestError for lone surrogates, which stand for no character.
         """
         try:
             encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         except TypeError:
             raise _no_text(texts) from None
-        return [self._with_bos(each.ids) for each in encoded]
+        return [self._with_bos(each.ids) if one_bos else each.ids for each in encoded]
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, extra: Mapping[str, Any] | None = None
@@ -71,21 +72,32 @@ class Text:
         return self.encode_all([rendered], add_special_tokens=False)[0]
 
     def render_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, extra: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        extra: Mapping[str, Any] | None = None,
     ) -> str:
-        """The conversation as the model reads it. Raises RequestError if it cannot be written that way."""
+        """The conversation as the model reads it, all or up to its last message's end. Raises RequestError if it cannot be written so."""
         if self.template is None:
             raise RequestError(
                 "this model has no chat template", param="messages", code="no_chat_template", hint="use /v1/completions with a prompt"
             )
         if not messages:
             raise RequestError("messages must not be empty", param="messages", hint="give at least a user's message")
+        if continue_final_message:
+            return self.template.render_open(messages, extra=extra)
         return self.template.render(messages, add_generation_prompt=add_generation_prompt, extra=extra)
 
     def special_tokens(self, texts: Collection[str]) -> dict[int, str]:
         """Those of these texts that are special tokens, by their ids."""
         ids = {self._tokenizer.token_to_id(text): text for text in texts}
         return {id: text for id, text in ids.items() if id in self.token_bytes.special}
+
+    def names(self, tokens: Sequence[int]) -> list[str]:
+        """Tokens as the vocabulary spells them."""
+        return [self._tokenizer.id_to_token(token) or "" for token in tokens]
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text that a stream of these tokens would show; a character that is incomplete at the end is U+FFFD."""

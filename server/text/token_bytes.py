@@ -28,7 +28,7 @@ _ALPHABET = _byte_level_alphabet()
 class TokenBytes(dict[int, bytes]):
     """Token id -> bytes, filled on first use. Ids outside of the vocabulary stand for no bytes.
 
-    `special` are the ids that a reader never sees; `leading_space` is whether the tokenizer
+    `special` are the ids that a reader does not see, `special_texts` what they are called; `leading_space` is whether the tokenizer
     writes one space too many at the beginning of a text (sentencepiece does). `whole` has the
     texts of tokens that consist of whole characters, as far as they have been decoded yet.
     Raises UnsupportedModelError for a tokenizer whose decoder is of an unknown kind.
@@ -39,7 +39,8 @@ class TokenBytes(dict[int, bytes]):
         self._tokenizer = tokenizer
         self._model = tokenizer.model
         self._added = tokenizer.get_added_tokens_decoder()
-        self.special = frozenset(id for id, token in self._added.items() if token.special)
+        self.special_texts = {id: token.content for id, token in self._added.items() if token.special}
+        self.special = frozenset(self.special_texts)
         self.leading_space = False
         self.whole: dict[int, str] = {}
         self._replacements: list[tuple[str, str]] = []

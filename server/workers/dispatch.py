@@ -30,19 +30,23 @@ class Receiver(Protocol):
 class _Live:
     """A sequence in flight: enough to start it again where it stopped.
 
-    sent: whether the current worker has it. deaths: workers that died while they had it, since its last token.
-    alone: those of them that had nothing else.
+    scored: how many of its prompt's scores have come. sent: whether the current worker has it. deaths: workers that
+    died while they had it, since its last token. alone: those of them that had nothing else.
     """
 
     submit: Submit
     receiver: Receiver
     received: list[int] = field(default_factory=list)
+    scored: int = 0
     sent: bool = False
     deaths: int = 0
     alone: int = 0
 
-    def resumed(self) -> Submit:
-        return msgspec.structs.replace(self.submit, generated=self.submit.generated + self.received)
+    def rest(self) -> Submit:
+        """What is left to be computed of it."""
+        if not self.received and not self.scored:
+            return self.submit
+        return msgspec.structs.replace(self.submit, generated=self.submit.generated + self.received, scored=self.scored)
 
     @property
     def is_suspect(self) -> bool:
@@ -131,6 +135,7 @@ class Dispatch:
         if live is None:
             return
         live.received += output.tokens
+        live.scored += len(output.prompt_logprobs)
         live.deaths = live.alone = self._given_up_in_a_row = 0
         if output.finish_reason is not None:
             self._forget(output.id)
@@ -216,7 +221,7 @@ class Dispatch:
 
     def _send(self, live: _Live) -> None:
         live.sent = True
-        self._life.send(live.resumed() if live.received else live.submit)
+        self._life.send(live.rest())
 
     def _try_next(self) -> None:
         """Send the worst of those suspects that have not been tried yet; only the first one is alone."""

@@ -173,10 +173,10 @@ def test_numbers_stay_below_one_in_float32(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("engine.runtime.sampling.device_sampling._uniform", lambda seed, index: 1 - 2.0**-53)
     wanted = params(top_k=2**40, temperature=1e300)
     sequence = Tokens(id="", prompt=PROMPT, generated=[], params=wanted, stop_ids=frozenset(), max_length=9, block_size=BLOCK_SIZE, held=[])
-    draws = plan_draws([Chunk(sequence, 0, 1, False), Chunk(sequence, 1, 2, True)])
+    draws = plan_draws([Chunk(sequence, 0, 1, 0, False), Chunk(sequence, 1, 2, 1, True)])
     assert draws is not None
     assert draws.rows.tolist() == [0], "the first that chooses"
     assert draws.uniform[0] < 1
     assert np.isfinite(draws.temperature[0])
     assert draws.top_k.tolist() == [2**31 - 1]
-    assert plan_draws([Chunk(sequence, 0, 1, False)]) is None
+    assert plan_draws([Chunk(sequence, 0, 1, 0, False)]) is None

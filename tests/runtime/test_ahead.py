@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from fake_executor import FakeExecutor, solo, tiny_manifest
+from fake_executor import FakeExecutor, solo, solo_scores, tiny_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipelined import Pipelined
@@ -32,7 +32,8 @@ requests = st.tuples(
     st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=14),
     st.builds(
         SamplingParams,
-        max_tokens=st.integers(1, 12),
+        max_tokens=st.integers(0, 12),
+        prompt_logprobs=st.sampled_from([None, None, 1]),
         temperature=st.sampled_from([0.0, 0.9]),
         seed=st.integers(0, 5),
         repetition_penalty=st.sampled_from([1.0, 1.3]),
@@ -104,12 +105,14 @@ def test_whatever_happens_when(
             assert pipelined.ended[id].error
             continue
         alone = solo(prompt, params, vocab_size=VOCAB, max_context=CONTEXT, capacity=num_blocks * block_size, stop_ids=frozenset(eos))
-        tokens = pipelined.tokens.get(id, [])
+        tokens, scores, scores_alone = pipelined.tokens.get(id, []), pipelined.scores.get(id, []), solo_scores(prompt, params)
         if id in aborted and id not in pipelined.ended:
             assert tokens == alone[: len(tokens)]
+            assert scores == scores_alone[: len(scores)]
         else:
             assert tokens == alone
-            assert pipelined.ended[id].finish_reason == ("stop" if alone[-1] in eos else "length")
+            assert scores == scores_alone
+            assert pipelined.ended[id].finish_reason == ("stop" if alone and alone[-1] in eos else "length")
 
 
 def greedy(max_tokens: int) -> SamplingParams:

@@ -11,13 +11,24 @@ from tokenizers import Tokenizer
 
 from engine.artifacts import load_manifest
 from engine.options.runtime import RuntimeOptions
-from engine.protocol import HEADER_BYTES, Drain, Output, SamplingParams, StepDone, Submit, body_length, decode_to_server, encode
+from engine.protocol import (
+    HEADER_BYTES,
+    Drain,
+    Output,
+    PromptLogprob,
+    SamplingParams,
+    StepDone,
+    Submit,
+    body_length,
+    decode_to_server,
+    encode,
+)
 from engine.runtime.core import EngineCore
 from engine.runtime.executor import Executor
 from engine.runtime.process.channel import Channel
 from engine.runtime.process.serving_loop import serve
 
-Answer = list[tuple[int, float, list[tuple[int, float]]]]
+Answer = list[tuple[int, float, list[tuple[int, float]]] | PromptLogprob]
 PROMPTS = (
     "The three laws of robotics are",
     "def fibonacci(n):",
@@ -54,12 +65,13 @@ def prompts(executor: Executor, smollm2: Path) -> list[list[int]]:
 
 
 def requests(prompts: list[list[int]]) -> Iterator[Submit]:
-    """Half greedy, half sampled with a seed; all of different lengths."""
+    """Half greedy, half sampled with a seed; all of different lengths. The prompts of some are scored."""
     for index, prompt in enumerate(prompts):
         sampled: dict[str, Any] = (
             {"temperature": 0.9, "top_p": 0.95, "top_k": 40, "repetition_penalty": 1.1} if index % 2 else {"temperature": 0.0}
         )
-        params = SamplingParams(max_tokens=64 + index, seed=1000 + index, logprobs=3, ignore_eos=True, **sampled)
+        scored = None if index % 3 else 2
+        params = SamplingParams(max_tokens=64 + index, seed=1000 + index, logprobs=3, ignore_eos=True, prompt_logprobs=scored, **sampled)
         yield Submit(id=str(index), prompt=prompt, params=params)
 
 
@@ -90,7 +102,13 @@ class _Limited:
 
 def _collect(answer: Answer, output: Output) -> None:
     assert output.error is None
+    answer.extend(output.prompt_logprobs)
     answer.extend((token, logprob.logprob, logprob.top) for token, logprob in zip(output.tokens, output.logprobs, strict=True))
+
+
+def scored(id: str, prompts: list[list[int]]) -> int:
+    """How many of a request's prompt tokens are."""
+    return 0 if int(id) % 3 else len(prompts[int(id)]) - 1
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +117,7 @@ def alone(executor: Executor, prompts: list[list[int]]) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     for submit in requests(prompts):
         answers |= run(executor, [submit])[0]
-    assert all(len(answer) == 64 + int(id) for id, answer in answers.items())
+    assert all(len(answer) == scored(id, prompts) + 64 + int(id) for id, answer in answers.items())
     return answers
 
 
@@ -143,12 +161,19 @@ def test_with_one_thread(artifact: Path, prompts: list[list[int]], alone: dict[s
 
 def test_resumed_by_another_worker(executor: Executor, prompts: list[list[int]], alone: dict[str, Answer]) -> None:
     """What the server does after a worker died: the same request with the tokens it already has."""
+    told = {id: min(scored(id, prompts), 5) + (0 if scored(id, prompts) else 7) for id in alone}
     resumed = [
-        Submit(id=submit.id, prompt=submit.prompt, params=submit.params, generated=[token for token, _, _ in alone[submit.id][:7]])
+        Submit(
+            id=submit.id,
+            prompt=submit.prompt,
+            params=submit.params,
+            generated=[item[0] for item in alone[submit.id][: told[submit.id]] if isinstance(item, tuple)],
+            scored=min(scored(submit.id, prompts), told[submit.id]),
+        )
         for submit in requests(prompts)
     ]
     answers, _ = run(executor, resumed)
-    assert answers == {id: answer[7:] for id, answer in alone.items()}
+    assert answers == {id: answer[told[id] :] for id, answer in alone.items()}
 
 
 def test_with_a_prefix_from_the_cache(executor: Executor, prompts: list[list[int]]) -> None:
@@ -168,3 +193,15 @@ def test_with_a_prefix_from_the_cache(executor: Executor, prompts: list[list[int
     assert answers[0] == answers[1]
     assert cached == [0] * 20 + [(len(prompt) - 1) // 32 * 32] * 20
     assert cached[-1] >= 64
+
+
+def test_a_prompt_is_scored_as_it_was_when_it_was_generated(executor: Executor, prompts: list[list[int]], alone: dict[str, Answer]) -> None:
+    """To the bit: what came of a request, sent back as part of a prompt, and found in the cache."""
+    submit = next(submit for submit in requests(prompts) if submit.id == "1")
+    tokens = [item[0] for item in alone["1"] if isinstance(item, tuple)]
+    whole = [*submit.prompt, *tokens]
+    scored = SamplingParams(max_tokens=0, prompt_logprobs=3)
+    answers, _ = run(executor, [submit, Submit(id="scored", prompt=whole, params=scored)], max_num_seqs=7)
+    found = [item for item in answers["scored"] if isinstance(item, PromptLogprob)]
+    assert len(found) == len(whole) - 1
+    assert [(token, score.logprob, score.top) for token, score in zip(tokens, found[len(submit.prompt) - 1 :], strict=True)] == alone["1"]

@@ -88,7 +88,7 @@ def test_a_resumed_sequence_that_was_over_just_ends(sent: list[int], reason: str
         (Submit("bad", [-1], GREEDY), "token id -1"),
         (Submit("bad", [1], GREEDY, generated=[99]), "token id 99"),
         (Submit("bad", [1] * 64, GREEDY), "context"),
-        (Submit("bad", [1], params(max_tokens=0)), "max_tokens"),
+        (Submit("bad", [1], params(max_tokens=-1)), "max_tokens"),
         (Submit("bad", [1], params(logit_bias={40: 1.0})), "logit_bias"),
         (Submit("bad", [1], params(logit_bias={4: float("nan")})), "logit_bias"),
         (Submit("bad", [1], params(stop_token_ids=(-5,))), "stop_token_ids"),
@@ -100,6 +100,7 @@ def test_a_resumed_sequence_that_was_over_just_ends(sent: list[int], reason: str
         (Submit("bad", [1], params(frequency_penalty=float("inf"))), "frequency_penalty"),
         (Submit("bad", [1], params(presence_penalty=float("nan"))), "presence_penalty"),
         (Submit("bad", [1], params(logprobs=-1)), "logprobs"),
+        (Submit("bad", [1], params(prompt_logprobs=-1)), "prompt_logprobs"),
     ],
 )
 def test_a_bad_request_is_answered_and_the_others_go_on(request_: Submit, words: str) -> None:

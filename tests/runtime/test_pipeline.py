@@ -30,7 +30,7 @@ class Steps:
             self.gate.acquire()
         if name == "broken":
             raise RuntimeError("this step is broken")
-        return Computed([], float(len(self.begun)), name in self.ending)
+        return Computed([], [], float(len(self.begun)), name in self.ending)
 
     def result(self) -> Computed:
         result = self.results.get()

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 
 import pytest
-from fake_executor import FakeExecutor, solo, tiny_manifest
+from fake_executor import FakeExecutor, solo, solo_scores, tiny_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.options.runtime import RuntimeOptions, Scheduling
-from engine.protocol import Output, SamplingParams, Submit
+from engine.protocol import Output, PromptLogprob, SamplingParams, Submit
 from engine.runtime.caches.caches import Caches
 from engine.runtime.caches.digests import ROOT_DIGEST
 from engine.runtime.core import EngineCore
@@ -38,12 +38,15 @@ class Collected:
     """Everything the engine said about each id."""
 
     tokens: dict[str, list[int]] = field(default_factory=dict)
+    scores: dict[str, list[PromptLogprob]] = field(default_factory=dict)
     last: dict[str, Output] = field(default_factory=dict)
 
     def add(self, outputs: list[Output]) -> None:
         for output in outputs:
             assert output.id not in self.last or self.last[output.id].finish_reason is None, "output after the end"
+            assert not (output.prompt_logprobs and self.tokens.get(output.id)), "a score after a token"
             self.tokens.setdefault(output.id, []).extend(output.tokens)
+            self.scores.setdefault(output.id, []).extend(output.prompt_logprobs)
             self.last[output.id] = output
 
 
@@ -78,7 +81,8 @@ arrivals = st.builds(
     prompt=prompts,
     params=st.builds(
         SamplingParams,
-        max_tokens=st.integers(1, 16),
+        max_tokens=st.integers(0, 16),
+        prompt_logprobs=st.sampled_from([None, None, 0, 2]),
         temperature=st.sampled_from([0.0, 0.7, 1.5]),
         seed=st.integers(0, 5),
         top_k=st.sampled_from([0, 3]),
@@ -134,23 +138,26 @@ def test_tokens_do_not_depend_on_the_load(
         core.check()
         step += 1
         assert step < 3000, "the engine does not come to an end"
-    assert all(tokens <= budget and sequences <= max_num_seqs for tokens, sequences, _ in executor.steps)
+    assert all(tokens <= budget and max(sequences, rows) <= max_num_seqs for tokens, sequences, rows in executor.steps)
     assert core.step().stats.blocks_used == 0
     capacity = num_blocks * block_size
     for index, arrival in enumerate(load):
         id = str(index)
         tokens = collected.tokens.get(id, [])
-        if len(arrival.prompt) > capacity or len(arrival.prompt) >= 24:
+        if len(arrival.prompt) > min(capacity, 24 - (arrival.params.max_tokens > 0)):
             assert collected.last[id].finish_reason == "abort"
             assert collected.last[id].error
             assert tokens == []
             continue
         alone = solo(arrival.prompt, arrival.params, vocab_size=VOCAB, max_context=24, capacity=capacity, stop_ids=frozenset(eos))
+        scores, scores_alone = collected.scores.get(id, []), solo_scores(arrival.prompt, arrival.params)
         if id in aborted and collected.last.get(id, Output(id, [])).finish_reason is None:
             assert tokens == alone[: len(tokens)]
+            assert scores == scores_alone[: len(scores)]
             continue
         assert tokens == alone
-        assert collected.last[id].finish_reason == ("stop" if alone[-1] in eos else "length")
+        assert scores == scores_alone
+        assert collected.last[id].finish_reason == ("stop" if alone and alone[-1] in eos else "length")
 
 
 @settings(max_examples=50, deadline=None)
@@ -158,16 +165,60 @@ def test_tokens_do_not_depend_on_the_load(
     prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=10),
     seed=st.integers(0, 9),
     cut=st.integers(0, 12),
+    scored=st.integers(0, 9),
     penalty=st.sampled_from([1.0, 1.5]),
 )
-def test_a_resumed_sequence_goes_on_as_if_nothing_had_happened(prompt: list[int], seed: int, cut: int, penalty: float) -> None:
-    params = SamplingParams(max_tokens=12, seed=seed, repetition_penalty=penalty, presence_penalty=penalty - 1.0)
-    alone = solo(prompt, params)
-    core, _ = make_core()
-    core.submit(Submit("a", prompt, params, generated=alone[:cut]))
+def test_a_resumed_sequence_goes_on_as_if_nothing_had_happened(prompt: list[int], seed: int, cut: int, scored: int, penalty: float) -> None:
+    params = SamplingParams(
+        max_tokens=12, seed=seed, repetition_penalty=penalty, presence_penalty=penalty - 1.0, prompt_logprobs=1 if scored else None
+    )
+    alone, scores = solo(prompt, params), solo_scores(prompt, params)
+    told = min(scored, len(scores)) if cut == 0 else len(scores)
+    core, _ = make_core(max_num_seqs=3)
+    core.submit(Submit("before", prompt, params))
+    run(core)
+    core.submit(Submit("a", prompt, params, generated=alone[:cut], scored=told))
     collected = run(core)
     assert collected.tokens["a"] == alone[cut:]
+    assert collected.scores["a"] == scores[told:]
     assert collected.last["a"].finish_reason == "length"
+
+
+def test_a_scored_prompt_leaves_every_other_sequence_its_row() -> None:
+    core, executor = make_core(max_num_seqs=4, max_batch_tokens=16)
+    core.submit(Submit("decodes", [1], greedy(9)))
+    core.step()
+    core.submit(Submit("scored", list(range(12)), SamplingParams(max_tokens=1, prompt_logprobs=0)))
+    core.submit(Submit("short", [5, 6], greedy(2)))
+    assert {output.id for output in core.step().outputs} == {"decodes", "scored", "short"}
+    assert executor.steps[-1] == (1 + 2 + 2, 3, 4)
+    run(core)
+    assert max(rows for _, _, rows in executor.steps) == 4
+
+
+def test_prompts_that_are_scored_share_the_rows() -> None:
+    core, _ = make_core(max_num_seqs=8, max_batch_tokens=64)
+    params = SamplingParams(max_tokens=0, prompt_logprobs=0)
+    core.submit(Submit("long", list(range(30)), params))
+    core.submit(Submit("short", [9, 8, 7, 6], params))
+    told = {output.id: len(output.prompt_logprobs) for output in core.step().outputs if output.finish_reason is None}
+    assert told == {"long": 4, "short": 3}
+    collected = run(core)
+    assert len(collected.scores["long"]) == 29 - 4
+
+
+def test_a_prefix_in_the_cache_is_scored_too() -> None:
+    core, _ = make_core()
+    prompt = list(range(20))
+    core.submit(Submit("before", prompt, greedy()))
+    run(core)
+    params = SamplingParams(max_tokens=0, prompt_logprobs=3)
+    core.submit(Submit("scored", prompt, params))
+    collected = run(core)
+    assert collected.scores["scored"] == solo_scores(prompt, params)
+    assert collected.last["scored"].cached_tokens == 0
+    core.submit(Submit("after", prompt, greedy()))
+    assert run(core).last["after"].cached_tokens == 16
 
 
 def test_decoding_goes_on_beside_a_long_prompt_in_chunks() -> None:

@@ -61,6 +61,15 @@ def test_every_kind_of_prompt(llm: LLM) -> None:
     assert llm.generate([], GREEDY) == []
 
 
+def test_prompts_are_scored(llm: LLM) -> None:
+    (completion,) = llm.generate(["a b c d"], Params(temperature=0, max_tokens=0, prompt_logprobs=1))
+    tokens = TOKENIZER.encode("a b c d").ids
+    assert completion.prompt_logprobs is not None
+    assert [entry and entry.logprob for entry in completion.prompt_logprobs] == [None, *(-1.5 - token for token in tokens[1:])]
+    assert (completion.text, completion.generated_tokens, completion.finish_reason) == ("", 0, "length")
+    assert llm.generate(["a"], GREEDY)[0].prompt_logprobs is None
+
+
 def test_logprobs_and_limits(llm: LLM) -> None:
     (completion,) = llm.generate(["a b c d"], Params(temperature=0, max_tokens=2, logprobs=1))
     assert (completion.text, completion.finish_reason) == ("a b", "length")
@@ -95,7 +104,7 @@ def test_a_stream_that_is_left_is_aborted(artifact: Path, tmp_path: Path) -> Non
     ("params", "param"),
     [
         (Params(temperature=3), "temperature"),
-        (Params(max_tokens=0), "max_tokens"),
+        (Params(max_tokens=-1), "max_tokens"),
         (Params(logprobs=99), "logprobs"),
         (Params(stop=""), "stop"),
         (Params(logit_bias={10**6: 1.0}), "logit_bias"),

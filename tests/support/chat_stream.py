@@ -15,6 +15,7 @@ from engine.server.dialects.chat import _ChatStyle
 from engine.server.dialects.choices import ChoicesWriter
 from engine.server.dialects.params import GenerationParams
 from engine.server.dialects.planning import Ask, ModelLimits, Prompt
+from engine.server.dialects.schemas import ChatRequest
 from engine.server.generation import Observer
 from engine.server.http.answering import Dialect, Stream
 from engine.server.http.connection import Connection
@@ -116,7 +117,7 @@ class ScriptedStream:
 
 
 def chat_dialect(text: Text, ask: Ask) -> Dialect:
-    return ChoicesWriter("m", ask, _ChatStyle(text.token_bytes, False), with_usage=False)
+    return ChoicesWriter("m", ask, _ChatStyle(text.token_bytes, ChatRequest(messages=[]), ask), with_usage=False)
 
 
 def events(*chunks: bytes) -> list[Any]:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from engine.artifacts import CacheGroup, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
 from engine.artifacts.manifest import SCHEMA_VERSION
 from engine.artifacts.step_inputs import step_inputs
-from engine.protocol import SamplingParams
+from engine.protocol import PromptLogprob, SamplingParams
 from engine.runtime.batch import StepInputs
 from engine.runtime.sampling.device_sampling import Draws
 from engine.runtime.sampling.grammar import Grammar
+from engine.runtime.sampling.logprobs import prompt_logprob
 from engine.runtime.sampling.sampler import sample
 from engine.runtime.sampling.state import SamplingState
 
@@ -108,6 +109,16 @@ def solo(
         if token in stop_ids:
             break
     return tokens[len(prompt) :]
+
+
+def solo_scores(prompt: Sequence[int], params: SamplingParams, *, vocab_size: int = 32) -> list[PromptLogprob]:
+    """What this request is told of its prompt when it is computed alone: nothing if it does not ask."""
+    if params.prompt_logprobs is None:
+        return []
+    rows = (logits_of(prompt[:place], vocab_size) for place in range(1, len(prompt)))
+    scores = [prompt_logprob(row, token, params.prompt_logprobs) for row, token in zip(rows, prompt[1:], strict=True)]
+    assert None not in scores
+    return [score for score in scores if score is not None]
 
 
 def argmax(logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from engine.protocol import Output
+from engine.protocol import Output, PromptLogprob
 from engine.runtime.core import EngineCore
 from engine.runtime.step import Computed, Step
 
@@ -19,6 +19,7 @@ class Pipelined:
     result: Computed | None = None
     planned: Step | None = None
     tokens: dict[str, list[int]] = field(default_factory=dict)
+    scores: dict[str, list[PromptLogprob]] = field(default_factory=dict)
     ended: dict[str, Output] = field(default_factory=dict)
 
     def take_back(self) -> None:
@@ -55,6 +56,7 @@ class Pipelined:
         for output in outputs:
             assert output.id not in self.ended, "output after the end"
             self.tokens.setdefault(output.id, []).extend(output.tokens)
+            self.scores.setdefault(output.id, []).extend(output.prompt_logprobs)
             if output.finish_reason is not None:
                 self.ended[output.id] = output
 

@@ -1,8 +1,9 @@
 """A worker without a model: it says its prompt back, token by token, over the real protocol.
 
 Token i of an answer is token i of the prompt, counted around; with a temperature above 0 it is the
-prompt's token at a place drawn from the seed and i. So an answer depends on the request alone, and a
-second worker goes on where the first one stopped. After the whole prompt comes the end of text.
+prompt's token at a place drawn from the seed and i. A prompt is scored a few tokens per step. So an answer
+depends on the request alone, and a second worker goes on where the first one stopped. After the whole
+prompt comes the end of text.
 
 --events PATH   a datagram socket that hears what happens here, one JSON object each
 --gate PATH     a FIFO: wait for a byte before being ready, and one for each further worker
@@ -27,6 +28,7 @@ from engine.protocol import (
     Failed,
     Output,
     Phase,
+    PromptLogprob,
     Ready,
     Stats,
     StepDone,
@@ -38,6 +40,7 @@ from engine.protocol import (
 )
 
 CACHED = 2
+SCORED_AT_ONCE = 3
 
 
 class Events:
@@ -50,13 +53,26 @@ class Events:
             self._socket.sendto(json.dumps({"event": kind, "pid": os.getpid(), **values}).encode(), self._path)
 
 
+def score(token, count):
+    return PromptLogprob(-1.5 - token, 7, [((token + 1 + k) % 256, -0.25 - k) for k in range(count)])
+
+
 class Sequence:
     def __init__(self, submit):
         self.submit = submit
         self.tokens = list(submit.generated)
+        self.scored = submit.scored
 
     def step(self, eos):
         params, prompt, i = self.submit.params, self.submit.prompt, len(self.tokens)
+        if params.prompt_logprobs is not None and not self.tokens and self.scored < len(prompt) - 1:
+            scored = prompt[1 + self.scored : 1 + self.scored + SCORED_AT_ONCE]
+            self.scored += len(scored)
+            return Output(
+                self.submit.id, [], cached_tokens=CACHED, prompt_logprobs=[score(token, params.prompt_logprobs) for token in scored]
+            )
+        if params.max_tokens == 0:
+            return Output(self.submit.id, [], finish_reason="length", cached_tokens=CACHED)
         at = i if params.temperature == 0 else random.Random(f"{params.seed}:{i}").randrange(len(prompt))
         token = prompt[at % len(prompt)]
         if i >= len(prompt) and not params.ignore_eos and i >= params.min_tokens:
@@ -122,7 +138,7 @@ class Worker:
 
     def handle(self, message):
         if isinstance(message, Submit):
-            self.events.tell("submit", id=message.id, prompt=len(message.prompt), generated=len(message.generated))
+            self.events.tell("submit", id=message.id, prompt=len(message.prompt), generated=len(message.generated), scored=message.scored)
             if self.args.refuse:
                 self.send(StepDone([Output(message.id, [], finish_reason="abort", error="this worker refuses everything")], Stats()))
                 return

@@ -11,6 +11,9 @@ from chat_stream import ScriptedStream, events
 
 from engine.protocol import Output, SamplingParams
 from engine.server.dialects.chat import _ChatStyle
+from engine.server.dialects.params import GenerationParams
+from engine.server.dialects.planning import Ask
+from engine.server.dialects.schemas import ChatRequest
 from engine.server.parsing.pieces import CallArguments, CallId, CallStart, Content, Message, Piece, Reasoning, call_ids, joined
 from engine.server.text.assembler import Assembler, Delta, Plan
 from engine.server.text.text import Text, TextSpec
@@ -105,7 +108,9 @@ def test_what_a_slow_client_has_not_read_is_one_event_per_piece() -> None:
 
 
 def test_a_whole_answer() -> None:
-    style = _ChatStyle(TEXT.token_bytes, False)
+    style = _ChatStyle(
+        TEXT.token_bytes, ChatRequest(messages=[]), Ask(prompts=[], params=GenerationParams(), param="messages", max_tokens=1)
+    )
 
     def message(*pieces: Piece) -> Any:
         return msgspec.to_builtins(style.whole(0, Delta("", [], "tool_calls", list(pieces))))["message"]
