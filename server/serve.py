@@ -3,6 +3,7 @@
 The worker's imports take longest, so everything else happens beside them.
 """
 
+import gc
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ def serve(options: ServeOptions) -> int:
         options = replace(options, digest=_signed_digest(options, options.verify_key))
     with listen(options.host, options.port) as listener:
         worker = spawn_worker(options)
+        gc.disable()  # until all is loaded: what comes now stays
         try:
             from .serving import run_server
 

@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends
+from starlette.requests import Request
 
 from ..errors import RequestError
 from .dialects.grammars import grammar_of
@@ -107,6 +110,15 @@ class Service:
     def check_request(self, request: GenerateRequest) -> None:
         request.check()
         self.check_model(request.model)
+
+
+async def _the_service(http: Request) -> Service:
+    service: Service = http.app.state.service
+    return service
+
+
+Served = Annotated[Service, Depends(_the_service)]
+"""In the signature of a request handler: the service."""
 
 
 async def offload(size: int, work: Callable[[], _T]) -> _T:

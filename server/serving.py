@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -76,6 +77,8 @@ class _Serving:
         self._catch_signals()
         log(f"listening at {_url(self._listener)}, loading {self._options.artifacts}")
         http = self._http_server(self._load())
+        gc.freeze()  # what is loaded stays: later collections need not look at it, and stop no stream for it
+        gc.enable()
         worker_task = asyncio.create_task(self._worker.run())
         http_task = asyncio.create_task(http.serve(sockets=[self._listener]))
         announcement = asyncio.create_task(self._announce())

@@ -1,15 +1,17 @@
 """POST /v1/chat/completions"""
 
 from collections.abc import Sequence
+from typing import Annotated, Any
 
+from fastapi import Depends
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..http.answering import answer
-from ..http.body import read_request
+from ..http.body import JsonBody
 from ..parsing.pieces import CallArguments, CallStart, Content, Message, Piece, Reasoning
-from ..service import Service
+from ..service import Served, Service
 from ..text.assembler import Delta
 from ..text.token_bytes import TokenBytes
 from .choices import ChoicesWriter
@@ -19,9 +21,8 @@ from .responses import Answer, ChatChoice, ChatChunkChoice, ChatDelta, ChatLogpr
 from .schemas import ChatRequest
 
 
-async def chat_completions(http: Request) -> Response:
-    service: Service = http.app.state.service
-    request = await read_request(http, ChatRequest)
+async def chat_completions(http: Request, service: Served, request: Annotated[ChatRequest, Depends(JsonBody(ChatRequest))]) -> Response:
+    """The next message of a conversation."""
     ask = await chat_ask(service, request)
     style = _ChatStyle(service.text.token_bytes, request, ask)
     writer = ChoicesWriter(service.model, ask, style, with_usage=request.include_usage(), continuous_usage=request.continuous_usage())
@@ -66,7 +67,7 @@ class _ChatStyle:
         self._role = request.role()
         self._echo = request.echoed()
 
-    def begin(self, answer: Answer, first: Delta) -> None:
+    def begin(self, answer: Answer[Any], first: Delta) -> None:
         (prompt,) = self._ask.prompts
         if self._ask.token_ids:
             answer.prompt_token_ids = prompt.tokens

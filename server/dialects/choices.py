@@ -19,7 +19,7 @@ class Style(Protocol):
     whole_object: str
     chunk_object: str
 
-    def begin(self, answer: Answer, first: Delta) -> None:
+    def begin(self, answer: Answer[Any], first: Delta) -> None:
         """Write what a whole answer, or the chunk that opens a choice, says of the prompt. first: the first delta of its choice."""
 
     def opening(self, index: int, first: Delta) -> Any | None:
@@ -70,7 +70,7 @@ class ChoicesWriter:
     def error(self, error: EngineError) -> bytes:
         return event(error_answer(error)) + DONE
 
-    def whole(self, assemblers: Sequence[Assembler], deltas: Sequence[Sequence[Delta]]) -> Answer:
+    def whole(self, assemblers: Sequence[Assembler], deltas: Sequence[Sequence[Delta]]) -> Answer[Any]:
         self._assemblers = assemblers
         wholes = [Delta.joined(each) for each in deltas]
         result = self._answer(self._style.whole_object, [self._style.whole(index, whole) for index, whole in enumerate(wholes)])
@@ -99,13 +99,13 @@ class ChoicesWriter:
             return None
         return EventTemplate(lambda text: event(self._chunk([self._style.chunk(index, Delta(text, []))])))
 
-    def _chunk(self, choices: list[Any]) -> Answer:
+    def _chunk(self, choices: list[Any]) -> Answer[Any]:
         chunk = self._answer(self._style.chunk_object, choices)
         if self._with_usage:
             chunk.usage = self._usage() if self._continuous_usage else None
         return chunk
 
-    def _answer(self, kind: str, choices: list[Any]) -> Answer:
+    def _answer(self, kind: str, choices: list[Any]) -> Answer[Any]:
         return Answer(id=self._id, object=kind, created=self._created, model=self._model, choices=choices)
 
     def _usage(self) -> Usage:

@@ -1,13 +1,14 @@
 """POST /v1/completions"""
 
-from typing import cast
+from typing import Annotated, Any, cast
 
+from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..http.answering import answer
-from ..http.body import read_request
-from ..service import Service
+from ..http.body import JsonBody
+from ..service import Served, Service
 from ..text.assembler import Delta
 from ..text.prompt_offsets import prompt_offsets
 from ..text.token_bytes import TokenBytes
@@ -18,9 +19,10 @@ from .responses import Answer, CompletionChoice, CompletionLogprobs
 from .schemas import COMPLETION_TOKENS, CompletionRequest
 
 
-async def completions(http: Request) -> Response:
-    service: Service = http.app.state.service
-    request = await read_request(http, CompletionRequest)
+async def completions(
+    http: Request, service: Served, request: Annotated[CompletionRequest, Depends(JsonBody(CompletionRequest))]
+) -> Response:
+    """Texts that go on from prompts."""
     service.check_request(request)
     grammar = await service.grammar(request)
     given = request.prompts()
@@ -65,7 +67,7 @@ class _CompletionStyle:
         self._ask = ask
         self._echoes = echoes
 
-    def begin(self, answer: Answer, first: Delta) -> None:
+    def begin(self, answer: Answer[Any], first: Delta) -> None:
         pass
 
     def opening(self, index: int, first: Delta) -> CompletionChoice | None:

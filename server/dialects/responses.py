@@ -1,12 +1,14 @@
 """The answers of the HTTP API. Fields left UNSET do not appear, as OpenAI's own do not."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from ..text.assembler import Finish
+
+_CHOICE = TypeVar("_CHOICE")
 
 
 class PromptTokensDetails(msgspec.Struct):
@@ -125,14 +127,14 @@ class CompletionChoice(msgspec.Struct):
     token_ids: Sequence[int] | UnsetType = UNSET
 
 
-class Answer(msgspec.Struct, kw_only=True):
+class Answer(msgspec.Struct, Generic[_CHOICE], kw_only=True):
     """A whole answer or one chunk of a stream; `object` says which."""
 
     id: str
     object: str
     created: int
     model: str
-    choices: list[Any]
+    choices: list[_CHOICE]
     usage: Usage | UnsetType | None = UNSET
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
@@ -155,3 +157,25 @@ class ModelCard(msgspec.Struct):
     max_model_len: int
     object: str = "model"
     owned_by: str = "engine"
+
+
+class ModelList(msgspec.Struct):
+    data: list[ModelCard]
+    object: str = "list"
+
+
+class Tokens(msgspec.Struct):
+    """max_model_len: tokens that prompt and answer may have together."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+    token_strs: list[str] | UnsetType = UNSET
+
+
+class Text(msgspec.Struct):
+    prompt: str
+
+
+class Version(msgspec.Struct):
+    version: str

@@ -1,41 +1,52 @@
-"""The HTTP application: which path is answered by what."""
+"""The HTTP application: which path is answered by what, and with what."""
 
-from starlette.applications import Starlette
+from fastapi import FastAPI, Security, params
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route
 
 from ...errors import EngineError
+from ...version import __version__
 from ..dialects.chat import chat_completions
 from ..dialects.completions import completions
+from ..dialects.responses import Answer, ChatChoice, ChatChunkChoice, CompletionChoice, ModelCard, ModelList, Text, Tokens, Version
 from ..options import ServeOptions
 from ..service import Service
 from .access import LOCAL_ORIGIN, AccessMiddleware, is_loopback
-from .auth import ApiKeyMiddleware
+from .auth import ApiKey
 from .disconnect import ClientDisconnectedError
 from .errors import on_bug, on_disconnect, on_engine_error, on_http_error
+from .openapi import Endpoint, docs, openapi
 from .page_api import no_page, page
 from .status_api import health, metrics, model, models, version
 from .tokens_api import detokenize, tokenize
 
-ROUTES = (
-    Route("/v1/chat/completions", chat_completions, methods=["POST"]),
-    Route("/v1/completions", completions, methods=["POST"]),
-    Route("/v1/models", models),
-    Route("/v1/models/", models),
-    Route("/v1/models/{name:path}", model),
-    Route("/tokenize", tokenize, methods=["POST"]),
-    Route("/detokenize", detokenize, methods=["POST"]),
-    Route("/health", health),
-    Route("/version", version),
-    Route("/metrics", metrics),
+ENDPOINTS = (
+    Endpoint("POST", "/v1/chat/completions", chat_completions, Answer[ChatChoice], events=Answer[ChatChunkChoice]),
+    Endpoint("POST", "/v1/completions", completions, Answer[CompletionChoice], events=Answer[CompletionChoice]),
+    Endpoint("GET", "/v1/models", models, ModelList),
+    Endpoint("GET", "/v1/models/", models, ModelList, hidden=True),
+    Endpoint("GET", "/v1/models/{name:path}", model, ModelCard),
+    Endpoint("POST", "/tokenize", tokenize, Tokens),
+    Endpoint("POST", "/detokenize", detokenize, Text),
+    Endpoint("GET", "/health", health, dict, keyless=True),
+    Endpoint("GET", "/version", version, Version),
+    Endpoint("GET", "/metrics", metrics, str, keyless=True),
+    Endpoint("GET", "/docs", docs, str, keyless=True, hidden=True),
+    Endpoint("GET", "/openapi.json", openapi, dict, keyless=True, hidden=True),
 )
+_NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False, operation_spans=False, auto_configure=False)
+"""FastAPI would otherwise send traces where a variable of the environment says."""
 
 
-def build_app(service: Service, options: ServeOptions) -> Starlette:
-    app = Starlette(
-        routes=(*ROUTES, Route("/", no_page if options.no_page else page)),
+def build_app(service: Service, options: ServeOptions) -> FastAPI:
+    app = FastAPI(
+        title="Engine",
+        version=__version__,
+        openapi_url=None,
+        telemetry=_NO_TELEMETRY,
+        generate_unique_id_function=lambda route: route.name,
         middleware=_middleware(options),
         exception_handlers={
             EngineError: on_engine_error,
@@ -45,11 +56,16 @@ def build_app(service: Service, options: ServeOptions) -> Starlette:
         },
     )
     app.state.service = service
+    app.state.endpoints = ENDPOINTS
+    key: list[params.Depends] = [Security(ApiKey(options.api_key))] if options.api_key else []
+    home = Endpoint("GET", "/", no_page if options.no_page else page, str, keyless=True, hidden=True)
+    for endpoint in (*ENDPOINTS, home):
+        endpoint.add_to(app, [] if endpoint.keyless else key)
     return app
 
 
 def _middleware(options: ServeOptions) -> list[Middleware]:
-    """Outermost first: a browser's preflight carries no key."""
+    """Outermost first."""
     local = is_loopback(options.host)
     found = [Middleware(AccessMiddleware, hosts=(options.host, *options.allow_host), origins=options.allow_origin)] if local else []
     if local or options.allow_origin:
@@ -63,6 +79,4 @@ def _middleware(options: ServeOptions) -> list[Middleware]:
                 expose_headers=["x-request-id", "retry-after"],
             )
         )
-    if options.api_key:
-        found.append(Middleware(ApiKeyMiddleware, api_key=options.api_key))
     return found

@@ -2,32 +2,28 @@
 
 import hmac
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security.base import SecurityBase
+from starlette.requests import Request
 
 from ...errors import RequestError
-from .errors import error_response
-
-OPEN_PATHS = frozenset({"/", "/health", "/metrics"})
 
 
-class ApiKeyMiddleware:
-    """Lets requests with `Authorization: Bearer <key>` or `X-Api-Key: <key>` through, and those for the page, of probes and of scrapers."""
+class ApiKey(SecurityBase):
+    """A dependency that lets requests with `Authorization: Bearer <key>` or `X-Api-Key: <key>` through.
 
-    def __init__(self, app: ASGIApp, api_key: str) -> None:
-        self._app = app
+    It is asked before a body is read. Raises RequestError (401).
+    """
+
+    def __init__(self, api_key: str) -> None:
+        self.scheme_name = "API key"
+        self.model = HTTPBearer(description="or the header X-Api-Key")
         self._key = api_key.encode()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._is_authorized(Headers(scope=scope)):
-            await self._app(scope, receive, send)
-            return
-        error = RequestError(
-            "missing or wrong API key", status=401, code="invalid_api_key", hint="send the key as `Authorization: Bearer <key>`"
-        )
-        await error_response(error)(scope, receive, send)
-
-    def _is_authorized(self, headers: Headers) -> bool:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        given = [headers.get("x-api-key", ""), key if scheme.lower() == "bearer" else ""]
-        return any(hmac.compare_digest(each.strip().encode("latin-1"), self._key) for each in given)
+    async def __call__(self, http: Request) -> None:
+        scheme, _, key = http.headers.get("authorization", "").partition(" ")
+        given = [http.headers.get("x-api-key", ""), key if scheme.lower() == "bearer" else ""]
+        if not any(hmac.compare_digest(each.strip().encode("latin-1"), self._key) for each in given):
+            raise RequestError(
+                "missing or wrong API key", status=401, code="invalid_api_key", hint="send the key as `Authorization: Bearer <key>`"
+            )

@@ -1,20 +1,22 @@
 """POST /tokenize and /detokenize"""
 
 from functools import partial
+from typing import Annotated
 
-from starlette.requests import Request
+from fastapi import Depends
+from msgspec import UNSET
 from starlette.responses import Response
 
 from ...errors import RequestError
+from ..dialects.responses import Text, Tokens
 from ..dialects.schemas import DetokenizeRequest, TokenizeRequest
-from ..service import Service, offload
-from .body import read_request
+from ..service import Served, offload
+from .body import JsonBody
 from .errors import json_response
 
 
-async def tokenize(http: Request) -> Response:
-    service: Service = http.app.state.service
-    request = await read_request(http, TokenizeRequest)
+async def tokenize(service: Served, request: Annotated[TokenizeRequest, Depends(JsonBody(TokenizeRequest))]) -> Response:
+    """Token ids of a text, or of a conversation as the chat template writes it."""
     request.check()
     service.check_model(request.model)
     if request.messages is not None:
@@ -30,15 +32,12 @@ async def tokenize(http: Request) -> Response:
         (tokens,) = await service.encode_prompts(
             [request.prompt or ""], add_special_tokens=request.add_special_tokens is not False, fits=False
         )
-    answer = {"tokens": tokens, "count": len(tokens), "max_model_len": service.limits.max_context}
-    if request.return_token_strs:
-        answer["token_strs"] = await offload(len(tokens), partial(service.text.names, tokens))
-    return json_response(answer)
+    names = await offload(len(tokens), partial(service.text.names, tokens)) if request.return_token_strs else UNSET
+    return json_response(Tokens(tokens, len(tokens), service.limits.max_context, names))
 
 
-async def detokenize(http: Request) -> Response:
-    service: Service = http.app.state.service
-    request = await read_request(http, DetokenizeRequest)
+async def detokenize(service: Served, request: Annotated[DetokenizeRequest, Depends(JsonBody(DetokenizeRequest))]) -> Response:
+    """The text of token ids."""
     service.check_model(request.model)
     if wrong := [token for token in request.tokens if token >= service.limits.vocab_size]:
         raise RequestError(
@@ -46,4 +45,4 @@ async def detokenize(http: Request) -> Response:
             param="tokens",
             hint="POST /tokenize tells the tokens of a text",
         )
-    return json_response({"prompt": await service.decode(request.tokens)})
+    return json_response(Text(await service.decode(request.tokens)))
