@@ -62,6 +62,21 @@ class ServeOptions(WorkerOptions):
         type=float,
         metavar="S",
     )
+    keep_alive: int = option(30, "seconds that a connection may rest between two requests", type=int, metavar="S")
+    request_timeout: float = option(
+        15.0,
+        "seconds that a client may take for a request's headers, for each 16 KiB of its body, and to take anything of an answer; "
+        "then its connection is closed",
+        type=float,
+        metavar="S",
+    )
+    stream_silence: float = option(
+        10.0,
+        "seconds after which a stream with nothing to send yet sends its status and a comment, and again after as many: "
+        "proxies cut connections that are silent; an error after that comes as an event",
+        type=float,
+        metavar="S",
+    )
     drain_timeout: float = option(
         30.0,
         "seconds that running requests get to finish after SIGTERM before they are cut off; keep it below what stops the container",

@@ -57,6 +57,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _notice_dead_clients(listener)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
@@ -65,3 +66,15 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {error.strerror}", hint="choose another --port or --host, or stop what uses it"
         ) from None
     return listener
+
+
+def _notice_dead_clients(listener: socket.socket) -> None:
+    """Of connections that it accepts, which inherit this: while an answer is computed nothing is sent, and a client whose machine is gone
+    would never be noticed. It also keeps the connection known to routers in between."""
+    for level, name, value in (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6),
+    ):
+        listener.setsockopt(level, name, value)

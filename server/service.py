@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """One model, served. `created` is in unix seconds, `hold_timeout` in seconds."""
+    """One model, served. `created` is in unix seconds; `hold_timeout` and `stream_silence` (see `EventStream`) in seconds."""
 
     model: str
     created: int
@@ -35,6 +35,7 @@ class Service:
     worker: WorkerClient
     metrics: Metrics
     hold_timeout: float
+    stream_silence: float = 10.0
 
     def check_model(self, name: str | None) -> None:
         """A request without a model means the one there is. Raises RequestError (404) for another one."""

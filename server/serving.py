@@ -8,6 +8,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
@@ -26,7 +28,6 @@ from .workers.process import WorkerHandle
 from .workers.weights_check import check_weights_in_background
 
 FLUSH_SECONDS = 2
-KEEP_ALIVE_SECONDS = 30
 
 
 def run_server(options: ServeOptions, listener: socket.socket, worker: WorkerHandle) -> int:
@@ -114,18 +115,19 @@ class _Serving:
             worker=self._worker,
             metrics=Metrics(self._worker, self._phases),
             hold_timeout=self._options.hold_timeout,
+            stream_silence=self._options.stream_silence,
         )
 
     def _http_server(self, service: Service) -> _HttpServer:
         config = uvicorn.Config(
             build_app(service, self._options),
-            http=Connection,
+            http=cast(Any, partial(Connection, patience=self._options.request_timeout)),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_keep_alive=self._options.keep_alive,
             timeout_graceful_shutdown=FLUSH_SECONDS,
         )
         return _HttpServer(config)

@@ -50,7 +50,8 @@ class Dialect(Protocol):
 async def answer(http: Request, service: Service, ask: Ask, dialect: Dialect, *, stream: bool) -> Response:
     """Raises RequestError, and ClientDisconnectedError when there is nobody to answer."""
     if stream:
-        return EventStream(partial(_stream, service, ask, dialect), dialect.headers)
+        start = partial(_stream, service, ask, dialect)
+        return EventStream(start, dialect.headers, failed=dialect.error, silence=service.stream_silence)
     with unless_disconnected(Connection.of(http.scope)):
         return json_response(await _whole(service, ask, dialect), headers=dialect.headers)
 
@@ -91,9 +92,6 @@ class Stream:
         finally:
             await self._sink.until_ready()
         return self._events_held() + self._dialect.end()
-
-    def failed(self, error: EngineError) -> bytes:
-        return self._dialect.error(error)
 
     def close(self) -> None:
         self._generation.close()

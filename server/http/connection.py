@@ -4,14 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from .limits import LimitedConnection
+
+STREAM_PATIENCE = 600.0
+"""Seconds that the client of a stream may take nothing: it may think about every token."""
 _EXTENSION = "engine.connection"
 
 
-class Connection(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 connection. Its public way to write a body is a coroutine, so that every
-    token of every stream would have to wake a task; here it is a call.
+class Connection(LimitedConnection):
+    """uvicorn's public way to write a body is a coroutine, so that every token of every stream would
+    have to wake a task; here it is a call.
 
     writable: whether what is written goes out now. If not, it waits in memory.
     on_writable, on_lost: called when that is true again, and when the client has gone away.
@@ -50,12 +53,32 @@ class Connection(HttpToolsProtocol):
 
     def watch(self) -> None:
         """Read on, or the end of the connection would go unnoticed behind a large body."""
-        self.flow.resume_reading()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     async def until_writable(self) -> None:
         await self.flow.drain()
 
+    def begin_stream(self) -> None:
+        """A body of unknown length will follow the head, which has not been sent.
+
+        HTTP/1.0 knows no chunks: there the connection's end ends it.
+        """
+        self.send_patience = STREAM_PATIENCE
+        assert self._running is not None
+        if self._running.scope["http_version"] == "1.0":
+            self._running.chunked_encoding = False
+
     def write_chunk(self, body: bytes) -> None:
-        """One chunk of a body whose head has been sent without a content length (RFC 9112, section 7.1)."""
+        """A piece of such a body, once its head has been sent (RFC 9112, section 7.1)."""
         if not self.transport.is_closing():
-            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+            assert self._running is not None
+            chunked = self._running.chunked_encoding
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body) if chunked else body)
+
+    def end_stream(self, last: bytes) -> dict[str, Any]:
+        """The message by which the application sends the body's last piece."""
+        assert self._running is not None
+        if not self._running.chunked_encoding:
+            self._running.expected_content_length = len(last)
+        return {"type": "http.response.body", "body": last, "more_body": False}

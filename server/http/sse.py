@@ -1,8 +1,9 @@
 """Server-sent events."""
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import closing, suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from starlette.responses import Response
@@ -13,6 +14,8 @@ from .connection import Connection
 from .disconnect import ClientDisconnectedError, unless_disconnected
 
 DONE = b"data: [DONE]\n\n"
+COMMENT = b": waiting\n\n"
+"""Which clients pass over."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -44,11 +47,13 @@ class EventSink:
     """Where a stream's events go: straight to the client while it takes them.
 
     on_ready is called when `ready` has become true. Before that, the source keeps what it has.
+    silent: whether nothing was written since this was last set.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._opened = False
+        self.silent = True
         self.on_ready: Callable[[], None] = lambda: None
 
     @property
@@ -57,6 +62,7 @@ class EventSink:
 
     def write(self, events: bytes) -> None:
         if events:  # an empty chunk would end the body
+            self.silent = False
             self._connection.write_chunk(events)
 
     def open(self) -> None:
@@ -81,9 +87,6 @@ class EventSource(Protocol):
     async def ended(self) -> bytes:
         """Wait for the last events, which are not written but returned: they go with the end of the body."""
 
-    def failed(self, error: EngineError) -> bytes:
-        """The last events after an error."""
-
     def close(self) -> None:
         """Write no more events."""
 
@@ -91,25 +94,84 @@ class EventSource(Protocol):
 class EventStream(Response):
     """Sends events as they come. Nothing is sent before the first, so that an early error has its own status.
 
-    An error after that is sent as an event. If the client goes away the source is closed at once.
+    But who waits in silence is taken for dead by proxies: after every `silence` seconds of it a comment is sent, after
+    the head if need be. An error after the head ends the stream with what `failed` makes of it. If the client goes away
+    the source is closed at once.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, start: Callable[[EventSink], Awaitable[EventSource]], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        start: Callable[[EventSink], Awaitable[EventSource]],
+        headers: Mapping[str, str],
+        *,
+        failed: Callable[[EngineError], bytes],
+        silence: float,
+    ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
-        self._start = start
+        self._start, self._failed = start, failed
+        self._silence = silence
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = Connection.of(scope)
+
+        async def send_head() -> None:
+            connection.begin_stream()
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+
         with suppress(ClientDisconnectedError), unless_disconnected(connection):
-            with closing(EventSink(connection)) as sink, closing(await self._start(sink)) as source:
-                await source.begun()
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                sink.open()
+            with closing(EventSink(connection)) as sink, closing(_Comments(sink, connection, send_head, self._silence)) as comments:
                 try:
-                    last = await source.ended()
+                    with closing(await self._start(sink)) as source:
+                        await source.begun()
+                        await comments.send_head()
+                        sink.open()
+                        last = await source.ended()
                 except EngineError as error:
-                    last = source.failed(error)
-            await send({"type": "http.response.body", "body": last, "more_body": False})
+                    if not comments.head_sent:
+                        raise
+                    await comments.send_head()
+                    last = self._failed(error)
+            await send(connection.end_stream(last))
+
+
+class _Comments:
+    """Breaks the silence of a stream every `seconds`. head_sent: whether that of the answer has been, or is being."""
+
+    def __init__(self, sink: EventSink, connection: Connection, send_head: Callable[[], Coroutine[Any, Any, None]], seconds: float) -> None:
+        self._sink, self._connection = sink, connection
+        self._send_head = send_head
+        self._seconds = seconds
+        self._early: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(seconds, self._break_silence)
+        self.head_sent = False
+
+    async def send_head(self) -> None:
+        """Unless it has been."""
+        if self._early is not None:
+            await self._early
+        else:
+            self.head_sent = True
+            await self._send_head()
+
+    def _break_silence(self) -> None:
+        self._timer = self._loop.call_later(self._seconds, self._break_silence)
+        if not self.head_sent:
+            self._early = self._loop.create_task(self._send_head())
+            self._early.add_done_callback(lambda _: self._comment())
+            self.head_sent = True
+        elif self._sink.silent:
+            self._comment()
+        self._sink.silent = True
+
+    def _comment(self) -> None:
+        if self._connection.writable:
+            self._connection.write_chunk(COMMENT)
+
+    def close(self) -> None:
+        self._timer.cancel()
+        if self._early is not None:
+            self._early.cancel()
