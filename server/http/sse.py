@@ -153,7 +153,7 @@ class _Comments:
         """Unless it has been."""
         if self._early is not None:
             await self._early
-        else:
+        elif not self.head_sent:
             self.head_sent = True
             await self._send_head()
 
