@@ -26,10 +26,12 @@ async def model(service: Served, name: str) -> Response:
 
 async def health(service: Served) -> Response:
     """200 when requests are served; else 503 with what is going on."""
-    life = service.worker.life
-    if life.state == "ready":
+    worker, life = service.worker, service.worker.life
+    stalled = life.state == "ready" and worker.is_stalled
+    if life.state == "ready" and not stalled:
         return json_response({"status": "ok"})
-    body = {"status": life.state, "phase": life.last_phase(), "seconds": round(life.seconds_in_state(), 3), "phases": life.phases}
+    status, seconds = ("stalled", life.progress.seconds()) if stalled else (life.state, life.seconds_in_state())
+    body = {"status": status, "phase": life.last_phase(), "seconds": round(seconds, 3), "phases": life.phases}
     return json_response(body, status=503, headers={"retry-after": str(RETRY_AFTER_SECONDS)})
 
 

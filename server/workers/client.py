@@ -35,6 +35,12 @@ class WorkerClient:
         self.totals = Totals()
         self.weights: Weights = "unchecked"
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the worker has requests, and has not gone on with them for a few times as long as a step takes."""
+        ready, busy = self.life.ready, self.life.serving and self.dispatch.sequences > 0
+        return busy and ready is not None and self.life.progress.is_stalled(max_batch_tokens=ready.max_batch_tokens)
+
     async def run(self) -> None:
         """Serve until `drain` or `stop`. Raises EngineError when no worker can be kept running."""
         try:
@@ -94,6 +100,7 @@ class WorkerClient:
         match message:
             case StepDone(outputs=outputs, stats=stats):
                 self.totals.take(stats)
+                self.life.progress.step(stats)
                 for output in outputs:
                     self.dispatch.put(output)
             case Phase(name=name, seconds=seconds):

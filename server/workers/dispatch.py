@@ -97,6 +97,8 @@ class Dispatch:
         self._check_size(len(submits))
         self._check_room(len(submits))
         self._check_given_up(submits)
+        if not self._live:
+            self._life.progress.begin()
         for submit in submits:
             live = self._live[submit.id] = _Live(submit, receiver)
             if self._life.serving and not self._alone:

@@ -13,6 +13,7 @@ from ..options import WorkerOptions
 from .connection import WorkerConnection
 from .failure import as_error
 from .process import WorkerHandle, describe_exit, spawn_worker
+from .progress import Progress
 
 State = Literal["loading", "ready", "restarting", "damaged", "draining", "stopped"]
 MAX_DEATHS = 3
@@ -24,7 +25,7 @@ class WorkerLife:
     """The worker that runs, from `handle` on.
 
     state: see /health. ready: what the worker said it can take, once it has. phases: start-up phases of the
-    current worker with their seconds. restarts: how many workers took the place of one that died.
+    current worker with their seconds. progress: of its steps. restarts: how many workers took the place of one that died.
     """
 
     def __init__(self, options: WorkerOptions, handle: WorkerHandle) -> None:
@@ -40,6 +41,7 @@ class WorkerLife:
         self.restarts = 0
         self.serving = False
         self.failed: Failed | None = None
+        self.progress = Progress()
 
     @property
     def ended(self) -> bool:
@@ -89,6 +91,7 @@ class WorkerLife:
     def became_ready(self, ready: Ready) -> None:
         self.ready = ready
         self.serving = True
+        self.progress = Progress()
 
     async def until_lost(self) -> None:
         """Wait a little for a worker that was asked to end."""

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from artifact_stand_in import MODEL, write_artifact
-from patience import PATIENCE
+from patience import PATIENCE, wait_until
 from serving_process import ServingProcess
 
 from engine.errors import ArtifactError, UsageError
@@ -112,6 +112,20 @@ def test_options_reach_the_worker(artifact: Path) -> None:
     with ServingProcess(artifact, threads=2, kv_memory=1 << 20, max_num_seqs=3, max_batch_tokens=64) as server:
         arguments = " ".join(server.event("started")["argv"])
     assert f"--artifacts {artifact} --max-num-seqs 3 --max-batch-tokens 64 --kv-memory 1048576 --threads 2" in arguments
+
+
+def test_a_worker_that_hangs_is_noticed_and_one_that_has_nothing_to_do_is_not(artifact: Path) -> None:
+    with ServingProcess(artifact, *SLOW) as server:
+        server.ready()
+        pid = server.event("started")["pid"]
+        with streaming(server):
+            os.kill(pid, signal.SIGSTOP)
+            wait_until(lambda: server.http.get("/health").status_code == 503)
+            assert server.http.get("/health").json()["status"] == "stalled"
+            os.kill(pid, signal.SIGCONT)
+            wait_until(lambda: server.http.get("/health").status_code == 200)
+        wait_until(lambda: metric(server, "engine_num_requests_running") == 0)
+        assert server.http.get("/health").json() == {"status": "ok"}
 
 
 # --- clients that go away -------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 from engine.errors import EngineError, RequestError
 from engine.protocol import Abort, Output, Ready, SamplingParams, Stats, Submit
 from engine.server.workers.dispatch import Dispatch
+from engine.server.workers.progress import Progress
 from engine.server.workers.recent_requests import KEPT, KEPT_SECONDS, RecentRequests
 from engine.server.workers.totals import Totals
 
@@ -23,6 +24,7 @@ class Life:
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
+        self.progress = Progress()
 
     def check_open(self) -> None:
         pass
