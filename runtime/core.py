@@ -21,7 +21,7 @@ from .scheduler import Chunk, Scheduler
 from .sequence import Sequence
 from .step import Computed, Step, StepExecutor, compute
 from .text_settings import read_eos_token_ids
-from .validate import check_request
+from .validate import check_request, too_large
 
 
 class EngineCore:
@@ -99,7 +99,10 @@ class EngineCore:
         try:
             sequence = self._accept(request, grammar)
         except RequestError as error:
-            self._early.append(Output(request.id, [], finish_reason="abort", error=str(error)))
+            self.refuse(request.id, str(error))
+            return
+        except MemoryError:
+            self.refuse(request.id, str(too_large()))
             return
         reason = self._finish_reason(sequence, sequence.last_token) if request.generated else None
         if reason is not None:

@@ -1,5 +1,7 @@
 """Whether a request can be computed at all."""
 
+from collections.abc import Collection
+
 from ..errors import RequestError
 from ..protocol import Submit
 
@@ -26,13 +28,21 @@ def check_request(request: Submit, *, vocab_size: int, max_context: int, capacit
             code="kv_cache_exceeded",
             hint="shorten the prompt, or start the server with more --kv-memory",
         )
-    _check_ids("prompt", (*request.prompt, *request.generated), vocab_size)
-    _check_ids("logit_bias", tuple(request.params.logit_bias), vocab_size)
+    _check_ids("prompt", request.prompt, vocab_size)
+    _check_ids("prompt", request.generated, vocab_size)
+    _check_ids("logit_bias", request.params.logit_bias, vocab_size)
     _check_ids("stop_token_ids", request.params.stop_token_ids, vocab_size)
     _check_sampling(request)
 
 
-def _check_ids(param: str, ids: tuple[int, ...], vocab_size: int) -> None:
+def too_large() -> RequestError:
+    """Of a request that does not fit into the memory that the process may have."""
+    return RequestError(
+        "the request needs more memory than the worker may have", hint="ask for less: a shorter prompt or logit_bias, fewer choices"
+    )
+
+
+def _check_ids(param: str, ids: Collection[int], vocab_size: int) -> None:
     if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
         bad = next(token for token in ids if not 0 <= token < vocab_size)
         raise RequestError(

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ...protocol import HEADER_BYTES, ToServer, ToWorker, body_length, decode_to_worker, encode
+from ..validate import too_large
 
 _READ_BYTES = 1 << 18
 
@@ -18,6 +19,12 @@ class Unreadable:
 
     id: str
     error: str
+
+
+class _Named(msgspec.Struct):
+    """What a message is about."""
+
+    id: str
 
 
 class FrameReader:
@@ -121,3 +128,5 @@ def _decode(body: bytes) -> ToWorker | Unreadable:
         if not isinstance(id, str):
             raise
         return Unreadable(id, f"the request does not follow the protocol: {error}")
+    except MemoryError:
+        return Unreadable(msgspec.msgpack.decode(body, type=_Named).id, str(too_large()))

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
 from ...protocol import ToWorker
 from .channel import Channel, Unreadable
 
@@ -37,5 +35,5 @@ class Listener:
         try:
             while self._channel.wait(unless=self._stop):
                 self._deliver(self._channel.receive())
-        except (EOFError, msgspec.DecodeError) as error:
+        except Exception as error:  # a thread that ended silently would leave the worker without requests
             self._deliver(error)

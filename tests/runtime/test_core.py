@@ -1,5 +1,9 @@
 """How sequences end, and that a bad request harms nobody else."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from fake_executor import FakeExecutor, solo, tiny_manifest
 
@@ -10,8 +14,8 @@ from engine.runtime.core import EngineCore
 VOCAB = 32
 
 
-def make_core(*, eos: tuple[int, ...] = (), poison: int | None = None, num_blocks: int = 16) -> EngineCore:
-    executor = FakeExecutor(num_blocks=num_blocks, manifest=tiny_manifest(vocab_size=VOCAB), poison=poison)
+def make_core(*, eos: tuple[int, ...] = (), poison: int | None = None, num_blocks: int = 16, vocab_size: int = VOCAB) -> EngineCore:
+    executor = FakeExecutor(num_blocks=num_blocks, manifest=tiny_manifest(vocab_size=vocab_size), poison=poison)
     return EngineCore(executor, RuntimeOptions(max_num_seqs=8, max_batch_tokens=64), eos_token_ids=eos)
 
 
@@ -135,6 +139,41 @@ def test_an_id_in_use_is_refused() -> None:
     assert reason == "abort"
     assert error is not None
     assert "in use" in error
+
+
+_SMALL = """
+import resource, sys
+sys.path += [{tests!r}, {support!r}]
+import psutil
+from test_core import GREEDY, PROMPT, make_core, params, run
+from engine.protocol import HEADER_BYTES, Submit, encode
+from engine.runtime.process.channel import _decode
+core = make_core(vocab_size=300_000)
+large = Submit("large", PROMPT, params(stop_token_ids=tuple(range(300_000))))
+frame = encode(large)[HEADER_BYTES:]
+allowed = psutil.Process().memory_info().vms + (1 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (allowed, resource.RLIM_INFINITY))
+unreadable = _decode(frame)
+core.submit(large)
+core.submit(Submit("small", PROMPT, GREEDY))
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+ended = run(core)
+print(unreadable)
+print(ended["large"])
+print(ended["small"][1])
+"""
+
+
+def test_what_memory_does_not_suffice_for_is_refused_and_the_others_go_on() -> None:
+    """In a process whose address space ends a little above what it has."""
+    here = Path(__file__).parent
+    script = _SMALL.format(tests=str(here), support=str(here.parent / "support"))
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    unreadable, large, small = done.stdout.splitlines()
+    assert unreadable.startswith("Unreadable(id='large', error='the request needs more memory than the worker may have")
+    assert large.startswith("([], 'abort', 'the request needs more memory")
+    assert small == "length"
 
 
 def test_output_that_is_not_finite_ends_its_sequence_only() -> None:
