@@ -1,12 +1,14 @@
 """A program's lines, before native code runs them: it takes numbers of slots, and trusts that there is something in them."""
 
 import re
+import sys
 from collections.abc import Collection, Iterable, Iterator
 
 from ..artifacts import Call, Program, SegmentInfo
 from ..errors import ArtifactError
 from ..kernels.cut_operators import CUT_OPERATORS
 
+_LARGEST_EXACT = 2**53  # up to which a double holds every whole number
 _VALUE = re.compile(r"value:\w+", re.ASCII)
 
 
@@ -27,6 +29,8 @@ def _faults(program: Program, segments: Collection[str], known: Collection[str])
             yield f"calls segment {call.target}, which the artifact does not hold"
         if call.kind == "operator" and not _takes(call):
             yield f"calls {call.target} with {len(call.inputs)} tensors and {len(call.scalars)} numbers, which it does not take"
+        elif call.kind == "operator" and (wrong := _wrong_scalars(call)):
+            yield f"calls {call.target} with {wrong[0]}, which it does not take"
         if missing := [name for name in _tensors(call) if name not in known and name not in values]:
             yield f"uses {missing[0]}, which the artifact does not hold"
         if not all(map(_VALUE.fullmatch, call.outputs)) or len(set(call.outputs)) != len(call.outputs):
@@ -47,6 +51,20 @@ def _takes(call: Call) -> bool:
     if operator is None or "" in call.inputs[: len(operator.tensors)]:
         return False
     return len(call.inputs) == operator.tensor_count and len(call.scalars) == len(operator.scalars) and len(call.outputs) == 1
+
+
+def _wrong_scalars(call: Call) -> list[str]:
+    """Numbers of an operator's call that are not of its schema's types: they travel as doubles."""
+    named = zip(CUT_OPERATORS[call.target].scalars.items(), call.scalars, strict=True)
+    return [f"{name} = {str(value)[:40]}" for (name, kind), value in named if not _fits(value, kind)]
+
+
+def _fits(value: float, kind: type) -> bool:
+    if kind is bool:
+        return value in (0, 1)
+    if kind is int:
+        return value == value // 1 and abs(value) <= _LARGEST_EXACT
+    return abs(value) <= sys.float_info.max
 
 
 def _tensors(call: Call) -> list[str]:

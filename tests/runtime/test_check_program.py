@@ -47,6 +47,29 @@ def test_counts_must_fit(manifest: Manifest) -> None:
             check(manifest, 1, **change)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scale", float("nan")),
+        ("scale", float("inf")),
+        ("scale", 10**400),
+        ("window", 2**63),
+        ("window", -(2**63) - 1),
+        ("window", 1e300),
+        ("window", 2.5),
+        ("chunk", float("nan")),
+        ("chunk", float("inf")),
+        ("norm_after_rope", 2),
+        ("norm_after_rope", 0.5),
+    ],
+)
+def test_numbers_are_what_the_operator_can_take(manifest: Manifest, name: str, value: float) -> None:
+    scalars = list(manifest.step.calls[1].scalars)
+    scalars[list(ATTENTION.scalars).index(name)] = value
+    with pytest.raises(ArtifactError, match=rf"calls engine\.attention with {name} = .*, which it does not take"):
+        check(manifest, 1, scalars=scalars)
+
+
 def test_a_segment_has_no_absent_tensor(manifest: Manifest) -> None:
     with pytest.raises(ArtifactError, match="does not hold"):
         check(manifest, 0, inputs=["input:tokens", ""])
