@@ -43,7 +43,9 @@ def read_file(directory: Path, name: str, *, most: int) -> bytes:
     try:
         return (directory / name).read_bytes()
     except OSError as error:
-        raise ArtifactError(f"{directory / name} cannot be read: {error.strerror}") from error
+        raise ArtifactError(
+            f"{directory / name} cannot be read: {error.strerror}", hint="look at its permissions and at the disk"
+        ) from error
 
 
 def faults_in(
@@ -82,7 +84,7 @@ def unlisted(directory: Path, listed: Collection[str]) -> list[Fault]:
     try:
         found = sorted(_walk(directory))
     except OSError as error:
-        raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}", hint="look at its permissions and at the disk") from error
     return [Fault(name, "unlisted", "is not listed in the manifest") for name in found if name not in listed]
 
 

@@ -178,7 +178,7 @@ class EngineCore:
     def _accept(self, request: Submit, grammar: Grammar | None) -> Sequence:
         if request.id in self._sequences:
             self._drop(request.id)  # two answers under one id could not be told apart
-            raise RequestError(f"the id {request.id!r} is already in use", param="id")
+            raise RequestError(f"the id {request.id!r} is already in use", param="id", hint="give every request an id of its own")
         capacity = self._scheduler.capacity
         check_request(request, vocab_size=self.vocab_size, max_context=self._max_context, capacity=capacity)
         if request.params.prompt_logprobs is not None:

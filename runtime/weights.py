@@ -84,7 +84,10 @@ def _locate(path: Path, wanted: dict[str, WeightInfo]) -> dict[str, Span]:
 
 def _span(path: Path, data: int, size: int, name: str, entry: _Entry, info: WeightInfo) -> Span:
     if entry.dtype != _DTYPES.get(info.dtype) or entry.shape != info.shape:
-        raise ArtifactError(f"weight {name} is {entry.dtype} {entry.shape}, the manifest says {info.dtype} {info.shape}")
+        raise ArtifactError(
+            f"weight {name} is {entry.dtype} {entry.shape}, the manifest says {info.dtype} {info.shape}",
+            hint="copy or build the artifact again",
+        )
     begin, end = entry.data_offsets
     nbytes = math.prod(info.shape) * DTYPE_BYTES[info.dtype]
     if not 0 <= begin <= end <= size - data or nbytes != end - begin:

@@ -280,7 +280,7 @@ def _receive(content: _Content, file: BinaryIO, fetching: _Fetching) -> tuple[st
                     digest, size = hashlib.sha256(), 0
                 for piece in pieces:
                     if fetching.stop.is_set():
-                        raise TransferError("another file could not be fetched")
+                        raise TransferError("another file could not be fetched", hint="the other file's error says why")
                     file.write(piece)
                     digest.update(piece)
                     size, travelled = size + len(piece), travelled + len(piece)

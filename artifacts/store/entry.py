@@ -24,6 +24,7 @@ from ..manifest import FileInfo
 from .keys import KEY_DIGITS, Identity
 
 RECORD = "entry.json"
+_REMOVE = "engine cache verify --remove takes damaged entries away; the next build makes them anew"
 REMOVING = "removing"
 KINDS = ("program", "kernels", "segment", "plan")
 """What a store holds: the calls of a step, CPU kernel libraries, segments for CPU, launch plans with their cubins for NVIDIA."""
@@ -87,13 +88,13 @@ def read_record(path: Path) -> Record:
         written = (path / RECORD).read_bytes()
         record = msgspec.json.decode(written, type=Record)
     except (OSError, msgspec.MsgspecError) as error:
-        raise ArtifactError(f"{path / RECORD} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise ArtifactError(f"{path / RECORD} cannot be read: {getattr(error, 'strerror', None) or error}", hint=_REMOVE) from None
     if record.digest != record._own_digest() or record.encode() != written:
-        raise ArtifactError(f"{path / RECORD} is damaged")
+        raise ArtifactError(f"{path / RECORD} is damaged", hint=_REMOVE)
     if (record.kind, record.key) != (path.parent.name, path.name):
-        raise ArtifactError(f"{path / RECORD} belongs to another entry, {record.kind} {record.key}")
+        raise ArtifactError(f"{path / RECORD} belongs to another entry, {record.kind} {record.key}", hint=_REMOVE)
     if strange := [name for name in record.files if "/" in name or "\0" in name or name in ("", ".", "..", RECORD)]:
-        raise ArtifactError(f"{path / RECORD} names a file that no entry has: {strange[0]!r}")
+        raise ArtifactError(f"{path / RECORD} names a file that no entry has: {strange[0]!r}", hint=_REMOVE)
     return record
 
 
@@ -106,9 +107,9 @@ def read_entry(path: Path) -> Entry:
             try:
                 contents[name] = (path / name).read_bytes()
             except OSError as error:
-                raise ArtifactError(f"{path / name} cannot be read: {error.strerror}") from None
+                raise ArtifactError(f"{path / name} cannot be read: {error.strerror}", hint=_REMOVE) from None
             if hashlib.sha256(contents[name]).hexdigest() != info.sha256:
-                raise ArtifactError(f"{path / name} is damaged: its SHA-256 is not what {RECORD} says")
+                raise ArtifactError(f"{path / name} is damaged: its SHA-256 is not what {RECORD} says", hint=_REMOVE)
         return Entry(record=record, contents=contents)
 
 
@@ -132,7 +133,7 @@ def in_use(path: Path) -> Iterator[None]:
     try:
         handle = _lock(path, fcntl.LOCK_SH)
     except OSError as error:
-        raise ArtifactError(f"{path} is not there: {error.strerror}") from None
+        raise ArtifactError(f"{path} is not there: {error.strerror}", hint=_REMOVE) from None
     try:
         yield
     finally:

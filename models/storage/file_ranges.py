@@ -23,5 +23,7 @@ def read_range(path: Path, offset: int, size: int) -> torch.Tensor:
                     )
                 view = view[count:]
     except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(
+            f"{path.name} cannot be read: {error.strerror or error}", hint="look at its permissions and at the disk"
+        ) from error
     return data

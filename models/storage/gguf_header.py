@@ -45,7 +45,9 @@ def read_gguf_header(path: Path) -> GGUFHeader:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parse(_Cursor(path, data))
     except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(
+            f"{path.name} cannot be read: {error.strerror or error}", hint="look at its permissions and at the disk"
+        ) from error
 
 
 def damaged(path: Path, reason: str) -> CheckpointError:
@@ -96,7 +98,10 @@ class _Cursor:
             layout = struct.Struct(f"<{_SCALARS[kind]}")
             return [each for (each,) in layout.iter_unpack(self.take(count * layout.size))]
         if kind == _ARRAY:
-            raise UnsupportedModelError(f"{self.path.name}: metadata with nested arrays is not supported")
+            raise UnsupportedModelError(
+                f"{self.path.name}: metadata with nested arrays is not supported",
+                hint="the file is of a newer kind than this version knows",
+            )
         if count > len(self.data) - self.position:
             raise damaged(self.path, f"an array of {count} entries begins at byte {self.position} of {len(self.data)}")
         return [self.value(kind) for _ in range(count)]
@@ -110,7 +115,10 @@ def _parse(cursor: _Cursor) -> GGUFHeader:
     version = cursor.scalar("I")
     if version not in (2, 3):
         swapped = " (or of the other byte order)" if version & 0xFFFF == 0 else ""
-        raise UnsupportedModelError(f"{path.name} is a GGUF file of version {version}{swapped}; versions 2 and 3 are supported")
+        raise UnsupportedModelError(
+            f"{path.name} is a GGUF file of version {version}{swapped}; versions 2 and 3 are supported",
+            hint="convert the model again with a recent llama.cpp, on a machine of this byte order",
+        )
     tensor_count, metadata_count = cursor.scalar("Q"), cursor.scalar("Q")
     metadata: dict[str, Any] = {}
     for _ in range(metadata_count):
@@ -136,7 +144,10 @@ def _tensor_type(path: Path, name: str, number: int) -> GGMLQuantizationType:
     try:
         return GGMLQuantizationType(number)
     except ValueError:
-        raise UnsupportedModelError(f"{path.name}: tensor {name} is of type {number}, which is not known") from None
+        raise UnsupportedModelError(
+            f"{path.name}: tensor {name} is of type {number}, which is not known",
+            hint="the file is of a newer kind than this version knows",
+        ) from None
 
 
 def _place(

@@ -14,11 +14,15 @@ def read_json(path: Path, *, hint: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}", hint=hint) from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror or error}", hint="look at its permissions and at the disk"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}", hint="the file is damaged; fetch it again") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, not {type(values).__name__}")
+        raise CheckpointError(
+            f"{path} must hold a JSON object, not {type(values).__name__}", hint="the file was edited or damaged; fetch it again"
+        )
     return values
 
 

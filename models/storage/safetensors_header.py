@@ -46,7 +46,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
                 raise _damaged(path, f"its header should end at byte {8 + length}, but the file has {file_size} bytes")
             text = file.read(length)
     except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(
+            f"{path.name} cannot be read: {error.strerror or error}", hint="look at its permissions and at the disk"
+        ) from error
     try:
         header = json.loads(text)
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}

@@ -12,6 +12,9 @@ from ...errors import CheckpointError, UnsupportedModelError
 from ..settings import Settings
 from .files import TokenizerFiles
 
+_AS_DIRECTORY = "give the model as a Hugging Face directory"
+_DAMAGED = "the file is damaged; fetch it again"
+
 
 class _TokenType(IntEnum):
     NORMAL = 1
@@ -100,7 +103,9 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> TokenizerFi
     if build is None:
         raise UnsupportedModelError(f"{source}: tokenizers of type {model!r} are not supported", hint=f"{', '.join(_BUILDERS)} are")
     if settings.flag("add_eos_token", False):
-        raise UnsupportedModelError(f"{source}: a tokenizer that ends every text with a token (add_eos_token) is not supported")
+        raise UnsupportedModelError(
+            f"{source}: a tokenizer that ends every text with a token (add_eos_token) is not supported", hint=_AS_DIRECTORY
+        )
     vocabulary = _Vocabulary.read(settings)
     tokenizer, add_bos = build(settings, vocabulary)
     tokenizer.add_special_tokens(vocabulary.added(_TokenType.CONTROL, _TokenType.UNKNOWN, special=True))
@@ -130,7 +135,7 @@ class _Vocabulary:
         tokens = settings.strings("tokens")
         types = settings.numbers("token_type") if "token_type" in settings else [_TokenType.NORMAL] * len(tokens)
         if len(types) != len(tokens):
-            raise CheckpointError(f"{settings.source}: {len(types)} token types for {len(tokens)} tokens")
+            raise CheckpointError(f"{settings.source}: {len(types)} token types for {len(tokens)} tokens", hint=_DAMAGED)
         types = [_TokenType.CONTROL if token in _CONTROL_ENDS else type for token, type in zip(tokens, types, strict=True)]
         return cls(tokens=tokens, types=types, settings=settings)
 
@@ -139,7 +144,7 @@ class _Vocabulary:
             return None
         value = self.settings.integer(name)
         if not 0 <= value < len(self.tokens):
-            raise CheckpointError(f"{self.settings.source}: {name} is {value}, and there are {len(self.tokens)} tokens")
+            raise CheckpointError(f"{self.settings.source}: {name} is {value}, and there are {len(self.tokens)} tokens", hint=_DAMAGED)
         return value
 
     def ends(self) -> tuple[int, ...]:
@@ -158,7 +163,9 @@ class _Vocabulary:
     def by_token(self) -> dict[str, int]:
         numbered = {token: index for index, token in enumerate(self.tokens)}
         if len(numbered) != len(self.tokens):
-            raise CheckpointError(f"{self.settings.source}: {len(self.tokens) - len(numbered)} tokens of the vocabulary occur twice")
+            raise CheckpointError(
+                f"{self.settings.source}: {len(self.tokens) - len(numbered)} tokens of the vocabulary occur twice", hint=_DAMAGED
+            )
         return numbered
 
 
@@ -182,7 +189,9 @@ def _byte_level_bpe(settings: Settings, vocabulary: _Vocabulary) -> tuple[Tokeni
 def _sentencepiece_bpe(settings: Settings, vocabulary: _Vocabulary) -> tuple[Tokenizer, bool]:
     """A SentencePiece BPE model, whose merges follow from its scores; spaces are written as U+2581."""
     if settings.flag("remove_extra_whitespaces", False) or settings.raw("precompiled_charsmap"):
-        raise UnsupportedModelError(f"{settings.source}: a SentencePiece tokenizer that normalizes text is not supported")
+        raise UnsupportedModelError(
+            f"{settings.source}: a SentencePiece tokenizer that normalizes text is not supported", hint=_AS_DIRECTORY
+        )
     numbered = vocabulary.by_token()
     unknown_id = vocabulary.id("unknown_token_id")
     unknown = vocabulary.tokens[unknown_id] if unknown_id is not None else None
@@ -203,7 +212,7 @@ def _merges_by_score(settings: Settings, vocabulary: _Vocabulary, numbered: Mapp
     """Every way to make a token of two others, the token with the highest score first, in the order of `transformers`' converter."""
     scores = settings.numbers("scores")
     if len(scores) != len(vocabulary.tokens):
-        raise CheckpointError(f"{settings.source}: {len(scores)} scores for {len(vocabulary.tokens)} tokens")
+        raise CheckpointError(f"{settings.source}: {len(scores)} scores for {len(vocabulary.tokens)} tokens", hint=_DAMAGED)
     mergeable = (_TokenType.NORMAL, _TokenType.UNUSED)
     pairs = [
         (scores[index], (token[:cut], token[cut:]))

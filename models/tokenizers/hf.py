@@ -69,14 +69,20 @@ def _convert(directory: Path) -> tokenizers.Tokenizer:
             hint="save the tokenizer with `AutoTokenizer.from_pretrained(...).save_pretrained(directory)`",
         ) from error
     if not isinstance(backend, tokenizers.Tokenizer):
-        raise CheckpointError(f"{directory} has no tokenizer.json, and no tokenizer that can be converted to one")
+        raise CheckpointError(
+            f"{directory} has no tokenizer.json, and no tokenizer that can be converted to one",
+            hint="save the tokenizer as a fast one, which has a tokenizer.json",
+        )
     return backend
 
 
 def _ids(value: object) -> tuple[int, ...]:
     values = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(each, int) and not isinstance(each, bool) for each in values):
-        raise CheckpointError(f"eos_token_id is {value!r}; it must be an integer or a list of integers")
+        raise CheckpointError(
+            f"eos_token_id is {value!r}; it must be an integer or a list of integers",
+            hint="look into generation_config.json and config.json",
+        )
     return tuple(values)
 
 
@@ -93,7 +99,10 @@ def _chat_template(directory: Path, settings: Mapping[str, Any]) -> str | None:
     try:
         named = {str(entry["name"]): str(entry["template"]) for entry in template}
     except (TypeError, KeyError) as error:
-        raise CheckpointError("tokenizer_config.json has a chat_template that is neither text nor a list of named texts") from error
+        raise CheckpointError(
+            "tokenizer_config.json has a chat_template that is neither text nor a list of named texts",
+            hint="put the one to use into chat_template.jinja in the checkpoint's directory",
+        ) from error
     if "default" in named or len(named) == 1:
         return named.get("default", next(iter(named.values())))
     raise UnsupportedModelError(

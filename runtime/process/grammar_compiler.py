@@ -91,7 +91,7 @@ class GrammarCompiler:
         grammar = Grammar(matcher, self._vocab_size)
         grammar.fill()  # here a grammar that takes long shows it, and no step waits
         if error := grammar.error:
-            raise RequestError(error)
+            raise RequestError(error, hint="simplify the grammar or schema")
         return grammar
 
     def _matcher(self, text: str) -> "LLMatcher":

@@ -330,9 +330,12 @@ def _refusal(message: str) -> RequestError:
         param = f"{path}.{field[1]}" if path else field[1]
         unknown = "unknown" in reason
         text = f"unknown field {param!r}" if unknown else f"the field {param!r} is required"
-        return RequestError(text, param=param, code="unknown_field" if unknown else "missing_field")
+        hint = "leave it out; docs/api.md lists what a request may have" if unknown else "docs/api.md lists what a request must have"
+        return RequestError(text, param=param, code="unknown_field" if unknown else "missing_field", hint=hint)
     param = path.removesuffix("[...]") or None
-    return RequestError(f"{param}: {reason}" if param else reason, param=param, code="invalid_value")
+    return RequestError(
+        f"{param}: {reason}" if param else reason, param=param, code="invalid_value", hint="docs/api.md says what it may be"
+    )
 
 
 def _with_position(message: str, body: bytes) -> str:

@@ -55,7 +55,7 @@ class LimitedConnection(HttpToolsProtocol):
             self._go_on_without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             known = error.__context__
-            self._refuse(known if isinstance(known, RequestError) else RequestError(f"this is not HTTP/1.1: {error}", code="invalid_http"))
+            self._refuse(known if isinstance(known, RequestError) else _not_http(f"this is not HTTP/1.1: {error}"))
         else:
             if self._unread > MAX_HEAD_BYTES:
                 self._refuse(_too_long())
@@ -86,7 +86,7 @@ class LimitedConnection(HttpToolsProtocol):
         try:
             super().on_headers_complete()
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
-            raise RequestError("the request's path is not one", code="invalid_http") from None
+            raise _not_http("the request's path is not one") from None
         self._unset_keepalive_if_required()
         self._body_bytes = 0
         self._expect(self._check_body)
@@ -209,6 +209,10 @@ def _disconnect(cycle: RequestResponseCycle) -> None:
     """Its application learns that nobody listens, and may write what it likes."""
     cycle.disconnected = True
     cycle.message_event.set()
+
+
+def _not_http(message: str) -> RequestError:
+    return RequestError(message, code="invalid_http", hint="speak HTTP/1.1, without TLS unless a proxy in front ends it")
 
 
 def _too_long() -> RequestError:
