@@ -428,6 +428,21 @@ def scrapes(visit: Visit) -> int:
     return sum(request.url.endswith("/metrics") for request in visit.requests)
 
 
+def test_the_chat_is_as_it_was_left(page: Page) -> None:
+    answer_with(page, [{"reasoning": "Let me think."}, {"content": "word\n\n" * 200}])
+    say(page, "hello")
+    log = page.get_by_role("log")
+    expect(whole_answer(page)).to_contain_text("word")
+    expect(page).to_have_title("hello – Engine")
+    page.get_by_text("Reasoning").click()
+    log.evaluate("node => node.scrollTop = 100")
+    page.get_by_role("link", name="Load").click()
+    expect(page).to_have_title("Load – Engine")
+    page.go_back()
+    expect(page.get_by_text("Let me think.")).to_be_visible()
+    assert log.evaluate("node => node.scrollTop") == 100
+
+
 def test_the_load_is_asked_for_while_it_is_looked_at(visit: Callable[..., Visit]) -> None:
     seen = visit()
     assert scrapes(seen) == 0
