@@ -5,11 +5,32 @@ little-endian length and a msgpack body (msgspec, tagged unions), so that a read
 guesses where a message ends. Nothing here imports torch.
 """
 
-from typing import Literal
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Literal, Self
 
 import msgspec
 
 FinishReason = Literal["stop", "length", "abort"]
+
+
+class TokenRules(msgspec.Struct, frozen=True, array_like=True, weakref=True):
+    """What a request says of many tokens at once, as native int32 and float32: as Python's numbers they would take ten times as much.
+
+    bias: added to the logits of the tokens `biased`. allowed: the only tokens that may be chosen, None for all.
+    """
+
+    biased: bytes = b""
+    bias: bytes = b""
+    allowed: bytes | None = None
+
+    @classmethod
+    def of(cls, bias: Mapping[int, float], allowed: Iterable[int] | None = None) -> Self:
+        return cls(
+            array("i", bias.keys()).tobytes(),
+            array("f", bias.values()).tobytes(),
+            None if allowed is None else array("i", allowed).tobytes(),
+        )
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -19,7 +40,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     means the worker draws one. `logprobs` is the number of alternatives reported per token
     (None: no logprobs at all, 0: only the chosen token's), `prompt_logprobs` the same of the prompt's
     tokens. Logprobs are those of the model's own distribution, before temperature and penalties.
-    max_tokens 0 computes the prompt and chooses nothing. grammar: what the answer must follow, as
+    max_tokens 0 computes the prompt and chooses nothing. bad_words: the last token of one may not follow
+    the ones before it. grammar: what the answer must follow, as
     llguidance's matcher reads it (Lark, or JSON with a list of grammars); it ends where the grammar does.
     """
 
@@ -32,7 +54,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logit_bias: dict[int, float] = {}
+    token_rules: TokenRules | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     stop_token_ids: tuple[int, ...] = ()

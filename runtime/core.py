@@ -17,6 +17,7 @@ from .sampling.device_sampling import plan_draws
 from .sampling.grammar import Grammar
 from .sampling.masks import Masks
 from .sampling.sampler import Choice
+from .sampling.shared_rules import SharedRules
 from .scheduler import Chunk, Scheduler
 from .sequence import Sequence
 from .step import Computed, Step, StepExecutor, compute
@@ -39,6 +40,7 @@ class EngineCore:
         self.eos_token_ids = frozenset(token for token in eos_token_ids if 0 <= token < model.vocab_size)
         self.vocab_size = model.vocab_size
         self._masks = Masks()
+        self._rules = SharedRules()
         self._max_context = model.max_context
         self._caches = Caches(groups, executor.pools, resident=_resident_blocks(executor, options))
         self._scheduler = Scheduler(
@@ -183,7 +185,7 @@ class EngineCore:
         check_request(request, vocab_size=self.vocab_size, max_context=self._max_context, capacity=capacity)
         if request.params.prompt_logprobs is not None:
             kind_of(self._executor.manifest).check_scores()
-        params = request.params
+        params = self._rules.share(request.params)
         assert (grammar is None) == (params.grammar is None)
         goes_on = params.ignore_eos and grammar is None  # where a grammar ends, nothing but the end of the text may follow
         max_length = min(len(request.prompt) + params.max_tokens, self._max_context, capacity + 1)

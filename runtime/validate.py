@@ -1,9 +1,12 @@
 """Whether a request can be computed at all."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import RequestError
-from ..protocol import Submit
+from ..protocol import Submit, TokenRules
 
 
 def check_request(request: Submit, *, vocab_size: int, max_context: int, capacity: int) -> None:
@@ -30,7 +33,15 @@ def check_request(request: Submit, *, vocab_size: int, max_context: int, capacit
         )
     _check_ids("prompt", request.prompt, vocab_size)
     _check_ids("prompt", request.generated, vocab_size)
-    _check_ids("logit_bias", request.params.logit_bias, vocab_size)
+    rules = request.params.token_rules or TokenRules()
+    _check_ids("logit_bias", np.frombuffer(rules.biased, np.int32), vocab_size)
+    _check_ids("allowed_token_ids", np.frombuffer(rules.allowed or b"", np.int32), vocab_size)
+    if len(rules.biased) != len(rules.bias) or not np.isfinite(np.frombuffer(rules.bias, np.float32)).all():
+        raise RequestError("logit_bias has numbers that are not finite", param="logit_bias", hint="-100 forbids a token")
+    for word in request.params.bad_words:
+        _check_ids("bad_words", word, vocab_size)
+        if not word:
+            raise RequestError("bad_words has an empty word", param="bad_words", hint="leave it out")
     _check_ids("stop_token_ids", request.params.stop_token_ids, vocab_size)
     _check_sampling(request)
 
@@ -42,8 +53,8 @@ def too_large() -> RequestError:
     )
 
 
-def _check_ids(param: str, ids: Collection[int], vocab_size: int) -> None:
-    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+def _check_ids(param: str, ids: Sequence[int] | NDArray[np.int32], vocab_size: int) -> None:
+    if len(ids) and not 0 <= np.min(ids) <= np.max(ids) < vocab_size:
         bad = next(token for token in ids if not 0 <= token < vocab_size)
         raise RequestError(
             f"{param}: token id {bad} is outside the vocabulary of {vocab_size}",
@@ -70,8 +81,3 @@ def _check_sampling(request: Submit) -> None:
     for name, value, holds, range_ in wanted:
         if not holds:
             raise RequestError(f"{name} is {value}, but must be {range_}", param=name, hint="leave it out for its default")
-    for token, bias in params.logit_bias.items():
-        if not abs(bias) < float("inf"):
-            raise RequestError(
-                f"logit_bias of token {token} is {bias}, but must be a finite number", param="logit_bias", hint="-100 forbids a token"
-            )

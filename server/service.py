@@ -52,7 +52,8 @@ class Service:
         """Checks, waits while the worker loads, and plans. Raises RequestError."""
         check_prompts(ask, self.limits)
         most = (ask.usual_tokens or self.limits.max_context) if ask.max_tokens is None else ask.max_tokens
-        ask.params.sampling(max_tokens=most, vocab_size=self.limits.vocab_size, logprobs=None, prompt_logprobs=None)
+        ask.params.check_token_ids(self.limits.vocab_size)
+        ask.params.check_min_tokens(most)
         return plan(ask, self.text, self.limits, await self.worker.dispatch.hold(self.hold_timeout))
 
     async def grammar(self, params: GenerationParams) -> str | None:

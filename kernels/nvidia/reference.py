@@ -81,13 +81,14 @@ def _sample_row(row: Tensor, temperature: float, top_k: int, top_p: float, min_p
         return int((row == row.max()).int().argmax())
     weights = ((row - row.max()) / temperature).exp()
     order = weights.sort(descending=True, stable=True).indices
+    order = order[weights[order] >= min_p]
     if top_k > 0:
         order = order[:top_k]
     if top_p < 1:
         cumulative = weights[order].cumsum(0)
         order = order[: int((cumulative < top_p * cumulative[-1]).sum()) + 1]
     kept = torch.zeros_like(weights)
-    kept[order] = weights[order] * (weights[order] >= min_p)
+    kept[order] = weights[order]
     cumulative = kept.cumsum(0)
     return int((cumulative > uniform * cumulative[-1]).int().argmax())
 

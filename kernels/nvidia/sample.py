@@ -135,16 +135,18 @@ def sample_kernel(
             t = threshold(row, vocabulary, largest, inverse, k.to(tl.float32), False, CHUNK)
             count, _, _ = above(row, vocabulary, largest, inverse, t, float("-inf"), CHUNK)
             kept_equals = k - count
+        lowest = tl.log(tl.load(min_p + sequence))
         p = tl.load(top_p + sequence)
         if p < 1:
-            _, mass, equal = above(row, vocabulary, largest, inverse, t, float("-inf"), CHUNK)
-            goal = tl.maximum(p, 1e-9) * (mass + tl.minimum(kept_equals, equal) * key_weight(t, largest, inverse))
+            _, mass, equal = above(row, vocabulary, largest, inverse, t, lowest, CHUNK)
+            weight = key_weight(t, largest, inverse)
+            mass += tl.where((equal > 0) & (weight >= tl.exp(lowest)), tl.minimum(kept_equals, equal) * weight, 0.0)
+            goal = tl.maximum(p, 1e-9) * mass
             lower = threshold(row, vocabulary, largest, inverse, goal, True, CHUNK)
             _, mass, _ = above(row, vocabulary, largest, inverse, lower, float("-inf"), CHUNK)
             wanted = tl.maximum(tl.ceil((goal - mass) / key_weight(lower, largest, inverse)), 1.0)
             kept_equals = tl.where(lower > t, wanted, tl.minimum(kept_equals, wanted))
             t = tl.maximum(t, lower)
-        lowest = tl.log(tl.load(min_p + sequence))
         _, mass, equal = above(row, vocabulary, largest, inverse, t, lowest, CHUNK)
         weight = key_weight(t, largest, inverse)
         mass += tl.where((equal > 0) & (weight >= tl.exp(lowest)), tl.minimum(kept_equals, equal) * weight, 0.0)
@@ -155,8 +157,8 @@ def sample_kernel(
 def sample(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
     """logits [S, V], temperature [S] float32, top_k [S] int32, top_p, min_p, uniform [S] float32 -> tokens [S] int32.
 
-    top_k keeps exactly k tokens (0: all), top_p the shortest prefix whose probability reaches it (1: all),
-    min_p those at least so many times as likely as the most likely one; each counts likelier tokens
+    min_p keeps tokens at least so many times as likely as the most likely one, top_k exactly k tokens (0: all),
+    top_p the shortest prefix of these whose probability reaches it (1: all); each counts likelier tokens
     first, and lower ids first among equals. Of what is left, in the order of ids, the token is drawn at
     which the running probability exceeds `uniform`, in [0, 1). Temperature 0 takes the lowest index
     of the largest logit. -1 where the largest logit is infinite or any is NaN.

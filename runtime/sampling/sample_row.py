@@ -15,22 +15,29 @@ _DEPTH = 64
 
 
 def sample_row(row: NDArray[np.float32], u: float, *, temperature: float, top_k: int, top_p: float, min_p: float) -> int:
-    """The token of a row of logits [V] that u in [0, 1) falls on after top-k, then top-p of what is left, then min-p.
+    """The token of a row of logits [V] that u in [0, 1) falls on after min-p and top-k, then top-p of what is left.
 
-    top_k keeps exactly k tokens; top_p the shortest prefix whose probability reaches top_p (one
-    token at least); min_p those at least min_p times as likely as the most likely one.
+    min_p keeps tokens at least min_p times as likely as the most likely one; top_k exactly k tokens;
+    top_p the shortest prefix whose probability reaches top_p (one token at least).
     """
     if 0 < top_k < len(row):
         ids = _largest(row, top_k)
-        return _draw_prefix(_scaled(row[ids], temperature), ids, u, top_p, min_p, None)
+        z = _scaled(row[ids], temperature)
+        if min_p > 0.0:
+            keep = int(np.count_nonzero(z >= math.log(min_p)))
+            z, ids = z[:keep], ids[:keep]
+        return _draw_prefix(z, ids, u, top_p, None)
     z = _scaled(row, temperature)
+    if min_p > 0.0:
+        ids = np.flatnonzero(z >= math.log(min_p))
+        if top_p == 1.0:
+            return _pick(ids, np.cumsum(np.exp(z[ids], dtype=np.float64)), u)
+        ids = _sorted(z, ids)
+        return _draw_prefix(z[ids], ids, u, top_p, None)
     if top_p < 1.0:
         total = float(np.exp(z).sum())
         ids = _mass_at_least(z, top_p, total)
-        return _draw_prefix(z[ids], ids, u, top_p, min_p, total)
-    if min_p > 0.0:
-        ids = np.flatnonzero(z >= math.log(min_p))
-        return _pick(ids, np.cumsum(np.exp(z[ids], dtype=np.float64)), u)
+        return _draw_prefix(z[ids], ids, u, top_p, total)
     return _draw_any(z, u)
 
 
@@ -77,15 +84,13 @@ def _mass_at_least(z: NDArray[np.float32], top_p: float, total: float) -> NDArra
         weight = max(floor, weight / 8.0)
 
 
-def _draw_prefix(z: NDArray[np.float32], ids: NDArray[np.intp], u: float, top_p: float, min_p: float, total: float | None) -> int:
+def _draw_prefix(z: NDArray[np.float32], ids: NDArray[np.intp], u: float, top_p: float, total: float | None) -> int:
     """Draw from sorted candidates. total: sum of exp(z) that top_p refers to, None for that of the candidates."""
     cumulative = np.cumsum(np.exp(z, dtype=np.float64))
     keep = len(ids)
     if top_p < 1.0:
         target = top_p * (float(cumulative[-1]) if total is None else total)
         keep = min(keep, int(np.searchsorted(cumulative, target, side="left")) + 1)
-    if min_p > 0.0:
-        keep = min(keep, int(np.count_nonzero(z >= math.log(min_p))))
     return _pick(ids, cumulative[:keep], u)
 
 

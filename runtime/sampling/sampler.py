@@ -20,7 +20,7 @@ from .sample_row import sample_row
 from .state import SamplingState
 
 NOT_FINITE = "the model's output is not finite (NaN or infinite)"
-NOTHING_ALLOWED = "logit_bias, min_tokens and the grammar leave no token to choose"
+NOTHING_ALLOWED = "the rules of the request leave no token to choose"
 
 
 class Choice(NamedTuple):

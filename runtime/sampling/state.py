@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ...protocol import SamplingParams
+from ...protocol import SamplingParams, TokenRules
 from .grammar import Grammar
 
 GREEDY_BELOW = 1e-5
@@ -69,16 +69,24 @@ class SamplingState:
         self.greedy = params.temperature < GREEDY_BELOW
         self.stop_ids = stop_ids
         self.banned = np.fromiter(stop_ids, np.int64, len(stop_ids))
-        self.bias_ids = np.fromiter(params.logit_bias.keys(), np.int64, len(params.logit_bias))
-        self.bias = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
+        rules = params.token_rules or TokenRules()
+        self.biased, self.bias = np.frombuffer(rules.biased, np.int32), np.frombuffer(rules.bias, np.float32)
+        self.allowed = None if rules.allowed is None else np.frombuffer(rules.allowed, np.int32)
+        self._emitted = list(generated) if params.bad_words else []
         self.seen = TokenCounts([*prompt, *generated]) if params.repetition_penalty != 1.0 else None
         counted = params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
         self.generated = TokenCounts(generated) if counted else None
-        self._always_adjusts = self.seen is not None or counted or bool(params.logit_bias) or grammar is not None
-        self.may_jump = grammar is not None and params.logprobs is None and not params.logit_bias
+        has_rules = params.token_rules is not None or bool(params.bad_words)
+        self._always_adjusts = self.seen is not None or counted or has_rules or grammar is not None
+        self.may_jump = grammar is not None and params.logprobs is None and not has_rules
         """Whether tokens may come without logits: not if these are asked for, or something else has a say in them."""
         self.takes_argmax = self._is_plain()
         """Whether the next token is just the index of the largest raw logit."""
+
+    def completing(self) -> list[int]:
+        """Tokens that would complete a bad word."""
+        emitted = self._emitted
+        return [word[-1] for word in self.params.bad_words if tuple(emitted[len(emitted) - len(word) + 1 :]) == word[:-1]]
 
     @property
     def bans_stop(self) -> bool:
@@ -99,6 +107,8 @@ class SamplingState:
         self.index += 1
         if self.index == self.params.min_tokens:
             self.takes_argmax = self._is_plain()
+        if self.params.bad_words:
+            self._emitted.append(token)
         if self.seen is not None:
             self.seen.add(token)
         if self.generated is not None:

@@ -7,11 +7,12 @@ import msgspec
 from msgspec import Meta
 
 from ...errors import RequestError
-from ...protocol import SamplingParams
+from ...protocol import SamplingParams, TokenRules
 from .structured import StructuredRequest
 
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
+MAX_BAD_WORDS = 256
 _SEED_MASK = 2**63 - 1
 
 Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -19,6 +20,7 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
+BadWord = Annotated[str, Meta(min_length=1, max_length=128)]
 _T = TypeVar("_T")
 
 
@@ -29,6 +31,7 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
     and min_p 0 switch the filter off. stop: one string or up to 16; generation ends before the
     first to appear. seed: same seed, same tokens; drawn at random if None.
     min_tokens: neither end of text nor a stop ends the generation before this many tokens.
+    allowed_token_ids: the only ones that may be chosen. bad_words: texts whose tokens never follow each other.
     prompt_logprobs: how many alternatives to report per token of the prompt (None: no logprobs of the prompt).
     skip_special_tokens: leave special tokens out of the text, as by default.
     """
@@ -43,6 +46,8 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[int, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    allowed_token_ids: Annotated[list[Natural], Meta(min_length=1)] | None = None
+    bad_words: Annotated[list[BadWord], Meta(max_length=MAX_BAD_WORDS)] | None = None
     stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] | None = None
     include_stop_str_in_output: bool | None = None
     stop_token_ids: Annotated[list[Natural], Meta(max_length=256)] | None = None
@@ -54,29 +59,12 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
-    def sampling(
-        self,
-        *,
-        max_tokens: int,
-        vocab_size: int,
-        logprobs: int | None,
-        prompt_logprobs: int | None,
-        choice: int = 0,
-        grammar: str | None = None,
-    ) -> SamplingParams:
+    def sampling(self, *, max_tokens: int, rules: TokenRules | None, choice: int = 0, **others: Any) -> SamplingParams:
         """What the worker is told. The n-th choice of a request gets its seed plus n.
 
+        rules: those of `token_rules`. others: fields of SamplingParams that these params do not decide alone.
         A seed is always sent, so that a sequence goes on the same way if its worker must be replaced.
-        Raises RequestError for token ids outside of the vocabulary, and if min_tokens > max_tokens.
         """
-        self._check_token_ids(vocab_size)
-        min_tokens = _or(self.min_tokens, 0)
-        if min_tokens > max_tokens:
-            raise RequestError(
-                f"min_tokens is {min_tokens}, more than the {max_tokens} tokens that may be generated",
-                param="min_tokens",
-                hint="lower it, or raise max_tokens",
-            )
         seed = secrets.randbits(63) if self.seed is None else self.seed + choice
         return SamplingParams(
             max_tokens=max_tokens,
@@ -88,18 +76,32 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
             repetition_penalty=_or(self.repetition_penalty, 1.0),
             presence_penalty=_or(self.presence_penalty, 0.0),
             frequency_penalty=_or(self.frequency_penalty, 0.0),
-            logit_bias=_or(self.logit_bias, {}),
-            logprobs=logprobs,
-            prompt_logprobs=prompt_logprobs,
+            token_rules=rules,
             stop_token_ids=tuple(_or(self.stop_token_ids, [])),
             ignore_eos=_or(self.ignore_eos, False),
-            min_tokens=min_tokens,
-            grammar=grammar,
+            min_tokens=_or(self.min_tokens, 0),
+            **others,
         )
 
-    def _check_token_ids(self, vocab_size: int) -> None:
-        for name, ids in (("logit_bias", _or(self.logit_bias, {})), ("stop_token_ids", _or(self.stop_token_ids, []))):
-            if wrong := [id for id in ids if not 0 <= id < vocab_size]:
+    def token_rules(self) -> TokenRules | None:
+        """What logit_bias and allowed_token_ids say. To be made once for all choices."""
+        if not self.logit_bias and self.allowed_token_ids is None:
+            return None
+        return TokenRules.of(self.logit_bias or {}, self.allowed_token_ids)
+
+    def check_min_tokens(self, max_tokens: int) -> None:
+        """Raises RequestError if so many tokens cannot be generated."""
+        if _or(self.min_tokens, 0) > max_tokens:
+            raise RequestError(
+                f"min_tokens is {self.min_tokens}, more than the {max_tokens} tokens that may be generated",
+                param="min_tokens",
+                hint="lower it, or raise max_tokens",
+            )
+
+    def check_token_ids(self, vocab_size: int) -> None:
+        """Raises RequestError for token ids outside of the vocabulary."""
+        for name in ("logit_bias", "allowed_token_ids", "stop_token_ids"):
+            if wrong := [id for id in getattr(self, name) or () if not 0 <= id < vocab_size]:
                 raise RequestError(
                     f"token {wrong[0]} is not in the vocabulary of {vocab_size} tokens",
                     param=name,

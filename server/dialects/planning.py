@@ -88,13 +88,17 @@ def check_prompts(ask: Ask, limits: ModelLimits) -> None:
 def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assembler]:
     """One assembler per prompt and choice, all choices of a prompt next to each other. Raises RequestError."""
     check_prompts(ask, limits)
+    ask.params.check_token_ids(limits.vocab_size)
+    rules, bad_words = ask.params.token_rules(), text.word_tokens(ask.params.bad_words or ())
     plans: list[Plan] = []
     for prompt in ask.prompts:
         budget = _budget(ask, len(prompt.tokens), limits, ready)
+        ask.params.check_min_tokens(budget)
         for choice in range(ask.choices):
             sampling = ask.params.sampling(
                 max_tokens=budget,
-                vocab_size=limits.vocab_size,
+                rules=rules,
+                bad_words=bad_words,
                 logprobs=ask.logprobs,
                 prompt_logprobs=ask.prompt_logprobs,
                 choice=choice,

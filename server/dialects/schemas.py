@@ -43,8 +43,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "length_penalty": (1,),
     "early_stopping": (False,),
-    "allowed_token_ids": (),
-    "bad_words": ([],),
 }
 _UNSUPPORTED_IN_CHAT = _UNSUPPORTED | {
     "tools": ([],),
@@ -94,8 +92,6 @@ class GenerateRequest(GenerationParams, kw_only=True):
     use_beam_search: Any = None
     length_penalty: Any = None
     early_stopping: Any = None
-    allowed_token_ids: Any = None
-    bad_words: Any = None
 
     def choices(self) -> int:
         return self.n or 1

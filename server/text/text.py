@@ -95,6 +95,11 @@ class Text:
         ids = {self._tokenizer.token_to_id(text): text for text in texts}
         return {id: text for id, text in ids.items() if id in self.token_bytes.special}
 
+    def word_tokens(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """The tokens of each of these words, at the beginning of a text and after a space."""
+        texts = [text for word in words for text in (word.lstrip(), f" {word.lstrip()}")]
+        return tuple({tuple(tokens): None for tokens in self.encode_all(texts, add_special_tokens=False, one_bos=False) if tokens})
+
     def names(self, tokens: Sequence[int]) -> list[str]:
         """Tokens as the vocabulary spells them."""
         return [self._tokenizer.id_to_token(token) or "" for token in tokens]

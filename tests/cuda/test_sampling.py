@@ -11,7 +11,7 @@ from toy_gpu_artifact import BLOCK_SIZE, ToyKernels, solo, write_toy_artifact
 
 from engine.artifacts import Manifest
 from engine.options.runtime import RuntimeOptions
-from engine.protocol import Output, SamplingParams, Submit
+from engine.protocol import Output, SamplingParams, Submit, TokenRules
 from engine.runtime.core import EngineCore
 from engine.runtime.cuda.executor import CudaExecutor
 from engine.runtime.loading import load_executor
@@ -90,7 +90,8 @@ NOT_PLAIN = {
     "repetition": params(repetition_penalty=1.2),
     "presence": params(presence_penalty=0.5),
     "frequency": params(frequency_penalty=0.5),
-    "bias": params(logit_bias={3: 5.0}),
+    "bad words": params(bad_words=((3, 4),)),
+    "bias": params(token_rules=TokenRules.of({3: 5.0})),
 }
 
 

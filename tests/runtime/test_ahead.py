@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipelined import Pipelined
 
 from engine.options.runtime import RuntimeOptions, Scheduling
-from engine.protocol import SamplingParams, Submit
+from engine.protocol import SamplingParams, Submit, TokenRules
 from engine.runtime.core import EngineCore
 
 VOCAB = 32
@@ -180,7 +180,7 @@ def test_nobody_is_preempted_for_a_step_ahead() -> None:
 def test_output_that_is_not_finite_is_found_before_the_next_step(next_has_begun: bool) -> None:
     pipelined = make(poison=9)
     pipelined.core.submit(Submit("bad", [1, 9, 2], greedy(8)))
-    pipelined.core.submit(Submit("good", [1, 2], SamplingParams(max_tokens=4, temperature=0.0, logit_bias={9: -100.0})))
+    pipelined.core.submit(Submit("good", [1, 2], SamplingParams(max_tokens=4, temperature=0.0, token_rules=TokenRules.of({9: -100.0}))))
     pipelined.begin()
     pipelined.plan_ahead()
     pipelined.compute()

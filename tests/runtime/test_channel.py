@@ -21,6 +21,7 @@ from engine.protocol import (
     Stats,
     StepDone,
     Submit,
+    TokenRules,
     ToServer,
     body_length,
     decode_to_server,
@@ -45,7 +46,7 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
-SUBMIT = Submit("a", [1, 2, 3], SamplingParams(max_tokens=4, logit_bias={3: 1.5}, stop_token_ids=(7,)), generated=[9])
+SUBMIT = Submit("a", [1, 2, 3], SamplingParams(max_tokens=4, token_rules=TokenRules.of({3: 1.5}), stop_token_ids=(7,)), generated=[9])
 
 
 @given(sizes=st.lists(st.integers(0, 300), max_size=10), data=st.data())

@@ -8,7 +8,7 @@ import pytest
 from fake_executor import FakeExecutor, solo, tiny_manifest
 
 from engine.options.runtime import RuntimeOptions
-from engine.protocol import SamplingParams, Submit
+from engine.protocol import SamplingParams, Submit, TokenRules
 from engine.runtime.core import EngineCore
 
 VOCAB = 32
@@ -93,9 +93,11 @@ def test_a_resumed_sequence_that_was_over_just_ends(sent: list[int], reason: str
         (Submit("bad", [1], GREEDY, generated=[99]), "token id 99"),
         (Submit("bad", [1] * 64, GREEDY), "context"),
         (Submit("bad", [1], params(max_tokens=-1)), "max_tokens"),
-        (Submit("bad", [1], params(logit_bias={40: 1.0})), "logit_bias"),
-        (Submit("bad", [1], params(logit_bias={4: float("nan")})), "logit_bias"),
+        (Submit("bad", [1], params(token_rules=TokenRules.of({40: 1.0}))), "logit_bias"),
+        (Submit("bad", [1], params(token_rules=TokenRules.of({4: float("nan")}))), "logit_bias"),
         (Submit("bad", [1], params(stop_token_ids=(-5,))), "stop_token_ids"),
+        (Submit("bad", [1], params(token_rules=TokenRules.of({}, [40]))), "allowed_token_ids"),
+        (Submit("bad", [1], params(bad_words=((1, 40),))), "bad_words"),
         (Submit("bad", [1], params(temperature=float("nan"))), "temperature"),
         (Submit("bad", [1], params(top_p=1.5)), "top_p"),
         (Submit("bad", [1], params(min_p=-0.1)), "min_p"),
@@ -178,7 +180,7 @@ def test_what_memory_does_not_suffice_for_is_refused_and_the_others_go_on() -> N
 
 def test_output_that_is_not_finite_ends_its_sequence_only() -> None:
     core = make_core(poison=9)
-    core.submit(Submit("good", PROMPT, params(ignore_eos=True, logit_bias={9: -100.0})))
+    core.submit(Submit("good", PROMPT, params(ignore_eos=True, token_rules=TokenRules.of({9: -100.0}))))
     core.submit(Submit("bad", [*PROMPT, 4, 9, 5, 6, 7, 8], GREEDY))
     ended = run(core)
     tokens, reason, error = ended["bad"]

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engine.protocol import SamplingParams
+from engine.protocol import SamplingParams, TokenRules
 from engine.runtime.sampling.logit_rules import adjust
 from engine.runtime.sampling.philox import uniform
 from engine.runtime.sampling.sample_row import largest, sample_row
 from engine.runtime.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED, Choice, sample
+from engine.runtime.sampling.shared_rules import SharedRules
 from engine.runtime.sampling.state import SamplingState
 
 VOCAB = 1000
@@ -47,6 +48,7 @@ def reference_kept(row: NDArray[np.float32], temperature: float, top_k: int, top
     """Tokens that may be drawn and their probabilities, by sorting everything in float64."""
     logits = row.astype(np.float64) / temperature
     order = sorted(range(len(row)), key=lambda i: (-float(row[i]), i))
+    order = [i for i in order if np.exp(logits[i] - logits.max()) >= min_p]
     if top_k:
         order = order[:top_k]
     weights = np.exp(logits[order] - logits.max())
@@ -54,7 +56,7 @@ def reference_kept(row: NDArray[np.float32], temperature: float, top_k: int, top
     keep = len(order)
     if top_p < 1:
         keep = int(np.searchsorted(np.cumsum(probabilities), top_p)) + 1
-    kept = [i for i in range(min(keep, len(order))) if probabilities[i] >= min_p * probabilities[0]]
+    kept = range(min(keep, len(order)))
     total = sum(probabilities[i] for i in kept)
     return {order[i]: float(probabilities[i] / total) for i in kept}
 
@@ -71,7 +73,7 @@ def test_greedy_takes_the_first_of_the_largest() -> None:
     assert choose(row, state_of(SamplingParams(max_tokens=1, temperature=1e-7))) == Choice(300)
 
 
-@pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "min_p", "top_k+top_p", "all", "low temperature"])
+@pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "min_p", "top_k+top_p", "top_p+min_p", "all", "low temperature"])
 def test_samples_follow_the_filtered_distribution(name: str) -> None:
     params = {
         "temperature": SamplingParams(max_tokens=1, temperature=1.7),
@@ -79,6 +81,7 @@ def test_samples_follow_the_filtered_distribution(name: str) -> None:
         "top_p": SamplingParams(max_tokens=1, top_p=0.9),
         "min_p": SamplingParams(max_tokens=1, min_p=0.1),
         "top_k+top_p": SamplingParams(max_tokens=1, top_k=20, top_p=0.7, temperature=1.3),
+        "top_p+min_p": SamplingParams(max_tokens=1, top_p=0.7, min_p=0.05),
         "all": SamplingParams(max_tokens=1, top_k=50, top_p=0.95, min_p=0.02, temperature=1.5),
         "low temperature": SamplingParams(max_tokens=1, temperature=0.3),
     }[name]
@@ -141,6 +144,14 @@ def test_top_p_refers_to_what_top_k_leaves() -> None:
     assert sample_row(z, last, temperature=1.0, top_k=0, top_p=0.5, min_p=0.0) == 1, "0.4 of 1 is not"
 
 
+def test_top_p_refers_to_what_min_p_leaves() -> None:
+    z = scaled([0.4, 0.3, 0.2, 0.1])
+    last = 1 - 2**-53
+    for top_k in (0, 4):
+        assert sample_row(z, last, temperature=1.0, top_k=top_k, top_p=0.5, min_p=0.7) == 0, "0.4 of 0.7 is more than half"
+        assert sample_row(z, last, temperature=1.0, top_k=top_k, top_p=0.5, min_p=0.2) == 1, "0.4 of 1 is not"
+
+
 def test_top_k_keeps_exactly_k_lower_ids_first_among_equals() -> None:
     z = np.zeros(10, np.float32)
     assert {sample_row(z, u, temperature=1.0, top_k=3, top_p=1.0, min_p=0.0) for u in np.linspace(0, 0.999, 50)} == {0, 1, 2}
@@ -174,14 +185,19 @@ def test_penalties_by_their_formulas() -> None:
     row = some_logits(3)
     prompt, generated = [1, 2, 2, 3], [2, 4, 4, 4]
     params = SamplingParams(
-        max_tokens=9, temperature=0, repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.25, logit_bias={7: 2.5}
+        max_tokens=9,
+        temperature=0,
+        repetition_penalty=1.3,
+        presence_penalty=0.4,
+        frequency_penalty=0.25,
+        token_rules=TokenRules.of({4: 2.5}),
     )
     expected = row.astype(np.float64)
+    expected[4] += 2.5
     for token in {1, 2, 3, 4}:
         expected[token] = expected[token] / 1.3 if expected[token] > 0 else expected[token] * 1.3
     for token, count in Counter(generated).items():
         expected[token] -= 0.4 + 0.25 * count
-    expected[7] += 2.5
     for state in (state_of(params, prompt, generated), _replayed(params, prompt, generated)):
         changed = row.copy()
         adjust(changed, state)
@@ -209,8 +225,47 @@ def test_penalties_of_long_texts() -> None:
 def test_bias_can_force_and_forbid() -> None:
     row = some_logits(4)
     best = int(row.argmax())
-    assert choose(row, state_of(SamplingParams(max_tokens=1, logit_bias={17: 100.0}, seed=1))).token == 17
-    assert choose(row, state_of(SamplingParams(max_tokens=1, temperature=0, logit_bias={best: -100.0}))).token != best
+    assert choose(row, state_of(SamplingParams(max_tokens=1, token_rules=TokenRules.of({17: 100.0}), seed=1))).token == 17
+    assert choose(row, state_of(SamplingParams(max_tokens=1, temperature=0, token_rules=TokenRules.of({best: -100.0})))).token != best
+
+
+def test_only_what_is_allowed_is_chosen() -> None:
+    row = some_logits(4)
+    rules = TokenRules.of({8: 50.0}, [30, 20, 10])
+    best = max((10, 20, 30), key=lambda token: row[token])
+    assert choose(row, state_of(SamplingParams(max_tokens=1, temperature=0, token_rules=rules))).token == best
+    drawn = {choose(row, state_of(SamplingParams(max_tokens=1, seed=seed, token_rules=rules))).token for seed in range(60)}
+    assert drawn <= {10, 20, 30}
+    assert len(drawn) > 1
+    nothing = SamplingParams(max_tokens=9, min_tokens=1, token_rules=TokenRules.of({}, [3]))
+    assert choose(row, state_of(nothing, stop=(3,))).error == NOTHING_ALLOWED
+
+
+def test_bad_words_are_never_completed() -> None:
+    """By tokens of the answer alone, the same if a worker takes it over."""
+    row = np.zeros(VOCAB, np.float32)
+    row[[5, 6, 7, 8]] = [9, 8, 7, 6]
+    params = SamplingParams(max_tokens=9, temperature=0, bad_words=((5, 5), (6, 5, 6), (7,)))
+    tokens: list[int] = []
+    state = state_of(params, prompt=[5])
+    for _ in range(8):
+        tokens.append(choose(row, state).token)
+        state.record(tokens[-1])
+    assert tokens == [5, 6, 5, 8, 5, 6, 5, 8]
+    for cut in range(8):
+        assert choose(row, state_of(params, [5], tokens[:cut])).token == tokens[cut]
+
+
+def test_rules_are_kept_once_for_all_choices() -> None:
+    rules = [TokenRules.of(dict.fromkeys(range(500), 1.0), range(600)) for _ in range(3)]
+    shared = SharedRules()
+    params = [shared.share(SamplingParams(max_tokens=1, seed=seed, token_rules=each)) for seed, each in enumerate(rules)]
+    assert len({id(each.token_rules) for each in params}) == 1
+    assert [each.seed for each in params] == [0, 1, 2]
+    assert not state_of(params[0]).biased.flags.owndata, "nor are they copied"
+    other = shared.share(SamplingParams(max_tokens=1, token_rules=TokenRules.of({1: 1.0})))
+    assert other.token_rules == TokenRules.of({1: 1.0})
+    assert shared.share(SamplingParams(max_tokens=1)).token_rules is None
 
 
 def test_stops_wait_for_min_tokens() -> None:
@@ -231,7 +286,9 @@ def test_logprobs_are_those_of_the_model() -> None:
     order = np.argsort(-row, kind="stable")
     for params in (
         SamplingParams(max_tokens=1, temperature=0, logprobs=5),
-        SamplingParams(max_tokens=1, temperature=0.5, logprobs=5, seed=3, top_k=9, repetition_penalty=1.5, logit_bias={2: 50.0}),
+        SamplingParams(
+            max_tokens=1, temperature=0.5, logprobs=5, seed=3, top_k=9, repetition_penalty=1.5, token_rules=TokenRules.of({2: 50.0})
+        ),
     ):
         choice = choose(row, state_of(params))
         assert choice.logprob is not None
