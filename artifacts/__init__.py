@@ -1,6 +1,7 @@
 """The artifact format: what a build writes and the runtime reads."""
 
 from .manifest import (
+    AnswerForms,
     CacheGroup,
     Call,
     FileInfo,
@@ -23,6 +24,7 @@ from .targets import AnyTarget, parse_target
 from .verify import check_code, check_machine, check_servable, check_text, check_weights, verify
 
 __all__ = [
+    "AnswerForms",
     "AnyTarget",
     "CacheGroup",
     "Call",

@@ -60,6 +60,8 @@ def _summary(manifest: Manifest) -> Table:
         ("memory of a step", f"weights {human_bytes(memory.weight_bytes)}, {_activations(memory)}"),
         *((f"program {name}", f"{len(program.calls)} calls") for name, program in manifest.programs.items()),
         *([("tuned on", manifest.tuned_on)] if manifest.tuned_on else []),
+        *([("tool calls", manifest.forms.tools or "none known")] if manifest.forms else []),
+        *([("reasoning", manifest.forms.reasoning or "none known")] if manifest.forms else []),
     ]
     return _table(printable(model.name), ("", " "), rows)
 

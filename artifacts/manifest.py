@@ -221,6 +221,13 @@ class FileInfo(_Struct, frozen=True, kw_only=True):
     sha256: Sha256
 
 
+class AnswerForms(_Struct, frozen=True, kw_only=True):
+    """How the model writes tool calls and reasoning, by the names that `engine serve --help` lists. None: it does not, or nobody knows."""
+
+    tools: str | None = None
+    reasoning: str | None = None
+
+
 class Manifest(_Struct, frozen=True, kw_only=True):
     """Everything about an artifact.
 
@@ -230,6 +237,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     unfused: operators of PyTorch that compute for whole rows of the residual stream or wider ones, how often each is left in a step: on
     CPU every one runs on one thread. None where nobody counts them.
     ingredients: what the keys of all that was compiled for it were made of (artifacts/store/ingredients.py).
+    forms: what the build found in the chat template about tool calls and reasoning; None where nobody looked.
     digest: `content_digest` of all the rest, of a manifest that has been read; `encode` writes the right one.
     """
 
@@ -253,6 +261,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     fusion: list[PassReport]
     unfused: dict[str, Count] | None = None
     probe: Probe
+    forms: AnswerForms | None = None
     files: dict[str, FileInfo]
 
     @property

@@ -39,5 +39,5 @@ def check_choices(options: Any) -> None:
     """Raise UsageError for a field whose value is none of its `choices`: code may give any, the command line may not."""
     for each in fields(options):
         choices, value = each.metadata.get("choices"), getattr(options, each.name)
-        if choices is not None and value not in choices:
+        if choices is not None and value not in (*choices, each.default):
             raise UsageError(f"{each.name} is {value!r}", hint=f"it is one of {', '.join(choices)}")

@@ -7,6 +7,7 @@ from typing import Literal
 from ..options.option import check_choices, option, required
 from ..options.runtime import RuntimeOptions
 from ..options.values import COUNT, DIRECTORY, FILE
+from .parsing.names import NONE, REASONING_FORM_NAMES, TOOL_FORM_NAMES
 
 API_KEY_VARIABLE = "ENGINE_API_KEY"
 """Of the environment: other users of the machine do not see it, and neither do workers."""
@@ -50,6 +51,16 @@ class ServeOptions(WorkerOptions):
     )
     no_page: bool = option(False, "leave out the page at / (chat and live load, for people): the API alone is served")
     served_model_name: str | None = option(None, "the model's name in the API (default: the one in the artifact)", metavar="NAME")
+    tool_parser: str | None = option(
+        None,
+        "the form in which the model writes tool calls, none for no parsing (default: what the build found)",
+        choices=(*TOOL_FORM_NAMES, NONE),
+    )
+    reasoning_parser: str | None = option(
+        None,
+        "the form in which it writes reasoning, none for no parsing (default: what the build found)",
+        choices=(*REASONING_FORM_NAMES, NONE),
+    )
     max_queue: int = option(
         256,
         "requests that may wait beyond those running before further ones are told to come back later (HTTP 503); "

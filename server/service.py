@@ -15,7 +15,9 @@ from .dialects.params import GenerationParams
 from .dialects.planning import Ask, ModelLimits, check_prompts, plan
 from .dialects.schemas import GenerateRequest
 from .metrics import Metrics
+from .parsing.parsing import FormNames
 from .text.assembler import Assembler
+from .text.messages import count_characters
 from .text.text import Text
 from .workers.client import WorkerClient
 
@@ -24,14 +26,26 @@ _LONG = 4_000
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation as the model reads it."""
+
+    text: str
+    tokens: list[int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """One model, served. `created` is in unix seconds; `hold_timeout` and `stream_silence` (see `EventStream`) in seconds."""
+    """One model, served. `created` is in unix seconds; `hold_timeout` and `stream_silence` (see `EventStream`) in seconds.
+
+    forms: how the model writes what is no plain text.
+    """
 
     model: str
     created: int
     limits: ModelLimits
     text: Text
+    forms: FormNames
     worker: WorkerClient
     metrics: Metrics
     hold_timeout: float
@@ -77,25 +91,26 @@ class Service:
         messages: Sequence[Mapping[str, Any]],
         variables: Mapping[str, Any] | None,
         *,
+        tools: Sequence[Mapping[str, Any]] = (),
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         add_special_tokens: bool = False,
         fits: bool = True,
-    ) -> list[int]:
-        """Tokens of a conversation. fits: raise RequestError if it is longer than the model's context, before it is tokenized."""
-        size = sum(len(str(message.get("content"))) for message in messages)
+    ) -> "ChatPrompt":
+        """A conversation. fits: raise RequestError if it is longer than the model's context, before it is tokenized."""
         render = partial(
             self.text.render_chat,
             messages,
+            tools=tools,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             extra=variables,
         )
-        rendered = await offload(size, render)
+        rendered = await offload(count_characters(messages) + len(str(tools)), render)
         if fits:
             await self._check_length(rendered, "messages")
         (tokens,) = await self.encode([rendered], add_special_tokens=add_special_tokens)
-        return tokens
+        return ChatPrompt(rendered, tokens)
 
     async def _check_length(self, text: str, param: str) -> None:
         if len(text) > _LONG and (least := await asyncio.to_thread(self.text.bound.least, text)) > self.limits.max_context:

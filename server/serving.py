@@ -13,13 +13,14 @@ from typing import Any, cast
 
 import uvicorn
 
-from ..artifacts import check_servable, check_text, load_manifest
+from ..artifacts import AnswerForms, Manifest, check_servable, check_text, load_manifest
 from ..errors import ArtifactError, WorkerError
 from .dialects.planning import ModelLimits
 from .http.app import build_app
 from .http.connection import Connection
 from .metrics import Metrics
 from .options import ServeOptions
+from .parsing.parsing import FormNames
 from .process_age import process_age
 from .service import Service
 from .text.text import Text
@@ -112,11 +113,16 @@ class _Serving:
             created=manifest.created,
             limits=ModelLimits(manifest.model.max_context, manifest.model.vocab_size),
             text=text,
+            forms=self._forms(manifest),
             worker=self._worker,
             metrics=Metrics(self._worker, self._phases),
             hold_timeout=self._options.hold_timeout,
             stream_silence=self._options.stream_silence,
         )
+
+    def _forms(self, manifest: Manifest) -> FormNames:
+        found = manifest.forms or AnswerForms()
+        return FormNames(self._options.tool_parser or found.tools, self._options.reasoning_parser or found.reasoning)
 
     def _http_server(self, service: Service) -> _HttpServer:
         config = uvicorn.Config(

@@ -1,5 +1,6 @@
 """POST /v1/chat/completions"""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -15,10 +16,12 @@ from ..service import Served, Service
 from ..text.assembler import Delta
 from ..text.token_bytes import TokenBytes
 from .choices import ChoicesWriter
+from .grammars import chat_grammar
 from .logprobs import LogprobWriter
 from .planning import Ask, Prompt, keep_end
 from .responses import Answer, ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Function, ToolCall
 from .schemas import ChatRequest
+from .tools import tool_use
 
 
 async def chat_completions(http: Request, service: Served, request: Annotated[ChatRequest, Depends(JsonBody(ChatRequest))]) -> Response:
@@ -32,27 +35,32 @@ async def chat_completions(http: Request, service: Served, request: Annotated[Ch
 async def chat_ask(service: Service, request: ChatRequest) -> Ask:
     """What a conversation asks for, in whichever API. Raises RequestError."""
     service.check_request(request)
-    grammar = await service.grammar(request)
+    use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
+    answer_grammar = await service.grammar(request)
     prompt = await service.encode_chat(
         request.messages,
         request.template_variables(),
+        tools=use.definitions,
         add_generation_prompt=request.opens_turn(),
         continue_final_message=bool(request.continue_final_message),
         add_special_tokens=bool(request.add_special_tokens),
         fits=request.truncate_prompt_tokens is None,
     )
+    parsing = service.forms.parsing(use.schemas, prompt.text, most_calls=use.most_calls)
+    special = {text: id for id, text in service.text.special_tokens(parsing.markers if parsing else ()).items()}
     max_tokens = request.token_limit()
-    prompt = keep_end(prompt, request.truncate_prompt_tokens, service.limits.room(max_tokens))
+    tokens = keep_end(prompt.tokens, request.truncate_prompt_tokens, service.limits.room(max_tokens))
     return Ask(
-        prompts=[Prompt(prompt, continues=bool(request.continue_final_message))],
+        prompts=[Prompt(tokens, continues=bool(request.continue_final_message))],
         params=request,
         param="messages",
         max_tokens=max_tokens,
         logprobs=request.wanted_logprobs(),
+        parsing=parsing,
         prompt_logprobs=request.prompt_logprobs,
         token_ids=bool(request.return_token_ids),
         choices=request.choices(),
-        grammar=grammar,
+        grammar=await asyncio.to_thread(chat_grammar, answer_grammar, use, parsing, special),
     )
 
 

@@ -6,11 +6,13 @@ for the largest schemas, and lets other threads run: it belongs beside the event
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...errors import RequestError
-from .structured import MAX_GRAMMAR_CHARACTERS, ResponseFormat, Schema, Wanted
+from ..parsing.parsing import FormsParsing
+from .structured import MAX_GRAMMAR_CHARACTERS, WHITESPACE, ResponseFormat, Schema, Wanted
+from .tools import ToolUse
 
 _MOST_CHECKS = 2_000
 """Of parts of a schema, to find the one at fault."""
@@ -67,6 +69,27 @@ def checked_grammar(grammar: str, field: str) -> str:
     if reason := _fault(grammar):
         raise _unusable(field, reason)
     return grammar
+
+
+def chat_grammar(answer: str | None, use: ToolUse, parsing: FormsParsing | None, special: Mapping[str, int]) -> str | None:
+    """What the assistant's message must follow: `answer` if it has content, and what the request says about calls; None for no rules.
+
+    Raises RequestError for schemas of functions that must be followed and cannot be honoured.
+    """
+    if parsing is None:
+        return answer
+    if use.must_call or use.strict:
+        for index, name in use.checked:
+            json_grammar(use.schemas[name], f"tools[{index}].function.parameters", whitespace=WHITESPACE)
+    lark = parsing.grammar(special, WHITESPACE, must_call=use.must_call, strict=use.strict, answer=answer is not None)
+    if lark is None:
+        return answer
+    from llguidance import LLMatcher
+
+    if answer is None or use.must_call:
+        return checked_grammar(LLMatcher.grammar_from_lark(lark), "tools")
+    first, *rest = json.loads(answer)["grammars"] if answer.startswith("{") else [{"lark_grammar": answer}]
+    return checked_grammar(json.dumps({"grammars": [{"lark_grammar": lark}, {**first, "name": "answer"}, *rest]}), "response_format")
 
 
 def literal(text: str) -> str:

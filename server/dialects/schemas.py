@@ -20,7 +20,7 @@ WITHOUT_EFFECT = frozenset(
     {
         *("user", "metadata", "safety_identifier"),  # describe the caller
         *("store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),  # steer what OpenAI's servers do around a request
-        *("parallel_tool_calls", "include_obfuscation"),  # are about tools, and about hiding the length of tokens: there are none here
+        "include_obfuscation",  # is about hiding the length of tokens
         *("moderation", "prompt_cache_options"),  # what OpenAI's servers do with a text, and with a cache
         "verbosity",  # for models that are trained to know it
         "spaces_between_special_tokens",  # no tokenizer of ours puts any there
@@ -31,7 +31,9 @@ MAX_MESSAGES = 10_000
 MAX_TOKENS = 1_000_000
 MAX_PROMPTS = 4_096
 """Lists that are longer than any use of them: what they hold is not looked at."""
+MAX_TOOLS = 1_000
 Messages = Annotated[list[dict[str, Any]], Meta(max_length=MAX_MESSAGES)]
+Tools = Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)]
 _REQUEST = TypeVar("_REQUEST", bound=msgspec.Struct)
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _FIELD = re.compile(r"(?:unknown|missing required) field `([^`]*)`")
@@ -45,10 +47,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "early_stopping": (False,),
 }
 _UNSUPPORTED_IN_CHAT = _UNSUPPORTED | {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -137,10 +135,10 @@ class ChatRequest(GenerateRequest, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
-    parallel_tool_calls: Any = None
+    tools: Tools | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
 
-    tools: Any = None
-    tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
     modalities: Any = None
@@ -165,6 +163,11 @@ class ChatRequest(GenerateRequest, kw_only=True):
             raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs", hint="set logprobs, or leave it out")
         check_template_variables(self.chat_template_kwargs)
         check_continuation(self.add_generation_prompt, self.continue_final_message)
+        for name, newer in (("functions", "tools"), ("function_call", "tool_choice")):
+            if getattr(self, name) not in (None, [], "none", "auto"):
+                raise RequestError(
+                    f"{name} is not supported", param=name, code="unsupported_parameter", hint=f"use {newer}, which replaced it"
+                )
 
     def opens_turn(self) -> bool:
         """Whether the prompt ends with the beginning of an answer."""
@@ -258,6 +261,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: Tools | None = None
 
     def check(self) -> None:
         check_template_variables(self.chat_template_kwargs)

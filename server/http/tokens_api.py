@@ -20,14 +20,16 @@ async def tokenize(service: Served, request: Annotated[TokenizeRequest, Depends(
     request.check()
     service.check_model(request.model)
     if request.messages is not None:
-        tokens = await service.encode_chat(
+        prompt = await service.encode_chat(
             request.messages,
             request.chat_template_kwargs,
+            tools=request.tools or (),
             add_generation_prompt=request.add_generation_prompt is not False,
             continue_final_message=bool(request.continue_final_message),
             add_special_tokens=bool(request.add_special_tokens),
             fits=False,
         )
+        tokens = prompt.tokens
     else:
         (tokens,) = await service.encode_prompts(
             [request.prompt or ""], add_special_tokens=request.add_special_tokens is not False, fits=False

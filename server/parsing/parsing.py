@@ -7,8 +7,10 @@ from itertools import chain
 from typing import Any
 
 from .findings import Findings
-from .forms.form import Form
+from .forms.form import CallForm, Form, ReasoningForm
 from .forms.think import Think
+from .lark import FREE, Lark
+from .names import NONE
 from .pieces import CallId, OutputParser
 from .reader import Reader
 from .table import BARE_JSON, REASONING_FORMS, TOOL_FORMS
@@ -34,6 +36,35 @@ class FormsParsing:
     def begin(self, call_id: CallId) -> OutputParser:
         return Reader(self.forms, Findings(call_id, self.tools, self.most_calls), self._inside())
 
+    def grammar(
+        self, special: Mapping[str, int], whitespace: str, *, must_call: bool = False, strict: bool = False, answer: bool = False
+    ) -> str | None:
+        """What an answer must follow, in Lark; None for no rules.
+
+        must_call: one function at least is called. strict: calls follow the functions' schemas. answer: content follows another
+        grammar, `@answer`. Reasoning may stand before all of it. special: ids of the special tokens among `markers`.
+        whitespace: a pattern of what may stand inside JSON. What has no opening mark cannot be strict, unless it must be.
+        """
+        lark = Lark(special, whitespace)
+        form = next((form for form in self.forms if isinstance(form, CallForm)), None) if self.tools else None
+        before = self._before_content(lark)
+        own_before = "" if _reasons(form) else before
+        several = self.most_calls != 1
+        calls = form.grammar(lark, self.tools, several=several, opened=False) if form and (must_call or answer) else ""
+        if must_call and calls:
+            return lark.written(f"{own_before} {calls}")
+        if answer and (calls or before):
+            return lark.written(f"({own_before} {calls}) | ({before} @answer)" if calls else f"{before} @answer")
+        if strict and form is not None and form.where == "anywhere":
+            calls = form.grammar(lark, self.tools, several=several, opened=True)
+            return lark.written(f"{own_before} ({lark.free(form.openers[0])} {calls})? {lark.rule(FREE)}")
+        return None
+
+    def _before_content(self, lark: Lark) -> str:
+        inside = self._inside() is not None
+        form = next((form for form in self.forms if isinstance(form, ReasoningForm)), None)
+        return form.before_content(lark, inside=inside) if form is not None else ""
+
     def _inside(self) -> tuple[Form, str] | None:
         """What the prompt's end has begun."""
         prompt = self.prompt.rstrip()
@@ -45,11 +76,21 @@ class FormsParsing:
         return None
 
 
-def parsing_of(
-    tool_form: str | None, reasoning_form: str | None, *, tools: Mapping[str, Any], prompt: str, most_calls: int | None = None
-) -> FormsParsing | None:
-    """By the names in the tables; None if there is nothing to look for. Calls are looked for where functions were offered."""
-    reasoning = REASONING_FORMS[reasoning_form] if reasoning_form else ()
-    calls = (*TOOL_FORMS[tool_form], BARE_JSON) if tool_form and tools else ()
-    forms = tuple(dict.fromkeys((*reasoning, *calls)))
-    return FormsParsing(forms, tools, prompt, most_calls) if forms else None
+def _reasons(form: Form | None) -> bool:
+    """Whether a form of calls has reasoning of its own."""
+    return isinstance(form, ReasoningForm)
+
+
+@dataclass(frozen=True)
+class FormNames:
+    """The names of a model's forms in the tables. None: not known, NONE: answers are not read for it."""
+
+    tools: str | None = None
+    reasoning: str | None = None
+
+    def parsing(self, tools: Mapping[str, Any], prompt: str, *, most_calls: int | None = None) -> FormsParsing | None:
+        """None if there is nothing to look for. Calls are looked for where functions were offered, bare ones with every model."""
+        reasoning = REASONING_FORMS.get(self.reasoning or NONE, ())
+        calls = (*TOOL_FORMS.get(self.tools or NONE, ()), BARE_JSON) if tools and self.tools != NONE else ()
+        forms = tuple(dict.fromkeys((*reasoning, *calls)))
+        return FormsParsing(forms, tools, prompt, most_calls) if forms else None

@@ -55,10 +55,10 @@ def json_of(text: str, types: frozenset[str]) -> str:
 
 
 def json_of_literal(text: str) -> str:
-    """JSON for a value that was written in Python, or as JSON where Python has another word."""
-    for read in (ast.literal_eval, json.loads):
+    """JSON for a value that was written in Python, or as JSON."""
+    for read in (json.loads, ast.literal_eval):
         try:
-            return json.dumps(read(text.strip()), ensure_ascii=False)
+            return json.dumps(read(text.strip()), ensure_ascii=False, allow_nan=False)
         except _UNREADABLE:
             continue
     return json.dumps(text.strip(), ensure_ascii=False)

@@ -1,6 +1,7 @@
 """Which family of models writes calls and reasoning in which form. One row per form, under the name that other engines have for it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from .forms.brace_calls import BraceCalls
 from .forms.form import Form
@@ -22,17 +23,17 @@ TOOL_FORMS: Mapping[str, tuple[Form, ...]] = {
     "internlm": (JsonCalls(("<|action_start|><|plugin|>",), ("<|action_end|>",), arguments_key="parameters"),),
     "jamba": (JsonCalls(("<tool_calls>",), ("</tool_calls>",), listed=True),),
     "phi4_mini_json": (JsonCalls(("functools",), listed=True), JsonCalls(("<|tool_call|>",), ("<|/tool_call|>",), listed=True)),
-    "llama3_json": (JsonCalls(("<|python_tag|>",), arguments_key="parameters"), BARE_JSON),
-    "xlam": (BARE_JSON,),
+    "llama3_json": (replace(BARE_JSON, arguments_key="parameters"), JsonCalls(("<|python_tag|>",))),
+    "xlam": (replace(BARE_JSON, listed=True),),
     "mistral": (NamedJson("[TOOL_CALLS]", "[ARGS]", id_mark="[CALL_ID]"), JsonCalls(("[TOOL_CALLS]",), listed=True)),
     "llama4_pythonic": (
         PythonCalls(("<|python_start|>",), ("<|python_end|>",)),
         PythonCalls(("[",), where="line", bare=True),
     ),
-    "olmo3": (PythonCalls(("<function_calls>",), ("</function_calls>",)),),
+    "olmo3": (PythonCalls(("<function_calls>",), ("</function_calls>",), lines=True),),
     "lfm2": (PythonCalls(("<|tool_call_start|>",), ("<|tool_call_end|>",)),),
     "qwen3_coder": (
-        XmlCalls("<function=", ">", "<parameter=", ">", "", "</parameter>", "</function>", "<tool_call>", "</tool_call>"),
+        XmlCalls("<function=", ">", "<parameter=", ">", "", "</parameter>", "</function>", "<tool_call>", "</tool_call>", own_line=True),
         JsonCalls(("<tool_call>",), ("</tool_call>",)),
     ),
     "glm45": (XmlCalls("<tool_call>", "", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "</tool_call>"),),
@@ -86,6 +87,7 @@ TOOL_FORMS: Mapping[str, tuple[Form, ...]] = {
             "</｜DSML｜invoke>",
             "<｜DSML｜function_calls>",
             "</｜DSML｜function_calls>",
+            typed=True,
         ),
     ),
     "kimi_k2": (
@@ -121,5 +123,3 @@ REASONING_FORMS: Mapping[str, tuple[Form, ...]] = {
     "gemma4": (Think(("<|channel>thought",), ("<channel|>",), where="anywhere"),),
     "gpt_oss": (Harmony(),),
 }
-NONE = "none"
-"""In place of a form's name: answers are not read for it."""

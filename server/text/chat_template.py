@@ -3,22 +3,23 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ...errors import ArtifactError, RequestError
+from .messages import Habits, content_text, normalize
 
-ROLES = ("system", "developer", "user", "assistant")
-_TOOL_FIELDS = ("tool_calls", "tool_call_id", "function_call")
-_PART = 'a text part is {"type": "text", "text": "..."}'
 _AS_TRAINED = "send roles in the order in which the model was trained to see them"
 _GENERATION = {"generation"}
 _END = "\ue000the end\ue000"
 """Marks where a message ends, in what a template makes of it."""
+_NEEDLE = "needle"
+_ARGUMENTS = f'{{"{_NEEDLE}": "x"}}'
 
 
 class _GenerationBlock(Extension):
@@ -59,19 +60,67 @@ class ChatTemplate:
         environment.globals.update(globals)
         try:
             self._template = environment.from_string(source)
+            variables = meta.find_undeclared_variables(environment.parse(source))
         except TemplateError as error:
             raise ArtifactError(f"the chat template does not parse: {error}", hint="rebuild the artifact") from error
+        self.source = source
+        self.reads_tools = "tools" in variables
         self._special_tokens = dict(special_tokens)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool, extra: Mapping[str, Any] | None = None) -> str:
+    @cached_property
+    def habits(self) -> Habits:
+        """What the template reads, found by rendering small conversations."""
+        text, parts = (self._shows(_NEEDLE, _user(content)) for content in (_NEEDLE, [{"type": "text", "text": _NEEDLE}]))
+        call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": {_NEEDLE: "x"}}}
+        calling = [_user("?"), {"role": "assistant", "tool_calls": [call]}]
+        with_text = [_user("?"), {"role": "assistant", "tool_calls": [{**call, "function": {"name": "f", "arguments": _ARGUMENTS}}]}]
+        absent = self._tries(calling) is not None
+        if not absent:
+            for conversation in (calling, with_text):
+                conversation[1]["content"] = ""
+        rendered = self._tries(calling)
+        return Habits(
+            text=text or not parts,
+            parts=parts,
+            developer="developer" in self.source,
+            absent_content=absent,
+            argument_text=(rendered is None or f"{{'{_NEEDLE}'" in rendered) and _ARGUMENTS in (self._tries(with_text) or ""),
+        )
+
+    def _shows(self, text: str, *messages: dict[str, Any]) -> bool:
+        """Whether it appears as text, and not as Python writes a list."""
+        rendered = self._tries(list(messages))
+        return rendered is not None and text in rendered and "{'type'" not in rendered
+
+    def _tries(self, messages: list[dict[str, Any]]) -> str | None:
+        try:
+            return self._template.render(**self._special_tokens, messages=messages, add_generation_prompt=True, tools=None, documents=None)
+        except Exception:  # it is a program
+            return None
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+        extra: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt for these messages; `extra` are variables of this template, such as `enable_thinking`.
 
-        Raises RequestError if a message is malformed or the template refuses the conversation.
+        Raises RequestError if a message is malformed or the template refuses the conversation, or does not read tools.
         """
-        normal = [normalize_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+        if tools and not self.reads_tools:
+            raise RequestError(
+                "this model's chat template has no place for tools",
+                param="tools",
+                code="unsupported_parameter",
+                hint="describe them in a message, or choose a model that was trained to call tools",
+            )
+        normal = normalize(messages, self.habits)
         context = {**(extra or {}), **self._special_tokens, "messages": normal, "add_generation_prompt": add_generation_prompt}
         try:
-            return self._template.render(tools=None, documents=None, **context)
+            return self._template.render(tools=list(tools) or None, documents=None, **context)
         except TemplateError as error:
             raise RequestError(f"the chat template refuses these messages: {error}", param="messages", hint=_AS_TRAINED) from error
         except Exception as error:
@@ -80,11 +129,13 @@ class ChatTemplate:
                 f"the chat template failed on these messages: {type(error).__name__}: {error}", param="messages", hint=_AS_TRAINED
             ) from error
 
-    def render_open(self, messages: Sequence[Mapping[str, Any]], *, extra: Mapping[str, Any] | None = None) -> str:
+    def render_open(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = (), extra: Mapping[str, Any] | None = None
+    ) -> str:
         """The prompt for these messages up to the end of the last one's content, which the model goes on with."""
         *before, last = messages
-        text = normalize_message(last, f"messages[{len(before)}]")["content"]
-        rendered = self.render([*before, {**last, "content": text + _END}], add_generation_prompt=False, extra=extra)
+        text = content_text(last.get("content"), f"messages[{len(before)}].content")
+        rendered = self.render([*before, {**last, "content": text + _END}], add_generation_prompt=False, tools=tools, extra=extra)
         if _END not in rendered:
             raise RequestError(
                 "the chat template does not write the last message out, so it cannot be continued",
@@ -94,44 +145,5 @@ class ChatTemplate:
         return rendered[: rendered.rindex(_END)]
 
 
-def normalize_message(message: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A message whose content is plain text. `where` names it in errors (`messages[0]`).
-
-    Clients send back what they were sent and more (ids, times, notes): a template reads what it knows.
-    """
-    role = message.get("role")
-    if role in ("tool", "function"):
-        raise RequestError(f"messages with the role {role!r} are not supported", param=f"{where}.role", hint="tools are not supported")
-    if role not in ROLES:
-        raise RequestError(f"role must be one of {', '.join(ROLES)}, not {role!r}", param=f"{where}.role", hint="leave other messages out")
-    for name in _TOOL_FIELDS:
-        if message.get(name) not in (None, []):
-            raise RequestError(f"the message field {name!r} is not supported", param=f"{where}.{name}", hint="leave it out")
-    normal = {name: value for name, value in message.items() if name not in _TOOL_FIELDS and value is not None}
-    normal["role"] = "system" if role == "developer" else role
-    normal["content"] = _plain_text(message.get("content"), role, f"{where}.content")
-    return normal
-
-
-def _plain_text(content: Any, role: str, where: str) -> str:
-    match content:
-        case str():
-            return content
-        case None if role == "assistant":
-            return ""
-        case list():
-            return "\n".join(_part_text(part, f"{where}[{i}]") for i, part in enumerate(content))
-        case _:
-            raise RequestError("content must be a string or a list of text parts", param=where, hint=_PART)
-
-
-def _part_text(part: Any, where: str) -> str:
-    match part:
-        case {"type": "text", "text": str(text)}:
-            return text
-        case {"type": "text"}:
-            raise RequestError("a text part needs a string `text`", param=f"{where}.text", hint=_PART)
-        case {"type": str(kind)}:
-            raise RequestError(f"content of type {kind!r} is not supported", param=f"{where}.type", hint="this model reads text only")
-        case _:
-            raise RequestError("a content part must be an object", param=where, hint=_PART)
+def _user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}

@@ -76,6 +76,7 @@ class Text:
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] = (),
         continue_final_message: bool = False,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
@@ -87,8 +88,8 @@ class Text:
         if not messages:
             raise RequestError("messages must not be empty", param="messages", hint="give at least a user's message")
         if continue_final_message:
-            return self.template.render_open(messages, extra=extra)
-        return self.template.render(messages, add_generation_prompt=add_generation_prompt, extra=extra)
+            return self.template.render_open(messages, tools=tools, extra=extra)
+        return self.template.render(messages, add_generation_prompt=add_generation_prompt, tools=tools, extra=extra)
 
     def special_tokens(self, texts: Collection[str]) -> dict[int, str]:
         """Those of these texts that are special tokens, by their ids."""

@@ -39,7 +39,7 @@ def test_special_tokens_of_the_template_are_single_tokens(text: Text) -> None:
 
 def test_content_may_be_text_parts(text: Text) -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    assert "user\none\ntwo<|im_end|>" in text.render_chat([{"role": "user", "content": parts}])
+    assert "user\nonetwo<|im_end|>" in text.render_chat([{"role": "user", "content": parts}])
 
 
 def test_an_assistants_own_message_can_come_back_as_the_client_holds_it(text: Text) -> None:
@@ -52,13 +52,16 @@ def test_an_assistants_own_message_can_come_back_as_the_client_holds_it(text: Te
     [
         ({"content": "x"}, "messages[0].role", "role must be one of"),
         ({"role": "robot", "content": "x"}, "messages[0].role", "'robot'"),
-        ({"role": "tool", "content": "x"}, "messages[0].role", "not supported"),
+        ({"role": "function", "content": "x"}, "messages[0].role", "not supported"),
+        ({"role": "assistant", "function_call": {}}, "messages[0].function_call", "not supported"),
         ({"role": "user"}, "messages[0].content", "must be a string"),
         ({"role": "user", "content": 3}, "messages[0].content", "must be a string"),
         ({"role": "user", "content": ["x"]}, "messages[0].content[0]", "must be an object"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text", "needs a string"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages[0].content[0].type", "'image_url'"),
-        ({"role": "assistant", "tool_calls": [{}]}, "messages[0].tool_calls", "not supported"),
+        ({"role": "assistant", "tool_calls": [{}]}, "messages[0].tool_calls[0].function", "with a name"),
+        ({"role": "assistant", "tool_calls": {}}, "messages[0].tool_calls", "must be a list"),
+        ({"role": "user", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls", "makes no calls"),
     ],
 )
 def test_bad_messages_are_named(text: Text, message: dict[str, object], param: str, says: str) -> None:
@@ -143,3 +146,55 @@ def test_damaged_files(tmp_path: Path, damage: str, content: bytes | None) -> No
         (tmp_path / "t" / damage).write_bytes(content)
     with pytest.raises(ArtifactError, match="cannot be read"):
         Text.load(tmp_path / "t")
+
+
+CALL = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": '{"a": [1]}'}}
+
+
+def conversation(source: str, *messages: dict[str, Any], **options: Any) -> str:
+    return ChatTemplate(source, {}).render(messages, add_generation_prompt=False, **options)
+
+
+def test_content_comes_in_the_shape_that_the_template_reads() -> None:
+    parts = {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}
+    text = {"role": "user", "content": "one"}
+    loops = "{% for part in messages[0].content %}<{{ part.text }}>{% endfor %}"
+    assert (conversation(loops, parts), conversation(loops, text)) == ("<one><two>", "<one>")
+    assert (conversation("{{ messages[0].content }}", parts), conversation("{{ messages[0].content }}", text)) == ("onetwo", "one")
+    both = "{% if messages[0].content is string %}={{ messages[0].content }}{% else %}" + loops + "{% endif %}"
+    assert (conversation(both, parts), conversation(both, text)) == ("<one><two>", "=one")
+
+
+def test_calls_have_their_arguments_as_the_template_writes_them() -> None:
+    calling = {"role": "assistant", "tool_calls": [CALL]}
+    each = "{% for call in messages[-1].tool_calls or [] %}"
+    user = {"role": "user", "content": "x"}
+    for expression in ("call.function.arguments | tojson", "call.function.arguments"):
+        assert conversation(each + "{{ " + expression + " }}{% endfor %}", user, calling) == '{"a": [1]}'
+    joined = each + "{{ '<' + call.function.arguments + '>' }}{% endfor %}"
+    assert conversation(joined, user, calling) == '<{"a": [1]}>'
+    items = each + "{% for name, value in call.function.arguments.items() %}{{ name }}={{ value }}{% endfor %}{% endfor %}"
+    assert conversation(items, user, calling) == "a=[1]"
+
+
+def test_absent_content_is_undefined_where_the_template_knows_that() -> None:
+    user, calling = {"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    assert conversation("{{ messages[-1].content is defined }}", user, calling) == "False"
+    assert conversation("{{ '<' + messages[-1].content + '>' }}", user, calling) == "<>"
+
+
+def test_roles_and_names() -> None:
+    roles = "{% for message in messages %}{{ message.role }} {{ message.name }} {% endfor %}"
+    user, system = {"role": "user", "content": "x"}, {"role": "developer", "content": "x"}
+    assert conversation(roles, system, user) == "system  user  "
+    assert conversation(roles + "{# developer #}", system) == "developer  "
+    result = {"role": "tool", "content": "x", "tool_call_id": CALL["id"]}
+    assert conversation(roles, user, {"role": "assistant", "tool_calls": [CALL]}, result).endswith("tool f ")
+
+
+def test_tools_need_a_template_that_reads_them() -> None:
+    user, tool = {"role": "user", "content": "x"}, {"type": "function", "function": {"name": "f"}}
+    assert conversation("{{ tools[0].function.name }}{{ tools is none }}", user, tools=[tool]) == "fFalse"
+    with pytest.raises(RequestError, match="no place for tools") as refused:
+        conversation("{{ messages }}", user, tools=[tool])
+    assert refused.value.param == "tools"

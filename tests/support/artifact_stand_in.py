@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from engine.artifacts import CacheGroup, FileInfo, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain, load_manifest
+from engine.artifacts import AnswerForms, CacheGroup, FileInfo, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain, load_manifest
 from engine.artifacts.manifest import SCHEMA_VERSION, content_digest
 from engine.artifacts.step_inputs import step_inputs
 
@@ -23,6 +23,16 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+TOOLS_TEMPLATE = (
+    "{% if say %}{{ say }}<|im_end|>\n{% endif %}"
+    "{% if tools %}<|im_start|>system\n# Tools\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.reasoning_content %}<think>\n{{ message.reasoning_content }}\n</think>\n\n{% endif %}{{ message.content }}"
+    "{% for call in message.tool_calls %}\n<tool_call>\n"
+    "{{ {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}\n</tool_call>{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking %}<think>\n{% endif %}{% endif %}"
+)
+"""Calls as hermes has them, and reasoning. `say` comes first: what a worker that says its prompt back will answer."""
 CORPUS = (
     "The quick brown fox jumps over the lazy dog, and the dog sleeps on by the river.",
     "a b c d e f g a b c d e f g a b c d e f g",
@@ -75,7 +85,7 @@ def write_tokenizer(
         (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
-def write_artifact(directory: Path, *, template: str | None = CHAT_TEMPLATE) -> Path:
+def write_artifact(directory: Path, *, template: str | None = CHAT_TEMPLATE, forms: AnswerForms | None = None) -> Path:
     tokenizer = byte_level_tokenizer()
     write_tokenizer(directory / "tokenizer", tokenizer, bos=BOS, eos=EOS, add_bos=False, template=template)
     manifest = Manifest(
@@ -102,6 +112,7 @@ def write_artifact(directory: Path, *, template: str | None = CHAT_TEMPLATE) -> 
         memory=MemoryPlan(weight_bytes=0, activations={}),
         fusion=[],
         probe=Probe(recorded_on="reference", prompts=[]),
+        forms=forms,
         files={},
     )
     (directory / "kernels").mkdir()

@@ -20,6 +20,7 @@ from engine.server.generation import Observer
 from engine.server.http.answering import Dialect, Stream
 from engine.server.http.connection import Connection
 from engine.server.http.sse import DONE, EventSink
+from engine.server.parsing.parsing import FormNames
 from engine.server.service import Service
 from engine.server.text.text import Text, TextSpec
 from engine.server.workers.dispatch import Receiver
@@ -94,6 +95,7 @@ class ScriptedStream:
             created=0,
             limits=ModelLimits(max_context=1000, vocab_size=TOKENIZER.get_vocab_size()),
             text=text,
+            forms=FormNames(),
             worker=cast(Any, SimpleNamespace(dispatch=self.worker)),
             metrics=cast(Any, Observer()),
             hold_timeout=1.0,

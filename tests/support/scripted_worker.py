@@ -138,7 +138,14 @@ class Worker:
 
     def handle(self, message):
         if isinstance(message, Submit):
-            self.events.tell("submit", id=message.id, prompt=len(message.prompt), generated=len(message.generated), scored=message.scored)
+            self.events.tell(
+                "submit",
+                id=message.id,
+                prompt=len(message.prompt),
+                generated=len(message.generated),
+                scored=message.scored,
+                grammar=message.params.grammar,
+            )
             if self.args.refuse:
                 self.send(StepDone([Output(message.id, [], finish_reason="abort", error="this worker refuses everything")], Stats()))
                 return

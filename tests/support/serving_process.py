@@ -116,6 +116,11 @@ class ServingProcess:
             if event["event"] == kind:
                 return event
 
+    def forget_events(self) -> None:
+        """Those that came so far."""
+        while not self._heard.empty():
+            self._heard.get()
+
     def line_with(self, pattern: str) -> "re.Match[str]":
         """Reads the server's log up to a line that matches."""
         assert self.process.stderr is not None

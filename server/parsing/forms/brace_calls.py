@@ -1,10 +1,13 @@
 """Calls of Gemma: `call:f{key:<escape>text<escape>,n:5,list:[1,2],nested:{a:true}}`."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..findings import Findings
 from ..json_text import escaped
+from ..lark import Lark
 from ..schema_types import json_of
 from ..source import Emit, NotACall, Scan, Source
 from .form import Where
@@ -81,3 +84,29 @@ class BraceCalls:
         while (yield from source.peek()) and (match := _PLAIN.match(source.text, source.at)):
             parts.append(source.skip(len(match[0])))
         return "".join(parts).strip()
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Any], *, several: bool, opened: bool) -> str:
+        calls = (f"({lark.text('call:' + name)} {self._object(lark, schema)})" for name, schema in functions.items())
+        one = f"({' | '.join(calls)}) {lark.text(self.call_end)}"
+        call = f"{lark.text(self.call_open)} {one}"
+        return (one if opened else call) + (f" ({call})*" if several else "")
+
+    def _object(self, lark: Lark, schema: Any) -> str:
+        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        required = schema.get("required", ()) if isinstance(schema, Mapping) else ()
+        items = [(f"({lark.text(key + ':')} {self._typed(lark, each)})", key in required) for key, each in (properties or {}).items()]
+        return f'"{{" {lark.sequence(items, lark.text(","))} "}}"'
+
+    def _typed(self, lark: Lark, schema: Any) -> str:
+        found = schema if isinstance(schema, Mapping) else {}
+        match found.get("type"):
+            case "object":
+                return self._object(lark, found)
+            case "array":
+                each = self._typed(lark, found.get("items"))
+                return f'"[" ({each} ("," {each})*)? "]"'
+            case "integer" | "number" | "boolean" | "null":
+                return lark.json(found)
+        if isinstance(choices := found.get("enum"), list) and choices:
+            return f"{lark.text(self.quote)} ({' | '.join(lark.text(str(choice)) for choice in choices)}) {lark.text(self.quote)}"
+        return f"{lark.text(self.quote)} {lark.free(self.quote)}"

@@ -1,8 +1,10 @@
 """The ways in which models write what is not plain text."""
 
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from ..findings import Findings
+from ..lark import Lark
 from ..source import Scan, Source
 
 Where = Literal["anywhere", "line", "start"]
@@ -23,3 +25,19 @@ class Form(Protocol):
 
     def read(self, opener: str, source: Source, found: Findings) -> Scan[None]:
         """Read on behind the opener. Raises NotACall if it is none, before or after something was found."""
+
+
+@runtime_checkable
+class CallForm(Form, Protocol):
+    """One of calls, which a grammar can ask for."""
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Any], *, several: bool, opened: bool) -> str:
+        """One call of one of these functions, by the schemas of their parameters, or more. opened: behind the first opener."""
+
+
+@runtime_checkable
+class ReasoningForm(Form, Protocol):
+    """One of reasoning, which a grammar lets a model do before it is held to anything."""
+
+    def before_content(self, lark: Lark, *, inside: bool) -> str:
+        """What may stand before an answer. inside: the prompt has begun it."""

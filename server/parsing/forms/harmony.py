@@ -1,9 +1,12 @@
 """Channels of gpt-oss: `<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>...`."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..findings import Findings
+from ..lark import FREE, Lark
 from ..source import NotACall, Scan, Source
 from .form import Where
 
@@ -43,3 +46,18 @@ class Harmony:
         ended = yield from source.flow(_ENDS, found.arguments)
         if ended and found.count == before:
             found.arguments("{}")
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Any], *, several: bool, opened: bool) -> str:
+        """One call, behind any analysis: the token that ends a call ends the answer."""
+        heads = (f"commentary to=functions.{name} <|constrain|>json<|message|>" for name in functions)
+        calls = " | ".join(f"({lark.text(head)} {lark.json(schema)})" for head, schema in zip(heads, functions.values(), strict=True))
+        opening = "" if opened else lark.text("<|channel|>") + " "
+        return f"{opening}{self._analysis(lark)} ({calls})"
+
+    def before_content(self, lark: Lark, *, inside: bool) -> str:
+        return f"{lark.text('<|channel|>')} {self._analysis(lark)} {lark.text('final<|message|>')}"
+
+    def _analysis(self, lark: Lark) -> str:
+        """Any number of messages of this channel, between the mark of a channel and the next one."""
+        next_message = lark.text("<|end|><|start|>assistant<|channel|>")
+        return f"({lark.text('analysis<|message|>')} {FREE} {next_message})*"

@@ -1,11 +1,13 @@
 """Calls that are JSON objects, alone or in a list: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` and its like."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .. import json_text
 from ..findings import Findings
+from ..lark import LINE, Lark
 from ..source import NotACall, Scan, Source
 from .form import Where
 
@@ -55,6 +57,22 @@ class JsonCalls:
             yield from source.space()
         if self.ends:
             yield from source.take(*self.ends)
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Any], *, several: bool, opened: bool) -> str:
+        one = " | ".join(self._object(lark, name, schema) for name, schema in functions.items())
+        opening = "" if opened or self.bare else lark.text(self.openers[0]) + " "
+        closing = f" {LINE} {lark.text(self.ends[0])}" if self.ends and not self.bare else ""
+        if self.listed:
+            objects = lark.repeated(f"({one})", between='"," /[ \\n]?/', several=several)
+            return f'{opening}"[" {LINE} {objects} {LINE} "]"{closing}'
+        first = f"{opening}{LINE} ({one}){closing}"
+        again = first if not opened else f"{lark.text(self.openers[0])} {first}"
+        between = '"; "' if self.bare else LINE
+        return f"{first} ({between} {again})*" if several else first
+
+    def _object(self, lark: Lark, name: str, schema: Any) -> str:
+        before = f'{{"{self.name_key}": {json.dumps(name, ensure_ascii=False)}, "{self.arguments_key}": '
+        return f'({lark.text(before)} {lark.json(schema)} "}}")'
 
 
 def _call(source: Source, found: Findings, known: Collection[str] | None, stop: str) -> Scan[None]:

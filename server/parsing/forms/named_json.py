@@ -1,9 +1,12 @@
 """Calls whose name stands before their JSON: `[TOOL_CALLS]name[ARGS]{...}` and the forms of special tokens."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .. import json_text
 from ..findings import Findings
+from ..lark import LINE, Lark
 from ..source import NotACall, Scan, Source
 from .form import Where
 
@@ -66,6 +69,23 @@ class NamedJson:
         yield from source.space()
         if self.call_end:
             yield from source.take(self.call_end, self.call_end.strip())
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Any], *, several: bool, opened: bool) -> str:
+        one = "(" + " | ".join(self._written(lark, name, schema) for name, schema in functions.items()) + ")"
+        call = f"{lark.text(self.call_open)} {one}"
+        first = one if opened and not self.section_open else call
+        section = "" if opened or not self.section_open else lark.text(self.section_open) + " "
+        more = f" ({LINE} {call})*" if several else ""
+        return f"{section}{first}{more}" + (f" {LINE} {lark.text(self.section_end)}" if self.section_end else "")
+
+    def _written(self, lark: Lark, name: str, schema: Any) -> str:
+        parts = (
+            [lark.text(f"{self.before_name}functions.{name}:"), "/[0-9]{1,3}/"]
+            if self.names_are_ids
+            else [lark.text(self.before_name + name)]
+        )
+        parts += [lark.text(self.after_name), lark.json(schema)]
+        return "(" + " ".join([*parts, lark.text(self.call_end)] if self.call_end else parts) + ")"
 
 
 def _function(written: str) -> str:

@@ -1,10 +1,13 @@
 """Calls that are written as Python: `[f(a=1, b="x"), g()]`."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..findings import Findings
 from ..json_text import escaped
+from ..lark import LINE, Lark
 from ..schema_types import json_of_literal
 from ..source import NotACall, Scan, Source
 from .form import Where
@@ -18,12 +21,14 @@ class PythonCalls:
     """Calls behind one of the openers, in brackets or one on each line, and before one of `ends`.
 
     bare: nothing but the text says that it is a call. So it must name a function that was offered.
+    lines: a grammar puts each on a line of its own, instead of brackets around all.
     """
 
     openers: tuple[str, ...]
     ends: tuple[str, ...] = ()
     where: Where = "anywhere"
     bare: bool = False
+    lines: bool = False
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -72,6 +77,21 @@ class PythonCalls:
         if separator == "{":
             found.call(name)
         found.arguments("{}" if separator == "{" else "}")
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Any], *, several: bool, opened: bool) -> str:
+        one = "(" + " | ".join(self._written(lark, name, schema) for name, schema in functions.items()) + ")"
+        opening = "" if opened or self.bare else lark.text(self.openers[0]) + " "
+        closing = f" {LINE} {lark.text(self.ends[0])}" if self.ends else ""
+        if self.lines:
+            return f"{opening}{LINE} {lark.repeated(one, between=lark.text(chr(10)), several=several)}{closing}"
+        bracket = "" if opened and self.bare else '"[" '
+        return f'{opening}{bracket}{lark.repeated(one, between=lark.text(", "), several=several)} "]"{closing}'
+
+    def _written(self, lark: Lark, name: str, schema: Any) -> str:
+        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        required = schema.get("required", ()) if isinstance(schema, Mapping) else ()
+        items = [(f"({lark.text(key + '=')} {lark.json(each, schema)})", key in required) for key, each in (properties or {}).items()]
+        return f'({lark.text(name + "(")} {lark.sequence(items, lark.text(", "))} ")")'
 
 
 def _value(source: Source) -> Scan[str]:

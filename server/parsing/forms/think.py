@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..findings import Findings
+from ..lark import SPACE, Lark
 from ..source import Scan, Source, held_back
 from .form import Where
 
@@ -44,6 +45,11 @@ class Think:
         yield from source.space()
         if mark in self.ends:
             source.at += len(mark)
+
+    def before_content(self, lark: Lark, *, inside: bool) -> str:
+        """Reasoning and the space behind it. inside: the answer begins in it; otherwise there may be none."""
+        reasoning = f"{lark.free(*self.ends)} {SPACE}"
+        return reasoning if inside else f"(({' | '.join(map(lark.text, self.openers))}) {reasoning})?"
 
 
 @dataclass(frozen=True)

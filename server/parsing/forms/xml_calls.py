@@ -1,9 +1,12 @@
 """Calls whose parameters are elements: `<function=f><parameter=p>value</parameter></function>` and its like."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..findings import Findings
 from ..json_text import escaped
+from ..lark import LINE, Lark
 from ..schema_types import json_of, types_of
 from ..source import NotACall, Scan, Source
 from .form import Where
@@ -14,6 +17,7 @@ class XmlCalls:
     """[section_open] call_open NAME after_name (key_open KEY key_end ... value_open VALUE value_end)* call_end [section_end].
 
     What is "" is not written. What stands between key_end and value_open are attributes: `string="true"` makes the value text.
+    own_line, typed: values have lines of their own, and that attribute, where a grammar writes them.
     """
 
     call_open: str
@@ -25,6 +29,8 @@ class XmlCalls:
     call_end: str
     section_open: str = ""
     section_end: str = ""
+    own_line: bool = False
+    typed: bool = False
     where: Where = "anywhere"
 
     @property
@@ -94,3 +100,38 @@ class XmlCalls:
             found.arguments(json_of(value, wanted))
         else:
             found.content(value)
+
+    def grammar(self, lark: Lark, functions: Mapping[str, Any], *, several: bool, opened: bool) -> str:
+        one = "(" + " | ".join(self._written(lark, name, schema) for name, schema in functions.items()) + ")"
+        call = f"{lark.text(self.call_open)} {one}"
+        more = f" ({LINE} {call})*" if several else ""
+        if not self.section_open:
+            return (one if opened else call) + more
+        inside = f"{LINE} {call}{more} {LINE} {lark.text(self.section_end)}"
+        section = f"{lark.text(self.section_open)} {inside}"
+        return (inside if opened else section) + (f" ({LINE} {section})*" if several else "")
+
+    def _written(self, lark: Lark, name: str, schema: Any) -> str:
+        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        required = schema.get("required", ()) if isinstance(schema, Mapping) else ()
+        items = [(self._element(lark, key, each, schema), key in required) for key, each in (properties or {}).items()]
+        return f"({lark.text(name + self.after_name)} {LINE} {lark.sequence(items, LINE)} {LINE} {lark.text(self.call_end)})"
+
+    def _element(self, lark: Lark, key: str, schema: Any, root: Any) -> str:
+        is_text = types_of(root, key) == {"string"}
+        attribute = f' string="{"true" if is_text else "false"}"' if self.typed else ""
+        line = "\n" if self.own_line else ""
+        between = f"{lark.text(self.key_end)} {LINE} {lark.text(self.value_open)}" if self.key_end.startswith("<") else ""
+        opening = (
+            f"{lark.text(self.key_open + key)} {between}"
+            if between
+            else lark.text(self.key_open + key + self.key_end + attribute + self.value_open)
+        )
+        end = line + self.value_end
+        if not is_text:
+            value = f"{lark.json(schema, root)} {lark.text(end)}"
+        elif isinstance(choices := schema.get("enum"), list) and choices:
+            value = "(" + " | ".join(lark.text(str(choice)) for choice in choices) + f") {lark.text(end)}"
+        else:
+            value = lark.free(end)
+        return f"({opening} {lark.text(line) + ' ' if line else ''}{value})"

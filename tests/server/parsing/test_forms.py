@@ -8,7 +8,7 @@ from call_examples import ANSWERS, CITY, MORE, PLAIN, STRINGS_ARE_QUOTED, TOOLS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.server.parsing.parsing import parsing_of
+from engine.server.parsing.parsing import FormNames
 from engine.server.parsing.pieces import CallArguments, CallStart, Message, Piece, call_ids, joined
 from engine.server.parsing.table import REASONING_FORMS, TOOL_FORMS
 
@@ -32,7 +32,7 @@ THOUGHTS = {
 def read(
     parts: Sequence[str], form: str | None = None, reasoning: str | None = None, prompt: str = "", most_calls: int | None = None
 ) -> list[Piece]:
-    parsing = parsing_of(form, reasoning, tools=TOOLS if form else {}, prompt=prompt, most_calls=most_calls)
+    parsing = FormNames(form, reasoning).parsing(TOOLS if form else {}, prompt, most_calls=most_calls)
     assert parsing is not None
     parser = parsing.begin(call_ids("s"))
     pieces = [piece for part in parts for piece in parser.push(part)]
@@ -71,7 +71,7 @@ def test_other_ways_of_writing_a_call(form: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_splits_change_nothing(form: str, data: st.DataObject) -> None:
     text = ANSWERS[form]
@@ -103,7 +103,7 @@ def is_json(text: str) -> bool:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_prose_with_marks_in_it_comes_back_whole(form: str, data: st.DataObject) -> None:
     """Openers that no call follows; the first of them ends the reading of others if it is taken for one."""
@@ -120,7 +120,7 @@ def test_prose_with_marks_in_it_comes_back_whole(form: str, data: st.DataObject)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(text=st.text())
 def test_any_text_comes_back(form: str, text: str) -> None:
     assert said(read(list(text), form)) == text
@@ -128,7 +128,7 @@ def test_any_text_comes_back(form: str, text: str) -> None:
 
 def test_a_mark_in_prose_does_not_swallow_what_follows() -> None:
     text = "Use the <tool_call> tag. It holds JSON.\n"
-    parsing = parsing_of("hermes", None, tools=TOOLS, prompt="")
+    parsing = FormNames("hermes").parsing(TOOLS, "")
     assert parsing is not None
     parser = parsing.begin(call_ids("s"))
     shown = [said(parser.push(character)) for character in text]
@@ -144,7 +144,7 @@ def test_a_mark_in_prose_does_not_swallow_what_follows() -> None:
     ],
 )
 def test_arguments_come_as_they_are_written(form: str, before: str, parts: list[str]) -> None:
-    parsing = parsing_of(form, None, tools=TOOLS, prompt="")
+    parsing = FormNames(form).parsing(TOOLS, "")
     assert parsing is not None
     parser = parsing.begin(call_ids("s"))
     assert isinstance(parser.push(before)[0], CallStart)
@@ -168,7 +168,7 @@ def test_no_more_calls_than_wanted() -> None:
 
 
 @pytest.mark.parametrize("form", sorted(REASONING_FORMS))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(sizes=st.lists(st.integers(0, 9), max_size=40))
 def test_reasoning(form: str, sizes: list[int]) -> None:
     message = Message.of(read(split(THOUGHTS[form], sizes), None, form))

@@ -1,0 +1,138 @@
+"""Grammars of calls: what they allow is read back as the call that they ask for."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+from toy_tokenizer import END, write_toy_tokenizer
+
+from engine.server.parsing.parsing import FormNames, FormsParsing
+from engine.server.parsing.pieces import Message, call_ids
+from engine.server.parsing.table import TOOL_FORMS
+
+SPACE = "[ ]?"
+FUNCTIONS: dict[str, Any] = {
+    "get_weather": {
+        "type": "object",
+        "properties": {
+            "unit": {"type": "string", "enum": ["C", "F"]},
+            "city": {"type": "string"},
+            "days": {"type": "integer"},
+            "place": {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]},
+        },
+        "required": ["city", "place"],
+    },
+    "now": {"type": "object", "properties": {}},
+}
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> LLTokenizer:
+    folder = tmp_path_factory.mktemp("toy")
+    tokenizer = write_toy_tokenizer(folder)
+    return LLTokenizer((folder / "tokenizer" / "tokenizer.json").read_text(), eos_token=[tokenizer.token_to_id(END) or 0])
+
+
+def parsing(form: str, reasoning: str | None = None, prompt: str = "", most_calls: int | None = None) -> FormsParsing:
+    found = FormNames(form, reasoning).parsing(FUNCTIONS, prompt, most_calls=most_calls)
+    assert found is not None
+    return found
+
+
+def allows(vocabulary: LLTokenizer, grammar: str | None, text: str) -> bool:
+    """Whether the text may be a whole answer."""
+    assert grammar is not None
+    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar), log_level=0)
+    assert not matcher.is_error(), matcher.get_error() + grammar
+    tokens = vocabulary.tokenize_str(text)
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+def sampled(vocabulary: LLTokenizer, grammar: str | None, seed: int) -> str:
+    """A text that the grammar allows, found by taking tokens at random from what it allows next."""
+    assert grammar is not None
+    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar), log_level=0)
+    assert not matcher.is_error(), matcher.get_error() + grammar
+    source = random.Random(seed)
+    tokens: list[int] = []
+    wanted = [token for token in range(vocabulary.vocab_size) if vocabulary.decode_str([token]) in set('"}])>,\nRio 1x')]
+    for step in range(3000):
+        if matcher.is_accepting() and step > 40:
+            return vocabulary.decode_str(tokens)
+        mask = matcher.compute_bitmask()
+        allowed = [token for token in range(vocabulary.vocab_size) if mask[token // 8] >> token % 8 & 1]
+        allowed = [token for token in allowed if vocabulary.decode_str([token])] or allowed
+        plain = [token for token in allowed if token in wanted]
+        token = source.choice(plain or allowed)
+        if matcher.is_stopped() or token == vocabulary.eos_token:
+            return vocabulary.decode_str(tokens)
+        assert matcher.consume_token(token), matcher.get_error()
+        tokens.append(token)
+    return ""
+
+
+@pytest.mark.parametrize("form", sorted(TOOL_FORMS))
+def test_what_is_allowed_is_a_call(vocabulary: LLTokenizer, form: str) -> None:
+    one = parsing(form, most_calls=1)
+    grammar = one.grammar({}, SPACE, must_call=True)
+    assert not allows(vocabulary, grammar, "Sure.")
+    complete = 0
+    for seed in range(4):
+        text = sampled(vocabulary, grammar, seed)
+        if not text:
+            continue
+        complete += 1
+        parser = one.begin(call_ids("s"))
+        message = Message.of([*parser.push(text), *parser.end()])
+        (call,) = message.calls
+        arguments = json.loads(call.arguments)
+        assert call.name in FUNCTIONS
+        assert not message.content.strip()
+        if call.name == "get_weather":
+            assert isinstance(arguments["city"], str)
+            assert isinstance(arguments["place"]["x"], int | float)
+            assert arguments.get("unit", "C") in ("C", "F")
+    assert complete
+
+
+def test_reasoning_may_stand_before(vocabulary: LLTokenizer) -> None:
+    call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    begun = parsing("hermes", "think", "<think>\n").grammar({}, SPACE, must_call=True)
+    may = parsing("hermes", "think").grammar({}, SPACE, must_call=True)
+    assert allows(vocabulary, begun, f"Hm.\n</think>\n\n{call}")
+    assert not allows(vocabulary, begun, call)
+    assert allows(vocabulary, may, call)
+    assert allows(vocabulary, may, f"<think>\nHm.\n</think>\n\n{call}\n{call}")
+    assert not allows(vocabulary, may, f"<think>\nHm.\n</think>\n\nSo. {call}")
+
+
+def test_strict_calls_among_text(vocabulary: LLTokenizer) -> None:
+    for form in ("hermes", "qwen3_coder", "kimi_k2", "gemma4"):
+        grammar = parsing(form).grammar({}, SPACE, strict=True)
+        assert allows(vocabulary, grammar, "Sure. {} [x]")
+    grammar = parsing("hermes").grammar({}, SPACE, strict=True)
+    good, bad = '{"name": "now", "arguments": {}}', '{"name": "now", "arguments": {"x": 1}}'
+    assert allows(vocabulary, grammar, f"Sure.\n<tool_call>\n{good}\n</tool_call>")
+    assert not allows(vocabulary, grammar, '<tool_call>\n{"name": "other", "arguments": {}}\n</tool_call>')
+    assert allows(vocabulary, grammar, f"As in {bad}.")
+    assert parsing("llama3_json").grammar({}, SPACE, strict=True) is None
+
+
+def test_marks_that_are_special_tokens_are_asked_for_as_such(tmp_path: Path) -> None:
+    """Spelled out in other tokens they would not be the same to the model."""
+    marks = ["<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_end|>"]
+    tokenizer = write_toy_tokenizer(tmp_path)
+    tokenizer.add_special_tokens([*marks, "<|tool_call_argument_begin|>"])
+    special = {text: tokenizer.token_to_id(text) or 0 for text in (*marks, "<|tool_call_argument_begin|>")}
+    vocabulary = LLTokenizer(tokenizer.to_str(), eos_token=[tokenizer.token_to_id(END) or 0])
+    grammar = parsing("kimi_k2", most_calls=1).grammar(special, SPACE, must_call=True)
+    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar or ""), log_level=0)
+    text = "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{}<|tool_call_end|>"
+    tokens = tokenizer.encode(text + "<|tool_calls_section_end|>").ids
+    assert matcher.try_consume_tokens(tokens) == len(tokens)
+    assert matcher.is_accepting()
+    spelled = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar or ""), log_level=0)
+    assert spelled.try_consume_tokens(vocabulary.tokenize_str("<|tool")) == 0
