@@ -48,6 +48,8 @@ async def chat_ask(service: Service, request: ChatRequest) -> Ask:
     )
     parsing = service.forms.parsing(use.schemas, prompt.text, most_calls=use.most_calls)
     special = {text: id for id, text in service.text.special_tokens(parsing.markers if parsing else ()).items()}
+    is_held = use.must_call or use.strict or answer_grammar is not None
+    grammar = await asyncio.to_thread(chat_grammar, answer_grammar, use, parsing, special) if is_held else None
     max_tokens = request.token_limit()
     tokens = keep_end(prompt.tokens, request.truncate_prompt_tokens, service.limits.room(max_tokens))
     return Ask(
@@ -60,7 +62,7 @@ async def chat_ask(service: Service, request: ChatRequest) -> Ask:
         prompt_logprobs=request.prompt_logprobs,
         token_ids=bool(request.return_token_ids),
         choices=request.choices(),
-        grammar=await asyncio.to_thread(chat_grammar, answer_grammar, use, parsing, special),
+        grammar=grammar,
     )
 
 
