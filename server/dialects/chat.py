@@ -32,8 +32,8 @@ async def chat_completions(http: Request, service: Served, request: Annotated[Ch
     return await answer(http, service, ask, writer, stream=bool(request.stream))
 
 
-async def chat_ask(service: Service, request: ChatRequest) -> Ask:
-    """What a conversation asks for, in whichever API. Raises RequestError."""
+async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True) -> Ask:
+    """What a conversation asks for, in whichever API. fits: raise RequestError if it is longer than the model's context."""
     service.check_request(request)
     use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
     answer_grammar = await service.grammar(request)
@@ -44,7 +44,7 @@ async def chat_ask(service: Service, request: ChatRequest) -> Ask:
         add_generation_prompt=request.opens_turn(),
         continue_final_message=bool(request.continue_final_message),
         add_special_tokens=bool(request.add_special_tokens),
-        fits=request.truncate_prompt_tokens is None,
+        fits=fits and request.truncate_prompt_tokens is None,
     )
     parsing = service.forms.parsing(use.schemas, prompt.text, most_calls=use.most_calls)
     special = {text: id for id, text in service.text.special_tokens(parsing.markers if parsing else ()).items()}

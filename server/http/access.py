@@ -38,7 +38,7 @@ class AccessMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         error = self._refusal(headers.get("host"), headers.get("origin"))
-        await (self._app if error is None else error_response(error))(scope, receive, send)
+        await (self._app if error is None else error_response(error, scope["path"]))(scope, receive, send)
 
     def _refusal(self, host: str | None, origin: str | None) -> RequestError | None:
         if host is not None and not self._is_known(host):

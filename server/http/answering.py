@@ -53,10 +53,11 @@ async def answer(http: Request, service: Service, ask: Ask, dialect: Dialect, *,
         start = partial(_stream, service, ask, dialect)
         return EventStream(start, dialect.headers, failed=dialect.error, silence=service.stream_silence)
     with unless_disconnected(Connection.of(http.scope)):
-        return json_response(await _whole(service, ask, dialect), headers=dialect.headers)
+        return json_response(await whole(service, ask, dialect), headers=dialect.headers)
 
 
-async def _whole(service: Service, ask: Ask, dialect: Dialect) -> msgspec.Struct:
+async def whole(service: Service, ask: Ask, dialect: Dialect) -> msgspec.Struct:
+    """Waits for all of the answer. Raises RequestError."""
     assemblers = await service.prepare(ask)
     collected: list[list[Delta]] = [[] for _ in assemblers]
     take = lambda index, delta: collected[index].append(delta)  # noqa: E731

@@ -10,6 +10,8 @@ from ...errors import EngineError
 from ...version import __version__
 from ..dialects.chat import chat_completions
 from ..dialects.completions import completions
+from ..dialects.messages_api.answers import Message, MessageEvent, TokenCount
+from ..dialects.messages_api.endpoints import count_tokens, create_message
 from ..dialects.responses import Answer, ChatChoice, ChatChunkChoice, CompletionChoice, ModelCard, ModelList, Text, Tokens, Version
 from ..options import ServeOptions
 from ..service import Service
@@ -26,6 +28,8 @@ from .tokens_api import detokenize, tokenize
 ENDPOINTS = (
     Endpoint("POST", "/v1/chat/completions", chat_completions, Answer[ChatChoice], events=Answer[ChatChunkChoice]),
     Endpoint("POST", "/v1/completions", completions, Answer[CompletionChoice], events=Answer[CompletionChoice]),
+    Endpoint("POST", "/v1/messages", create_message, Message, events=MessageEvent),
+    Endpoint("POST", "/v1/messages/count_tokens", count_tokens, TokenCount),
     Endpoint("GET", "/v1/models", models, ModelList),
     Endpoint("GET", "/v1/models/", models, ModelList, hidden=True),
     Endpoint("GET", "/v1/models/{name:path}", model, ModelCard),

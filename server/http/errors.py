@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them."""
+"""Errors as the clients of the API that was asked expect them."""
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...errors import EngineError, RequestError
+from ..dialects.messages_api.errors import is_messages_path, messages_error
 from ..dialects.responses import ErrorAnswer, ErrorBody
 
 RETRY_AFTER_SECONDS = 1
@@ -17,21 +18,24 @@ def json_response(message: object, *, status: int = 200, headers: dict[str, str]
 
 
 def error_answer(error: EngineError) -> ErrorAnswer:
+    """As OpenAI's clients expect it."""
     status = error.status if isinstance(error, RequestError) else 500
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     param, code = (error.param, error.code) if isinstance(error, RequestError) else (None, "internal_error")
     return ErrorAnswer(ErrorBody(str(error), kind, param, code))
 
 
-def error_response(error: EngineError) -> Response:
+def error_response(error: EngineError, path: str) -> Response:
+    """path: what was asked for."""
     status = error.status if isinstance(error, RequestError) else 500
     headers = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": str(RETRY_AFTER_SECONDS)}}.get(status)
-    return json_response(error_answer(error), status=status, headers=headers)
+    body = messages_error(error) if is_messages_path(path) else error_answer(error)
+    return json_response(body, status=status, headers=headers)
 
 
-async def on_engine_error(_request: Request, error: Exception) -> Response:
+async def on_engine_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EngineError)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -40,7 +44,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     message = {404: f"there is no {request.url.path} here", 405: f"{request.url.path} does not take {request.method}"}.get(
         error.status_code, error.detail
     )
-    response = error_response(RequestError(message, status=error.status_code, hint=_hint(request)))
+    response = error_response(RequestError(message, status=error.status_code, hint=_hint(request)), request.url.path)
     response.headers.update(error.headers or {})
     return response
 
@@ -58,6 +62,6 @@ async def on_disconnect(_request: Request, _error: Exception) -> Response:
     return Response(status_code=499)
 
 
-async def on_bug(_request: Request, _error: Exception) -> Response:
+async def on_bug(request: Request, _error: Exception) -> Response:
     hint = "the server's log has the details"
-    return error_response(RequestError("internal error", status=500, code="internal_error", hint=hint))
+    return error_response(RequestError("internal error", status=500, code="internal_error", hint=hint), request.url.path)

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from ..dialects.messages_api.errors import MessagesError, is_messages_path
 from ..dialects.responses import ErrorAnswer
 from .body import JsonBody
 from .errors import json_response
@@ -75,7 +76,8 @@ def document(app: FastAPI, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         content = {"text/plain" if endpoint.answer is str else "application/json": {"schema": schemas.of(endpoint.answer)}}
         if endpoint.events is not None:
             content["text/event-stream"] = {"schema": schemas.of(endpoint.events)}
-        error = {"description": "Not served", "content": {"application/json": {"schema": schemas.of(ErrorAnswer)}}}
+        body = schemas.of(MessagesError if is_messages_path(endpoint.path) else ErrorAnswer)
+        error = {"description": "Not served", "content": {"application/json": {"schema": body}}}
         operation["responses"] = {"200": {"description": "Served", "content": content}, "default": error}
     found["components"] = {**found.get("components", {}), "schemas": schemas.components}
     return found
@@ -94,5 +96,6 @@ class _Schemas:
 
     def of(self, kind: Any) -> dict[str, Any]:
         (schema,), components = msgspec.json.schema_components([kind], ref_template=_REF)
+        assert all(self.components.get(name, found) == found for name, found in components.items()), "two types have one name"
         self.components |= components
         return schema

@@ -121,6 +121,11 @@ class Assembler:
         self.cached_tokens = 0
         self.finish_reason: Finish | None = None
 
+    @property
+    def stop_string(self) -> str | None:
+        """The one that ended the text."""
+        return self._stop_checker.found
+
     def submit(self) -> Submit:
         return Submit(self.plan.id, self.plan.prompt, self.plan.sampling)
 

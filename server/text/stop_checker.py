@@ -9,6 +9,7 @@ class StopChecker:
     Only what might still grow into a stop string is held back. Of stop strings that end at
     the same character the longest wins. `include` keeps the stop string in the text.
     Text that no reader sees, that of special tokens, completes stop strings too.
+    found: the stop string that ended the text.
     """
 
     def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
@@ -16,6 +17,7 @@ class StopChecker:
         self._include = include
         self._held = ""
         self._unseen: list[tuple[int, int]] = []
+        self.found: str | None = None
 
     def push(self, piece: str, *, seen: bool = True) -> tuple[str, bool]:
         """The text that may be shown now, and whether a stop string was found (the text ends there)."""
@@ -27,6 +29,7 @@ class StopChecker:
         if match := self._first_match(text):
             start, end = match
             self._held = ""
+            self.found = text[start:end]
             return self._shown(text[:start]) + (text[start:end] if self._include else ""), True
         shown = len(text) - self._possible_prefix(text)
         piece, self._held = self._shown(text[:shown]), text[shown:]

@@ -17,15 +17,18 @@ from engine.server.dialects.params import GenerationParams
 from engine.server.dialects.planning import Ask, ModelLimits, Prompt
 from engine.server.dialects.schemas import ChatRequest
 from engine.server.generation import Observer
+from engine.server.http import answering
 from engine.server.http.answering import Dialect, Stream
 from engine.server.http.connection import Connection
 from engine.server.http.sse import DONE, EventSink
 from engine.server.parsing.parsing import FormNames
 from engine.server.service import Service
+from engine.server.text.assembler import Finish
 from engine.server.text.text import Text, TextSpec
 from engine.server.workers.dispatch import Receiver
 
 TOKENIZER = byte_level_tokenizer()
+MakeDialect = Callable[[Ask], Dialect]
 
 
 class Client:
@@ -86,7 +89,7 @@ class Worker:
 class ScriptedStream:
     """A stream between the two, of chat completions unless `dialect` makes another one of its ask."""
 
-    def __init__(self, dialect: Callable[[Ask], Dialect] | None = None, **ask: Any) -> None:
+    def __init__(self, dialect: MakeDialect | None = None, **ask: Any) -> None:
         self.client, self.worker = Client(), Worker()
         self.sink = EventSink(cast(Connection, self.client))
         text = Text(TOKENIZER, TextSpec(special_tokens={}, bos_token_id=None, eos_token_ids=[], add_bos=False), None)
@@ -112,6 +115,9 @@ class ScriptedStream:
     async def start(self) -> Any:
         return Stream(self._service, await self._service.prepare(self._ask), self._dialect, self.sink)
 
+    async def whole(self) -> Any:
+        return msgspec.json.decode(msgspec.json.encode(await answering.whole(self._service, self._ask, self._dialect)))
+
     def texts(self, *more: bytes) -> list[str]:
         """The text of every event that has been written, the opening ones left out."""
         deltas = [event["choices"][0]["delta"] for event in events(*self.client.chunks, *more)]
@@ -126,3 +132,39 @@ def events(*chunks: bytes) -> list[Any]:
     """The events that chunks of a body are, the end left out."""
     data = b"".join(chunks).removesuffix(DONE)
     return [msgspec.json.decode(line.removeprefix(b"data: ")) for line in data.split(b"\n\n") if line]
+
+
+def streamed(dialect: MakeDialect, chunks: Sequence[str], *, merged: bool = False, finish_reason: Finish = "stop", **ask: Any) -> bytes:
+    """The body of a stream whose answer comes in these chunks. merged: to a client that reads at last only."""
+
+    async def scenario() -> bytes:
+        stream = ScriptedStream(dialect, **ask)
+        source = await stream.start()
+        stream.worker.put(chunks[0])
+        await source.begun()
+        stream.sink.open()
+        if merged:
+            stream.client.stop_reading()
+        for chunk in chunks[1:]:
+            stream.worker.put(chunk)
+        stream.worker.put("!" if finish_reason == "stop" else "", finish_reason=finish_reason)
+        stream.client.read_on()
+        last = await source.ended()
+        return b"".join([*stream.client.chunks, last])
+
+    return asyncio.run(scenario())
+
+
+def whole(dialect: MakeDialect, chunks: Sequence[str], *, finish_reason: Finish = "stop", **ask: Any) -> Any:
+    """The whole answer that comes in these chunks, as a client reads it."""
+
+    async def scenario() -> Any:
+        stream = ScriptedStream(dialect, **ask)
+        answer = asyncio.ensure_future(stream.whole())
+        await asyncio.sleep(0)
+        for chunk in chunks:
+            stream.worker.put(chunk)
+        stream.worker.put("!" if finish_reason == "stop" else "", finish_reason=finish_reason)
+        return await answer
+
+    return asyncio.run(scenario())

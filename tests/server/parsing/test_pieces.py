@@ -2,65 +2,25 @@
 
 import asyncio
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from artifact_stand_in import BOS, EOS, byte_level_tokenizer, token_id
 from chat_stream import ScriptedStream, events
+from marks import Marks, MarksParsing
 
 from engine.protocol import Output, SamplingParams
 from engine.server.dialects.chat import _ChatStyle
 from engine.server.dialects.params import GenerationParams
 from engine.server.dialects.planning import Ask
 from engine.server.dialects.schemas import ChatRequest
-from engine.server.parsing.pieces import CallArguments, CallId, CallStart, Content, Message, Piece, Reasoning, call_ids, joined
+from engine.server.parsing.pieces import CallArguments, CallStart, Content, Message, Piece, Reasoning, call_ids, joined
 from engine.server.text.assembler import Assembler, Delta, Plan
 from engine.server.text.text import Text, TextSpec
 
 TOKENIZER = byte_level_tokenizer()
 TEXT = Text(TOKENIZER, TextSpec(special_tokens={}, bos_token_id=None, eos_token_ids=[], add_bos=False), None)
 ANSWER = "<hm>so<f>1<g>23<"
-
-
-@dataclass
-class Marks:
-    """Letters are reasoning or content, digits arguments; `<hm>` switches to reasoning and back, `<f>` begins a call of f."""
-
-    call_id: CallId
-    reasoning: bool = False
-    calls: int = 0
-    held: str = ""
-
-    def push(self, text: str) -> list[Piece]:
-        *parts, last = re.split(r"(<\w+>)", self.held + text)
-        self.held = last[last.find("<") :] if "<" in last else ""
-        return [piece for part in [*parts, last.removesuffix(self.held)] if part for piece in self._piece(part)]
-
-    def end(self) -> list[Piece]:
-        return [Content(self.held)] if self.held else []
-
-    def _piece(self, part: str) -> list[Piece]:
-        match re.fullmatch(r"<(\w+)>", part):
-            case None if part.isdigit():
-                return [CallArguments(self.calls - 1, part)]
-            case None:
-                return [Reasoning(part) if self.reasoning else Content(part)]
-            case tag if tag[1] == "hm":
-                self.reasoning = not self.reasoning
-                return []
-            case tag:
-                self.reasoning = False
-                self.calls += 1
-                return [CallStart(self.calls - 1, self.call_id(self.calls - 1), tag[1])]
-
-
-@dataclass
-class MarksParsing:
-    markers: frozenset[str] = field(default_factory=frozenset)
-
-    def begin(self, call_id: CallId) -> Marks:
-        return Marks(call_id)
 
 
 def test_events_of_a_stream() -> None:
