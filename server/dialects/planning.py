@@ -37,7 +37,8 @@ class Prompt:
 class Ask:
     """Prompts and what to make of each: `choices` answers of up to `max_tokens` (None: what the context leaves, `usual_tokens` at most).
 
-    logprobs: alternatives per token, None for no logprobs; prompt_logprobs: of the prompt's. param: the field that errors name.
+    logprobs: alternatives per token, None for no logprobs; prompt_logprobs: of the prompt's.
+    param, limit_param: the fields that errors name, of the prompt and of `max_tokens`.
     grammar: what each answer must follow, as SamplingParams has it. lists_tokens: whether the answer says which tokens it is made of;
     lists_end: and which one ended it. token_ids: whether it says which tokens came, shown or not.
     parsing: how it is read, None if it is all text.
@@ -47,6 +48,7 @@ class Ask:
     params: GenerationParams
     param: str
     max_tokens: int | None
+    limit_param: str = "max_tokens"
     usual_tokens: int | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
@@ -143,9 +145,10 @@ def _token_budget(ask: Ask, prompt: int, room: int, what: str) -> int:
         )
     if ask.max_tokens is not None and ask.max_tokens > left:
         raise RequestError(
-            f"the prompt has {prompt} tokens and max_tokens is {ask.max_tokens}: {prompt + ask.max_tokens} in all, but {what} holds {room}",
-            param="max_tokens",
+            f"the prompt has {prompt} tokens and {ask.limit_param} is {ask.max_tokens}: {prompt + ask.max_tokens} in all, "
+            f"but {what} holds {room}",
+            param=ask.limit_param,
             code="context_length_exceeded",
-            hint=f"lower max_tokens to {left} or less, or leave it out",
+            hint=f"lower {ask.limit_param} to {left} or less, or leave it out",
         )
     return min(left, ask.usual_tokens or left) if ask.max_tokens is None else ask.max_tokens

@@ -13,6 +13,10 @@ from ..dialects.completions import completions
 from ..dialects.messages_api.answers import Message, MessageEvent, TokenCount
 from ..dialects.messages_api.endpoints import count_tokens, create_message
 from ..dialects.responses import Answer, ChatChoice, ChatChunkChoice, CompletionChoice, ModelCard, ModelList, Text, Tokens, Version
+from ..dialects.responses_api.answers import Deleted, ItemList, ResponseObject
+from ..dialects.responses_api.endpoints import cancel_response, create_response, delete_response, get_response, list_input_items
+from ..dialects.responses_api.events import ResponseEvent
+from ..dialects.responses_api.store import ResponseStore
 from ..options import ServeOptions
 from ..service import Service
 from .access import LOCAL_ORIGIN, AccessMiddleware, is_loopback
@@ -30,6 +34,11 @@ ENDPOINTS = (
     Endpoint("POST", "/v1/completions", completions, Answer[CompletionChoice], events=Answer[CompletionChoice]),
     Endpoint("POST", "/v1/messages", create_message, Message, events=MessageEvent),
     Endpoint("POST", "/v1/messages/count_tokens", count_tokens, TokenCount),
+    Endpoint("POST", "/v1/responses", create_response, ResponseObject, events=ResponseEvent),
+    Endpoint("GET", "/v1/responses/{id}", get_response, ResponseObject),
+    Endpoint("DELETE", "/v1/responses/{id}", delete_response, Deleted),
+    Endpoint("POST", "/v1/responses/{id}/cancel", cancel_response, ResponseObject),
+    Endpoint("GET", "/v1/responses/{id}/input_items", list_input_items, ItemList),
     Endpoint("GET", "/v1/models", models, ModelList),
     Endpoint("GET", "/v1/models/", models, ModelList, hidden=True),
     Endpoint("GET", "/v1/models/{name:path}", model, ModelCard),
@@ -61,6 +70,7 @@ def build_app(service: Service, options: ServeOptions) -> FastAPI:
         },
     )
     app.state.service = service
+    app.state.responses = ResponseStore()
     app.state.endpoints = ENDPOINTS
     app.state.bodies = BodyMemory()
     key: list[params.Depends] = [Security(ApiKey(options.api_key))] if options.api_key else []
@@ -80,7 +90,7 @@ def _middleware(options: ServeOptions) -> list[Middleware]:
                 CORSMiddleware,
                 allow_origins=options.allow_origin,
                 allow_origin_regex=LOCAL_ORIGIN if local else None,
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=["x-request-id", "retry-after"],
             )

@@ -156,7 +156,8 @@ class LimitedConnection(HttpToolsProtocol):
             self.transport.abort()
 
     def _send_refusal(self, error: RequestError) -> None:
-        answer = error_response(error)
+        path = getattr(self, "url", b"").partition(b"?")[0].decode("latin-1")
+        answer = error_response(error, path)
         headers = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
         self.transport.write(b"%bconnection: close\r\n%b\r\n%b" % (STATUS_LINE[answer.status_code], headers, bytes(answer.body)))
         self.loop.call_later(LINGER_SECONDS, self.transport.abort)

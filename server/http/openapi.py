@@ -76,8 +76,8 @@ def document(app: FastAPI, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         content = {"text/plain" if endpoint.answer is str else "application/json": {"schema": schemas.of(endpoint.answer)}}
         if endpoint.events is not None:
             content["text/event-stream"] = {"schema": schemas.of(endpoint.events)}
-        body = schemas.of(MessagesError if is_messages_path(endpoint.path) else ErrorAnswer)
-        error = {"description": "Not served", "content": {"application/json": {"schema": body}}}
+        refusal = schemas.of(MessagesError if is_messages_path(endpoint.path) else ErrorAnswer)
+        error = {"description": "Not served", "content": {"application/json": {"schema": refusal}}}
         operation["responses"] = {"200": {"description": "Served", "content": content}, "default": error}
     found["components"] = {**found.get("components", {}), "schemas": schemas.components}
     return found

@@ -10,7 +10,7 @@ import msgspec
 from artifact_stand_in import byte_level_tokenizer
 
 from engine.errors import EngineError
-from engine.protocol import Output, Ready, Submit
+from engine.protocol import Output, Ready, Submit, TokenLogprob
 from engine.server.dialects.chat import _ChatStyle
 from engine.server.dialects.choices import ChoicesWriter
 from engine.server.dialects.params import GenerationParams
@@ -79,7 +79,8 @@ class Worker:
 
     def put(self, text: str, *, choice: int = 0, finish_reason: Any = None) -> None:
         assert self.receiver is not None
-        self.receiver.put(Output(self.ids[choice], TOKENIZER.encode(text).ids, finish_reason=finish_reason))
+        tokens = TOKENIZER.encode(text).ids
+        self.receiver.put(Output(self.ids[choice], tokens, [TokenLogprob(-0.5, [])] * len(tokens), finish_reason))
 
     def fail(self, error: EngineError) -> None:
         assert self.receiver is not None
@@ -117,6 +118,10 @@ class ScriptedStream:
 
     async def whole(self) -> Any:
         return msgspec.json.decode(msgspec.json.encode(await answering.whole(self._service, self._ask, self._dialect)))
+
+    def failed(self, error: EngineError) -> bytes:
+        """The events that end the stream after an error."""
+        return self._dialect.error(error)
 
     def texts(self, *more: bytes) -> list[str]:
         """The text of every event that has been written, the opening ones left out."""

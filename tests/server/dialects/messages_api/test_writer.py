@@ -79,7 +79,7 @@ def test_an_error_ends_a_stream() -> None:
         stream.worker.fail(error)
         with pytest.raises(RequestError):
             await source.ended()
-        return b"".join([*stream.client.chunks, source.failed(error)])
+        return b"".join([*stream.client.chunks, stream.failed(error)])
 
     with pytest.raises(anthropic.APIStatusError, match="overloaded_error"):
         accumulated(asyncio.run(scenario()))
