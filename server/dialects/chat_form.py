@@ -18,12 +18,23 @@ def chat_request(request: GenerationParams, **fields: Any) -> ChatRequest:
 
 @contextmanager
 def naming(fields: Mapping[str, str]) -> Iterator[None]:
-    """Errors that name a chat request's field name the one that it was made from. fields: those that have other names."""
+    """Errors that name a chat request's field name the one that it was made from.
+
+    fields: those that have other names; those that begin with a dot are within others.
+    """
     try:
         yield
     except RequestError as error:
-        root = re.match(r"\w*", error.param or "")
-        if error.param and root and (name := fields.get(root[0])):
-            error.message = error.message.replace(error.param, name)
-            error.param = name
+        if error.param is not None:
+            name = _renamed(error.param, fields)
+            error.message, error.param = error.message.replace(error.param, name), name
         raise
+
+
+def _renamed(param: str, fields: Mapping[str, str]) -> str:
+    for name, other in fields.items():
+        if name.startswith("."):
+            param = param.replace(name, other)
+        elif re.match(rf"{name}\b", param):
+            return other
+    return param

@@ -8,7 +8,13 @@ from ..schemas import ChatRequest
 from .conversation import chat_messages
 from .schema import MessagesRequest, OutputConfig, ThinkingDisabled
 
-FIELDS = {"stop": "stop_sequences", "response_format": "output_config.format", "reasoning_effort": "output_config.effort"}
+FIELDS = {
+    "stop": "stop_sequences",
+    "response_format": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+    ".function.parameters": ".input_schema",
+    ".function": "",
+}
 """Those that chat completions name otherwise."""
 _TOOL = 'a tool is {"name": "...", "description": "...", "input_schema": {...}}; it runs where the client is'
 _CHOICE = 'tool_choice has the type auto, any, tool or none, "tool" with a name'

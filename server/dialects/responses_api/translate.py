@@ -14,6 +14,7 @@ FIELDS = {
     "response_format": "text.format",
     "reasoning_effort": "reasoning.effort",
     "max_completion_tokens": "max_output_tokens",
+    ".function": "",
 }
 """Those that chat completions name otherwise."""
 _TOOL = 'a tool is {"type": "function", "name": "...", "parameters": {...}}; it runs where the client is'
