@@ -11,6 +11,7 @@ from ..errors import MismatchError, UsageError
 from ..models.checkpoint import Checkpoint
 from ..models.open import open_checkpoint
 from . import probe
+from .answer_forms import answer_forms
 from .backend import Backend
 from .interpret import GraphInterpreter
 from .lower import Lowered, Lowering, code_identities
@@ -101,9 +102,9 @@ def reference(program: StepProgram, checkpoint: Checkpoint, kind: TargetKind) ->
 def finish_with_probe(
     manifest: Manifest, scratch: Path, weights: Packed, interpreter: Callable[[], GraphInterpreter], stage: Stage
 ) -> Manifest:
-    """The manifest with digests of all files and with golden values; without weights there are none."""
+    """The manifest with digests of all files, with what the chat template says and with golden values; without weights there are none."""
     others = {name: info for name, info in seal.file_infos(scratch).items() if name not in weights.files}
-    manifest = msgspec.structs.replace(manifest, files=dict(sorted((others | weights.files).items())))
+    manifest = msgspec.structs.replace(manifest, files=dict(sorted((others | weights.files).items())), forms=answer_forms(scratch))
     if not manifest.has_weights:
         stage.note("none: no weights")
         return manifest

@@ -1,7 +1,9 @@
 """Builds that go wrong: a clear error of the right type, and nothing half-written that looks whole."""
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from artifact_stand_in import TOOLS_TEMPLATE
 from patience import wait_until
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from engine.artifacts import load_manifest, verify
+from engine.artifacts import AnswerForms, load_manifest, verify
+from engine.artifacts.describe import describe
 from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
-from engine.errors import CheckpointError, UnsupportedModelError, UsageError
+from engine.errors import BuildError, CheckpointError, UnsupportedModelError, UsageError
 
 ENGINE = Path(sys.executable).with_name("engine")
 
@@ -64,6 +69,29 @@ def test_a_missing_and_an_unknown_tensor(checkpoint: Path, store: Path, tmp_path
     with pytest.raises(CheckpointError, match=r"up_proj|what"):
         build(BuildOptions(model=str(checkpoint), output=tmp_path / "artifact", store=store))
     assert_nothing_left(tmp_path / "artifact")
+
+
+@pytest.mark.parametrize(("damage", "says"), [("template", "does not parse"), ("decoder", "decoder")])
+def test_text_that_could_not_be_served(checkpoint: Path, store: Path, tmp_path: Path, damage: str, says: str) -> None:
+    if damage == "template":
+        (checkpoint / "chat_template.jinja").write_text("{% if %}")
+    else:
+        tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
+        (checkpoint / "tokenizer.json").write_text(json.dumps({**tokenizer, "decoder": None}))
+    with pytest.raises(BuildError, match=says):
+        build(BuildOptions(model=str(checkpoint), output=tmp_path / "out", store=store))
+    assert_nothing_left(tmp_path / "out")
+
+
+def test_the_forms_of_calls_and_reasoning_are_found(checkpoint: Path, store: Path, tmp_path: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text(TOOLS_TEMPLATE)
+    build(BuildOptions(model=str(checkpoint), output=tmp_path / "out", store=store))
+    manifest = load_manifest(tmp_path / "out")
+    assert manifest.forms == AnswerForms(tools="hermes", reasoning="think")
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(describe(manifest))
+    assert re.search(r"tool calls +hermes\s", shown.getvalue())
+    assert re.search(r"reasoning +think\s", shown.getvalue())
 
 
 def test_an_unknown_architecture(checkpoint: Path, tmp_path: Path) -> None:
