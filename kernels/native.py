@@ -6,6 +6,7 @@ time and with 90 MB less memory than the Python package.
 
 import ctypes
 import filecmp
+import os
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -57,6 +58,12 @@ def load_code(path: Path) -> ctypes.CDLL:
         # Globally: compiled segments find the operators' C functions by symbol.
         library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
+        if os.statvfs(path.parent).f_flag & os.ST_NOEXEC:
+            raise MismatchError(
+                f"the kernels {path} lie on a file system from which nothing may be executed",
+                [Misfit(field="mounted", artifact="exec", machine="noexec")],
+                hint="mount it without noexec, or copy the artifact to another file system",
+            ) from error
         raise ArtifactError(
             f"the kernel library {path} cannot be loaded: {error}", hint="build the artifact again on this machine"
         ) from error

@@ -46,6 +46,22 @@ def test_every_instruction_set_passes_the_kernel_tests(flags: str, tmp_path: Pat
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
 
 
+_NOEXEC = """
+mount -t tmpfs -o noexec tmpfs {place} && cp {library} {place}/kernels.so || exit 77
+exec {python} -P -c 'from pathlib import Path; from engine.kernels.native import load_code; load_code(Path("{place}/kernels.so"))'
+"""
+
+
+def test_a_mount_from_which_nothing_may_be_executed_is_named(kernel_library: Path, tmp_path: Path) -> None:
+    script = _NOEXEC.format(place=tmp_path, library=kernel_library, python=sys.executable)
+    done = subprocess.run(["unshare", "--map-root-user", "--mount", "sh", "-c", script], capture_output=True, text=True, check=False)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    assert "MismatchError: the kernels" in done.stderr
+    assert "mounted  exec      noexec" in done.stderr
+    assert "hint: mount it without noexec" in done.stderr
+
+
 def test_no_compiler() -> None:
     with pytest.raises(BuildError, match="no-such-compiler cannot be run") as caught:
         library.compile_library([], Path("unused.so"), compiler="no-such-compiler")
