@@ -8,9 +8,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from math import prod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from .graph import GraphInfo, KernelInfo
 from .numbers import Count, Index, Seconds, Sha256, Shape, Size
@@ -228,6 +229,17 @@ class AnswerForms(_Struct, frozen=True, kw_only=True):
     reasoning: str | None = None
 
 
+class SamplingDefaults(_Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How tokens are chosen where a request does not say, as the checkpoint recommends. None: as OpenAI documents."""
+
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Index | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    max_new_tokens: Size | None = None
+
+
 class Manifest(_Struct, frozen=True, kw_only=True):
     """Everything about an artifact.
 
@@ -260,6 +272,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     memory: MemoryPlan
     fusion: list[PassReport]
     unfused: dict[str, Count] | None = None
+    sampling: SamplingDefaults = SamplingDefaults()
     probe: Probe
     forms: AnswerForms | None = None
     files: dict[str, FileInfo]

@@ -44,7 +44,7 @@ def measure(options: Throughput) -> Report:
     facts = provenance(options.artifacts)
     tokenizer = open_tokenizer(options.artifacts)
     worker = {name: getattr(options, name) for name in _WORKER_OPTIONS}
-    with LLM(options.artifacts, **worker) as llm:
+    with LLM(options.artifacts, generation_config="none", **worker) as llm:
         lengths = (options.output_tokens, options.output_tokens)
         parts = [
             random_requests(tokenizer, options.requests, options.prompt_tokens, lengths, options.seed, part)

@@ -10,6 +10,7 @@ from ..errors import RequestError
 from ..options.option import option, required, same_as
 from ..options.runtime import RuntimeOptions
 from ..options.values import DIRECTORY
+from ..server.options import GenerationConfig, ServeOptions
 from .parser import Given, Parser, add_options
 from .prompts import Message, allow_any_bytes
 from .sampling import SamplingOptions
@@ -30,10 +31,13 @@ class Options(SamplingOptions, RuntimeOptions):
 
     artifacts: Path = required("a directory that `engine build` wrote", **DIRECTORY)
     system: str | None = option(None, "a system message before the conversation", metavar="TEXT")
+    generation_config: GenerationConfig = same_as(ServeOptions, "generation_config")
     temperature: float | None = same_as(
-        SamplingOptions, "temperature", default=0.7, help="0 always takes the likeliest token; above 1 is wilder"
+        SamplingOptions, "temperature", help="0 always takes the likeliest token; above 1 is wilder (default: the model's, else 0.7)"
     )
-    top_p: float | None = same_as(SamplingOptions, "top_p", default=0.95, help="choose among the likeliest tokens that make up P together")
+    top_p: float | None = same_as(
+        SamplingOptions, "top_p", help="choose among the likeliest tokens that make up P together (default: the model's, else 0.95)"
+    )
 
 
 def add_arguments(parser: Parser) -> None:
@@ -46,11 +50,11 @@ def run(given: Given) -> int:
     from .terminal import open_llm, user
 
     opening: list[Message] = [] if options.system is None else [{"role": "system", "content": options.system}]
-    params, interactive = options.params(), sys.stdin.isatty()
-    with open_llm(options.artifacts, options) as llm:
+    interactive = sys.stdin.isatty()
+    with open_llm(options.artifacts, options, options.generation_config) as llm:
         if interactive:
             print(f"{llm.manifest.model.name}: /reset forgets, /exit leaves, Ctrl-C stops an answer", file=sys.stderr)
-        messages = list(opening)
+        params, messages = _params(options, llm), list(opening)
         for line in _typed_lines(interactive):
             if line == "/exit":
                 break
@@ -66,6 +70,16 @@ def run(given: Given) -> int:
                 continue
             messages += [user(line), {"role": "assistant", "content": answer}]
     return 0
+
+
+def _params(options: Options, llm: "LLM") -> "Params":
+    """What neither the options nor the model say is milder than it is for programs."""
+    params, model = options.params(), llm.sampling
+    if params.temperature is None and model.temperature is None:
+        params.temperature = 0.7
+    if params.top_p is None and model.top_p is None:
+        params.top_p = 0.95
+    return params
 
 
 def _typed_lines(interactive: bool) -> Iterator[str]:

@@ -11,6 +11,7 @@ from ..errors import EngineError, RequestError, UsageError
 from ..options.option import option, positional, required, same_as
 from ..options.runtime import RuntimeOptions
 from ..options.values import DIRECTORY
+from ..server.options import GenerationConfig, ServeOptions
 from .parser import Given, Parser, add_options
 from .prompts import Prompt, read_prompts
 from .sampling import SamplingOptions
@@ -38,6 +39,7 @@ class Options(SamplingOptions, RuntimeOptions):
     file: Path | None = option(None, "read prompts from a .txt (one per line) or .jsonl file", type=Path)
     chat: bool = option(False, "put each prompt through the chat template, as a user's message")
     json: bool = option(False, "one JSON object per line: prompt, text, finish_reason, token counts")
+    generation_config: GenerationConfig = same_as(ServeOptions, "generation_config")
     max_tokens: int | None = same_as(SamplingOptions, "max_tokens", default=256, help="longest answer, in tokens")
 
 
@@ -54,7 +56,7 @@ def run(given: Given) -> int:
     if options.chat:
         asked = [[user(prompt)] if isinstance(prompt, str) else prompt for prompt in asked]
     params = options.params()
-    with open_llm(options.artifacts, options) as llm:
+    with open_llm(options.artifacts, options, options.generation_config) as llm:
         if len(asked) == 1 and not options.json:
             with llm.stream(asked[0], params) as stream:
                 show(stream)

@@ -16,9 +16,13 @@ class SamplingOptions:
     """None leaves a choice to `Params`."""
 
     max_tokens: int | None = option(None, "longest answer, in tokens (default: what the context leaves)", **COUNT)
-    temperature: float | None = option(None, "0 always takes the likeliest token; above 1 is wilder (default: 1)", type=float, metavar="X")
+    temperature: float | None = option(
+        None, "0 always takes the likeliest token; above 1 is wilder (default: the model's, else 1)", type=float, metavar="X"
+    )
     top_k: int | None = option(None, "choose among the N likeliest tokens; 0: among all", type=int, metavar="N")
-    top_p: float | None = option(None, "choose among the likeliest tokens that make up P together (default: 1)", type=float, metavar="P")
+    top_p: float | None = option(
+        None, "choose among the likeliest tokens that make up P together (default: the model's, else 1)", type=float, metavar="P"
+    )
     min_p: float | None = option(None, "drop tokens less than P times as likely as the likeliest", type=float, metavar="P")
     seed: int | None = option(None, "the same seed gives the same answer, whatever else is running", type=int, metavar="N")
     stop: Sequence[str] = option((), "end the answer before this text; may be given more than once", metavar="TEXT")

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from ..options.runtime import RuntimeOptions
 from ..server.llm import LLM
+from ..server.options import GenerationConfig
 from .prompts import Message
 
 
-def open_llm(artifacts: Path, limits: RuntimeOptions) -> LLM:
+def open_llm(artifacts: Path, limits: RuntimeOptions, generation_config: GenerationConfig) -> LLM:
     """The model, in a worker of its own; raises as `LLM` does."""
-    return LLM(artifacts, **{each.name: getattr(limits, each.name) for each in fields(RuntimeOptions)})
+    return LLM(artifacts, generation_config=generation_config, **{each.name: getattr(limits, each.name) for each in fields(RuntimeOptions)})
 
 
 def user(text: str) -> Message:

@@ -8,12 +8,13 @@ needed. Only where this machine cannot run the code does the probe need the grap
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 from torch import fx
 
-from ..artifacts import Manifest, Probe, load_manifest, parse_target, seal
+from ..artifacts import Manifest, Probe, SamplingDefaults, load_manifest, parse_target, seal
 from ..artifacts.verify import check_files
 from ..errors import ArtifactError, MismatchError
 from ..models.checkpoint import Checkpoint
@@ -52,7 +53,7 @@ def add_weights(options: PackOptions, reporter: Reporter | None = None) -> Build
             weights = pack_weights(planned(code), checkpoint, scratch, stage)
             write_tokenizer(checkpoint, scratch, required=True)
         with reporter.stage("probe") as stage:
-            manifest = _manifest(code, weights, options.name or checkpoint.name)
+            manifest = _manifest(code, weights, options.name or checkpoint.name, checkpoint.generation.sampling)
             manifest = finish_with_probe(manifest, scratch, weights, lambda: _reference(code, checkpoint), stage)
         with reporter.stage("seal"):
             seal.write_manifest(scratch, manifest)
@@ -94,7 +95,7 @@ def _copy_code(directory: Path, manifest: Manifest, scratch: Path) -> None:
         shutil.copyfile(directory / name, scratch / name)
 
 
-def _manifest(code: Manifest, weights: Packed, name: str) -> Manifest:
+def _manifest(code: Manifest, weights: Packed, name: str, sampling: Mapping[str, float]) -> Manifest:
     """The code's manifest with other weights: no digests, no probe. What the two models have in common stays."""
     return msgspec.structs.replace(
         code,
@@ -103,6 +104,7 @@ def _manifest(code: Manifest, weights: Packed, name: str) -> Manifest:
         has_weights=True,
         weights=weights.index,
         memory=msgspec.structs.replace(code.memory, weight_bytes=sum(info.bytes for info in weights.files.values())),
+        sampling=msgspec.convert(sampling, SamplingDefaults),
         probe=Probe(recorded_on="reference", prompts=[]),
         files={},
     )

@@ -3,7 +3,9 @@
 import time
 from math import prod
 
-from ..artifacts import AnyTarget, Manifest, MemoryPlan, ModelInfo, Probe, SegmentInfo
+import msgspec
+
+from ..artifacts import AnyTarget, Manifest, MemoryPlan, ModelInfo, Probe, SamplingDefaults, SegmentInfo
 from ..artifacts.manifest import SCHEMA_VERSION, STEP
 from ..artifacts.store.ingredients import recorded
 from ..models.checkpoint import Checkpoint
@@ -71,6 +73,7 @@ def new_manifest(
         ),
         fusion=program.reports,
         unfused=program.unfused,
+        sampling=msgspec.convert(checkpoint.generation.sampling, SamplingDefaults),
         probe=Probe(recorded_on="reference", prompts=[]),
         files={},
     )

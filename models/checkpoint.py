@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,10 +40,11 @@ class LoadedTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """Token ids that start a text and that end one, as the checkpoint declares them."""
+    """What the checkpoint declares: token ids that start a text and that end one, and how tokens are chosen (sampling_defaults.py)."""
 
     bos_id: int | None
     eos_ids: tuple[int, ...]
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
 
 class Checkpoint(ABC):

@@ -12,6 +12,7 @@ from ..kernels.nvidia.packed_rows import FP8_STATIC, input_scale_name
 from .architectures.registry import spec_from_hf
 from .checkpoint import Checkpoint, Format, Generation, LoadedTensor, ParameterInfo, check_shape, parameter_shapes
 from .names import NameTable, locate, tensor_of
+from .sampling_defaults import sampling_defaults
 from .spec import ModelSpec
 from .storage.dense import DenseStorage, Storage
 from .storage.file_ranges import read_range
@@ -46,7 +47,7 @@ class HFCheckpoint(Checkpoint):
                 check_shape(name, tensors[name].shape, located.shape, tensors[name].path.name)
         self.parameters = {name: ParameterInfo(shape=shape, format=self._format(name)) for name, shape in shapes.items()}
         self._tokenizer = tokenizer_from_hf(directory, values)
-        self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids)
+        self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids, sampling=sampling_defaults(directory))
         self._input_scales = self._read_input_scales() if fp8 == FP8_STATIC else {}
 
     def _describe_only(self, spec: ModelSpec, values: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias, cast
 
 from msgspec import Meta
 
-from ..artifacts import check_text, load_manifest
+from ..artifacts import SamplingDefaults, check_text, load_manifest
 from ..errors import RequestError
 from ..options.runtime import Scheduling
 from ..protocol import Ready
@@ -19,7 +19,7 @@ from .dialects.planning import Ask, ModelLimits, Prompt, plan
 from .dialects.schemas import checked
 from .generation import Generation, Observer
 from .loop_thread import LoopThread
-from .options import WorkerOptions
+from .options import GenerationConfig, WorkerOptions
 from .text.assembler import Assembler, Delta
 from .text.completion import Collector, Completion
 from .text.text import Text
@@ -38,7 +38,8 @@ class Params(GenerationParams, kw_only=True):
 class LLM:
     """An artifact, loaded in a worker process. Use it in a `with` block, or call `close`.
 
-    The worker's limits are those of `RuntimeOptions`; None takes the default. `log` is told of start-up phases.
+    The worker's limits are those of `RuntimeOptions`; None takes the default. generation_config: "none" leaves out what
+    the checkpoint recommends for params that are not given. `log` is told of start-up phases.
     Raises ArtifactError, MismatchError or WorkerError if the artifact cannot be served here.
     """
 
@@ -51,6 +52,7 @@ class LLM:
         max_num_seqs: int | None = None,
         max_batch_tokens: int | None = None,
         scheduling: Scheduling | None = None,
+        generation_config: GenerationConfig = "auto",
         worker_command: tuple[str, ...] | None = None,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -69,7 +71,7 @@ class LLM:
             self.manifest = load_manifest(options.artifacts)
             check_text(options.artifacts, self.manifest)
             self.text = Text.load(options.artifacts / "tokenizer")
-            self._limits = ModelLimits(self.manifest.model.max_context, self.manifest.model.vocab_size)
+            self._limits = ModelLimits.of(self.manifest, generation_config)
             self._client = self._loop.call(_client(options, handle, log))
             self._running = self._loop.start(self._client.run())
             self._ready = self._until_ready()
@@ -83,6 +85,11 @@ class LLM:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+    @property
+    def sampling(self) -> SamplingDefaults:
+        """How tokens are chosen where `Params` do not say."""
+        return self._limits.sampling
 
     def close(self) -> None:
         """Ends the worker. Safe to call twice."""

@@ -11,6 +11,7 @@ from .parsing.names import NONE, REASONING_FORM_NAMES, TOOL_FORM_NAMES
 
 API_KEY_VARIABLE = "ENGINE_API_KEY"
 """Of the environment: other users of the machine do not see it, and neither do workers."""
+GenerationConfig = Literal["auto", "none"]
 WeightsCheck = Literal["before", "background", "off"]
 
 
@@ -60,6 +61,12 @@ class ServeOptions(WorkerOptions):
         None,
         "the form in which it writes reasoning, none for no parsing (default: what the build found)",
         choices=(*REASONING_FORM_NAMES, NONE),
+    )
+    generation_config: GenerationConfig = option(
+        "auto",
+        "how tokens are chosen where a request does not say. auto: as the checkpoint's generation_config.json recommends; "
+        "none: as OpenAI documents",
+        choices=("auto", "none"),
     )
     max_queue: int = option(
         256,

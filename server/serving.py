@@ -111,7 +111,7 @@ class _Serving:
         return Service(
             model=self._options.served_model_name or manifest.model.name,
             created=manifest.created,
-            limits=ModelLimits(manifest.model.max_context, manifest.model.vocab_size),
+            limits=ModelLimits.of(manifest, self._options.generation_config),
             text=text,
             forms=self._forms(manifest),
             worker=self._worker,

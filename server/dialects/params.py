@@ -1,11 +1,13 @@
 """How a request wants its tokens chosen: one set of fields for the HTTP API and for `LLM`."""
 
 import secrets
-from typing import Annotated, Any, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from ...artifacts import SamplingDefaults
 from ...errors import RequestError
 from ...protocol import SamplingParams, TokenRules
 from .structured import StructuredRequest
@@ -55,6 +57,11 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
     min_tokens: Natural | None = None
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     skip_special_tokens: bool | None = None
+
+    def or_else(self, defaults: SamplingDefaults) -> Self:
+        """These params, and the defaults for what they leave open."""
+        given = {name: value for name, value in msgspec.structs.asdict(defaults).items() if hasattr(self, name)}
+        return msgspec.structs.replace(self, **{name: value for name, value in given.items() if getattr(self, name) is None})
 
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -113,9 +120,10 @@ def _or(value: _T | None, default: _T) -> _T:
     return default if value is None else value
 
 
-def refuse_set_fields(request: msgspec.Struct, unsupported: dict[str, tuple[Any, ...]]) -> None:
-    """Raises RequestError for a field with a value beyond null and those that ask for nothing special."""
+def refuse_set_fields(request: msgspec.Struct, unsupported: Mapping[str, tuple[Any, ...]], instead: Mapping[str, str]) -> None:
+    """Raises RequestError for a field with a value beyond null and those that ask for nothing special. instead: what to do, by field."""
     for name, harmless in unsupported.items():
         value = getattr(request, name)
         if value is not None and value not in harmless:
-            raise RequestError(f"{name} is not supported", param=name, code="unsupported_parameter", hint="leave it out")
+            hint = instead.get(name, "leave it out")
+            raise RequestError(f"{name} is not supported", param=name, code="unsupported_parameter", hint=hint)

@@ -3,10 +3,13 @@
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
+from ...artifacts import Manifest, SamplingDefaults
 from ...errors import RequestError
 from ...protocol import Ready
+from ..options import GenerationConfig
 from ..parsing.pieces import Parsing, call_ids
 from ..text.assembler import Assembler, Plan
 from ..text.text import Text
@@ -15,10 +18,17 @@ from .params import GenerationParams
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """Sizes of the model, in tokens."""
+    """Sizes of the model, in tokens, and how tokens are chosen where a request does not say."""
 
     max_context: int
     vocab_size: int
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+
+    @classmethod
+    def of(cls, manifest: Manifest, generation_config: GenerationConfig) -> Self:
+        """generation_config: "none" leaves out what the checkpoint recommends."""
+        sampling = manifest.sampling if generation_config == "auto" else SamplingDefaults()
+        return cls(manifest.model.max_context, manifest.model.vocab_size, sampling)
 
     def room(self, max_tokens: int | None) -> int:
         """For a prompt before an answer of so many tokens, or of one at least."""
@@ -89,6 +99,7 @@ def check_prompts(ask: Ask, limits: ModelLimits) -> None:
 
 def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assembler]:
     """One assembler per prompt and choice, all choices of a prompt next to each other. Raises RequestError."""
+    ask = replace(ask, params=ask.params.or_else(limits.sampling), usual_tokens=ask.usual_tokens or limits.sampling.max_new_tokens)
     check_prompts(ask, limits)
     ask.params.check_token_ids(limits.vocab_size)
     rules, bad_words = ask.params.token_rules(), text.word_tokens(ask.params.bad_words or ())

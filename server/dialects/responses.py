@@ -151,10 +151,22 @@ class ErrorAnswer(msgspec.Struct):
     error: ErrorBody
 
 
+class SamplingParamsCard(msgspec.Struct, omit_defaults=True):
+    """What holds where a request does not say. max_tokens: only if there is another bound than the context."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    max_tokens: int | None = None
+
+
 class ModelCard(msgspec.Struct):
     id: str
     created: int
     max_model_len: int
+    default_sampling_params: SamplingParamsCard
     object: str = "model"
     owned_by: str = "engine"
 

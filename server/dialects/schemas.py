@@ -46,6 +46,9 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "length_penalty": (1,),
     "early_stopping": (False,),
 }
+_NO_BEAMS = "ask for n sampled choices with logprobs, and take the one whose sum is largest; temperature 0 follows the likeliest tokens"
+_INSTEAD = dict.fromkeys(("use_beam_search", "best_of", "length_penalty", "early_stopping"), _NO_BEAMS)
+"""What to do instead of what is not supported."""
 _UNSUPPORTED_IN_CHAT = _UNSUPPORTED | {
     "modalities": (["text"],),
     "audio": (),
@@ -107,7 +110,7 @@ class GenerateRequest(GenerationParams, kw_only=True):
 
     def check(self) -> None:
         """Rules that hold between fields. Raises RequestError."""
-        refuse_set_fields(self, self.unsupported())
+        refuse_set_fields(self, self.unsupported(), _INSTEAD)
         if self.stream_options is not None and not self.stream:
             raise RequestError(
                 "stream_options is only allowed with stream: true", param="stream_options", hint="ask for a stream, or leave it out"

@@ -3,14 +3,20 @@
 from starlette.responses import Response
 
 from ...version import __version__
-from ..dialects.responses import ModelCard, ModelList, Version
+from ..dialects.params import GenerationParams
+from ..dialects.responses import ModelCard, ModelList, SamplingParamsCard, Version
 from ..metrics import CONTENT_TYPE
 from ..service import Served, Service
 from .errors import RETRY_AFTER_SECONDS, json_response
 
 
 def _card(service: Service) -> ModelCard:
-    return ModelCard(service.model, service.created, service.limits.max_context)
+    limits = service.limits
+    held = GenerationParams().or_else(limits.sampling).sampling(max_tokens=0, rules=None)
+    sampling = SamplingParamsCard(
+        held.temperature, held.top_p, held.top_k, held.min_p, held.repetition_penalty, limits.sampling.max_new_tokens
+    )
+    return ModelCard(service.model, service.created, limits.max_context, sampling)
 
 
 async def models(service: Served) -> Response:

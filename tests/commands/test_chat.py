@@ -2,9 +2,11 @@
 
 import io
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from artifact_stand_in import edit_manifest
 
 from engine.cli import main
 from engine.commands import chat
@@ -30,6 +32,36 @@ def test_conversation_remembers_and_resets(artifact: str, capsys: pytest.Capture
     assert roles == [["system", "user"], ["system", "user", "assistant", "user"], ["system", "user"]]
     assert [messages[-1]["content"] for messages in seen] == ["one", "two", "three"]
     assert capsys.readouterr().out.count("\n") >= 3
+
+
+@pytest.mark.parametrize(
+    ("sampling", "flags", "temperature", "top_p"),
+    [
+        ({}, [], 0.7, 0.95),
+        ({"temperature": 0.3}, [], None, 0.95),
+        ({"temperature": 0.3}, ["--generation-config", "none"], 0.7, 0.95),
+        ({"temperature": 0.3, "top_p": 0.8}, ["--temperature", "1"], 1.0, None),
+    ],
+)
+def test_a_model_that_recommends_nothing_is_mild(
+    sampling: dict[str, float],
+    flags: list[str],
+    temperature: float | None,
+    top_p: float | None,
+    artifact: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    edit_manifest(Path(artifact), lambda content: content.update(sampling=sampling))
+    seen: list[Any] = []
+
+    def noting(llm: LLM, messages: Any, params: Any) -> str:
+        seen.append(params)
+        return ""
+
+    monkeypatch.setattr(chat, "_answer", noting)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n"))
+    assert main(["chat", "--artifacts", artifact, *flags]) == 0
+    assert [(params.temperature, params.top_p) for params in seen] == [(temperature, top_p)]
 
 
 def test_what_is_typed_may_be_no_text(artifact: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`engine pack`: one artifact's code and another checkpoint's weights, and every way in which they do not belong together."""
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 from random_checkpoints import write_random_checkpoint
 
-from engine.artifacts import Manifest, load_manifest, verify
+from engine.artifacts import Manifest, SamplingDefaults, load_manifest, verify
 from engine.artifacts.manifest import MANIFEST_NAME
 from engine.compiler.add_weights import add_weights
 from engine.compiler.build import build
@@ -65,10 +66,13 @@ def test_without_any_compiler_the_result_is_what_a_build_makes(
 
 def test_a_fine_tune_computes_what_its_own_build_computes(code: Path, store: Path, tmp_path: Path) -> None:
     tuned = write_random_checkpoint("llama", tmp_path / "tuned", seed=23)
+    (tuned / "generation_config.json").write_text(json.dumps({"temperature": 0.6, "top_k": 20, "do_sample": True}))
     add_weights(PackOptions(code=code, weights_from=str(tuned), output=tmp_path / "packed", name="tuned"))
     build(BuildOptions(model=str(tuned), output=tmp_path / "built", store=store))
     verify(tmp_path / "packed", load_manifest(tmp_path / "packed"))
     assert load_manifest(tmp_path / "packed").model.name == "tuned"
+    sampling = [load_manifest(tmp_path / name).sampling for name in ("packed", "built")]
+    assert sampling == [SamplingDefaults(temperature=0.6, top_k=20)] * 2
     (packed,), (built,) = (artifact_logits(tmp_path / name, [PROMPT], last_only=True) for name in ("packed", "built"))
     assert packed.tolist() == built.tolist()
 

@@ -84,6 +84,13 @@ def test_completion_fields(server: ServingProcess, fields: dict[str, Any], param
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
 
 
+@pytest.mark.parametrize("fields", [{"use_beam_search": True}, {"best_of": 4, "n": 2}, {"length_penalty": 0.8}, {"early_stopping": True}])
+def test_beam_search_is_refused_with_what_to_do_instead(server: ServingProcess, fields: dict[str, Any]) -> None:
+    error = refused(server, "/v1/completions", {"model": MODEL, "prompt": "x", **fields})
+    assert (error["param"], error["code"]) == (next(iter(fields)), "unsupported_parameter")
+    assert "n sampled choices" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
