@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
@@ -120,7 +121,9 @@ def _or(value: _T | None, default: _T) -> _T:
     return default if value is None else value
 
 
-def refuse_set_fields(request: msgspec.Struct, unsupported: Mapping[str, tuple[Any, ...]], instead: Mapping[str, str]) -> None:
+def refuse_set_fields(
+    request: msgspec.Struct, unsupported: Mapping[str, tuple[Any, ...]], instead: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Raises RequestError for a field with a value beyond null and those that ask for nothing special. instead: what to do, by field."""
     for name, harmless in unsupported.items():
         value = getattr(request, name)
