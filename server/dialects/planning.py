@@ -48,7 +48,7 @@ class Ask:
     """Prompts and what to make of each: `choices` answers of up to `max_tokens` (None: what the context leaves, `usual_tokens` at most).
 
     logprobs: alternatives per token, None for no logprobs; prompt_logprobs: of the prompt's.
-    param, limit_param: the fields that errors name, of the prompt and of `max_tokens`.
+    param, limit_param: the fields that errors name, of the prompt and of `max_tokens`; may_exceed: that may be more than there is room for.
     grammar: what each answer must follow, as SamplingParams has it. lists_tokens: whether the answer says which tokens it is made of;
     lists_end: and which one ended it. token_ids: whether it says which tokens came, shown or not.
     parsing: how it is read, None if it is all text.
@@ -59,6 +59,7 @@ class Ask:
     param: str
     max_tokens: int | None
     limit_param: str = "max_tokens"
+    may_exceed: bool = False
     usual_tokens: int | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
@@ -154,7 +155,7 @@ def _token_budget(ask: Ask, prompt: int, room: int, what: str) -> int:
             code="context_length_exceeded",
             hint=f"shorten the prompt by at least {least - left} tokens",
         )
-    if ask.max_tokens is not None and ask.max_tokens > left:
+    if ask.max_tokens is not None and ask.max_tokens > left and not ask.may_exceed:
         raise RequestError(
             f"the prompt has {prompt} tokens and {ask.limit_param} is {ask.max_tokens}: {prompt + ask.max_tokens} in all, "
             f"but {what} holds {room}",
@@ -162,4 +163,4 @@ def _token_budget(ask: Ask, prompt: int, room: int, what: str) -> int:
             code="context_length_exceeded",
             hint=f"lower {ask.limit_param} to {left} or less, or leave it out",
         )
-    return min(left, ask.usual_tokens or left) if ask.max_tokens is None else ask.max_tokens
+    return min(left, (ask.usual_tokens or left) if ask.max_tokens is None else ask.max_tokens)

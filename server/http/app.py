@@ -92,7 +92,7 @@ def _middleware(options: ServeOptions) -> list[Middleware]:
                 allow_origin_regex=LOCAL_ORIGIN if local else None,
                 allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", "retry-after"],
+                expose_headers=["x-request-id", "request-id", "retry-after"],
             )
         )
     return found

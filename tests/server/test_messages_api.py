@@ -74,6 +74,7 @@ def test_why_it_stops(client: anthropic.Anthropic) -> None:
 
     assert stop() == ("end_turn", None)
     assert stop(max_tokens=3) == ("max_tokens", None)
+    assert stop(max_tokens=32_000, extra_body={**GREEDY, "ignore_eos": True}) == ("model_context_window_exceeded", None)
     assert stop(stop_sequences=["nope", "the"]) == ("stop_sequence", "the")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import pydantic
 import pytest
 from artifact_stand_in import MODEL, TOOLS_TEMPLATE, write_artifact
 from patience import PATIENCE
@@ -67,6 +68,21 @@ def test_calls_in_messages(messages: anthropic.Anthropic) -> None:
         thinking, text, first, second = (block.to_dict() for block in message.content)
         assert (thinking["thinking"], text["text"], message.stop_reason) == ("Hm", "So", "tool_use")
         assert (first["name"], first["input"], second["name"], second["input"]) == ("f", {"a": "</"}, "g", {})
+
+
+class Place(pydantic.BaseModel):
+    city: str
+
+
+def test_structured_text_is_parsed_by_the_clients(server: ServingProcess, messages: anthropic.Anthropic) -> None:
+    say = {**SAY, "chat_template_kwargs": {"say": '{"city": "Rio"}'}}
+    server.forget_events()
+    response = server.openai.responses.parse(model=MODEL, input="x", text_format=Place, extra_body=say)
+    assert response.output_parsed == Place(city="Rio")
+    assert "city" in server.event("submit")["grammar"]
+    message = messages.messages.parse(model=MODEL, max_tokens=150, messages=ASKED, output_format=Place, extra_body=say)
+    assert message.parsed_output == Place(city="Rio")
+    assert "city" in server.event("submit")["grammar"]
 
 
 @pytest.mark.parametrize(

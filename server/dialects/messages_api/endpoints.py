@@ -1,5 +1,6 @@
 """POST /v1/messages and /v1/messages/count_tokens"""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Depends
@@ -36,4 +37,4 @@ async def count_tokens(service: Served, request: Body) -> Response:
 
 async def _ask(service: Service, request: MessagesRequest, *, fits: bool = True) -> Ask:
     with naming(FIELDS):
-        return await chat_ask(service, as_chat(request), fits=fits)
+        return replace(await chat_ask(service, as_chat(request), fits=fits), may_exceed=True)

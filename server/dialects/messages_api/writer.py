@@ -43,6 +43,7 @@ class MessageWriter:
 
     def __init__(self, model: str, ask: Ask, *, shows_thinking: bool) -> None:
         self._model = model
+        self._max_tokens = ask.max_tokens
         self._id = f"msg_{ask.id}"
         self._shows_thinking = shows_thinking
         self._assembler: Assembler
@@ -89,7 +90,7 @@ class MessageWriter:
     def _stop_reason(self) -> StopReason | None:
         match self._finish:
             case "length":
-                return "max_tokens"
+                return "max_tokens" if self._assembler.generated == self._max_tokens else "model_context_window_exceeded"
             case "tool_calls":
                 return "tool_use"
             case "stop":
