@@ -23,6 +23,12 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "diagnostics": (),
     "prompt_logprobs": (),
 }
+_INSTEAD = {
+    "mcp_servers": "call them where the client is, as tools",
+    "context_management": "send fewer messages",
+    "prompt_logprobs": "ask chat completions for them",
+}
+"""What to do instead of what is not supported."""
 
 
 class ThinkingEnabled(msgspec.Struct, tag_field="type", tag="enabled", forbid_unknown_fields=True):
@@ -79,7 +85,7 @@ class MessagesRequest(GenerationParams, kw_only=True):
 
     def check(self) -> None:
         """Raises RequestError for what would change the answer and is not supported."""
-        refuse_set_fields(self, _UNSUPPORTED)
+        refuse_set_fields(self, _UNSUPPORTED, _INSTEAD)
 
     def shows_thinking(self) -> bool:
         return not isinstance(self.thinking, ThinkingEnabled | ThinkingAdaptive) or self.thinking.display != "omitted"

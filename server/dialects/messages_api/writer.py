@@ -90,7 +90,8 @@ class MessageWriter:
     def _stop_reason(self) -> StopReason | None:
         match self._finish:
             case "length":
-                return "max_tokens" if self._assembler.generated == self._max_tokens else "model_context_window_exceeded"
+                clipped = self._max_tokens is not None and self._assembler.generated < self._max_tokens
+                return "model_context_window_exceeded" if clipped else "max_tokens"
             case "tool_calls":
                 return "tool_use"
             case "stop":

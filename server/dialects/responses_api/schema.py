@@ -26,6 +26,15 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "context_management": ([],),
     "prompt_logprobs": (),
 }
+_INSTEAD = {
+    "background": "ask for a stream",
+    "conversation": "go on from previous_response_id, or send all items",
+    "prompt": "send the text as input or instructions",
+    "truncation": "send fewer items",
+    "context_management": "send fewer items",
+    "prompt_logprobs": "ask chat completions for them",
+}
+"""What to do instead of what is not supported."""
 Include = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
@@ -99,7 +108,7 @@ class ResponsesRequest(GenerationParams, kw_only=True):
 
     def check(self) -> None:
         """Raises RequestError for what would change the answer and is not supported."""
-        refuse_set_fields(self, _UNSUPPORTED)
+        refuse_set_fields(self, _UNSUPPORTED, _INSTEAD)
 
     def wants_logprobs(self) -> bool:
         return bool(self.top_logprobs) or "message.output_text.logprobs" in (self.include or ())
