@@ -15,11 +15,11 @@ from ..parsing.pieces import CallArguments, CallStart, Content, Message, Piece, 
 from ..service import Served, Service
 from ..text.assembler import Delta
 from ..text.token_bytes import TokenBytes
+from .answers import Answer, ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Function, ToolCall
 from .choices import ChoicesWriter
 from .grammars import chat_grammar
 from .logprobs import LogprobWriter
 from .planning import Ask, Prompt, keep_end
-from .responses import Answer, ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Function, ToolCall
 from .schemas import ChatRequest
 from .tools import tool_use
 

@@ -8,8 +8,8 @@ from ...errors import EngineError
 from ..http.errors import error_answer
 from ..http.sse import DONE, EventTemplate, event
 from ..text.assembler import Assembler, Delta
+from .answers import Answer, CompletionTokensDetails, PromptTokensDetails, Usage
 from .planning import Ask
-from .responses import Answer, CompletionTokensDetails, PromptTokensDetails, Usage
 
 
 class Style(Protocol):

@@ -12,10 +12,10 @@ from ..service import Served, Service
 from ..text.assembler import Delta
 from ..text.prompt_offsets import prompt_offsets
 from ..text.token_bytes import TokenBytes
+from .answers import Answer, CompletionChoice, CompletionLogprobs
 from .choices import ChoicesWriter
 from .logprobs import LogprobWriter, joined
 from .planning import Ask, Prompt, keep_end
-from .responses import Answer, CompletionChoice, CompletionLogprobs
 from .schemas import COMPLETION_TOKENS, CompletionRequest
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ...protocol import PromptLogprob
 from ..text.assembler import Token
 from ..text.token_bytes import TokenBytes
-from .responses import ChatLogprobs, CompletionLogprobs, ContentLogprob, PromptLogprobs, PromptTokenLogprob, TopLogprob
+from .answers import ChatLogprobs, CompletionLogprobs, ContentLogprob, PromptLogprobs, PromptTokenLogprob, TopLogprob
 
 _LOWEST = -9999.0
 """Stands for minus infinity, which JSON cannot write."""

@@ -8,11 +8,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from ...errors import EngineError
 from ...version import __version__
+from ..dialects.answers import Answer, ChatChoice, ChatChunkChoice, CompletionChoice, ModelCard, ModelList, Text, Tokens, Version
 from ..dialects.chat import chat_completions
 from ..dialects.completions import completions
 from ..dialects.messages_api.answers import Message, MessageEvent, TokenCount
 from ..dialects.messages_api.endpoints import count_tokens, create_message
-from ..dialects.responses import Answer, ChatChoice, ChatChunkChoice, CompletionChoice, ModelCard, ModelList, Text, Tokens, Version
 from ..dialects.responses_api.answers import Deleted, ItemList, ResponseObject
 from ..dialects.responses_api.endpoints import cancel_response, create_response, delete_response, get_response, list_input_items
 from ..dialects.responses_api.events import ResponseEvent

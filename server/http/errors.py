@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...errors import EngineError, RequestError
+from ..dialects.answers import ErrorAnswer, ErrorBody
 from ..dialects.messages_api.errors import is_messages_path, messages_error
-from ..dialects.responses import ErrorAnswer, ErrorBody
 
 RETRY_AFTER_SECONDS = 1
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}

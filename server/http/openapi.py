@@ -12,8 +12,8 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from ..dialects.answers import ErrorAnswer
 from ..dialects.messages_api.errors import MessagesError, is_messages_path
-from ..dialects.responses import ErrorAnswer
 from .body import JsonBody
 from .errors import json_response
 

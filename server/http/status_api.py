@@ -3,8 +3,8 @@
 from starlette.responses import Response
 
 from ...version import __version__
+from ..dialects.answers import ModelCard, ModelList, SamplingParamsCard, Version
 from ..dialects.params import GenerationParams
-from ..dialects.responses import ModelCard, ModelList, SamplingParamsCard, Version
 from ..metrics import CONTENT_TYPE
 from ..service import Served, Service
 from .errors import RETRY_AFTER_SECONDS, json_response

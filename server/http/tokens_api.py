@@ -8,7 +8,7 @@ from msgspec import UNSET
 from starlette.responses import Response
 
 from ...errors import RequestError
-from ..dialects.responses import Text, Tokens
+from ..dialects.answers import Text, Tokens
 from ..dialects.schemas import DetokenizeRequest, TokenizeRequest
 from ..service import Served, offload
 from .body import JsonBody

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Histogram as PrometheusHistogram
 
 from engine.errors import RequestError
-from engine.server.dialects.responses import Answer, ChatChunkChoice, ChatDelta
+from engine.server.dialects.answers import Answer, ChatChunkChoice, ChatDelta
 from engine.server.histogram import Histogram
 from engine.server.http.sse import DONE, EventTemplate, event
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ..responses import ContentLogprob
+from ..answers import ContentLogprob
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 

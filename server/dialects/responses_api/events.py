@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ..responses import ContentLogprob
+from ..answers import ContentLogprob
 from .answers import OutputItem, Part, ResponseObject
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..responses import ContentLogprob
+from ..answers import ContentLogprob
 from .answers import FunctionCallItem, MessageItem, OutputItem, OutputText, ReasoningItem, ReasoningText, Status
 from .events import (
     ArgumentsDelta,

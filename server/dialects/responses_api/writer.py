@@ -7,9 +7,9 @@ from ....errors import EngineError, RequestError
 from ...http.sse import EventTemplate, named_event
 from ...parsing.pieces import CallArguments, CallStart, Content, Piece, Reasoning
 from ...text.assembler import Assembler, Delta, Finish, Token
+from ..answers import ContentLogprob
 from ..logprobs import LogprobWriter
 from ..planning import Ask
-from ..responses import ContentLogprob
 from .answers import (
     IncompleteDetails,
     InputTokensDetails,
