@@ -50,6 +50,10 @@ class ServeOptions(WorkerOptions):
         "a name by which a server that listens on this machine only may be asked, besides localhost; may be given more than once",
         metavar="NAME",
     )
+    special_in_messages: bool = option(
+        False,
+        "text of special tokens in messages becomes those tokens; by default it is text, so that nobody can open a turn of the system's",
+    )
     no_page: bool = option(False, "leave out the page at / (chat and live load, for people): the API alone is served")
     served_model_name: str | None = option(None, "the model's name in the API (default: the one in the artifact)", metavar="NAME")
     tool_parser: str | None = option(

@@ -99,18 +99,19 @@ class Service:
     ) -> "ChatPrompt":
         """A conversation. fits: raise RequestError if it is longer than the model's context, before it is tokenized."""
         render = partial(
-            self.text.render_chat,
+            self.text.render_parts,
             messages,
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             extra=variables,
         )
-        rendered = await offload(count_characters(messages) + len(str(tools)), render)
+        parts = await offload(count_characters(messages) + len(str(tools)), render)
+        rendered = "".join(parts)
         if fits:
             await self._check_length(rendered, "messages")
-        (tokens,) = await self.encode([rendered], add_special_tokens=add_special_tokens)
-        return ChatPrompt(rendered, tokens)
+        encode = partial(self.text.encode_parts, parts, add_special_tokens=add_special_tokens)
+        return ChatPrompt(rendered, await offload(len(rendered), encode))
 
     async def _check_length(self, text: str, param: str) -> None:
         if len(text) > _LONG and (least := await asyncio.to_thread(self.text.bound.least, text)) > self.limits.max_context:

@@ -105,7 +105,7 @@ class _Serving:
         manifest = self._manifest = load_manifest(self._options.artifacts, digest=self._options.digest)
         check_servable(manifest)
         check_text(self._options.artifacts, manifest)
-        text = Text.load(self._options.artifacts / "tokenizer")
+        text = Text.load(self._options.artifacts / "tokenizer", special_in_messages=self._options.special_in_messages)
         self._phases["tokenizer"] = time.monotonic() - started
         log(f"tokenizer {self._phases['tokenizer']:.2f} s")
         return Service(

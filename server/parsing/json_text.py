@@ -60,7 +60,7 @@ def whole(source: Source) -> Scan[Any]:
     yield from value(source, parts.append)
     try:
         return json.loads("".join(parts))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise NotACall from None
 
 

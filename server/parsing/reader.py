@@ -2,12 +2,25 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .findings import Findings
 from .forms.form import Form
 from .pieces import Piece
 from .source import NotACall, Scan, Source, held_back
+
+
+class _Openers:
+    """What a form may begin with, the longest of those at the same place first."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = tuple(sorted(texts, key=len, reverse=True))
+        self.pattern = re.compile("|".join(map(re.escape, self.texts)))
+        self._first = re.compile("[" + re.escape("".join({text[0] for text in self.texts})) + "]") if self.texts else self.pattern
+
+    def may_begin(self, text: str, start: int) -> bool:
+        """Whether one may begin in text[start:]; False is quickly found."""
+        return self._first.search(text, start) is not None
 
 
 class Reader:
@@ -24,7 +37,8 @@ class Reader:
         for form in forms:
             for opener in form.openers:
                 self._forms[opener].append(form)
-        self._anywhere = [opener for opener, them in self._forms.items() if any(form.where != "start" for form in them)]
+        self._first = _Openers(self._forms)
+        self._later = _Openers(opener for opener, them in self._forms.items() if any(form.where != "start" for form in them))
         self._scan = self._read(inside)
         next(self._scan, None)
 
@@ -79,7 +93,7 @@ class Reader:
             try:
                 yield from self._watched(form.read(opener, source, found), before)
                 fits = True
-            except NotACall:
+            except (NotACall, RecursionError):  # nested deeper than any call
                 fits = found.count > before
             if fits:
                 source.forget()
@@ -102,15 +116,15 @@ class Reader:
         """Content up to an opener and the space before it, which are not read. The opener, "" at the end."""
         source, found = self._source, self._found
         while True:
-            openers = list(self._forms) if found.at_start else self._anywhere
-            if not openers:
+            openers = self._first if found.at_start else self._later
+            if not openers.texts:
                 found.content(source.skip(len(source.text) - source.at))
-            elif place := self._next_opener(openers):
+            elif (may_begin := openers.may_begin(source.text, source.at)) and (place := self._next_opener(openers)):
                 start, opener = place
                 found.content(source.skip(start - source.at))
                 return opener
             elif source.at < len(source.text):
-                held = 0 if source.ended else held_back(source.text, source.at, openers)
+                held = held_back(source.text, source.at, openers.texts) if may_begin and not source.ended else 0
                 shown = source.text[source.at : len(source.text) - held]
                 found.content(source.skip(len(shown if source.ended else shown.rstrip())))
             if source.ended:
@@ -118,12 +132,11 @@ class Reader:
                 return ""
             yield
 
-    def _next_opener(self, openers: Sequence[str]) -> tuple[int, str] | None:
+    def _next_opener(self, openers: "_Openers") -> tuple[int, str] | None:
         """(start, opener) of the first one at a place where it may stand; `start` is before the space in front of it."""
         source = self._source
-        pattern = re.compile("|".join(map(re.escape, sorted(openers, key=len, reverse=True))))
-        for match in pattern.finditer(source.text, source.at):
-            if not source.ended and held_back(source.text, match.start(), openers) == len(source.text) - match.start():
+        for match in openers.pattern.finditer(source.text, source.at):
+            if not source.ended and held_back(source.text, match.start(), openers.texts) == len(source.text) - match.start():
                 return None  # a longer one may be coming
             before = source.text[source.at : match.start()]
             if any(self._allows(form, before) for form in self._forms[match[0]]):

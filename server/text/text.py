@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from ...errors import ArtifactError, RequestError
 from .chat_template import ChatTemplate
+from .plain_content import PlainContent, cut
 from .token_bound import TokenBound
 from .token_bytes import TokenBytes
 
@@ -23,9 +24,12 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Text:
-    """The tokenizer and chat template of one artifact. `Text.load` reads them."""
+    """The tokenizer and chat template of one artifact. `Text.load` reads them.
 
-    def __init__(self, tokenizer: Tokenizer, spec: TextSpec, template: ChatTemplate | None) -> None:
+    special_in_messages: their texts become special tokens there as well; by default they are plain text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, spec: TextSpec, template: ChatTemplate | None, *, special_in_messages: bool = False) -> None:
         # A tokenizer file may carry the truncation of its training run, which would shorten prompts silently.
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -35,9 +39,10 @@ class Text:
         self.bound = TokenBound(tokenizer)
         self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
         self._tokenizer = tokenizer
+        self._content = PlainContent(() if special_in_messages else self.token_bytes.special_texts.values())
 
     @classmethod
-    def load(cls, directory: Path) -> "Text":
+    def load(cls, directory: Path, *, special_in_messages: bool = False) -> "Text":
         """Reads tokenizer.json, text.json and, if it is there, chat_template.jinja. Raises ArtifactError."""
         try:
             spec = msgspec.json.decode((directory / "text.json").read_bytes(), type=TextSpec)
@@ -46,7 +51,8 @@ class Text:
             source = template_file.read_text(encoding="utf-8") if template_file.exists() else None
         except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
             raise ArtifactError(f"the tokenizer in {directory} cannot be read: {error}", hint="rebuild the artifact") from error
-        return cls(tokenizer, spec, None if source is None else ChatTemplate(source, spec.special_tokens))
+        template = None if source is None else ChatTemplate(source, spec.special_tokens)
+        return cls(tokenizer, spec, template, special_in_messages=special_in_messages)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a prompt, with exactly one beginning-of-sequence token if the model wants one."""
@@ -68,10 +74,20 @@ class Text:
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, extra: Mapping[str, Any] | None = None
     ) -> list[int]:
         """Tokens of a conversation; the template, not the tokenizer, says which special tokens it has."""
-        rendered = self.render_chat(messages, add_generation_prompt=add_generation_prompt, extra=extra)
-        return self.encode_all([rendered], add_special_tokens=False)[0]
+        return self.encode_parts(self.render_parts(messages, add_generation_prompt=add_generation_prompt, extra=extra))
 
-    def render_chat(
+    def encode_parts(self, parts: Sequence[str], *, add_special_tokens: bool = False) -> list[int]:
+        """Tokens of a conversation that was rendered in parts."""
+        if len(parts) == 1:
+            return self.encode_all(parts, add_special_tokens=add_special_tokens)[0]
+        encoded = self.encode_all(parts, add_special_tokens=False, one_bos=False)
+        return self._with_bos([token for part in encoded for token in part])
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The conversation as the model reads it; see `render_parts`."""
+        return "".join(self.render_parts(messages, **options))
+
+    def render_parts(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
@@ -79,17 +95,21 @@ class Text:
         tools: Sequence[Mapping[str, Any]] = (),
         continue_final_message: bool = False,
         extra: Mapping[str, Any] | None = None,
-    ) -> str:
-        """The conversation as the model reads it, all or up to its last message's end. Raises RequestError if it cannot be written so."""
+    ) -> list[str]:
+        """The conversation as the model reads it, all or up to its last message's end, cut where special tokens must not come about.
+
+        Raises RequestError if it cannot be written so.
+        """
         if self.template is None:
             raise RequestError(
                 "this model has no chat template", param="messages", code="no_chat_template", hint="use /v1/completions with a prompt"
             )
         if not messages:
             raise RequestError("messages must not be empty", param="messages", hint="give at least a user's message")
+        marked = [self._content.marked(message) for message in messages]
         if continue_final_message:
-            return self.template.render_open(messages, tools=tools, extra=extra)
-        return self.template.render(messages, add_generation_prompt=add_generation_prompt, tools=tools, extra=extra)
+            return cut(self.template.render_open(marked, tools=tools, extra=extra))
+        return cut(self.template.render(marked, add_generation_prompt=add_generation_prompt, tools=tools, extra=extra))
 
     def special_tokens(self, texts: Collection[str]) -> dict[int, str]:
         """Those of these texts that are special tokens, by their ids."""
