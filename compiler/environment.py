@@ -8,12 +8,15 @@ torch's before torch is imported. Imports nothing of ours but errors, to be in t
 import ctypes
 import os
 import re
+import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import MutableMapping
 
 from ..errors import UsageError
 
+_PLAIN_DIRECTORIES = ("/tmp", "/var/tmp", "/dev/shm")
 _SET_PARENT_DEATH_SIGNAL = 1
 _HARMLESS = re.compile(r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|TMPDIR|TMP|TEMP|LANG|LANGUAGE|LC_\w+|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON\w*")
 """Where programs and temporary files are, whose they are, and how messages read. Which g++ PATH leads to is in the keys by its version."""
@@ -26,6 +29,7 @@ _READ_WHILE_TRACING = re.compile(r"TORCH_?DYNAMO\w*|TORCH_COMPILE\w*|TORCH_FAKE\
 def enter_compiler_process(build: int) -> None:
     """Make this process one that only compiles: without any variable that could change code, and ending with the build that started it.
 
+    Its temporary files lie where commands need no quotes, since compilers are given their paths without.
     build: its process. Raises UsageError if torch has read such a variable already.
     """
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)  # else it would wait for work for ever
@@ -37,6 +41,16 @@ def enter_compiler_process(build: int) -> None:
         raise UsageError(
             f"torch has read {', '.join(read)} before this compiler process could remove it", hint="import torch._inductor later"
         )
+    if _wants_quotes(tempfile.gettempdir()) and (plain := next(filter(_is_writable, _PLAIN_DIRECTORIES), None)) is not None:
+        os.environ["TMPDIR"] = tempfile.tempdir = plain
+
+
+def _wants_quotes(path: str) -> bool:
+    return shlex.quote(path) != path
+
+
+def _is_writable(path: str) -> bool:
+    return os.access(path, os.W_OK | os.X_OK)
 
 
 def forget_torch_variables() -> None:

@@ -55,6 +55,15 @@ def test_a_compiler_process_has_only_what_cannot_change_code() -> None:
     assert not left.keys() & {*HOSTILE, "CPATH", "HF_HUB_OFFLINE", "TORCH_HOME"}
 
 
+def test_compilers_have_temporary_files_where_commands_need_no_quotes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert left_by("enter_compiler_process(os.getppid())")["TMPDIR"] == str(tmp_path)
+    spaced = tmp_path / "my files"
+    spaced.mkdir()
+    monkeypatch.setenv("TMPDIR", str(spaced))
+    assert left_by("enter_compiler_process(os.getppid())")["TMPDIR"] == "/tmp"
+
+
 def test_the_command_forgets_what_torch_would_read() -> None:
     left = left_by("forget_torch_variables()")
     assert left.keys() & {"HF_HUB_OFFLINE", "TORCH_HOME", "OMP_NUM_THREADS"} == {"HF_HUB_OFFLINE", "TORCH_HOME", "OMP_NUM_THREADS"}

@@ -1,5 +1,6 @@
 """Compile time depends on the kinds of layer, not on their number or their weights."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def test_quantized_layers_are_one_segment_too(quantize: str, store: Path, tmp_pa
 
 
 def test_everything_anew_with_paths_as_people_type_them(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """Relative to a directory with a space in its name: compilers do not run in it, and not all of them know of quotes.
+    """Relative to a directory with a space in its name: compilers do not run in it, and not all of them know of quotes. Temporary files
+    are in such a one too.
 
     Along with it: the debug dump shows every step, and nothing else is left lying about.
     """
@@ -58,7 +60,10 @@ def test_everything_anew_with_paths_as_people_type_them(tmp_path: Path, tiny_che
         "--debug-dump",
         "dump",
     ]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    temporary = tmp_path / "My Temporary Files"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in place.iterdir()) == ["artifact", "dump", "model", "store"]
     manifest, dump = load_manifest(place / "artifact"), place / "dump"
