@@ -57,6 +57,7 @@ class GGUFCheckpoint(Checkpoint):
                 check_shape(name, stored[name], located.shape, path.name)
         self.parameters = {name: ParameterInfo(shape=shape, format=self._parameter_format(name)) for name, shape in shapes.items()}
         self._tokenizer = tokenizer_from_gguf(header.metadata, path.name)
+        self._tokenizer.check_size(self.spec.vocab_size, path.name)
         self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids)
 
     def _parameter_format(self, parameter: str) -> Format:

@@ -47,6 +47,7 @@ class HFCheckpoint(Checkpoint):
                 check_shape(name, tensors[name].shape, located.shape, tensors[name].path.name)
         self.parameters = {name: ParameterInfo(shape=shape, format=self._format(name)) for name, shape in shapes.items()}
         self._tokenizer = tokenizer_from_hf(directory, values)
+        self._tokenizer.check_size(self.spec.vocab_size, str(directory))
         self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids, sampling=sampling_defaults(directory))
         self._input_scales = self._read_input_scales() if fp8 == FP8_STATIC else {}
 

@@ -115,6 +115,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> TokenizerFi
     return TokenizerFiles(
         tokenizer_json=tokenizer.to_str(),
         chat_template=template if isinstance(template, str) else None,
+        size=len(vocabulary.tokens),
         special_tokens={name: vocabulary.tokens[id] for name, key in _NAMED.items() if (id := vocabulary.id(key)) is not None},
         bos_id=bos_id,
         eos_ids=vocabulary.ends(),

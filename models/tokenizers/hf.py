@@ -32,6 +32,7 @@ def tokenizer_from_hf(directory: Path, config: Mapping[str, Any]) -> TokenizerFi
     return TokenizerFiles(
         tokenizer_json=tokenizer.to_str(),
         chat_template=_chat_template(directory, settings),
+        size=tokenizer.get_vocab_size(with_added_tokens=False),
         special_tokens=special,
         bos_id=bos_id,
         eos_ids=eos_ids,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tokenizers
 import transformers
-from random_checkpoints import BOS, CHAT_TEMPLATE, EOS, VOCAB_SIZE, write_random_checkpoint
+from random_checkpoints import BOS, CHAT_TEMPLATE, EOS, VOCAB_SIZE, save_tokenizer, train_tokenizer, write_random_checkpoint
 
 from engine.errors import CheckpointError, UnsupportedModelError
 from engine.models.open import open_checkpoint
@@ -263,6 +263,17 @@ class TestOlderLayouts:
         (directory / "tokenizer.json").unlink()
         with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
             open_checkpoint(str(directory))
+
+
+def test_a_tokenizer_of_another_model_is_noticed(tmp_path: Path) -> None:
+    """It has more tokens than the model has rows; one that was added to pad with does no harm."""
+    directory = write_random_checkpoint("llama", tmp_path / "model", num_hidden_layers=1, vocab_size=310)
+    save_tokenizer(train_tokenizer(310), directory)
+    update(directory / "tokenizer_config.json", pad_token="[PAD]")
+    open_checkpoint(str(directory))
+    save_tokenizer(train_tokenizer(311), directory)
+    with pytest.raises(CheckpointError, match="the tokenizer has 311 tokens, the model a vocabulary of 310"):
+        open_checkpoint(str(directory))
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"model": {"type": "Unheard"}}'])
