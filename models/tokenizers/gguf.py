@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
 from ...errors import CheckpointError, UnsupportedModelError
 from ..settings import Settings
 from .files import TokenizerFiles
+from .gguf_pre_tokenizers import PRE_TOKENIZERS
 
 _AS_DIRECTORY = "give the model as a Hugging Face directory"
 _DAMAGED = "the file is damaged; fetch it again"
@@ -23,30 +24,6 @@ class _TokenType(IntEnum):
     USER_DEFINED = 4
     UNUSED = 5
     BYTE = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PreTokenizer:
-    """How a byte-level BPE cuts text into words before merging.
-
-    pattern: cuts words apart; None for GPT-2's own. split_digits: every digit is a word of its own.
-    whole_words: a word that is in the vocabulary is one token, whatever the merges say.
-    """
-
-    pattern: str | None = None
-    split_digits: bool = False
-    whole_words: bool = False
-    nfc: bool = False
-    add_bos: bool = False
-
-    def build(self) -> pre_tokenizers.PreTokenizer:
-        steps: list[pre_tokenizers.PreTokenizer] = []
-        if self.split_digits:
-            steps.append(pre_tokenizers.Digits(individual_digits=True))
-        if self.pattern is not None:
-            steps.append(pre_tokenizers.Split(Regex(self.pattern), behavior="isolated"))
-        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=self.pattern is None))
-        return steps[0] if len(steps) == 1 else pre_tokenizers.Sequence(steps)
 
 
 # The special tokens that templates may name, by their keys.
@@ -66,28 +43,6 @@ _CONTROL_ENDS = frozenset(
     {"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>"}
 )
 _ENDS = _CONTROL_ENDS | {"<end_of_turn>", "<turn|>", "<eos>", "[EOT]", "[EOS]", "<EOT>", "<end_of_utterance>", "<｜end▁of▁sentence｜>"}
-
-_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-# By the value of tokenizer.ggml.pre.
-_PRE_TOKENIZERS = {
-    "gpt-2": _PreTokenizer(),
-    "smollm": _PreTokenizer(split_digits=True),
-    "starcoder": _PreTokenizer(split_digits=True),
-    "refact": _PreTokenizer(split_digits=True),
-    "llama-bpe": _PreTokenizer(pattern=_LLAMA3, whole_words=True, add_bos=True),
-    "llama3": _PreTokenizer(pattern=_LLAMA3, whole_words=True, add_bos=True),
-    "llama-v3": _PreTokenizer(pattern=_LLAMA3, whole_words=True, add_bos=True),
-    "smaug-bpe": _PreTokenizer(pattern=_LLAMA3),
-    "qwen2": _PreTokenizer(pattern=_QWEN2, nfc=True),
-    "tekken": _PreTokenizer(pattern=_TEKKEN, whole_words=True, add_bos=True),
-}
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any], source: str) -> TokenizerFiles:
@@ -172,11 +127,11 @@ class _Vocabulary:
 
 def _byte_level_bpe(settings: Settings, vocabulary: _Vocabulary) -> tuple[Tokenizer, bool]:
     name = settings.text("pre", "default")
-    pre_tokenizer = _PRE_TOKENIZERS.get(name)
+    pre_tokenizer = PRE_TOKENIZERS.get(name)
     if pre_tokenizer is None:
         raise UnsupportedModelError(
             f"{settings.source}: the pre-tokenizer {name!r} (tokenizer.ggml.pre) is not supported",
-            hint=f"supported: {', '.join(_PRE_TOKENIZERS)}; or give the model as a Hugging Face directory",
+            hint=f"supported: {', '.join(PRE_TOKENIZERS)}; or give the model as a Hugging Face directory",
         )
     merges = [tuple(merge.split(" ", 1)) for merge in settings.strings("merges")]
     tokenizer = Tokenizer(_bpe(settings, vocabulary.by_token(), merges, ignore_merges=pre_tokenizer.whole_words))

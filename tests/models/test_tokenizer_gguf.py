@@ -120,11 +120,36 @@ class TestByteLevel:
             ("llama-bpe", ["It", "'s", "Ġ", "202", "6", ",", "Ġ", "ĠWE", "'VE", "ĊĊ", "Ġx"]),
             ("qwen2", ["It", "'s", "Ġ", "2", "0", "2", "6", ",", "Ġ", "ĠWE", "'VE", "ĊĊ", "Ġx"]),
             ("tekken", ["It", "'s", "Ġ", "2", "0", "2", "6", ",", "Ġ", "ĠWE", "'VE", "ĊĊ", "Ġx"]),
+            ("command-r", ["It", "'s", "Ġ", "2", "0", "2", "6", ",", "Ġ", "ĠWE", "'", "VE", "ĊĊ", "Ġx"]),
+            ("seed-coder", ["It", "'s", "Ġ", "2", "0", "2", "6", ",", "Ġ", "ĠWE", "'VE", "ĊĊ", "Ġx"]),
+            ("gpt-4o", ["It's", "Ġ", "202", "6", ",", "Ġ", "ĠWE'VE", "ĊĊ", "Ġx"]),
         ],
     )
     def test_words_are_cut_where_the_model_s_own_tokenizer_cuts_them(self, pre: str, words: list[str]) -> None:
         pieces = build(byte_level(pre=pre)).pre_tokenizer.pre_tokenize_str("It's 2026,  WE'VE\n\n x")
         assert [piece for piece, _ in pieces] == words
+
+    @pytest.mark.parametrize(
+        ("alias", "name", "add_bos"),
+        [
+            ("phi-2", "gpt-2", False),
+            ("gigachat", "gpt-2", False),
+            ("olmo", "gpt-2", False),
+            ("exaone", "smollm", False),
+            ("falcon3", "llama-bpe", True),
+            ("pixtral", "llama-bpe", True),
+            ("lfm2", "llama-bpe", True),
+            ("glm4", "smaug-bpe", False),
+            ("deepseek-r1-qwen", "qwen2", False),
+            ("megrez", "qwen2", False),
+            ("llama4", "gpt-4o", False),
+        ],
+    )
+    def test_one_cut_may_have_several_names(self, alias: str, name: str, add_bos: bool) -> None:
+        ours, known = build(byte_level(pre=alias)), build(byte_level(pre=name))
+        for text in TEXTS:
+            assert ours.pre_tokenizer.pre_tokenize_str(text) == known.pre_tokenizer.pre_tokenize_str(text)
+        assert tokenizer_from_gguf(byte_level(pre=alias), "model.gguf").add_bos is add_bos
 
     def test_qwen_s_words_are_those_of_transformers(self) -> None:
         theirs = transformers.Qwen2Tokenizer(vocab={"a": 0}, merges=[]).backend_tokenizer
