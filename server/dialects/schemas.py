@@ -158,7 +158,8 @@ class ChatRequest(GenerateRequest, kw_only=True):
     def template_variables(self) -> dict[str, Any]:
         """What the template may read besides the messages; one that knows no such variable does not."""
         effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
-        return effort | (self.chat_template_kwargs or {})
+        switch = thinking_switch(False) if self.reasoning_effort == "none" else {}
+        return effort | switch | (self.chat_template_kwargs or {})
 
     def check(self) -> None:
         super().check()
@@ -200,6 +201,11 @@ def check_continuation(add_generation_prompt: bool | None, continue_final_messag
             param="continue_final_message",
             hint="the last message goes on, or an answer begins: leave one of them out",
         )
+
+
+def thinking_switch(on: bool) -> dict[str, bool]:
+    """The variables by which templates let a model reason first, or not; each template knows one at most."""
+    return {"enable_thinking": on, "thinking": on}
 
 
 def check_template_variables(variables: dict[str, Any] | None) -> None:

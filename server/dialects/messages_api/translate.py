@@ -4,7 +4,7 @@ from typing import Any
 
 from ....errors import RequestError
 from ..chat_form import chat_request
-from ..schemas import ChatRequest
+from ..schemas import ChatRequest, thinking_switch
 from .conversation import chat_messages
 from .schema import MessagesRequest, OutputConfig, ThinkingDisabled
 
@@ -66,7 +66,7 @@ def _tool_choice(choice: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _template_variables(request: MessagesRequest) -> dict[str, Any] | None:
-    switch = {} if request.thinking is None else {"enable_thinking": not isinstance(request.thinking, ThinkingDisabled)}
+    switch = {} if request.thinking is None else thinking_switch(not isinstance(request.thinking, ThinkingDisabled))
     return switch | (request.chat_template_kwargs or {}) or None
 
 

@@ -134,11 +134,11 @@ def test_fields_under_other_names() -> None:
     )  # fmt: skip
     assert chat.messages[0] == {"role": "system", "content": "Be kind"}
     assert (chat.stop, chat.top_k, chat.seed, chat.temperature, chat.max_tokens) == (["x"], 3, 5, 0.5, 5)
-    assert (chat.reasoning_effort, chat.chat_template_kwargs) == ("low", {"enable_thinking": False})
+    assert (chat.reasoning_effort, chat.chat_template_kwargs) == ("low", {"enable_thinking": False, "thinking": False})
     wanted = chat.wanted()
     assert wanted is not None
     assert (wanted.kind, wanted.value) == ("json", schema)
-    assert translated(thinking={"type": "adaptive"}).chat_template_kwargs == {"enable_thinking": True}
+    assert translated(thinking={"type": "adaptive"}).chat_template_kwargs == {"enable_thinking": True, "thinking": True}
     assert translated().chat_template_kwargs is None
 
 

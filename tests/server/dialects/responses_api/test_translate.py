@@ -121,6 +121,7 @@ def test_fields_under_other_names() -> None:
     wanted = chat.wanted()
     assert wanted is not None
     assert (wanted.kind, wanted.value) == ("json", schema)
+    assert translated(reasoning={"effort": "none"}).template_variables()["enable_thinking"] is False
     assert translated(text={"format": {"type": "json_object"}}).wanted() is not None
     assert translated(text={"format": {"type": "text"}}).wanted() is None
     assert translated(top_logprobs=2).wanted_logprobs() == 2
