@@ -61,6 +61,7 @@ async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True)
         parsing=parsing,
         prompt_logprobs=request.prompt_logprobs,
         token_ids=bool(request.return_token_ids),
+        stream=bool(request.stream),
         choices=request.choices(),
         grammar=grammar,
     )

@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from ...errors import EngineError
 from ..http.errors import error_answer
 from ..http.sse import DONE, EventTemplate, event
@@ -72,11 +74,16 @@ class ChoicesWriter:
 
     def whole(self, assemblers: Sequence[Assembler], deltas: Sequence[Sequence[Delta]]) -> Answer[Any]:
         self._assemblers = assemblers
-        wholes = [Delta.joined(each) for each in deltas]
+        wholes = self._with_scores([Delta.joined(each) for each in deltas])
         result = self._answer(self._style.whole_object, [self._style.whole(index, whole) for index, whole in enumerate(wholes)])
         self._style.begin(result, wholes[0])
         result.usage = self._usage()
         return result
+
+    def _with_scores(self, wholes: list[Delta]) -> list[Delta]:
+        """The first choice of a prompt has scored it for all."""
+        choices = self._ask.choices
+        return [msgspec.structs.replace(whole, scores=wholes[index - index % choices].scores) for index, whole in enumerate(wholes)]
 
     def _opening(self, index: int, first: Delta) -> bytes:
         """The event that comes before the text of a choice."""

@@ -39,6 +39,7 @@ async def completions(
         prompt_logprobs=request.all_prompt_logprobs(),
         lists_end=request.scores_echo(),
         token_ids=bool(request.return_token_ids),
+        stream=bool(request.stream),
         choices=request.choices(),
         grammar=grammar,
     )

@@ -51,6 +51,7 @@ class Ask:
     param, limit_param: the fields that errors name, of the prompt and of `max_tokens`; may_exceed: that may be more than there is room for.
     grammar: what each answer must follow, as SamplingParams has it. lists_tokens: whether the answer says which tokens it is made of;
     lists_end: and which one ended it. token_ids: whether it says which tokens came, shown or not.
+    stream: whether each choice is told as it comes, so that it has to score the prompt by itself.
     parsing: how it is read, None if it is all text.
     """
 
@@ -66,6 +67,7 @@ class Ask:
     lists_tokens: bool = False
     lists_end: bool = False
     token_ids: bool = False
+    stream: bool = False
     parsing: Parsing | None = None
     choices: int = 1
     grammar: str | None = None
@@ -114,7 +116,7 @@ def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assemb
                 rules=rules,
                 bad_words=bad_words,
                 logprobs=ask.logprobs,
-                prompt_logprobs=ask.prompt_logprobs,
+                prompt_logprobs=ask.prompt_logprobs if choice == 0 or ask.stream else None,
                 choice=choice,
                 grammar=ask.grammar,
             )

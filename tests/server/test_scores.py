@@ -127,6 +127,21 @@ def test_prompt_logprobs_of_chat(server: ServingProcess) -> None:
     assert "prompt_logprobs" not in server.http.post("/v1/chat/completions", json={"messages": HI, "max_tokens": 1}).json()
 
 
+def test_a_prompt_is_scored_once_for_all_its_choices(artifact: Path) -> None:
+    """Unless each choice is told as it comes, the prompt first."""
+    fields: dict[str, Any] = {"prompt": TEXT, "echo": True, "logprobs": 0, "max_tokens": 1, "n": 3}
+    with ServingProcess(artifact) as counting:
+        choices = complete(counting.ready(), **fields)["choices"]
+        assert [counting.event("submit")["prompt_logprobs"] for _ in range(3)] == [0, None, None]
+        assert all(choice["logprobs"]["token_logprobs"] == [*scores(ids(TEXT)), -0.5] for choice in choices)
+        chunks = list(counting.openai.completions.create(model=MODEL, temperature=0, stream=True, **fields))
+        assert [counting.event("submit")["prompt_logprobs"] for _ in range(3)] == [0, 0, 0]
+    for index in range(3):
+        logprobs = [chunk.choices[0].logprobs for chunk in chunks if chunk.choices[0].index == index]
+        told = [value for part in logprobs if part for value in part.token_logprobs or []]
+        assert told == [*scores(ids(TEXT)), -0.5]
+
+
 def test_workers_that_die_change_nothing_of_the_scores(artifact: Path, server: ServingProcess) -> None:
     """The first dies in the midst of them, the second once it has begun to answer."""
     fields: dict[str, Any] = {"prompt": TEXT, "echo": True, "logprobs": 2, "max_tokens": 4}

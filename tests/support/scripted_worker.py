@@ -144,6 +144,7 @@ class Worker:
                 prompt=len(message.prompt),
                 generated=len(message.generated),
                 scored=message.scored,
+                prompt_logprobs=message.params.prompt_logprobs,
                 grammar=message.params.grammar,
             )
             if self.args.refuse:
