@@ -42,7 +42,7 @@ examples:
 exit codes: 0 done, 2 usage, 3 damaged checkpoint, 4 unsupported model, 5 build failed,
 6 damaged artifact, 7 artifact for another machine, 8 worker failed, 9 request refused, 10 GPU or its driver failed,
 11 push or pull failed, 130 Ctrl-C"""
-BUILD_PACKAGES = ("depyf", "filelock", "gguf", "huggingface_hub", "transformers")
+BUILD_PACKAGES = ("depyf", "gguf", "huggingface_hub", "transformers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

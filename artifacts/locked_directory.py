@@ -4,7 +4,6 @@ The writer holds a lock on the directory, which the system releases when the wri
 it does. So what a killed process left is known for what it is, and removed.
 """
 
-import fcntl
 import glob
 import os
 import shutil
@@ -12,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def locked_directory(parent: Path, name: str) -> Iterator[Path]:
     path = unlocked
     try:
         unlocked.chmod(0o755)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock_descriptor(handle)
         # Only now under the name that `remove_abandoned` looks for.
         path = unlocked.rename(parent / f".{name}-{unlocked.name.rpartition('-')[2]}")
         yield path
@@ -39,9 +40,7 @@ def remove_abandoned(parent: Path, name: str) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue  # its process has just ended; or it is none of ours
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its process is at work
+            if lock_descriptor(handle, blocking=False):  # else its process is at work
+                shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(handle)

@@ -6,7 +6,6 @@ an interrupted pull is where the next one goes on, in the middle of a file if ne
 DIR itself holds already do not travel either.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -18,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import lock_descriptor
 
 from ..artifacts import FileInfo, Manifest, seal, verify
 from ..artifacts.files import file_digest
@@ -143,11 +144,10 @@ def _scratch(output: Path) -> Iterator[Path]:
         scratch.mkdir(parents=True, exist_ok=True)
         handle = os.open(scratch, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock_descriptor(handle, blocking=False):
+                raise UsageError(f"another pull to {output} is at work", hint="wait for it, or choose another place with -o")
             yield scratch
             shutil.rmtree(scratch)
-        except BlockingIOError:
-            raise UsageError(f"another pull to {output} is at work", hint="wait for it, or choose another place with -o") from None
         finally:
             os.close(handle)
     except OSError as error:

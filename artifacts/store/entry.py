@@ -11,12 +11,14 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
+from filelock import lock_descriptor
 
 from ...errors import ArtifactError
 from ..locked_directory import locked_directory
@@ -131,7 +133,7 @@ def mark_used(path: Path) -> None:
 def in_use(path: Path) -> Iterator[None]:
     """While the body runs nobody removes the entry at `path`. Raises ArtifactError if it is not there."""
     try:
-        handle = _lock(path, fcntl.LOCK_SH)
+        handle = _lock(path, _share)
     except OSError as error:
         raise ArtifactError(f"{path} is not there: {error.strerror}", hint=_REMOVE) from None
     try:
@@ -144,7 +146,7 @@ def in_use(path: Path) -> Iterator[None]:
 def unused(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Whether nobody uses the entry at `path`; if so, nobody can until the body ends. wait: for its readers, who take milliseconds."""
     try:
-        handle = _lock(path, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle = _lock(path, partial(lock_descriptor, blocking=wait, poll_interval=0.01))
     except OSError:
         yield False
         return
@@ -154,11 +156,18 @@ def unused(path: Path, *, wait: bool = False) -> Iterator[bool]:
         os.close(handle)
 
 
-def _lock(path: Path, how: int) -> int:
+def _share(handle: int) -> bool:
+    """filelock has no shared locks that need nothing written, which a store on a read-only disk needs."""
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    return True
+
+
+def _lock(path: Path, take: Callable[[int], bool]) -> int:
     """A handle of the directory at `path` that holds a lock on it. Raises OSError if that is not to be had, or the path no longer its."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(handle, how)
+        if not take(handle):
+            raise BlockingIOError(errno.EAGAIN, "it is in use")
         if not os.path.samestat(path.stat(), os.fstat(handle)):
             raise FileNotFoundError(errno.ENOENT, "it was just replaced")
     except OSError:
