@@ -15,7 +15,7 @@ from ..options.runtime import Scheduling
 from ..protocol import Ready
 from .dialects.grammars import grammar_of
 from .dialects.params import MAX_LOGPROBS, GenerationParams
-from .dialects.planning import Ask, ModelLimits, Prompt, plan
+from .dialects.planning import Ask, ModelLimits, Prompt, check_prompts, plan
 from .dialects.schemas import checked
 from .generation import Generation, Observer
 from .loop_thread import LoopThread
@@ -153,6 +153,7 @@ class LLM:
             lists_tokens=True,
             grammar=None if wanted is None else grammar_of(wanted),
         )
+        check_prompts(ask, self._limits)
         return plan(ask, self.text, self._limits, self._ready)
 
     def _complete(self, assemblers: list[Assembler], on_token: Callable[[int, str], None] | None) -> list[Completion]:

@@ -1,10 +1,10 @@
 """What the request handlers share."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import Depends
 from starlette.requests import Request
@@ -15,15 +15,12 @@ from .dialects.params import GenerationParams
 from .dialects.planning import Ask, ModelLimits, check_prompts, plan
 from .dialects.schemas import GenerateRequest
 from .metrics import Metrics
+from .offload import LONG, offload
 from .parsing.parsing import FormNames
 from .text.assembler import Assembler
 from .text.messages import count_characters
 from .text.text import Text
 from .workers.client import WorkerClient
-
-_LONG = 4_000
-"""Characters or tokens whose text or tokens take about a millisecond to find."""
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class Service:
 
     async def prepare(self, ask: Ask) -> list[Assembler]:
         """Checks, waits while the worker loads, and plans. Raises RequestError."""
-        check_prompts(ask, self.limits)
+        await offload(sum(len(prompt.tokens) for prompt in ask.prompts), partial(check_prompts, ask, self.limits))
         most = (ask.usual_tokens or self.limits.max_context) if ask.max_tokens is None else ask.max_tokens
         ask.params.check_token_ids(self.limits.vocab_size)
         ask.params.check_min_tokens(most)
@@ -114,13 +111,17 @@ class Service:
         return ChatPrompt(rendered, await offload(len(rendered), encode))
 
     async def _check_length(self, text: str, param: str) -> None:
-        if len(text) > _LONG and (least := await asyncio.to_thread(self.text.bound.least, text)) > self.limits.max_context:
+        if len(text) > LONG and (least := await asyncio.to_thread(self.text.bound.least, text)) > self.limits.max_context:
             raise RequestError(
                 f"the prompt has at least {least} tokens, and the model's context holds {self.limits.max_context}",
                 param=param,
                 code="context_length_exceeded",
                 hint="shorten the prompt",
             )
+
+    def check_sequences(self, wanted: int) -> None:
+        """Raises RequestError for more than this server takes at once, before any work is done for them."""
+        self.worker.dispatch.check_size(wanted)
 
     async def decode(self, tokens: Sequence[int]) -> str:
         return await offload(len(tokens), partial(self.text.decode, tokens))
@@ -137,8 +138,3 @@ async def _the_service(http: Request) -> Service:
 
 Served = Annotated[Service, Depends(_the_service)]
 """In the signature of a request handler: the service."""
-
-
-async def offload(size: int, work: Callable[[], _T]) -> _T:
-    """Runs `work` beside the event loop if it handles so many characters that others would notice."""
-    return await asyncio.to_thread(work) if size > _LONG else work()

@@ -18,6 +18,7 @@ from ..errors import ArtifactError, WorkerError
 from .dialects.planning import ModelLimits
 from .http.app import build_app
 from .http.connection import Connection
+from .http.limits import BodyMemory
 from .metrics import Metrics
 from .options import ServeOptions
 from .parsing.parsing import FormNames
@@ -29,6 +30,8 @@ from .workers.process import WorkerHandle
 from .workers.weights_check import check_weights_in_background
 
 FLUSH_SECONDS = 2
+SWITCH_SECONDS = 0.001
+"""How long a thread with long work keeps the event loop waiting for the interpreter, each time."""
 
 
 def run_server(options: ServeOptions, listener: socket.socket, worker: WorkerHandle) -> int:
@@ -76,6 +79,7 @@ class _Serving:
         self._signals: asyncio.Queue[int] = asyncio.Queue()
 
     async def run(self) -> int:
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._catch_signals()
         log(f"listening at {_url(self._listener)}, loading {self._options.artifacts}")
         http = self._http_server(self._load())
@@ -127,7 +131,7 @@ class _Serving:
     def _http_server(self, service: Service) -> _HttpServer:
         config = uvicorn.Config(
             build_app(service, self._options),
-            http=cast(Any, partial(Connection, patience=self._options.request_timeout)),
+            http=cast(Any, partial(Connection, patience=self._options.request_timeout, bodies=BodyMemory())),
             ws="none",
             lifespan="off",
             log_config=None,

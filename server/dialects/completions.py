@@ -26,6 +26,7 @@ async def completions(
     service.check_request(request)
     grammar = await service.grammar(request)
     given = request.prompts()
+    service.check_sequences(len(given) * request.choices())
     texts = [prompt for prompt in given if isinstance(prompt, str)]
     prompts = await _tokens(service, request, texts) if texts else cast(list[list[int]], given)
     kept = [keep_end(tokens, request.truncate_prompt_tokens, service.limits.room(request.max_tokens)) for tokens in prompts]

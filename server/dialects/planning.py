@@ -90,6 +90,7 @@ def check_prompts(ask: Ask, limits: ModelLimits) -> None:
     for prompt in ask.prompts:
         if not prompt.tokens:
             raise RequestError("the prompt has no tokens", param=ask.param, hint="give it some text")
+        _token_budget(ask, len(prompt.tokens), limits.max_context, "the model's context")
         if max(prompt.tokens) >= limits.vocab_size or min(prompt.tokens) < 0:
             wrong = next(token for token in prompt.tokens if not 0 <= token < limits.vocab_size)
             raise RequestError(
@@ -97,13 +98,14 @@ def check_prompts(ask: Ask, limits: ModelLimits) -> None:
                 param=ask.param,
                 hint="POST /tokenize tells the tokens of a text",
             )
-        _token_budget(ask, len(prompt.tokens), limits.max_context, "the model's context")
 
 
 def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assembler]:
-    """One assembler per prompt and choice, all choices of a prompt next to each other. Raises RequestError."""
+    """One assembler per prompt and choice, all choices of a prompt next to each other.
+
+    The prompts have been checked. Raises RequestError.
+    """
     ask = replace(ask, params=ask.params.or_else(limits.sampling), usual_tokens=ask.usual_tokens or limits.sampling.max_new_tokens)
-    check_prompts(ask, limits)
     ask.params.check_token_ids(limits.vocab_size)
     rules, bad_words = ask.params.token_rules(), text.word_tokens(ask.params.bad_words or ())
     plans: list[Plan] = []

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from ...errors import EngineError
 from ..dialects.planning import Ask
 from ..generation import Generation
-from ..service import Service, offload
+from ..offload import offload
+from ..service import Service
 from ..text.assembler import Assembler, Delta
 from .connection import Connection
 from .disconnect import unless_disconnected

@@ -21,7 +21,6 @@ from ..options import ServeOptions
 from ..service import Service
 from .access import LOCAL_ORIGIN, AccessMiddleware, is_loopback
 from .auth import ApiKey
-from .body import BodyMemory
 from .disconnect import ClientDisconnectedError
 from .errors import on_bug, on_disconnect, on_engine_error, on_http_error
 from .openapi import Endpoint, docs, openapi
@@ -72,7 +71,6 @@ def build_app(service: Service, options: ServeOptions) -> FastAPI:
     app.state.service = service
     app.state.responses = ResponseStore()
     app.state.endpoints = ENDPOINTS
-    app.state.bodies = BodyMemory()
     key: list[params.Depends] = [Security(ApiKey(options.api_key))] if options.api_key else []
     home = Endpoint("GET", "/", no_page if options.no_page else page, str, keyless=True, hidden=True)
     for endpoint in (*ENDPOINTS, home):

@@ -1,46 +1,18 @@
 """Reading a request's body."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from ...errors import RequestError
+from ..dialects.json_values import check_values
 from ..dialects.schemas import decode_request
+from ..offload import offload
+from .connection import Connection
 from .disconnect import ClientDisconnectedError
 
 MAX_BODY_BYTES = 32 * 2**20
-MAX_BYTES_OF_ALL = 256 * 2**20
-
-
-class BodyMemory:
-    """What the bodies of all requests that are being answered take, in bytes; a body counts until its answer has been sent."""
-
-    def __init__(self, limit: int = MAX_BYTES_OF_ALL) -> None:
-        self._left = limit
-
-    @contextmanager
-    def reader(self) -> Iterator[Callable[[int], None]]:
-        """Yields what takes so many bytes, and raises RequestError (503) where there are no more. They are given back in the end."""
-        taken = 0
-
-        def take(count: int) -> None:
-            nonlocal taken
-            if count > self._left:
-                raise RequestError(
-                    "the bodies of all requests together take too much memory",
-                    status=503,
-                    code="too_many_large_bodies",
-                    hint="try again when others have been answered",
-                )
-            self._left -= count
-            taken += count
-
-        try:
-            yield take
-        finally:
-            self._left += taken
 
 
 class JsonBody:
@@ -52,11 +24,15 @@ class JsonBody:
     def __init__(self, kind: type[msgspec.Struct]) -> None:
         self.kind = kind
 
-    async def __call__(self, http: Request) -> AsyncIterator[msgspec.Struct]:
+    async def __call__(self, http: Request) -> msgspec.Struct:
         _check_content_type(http.headers.get("content-type"))
         _check_encoding(http.headers.get("content-encoding"))
-        with http.app.state.bodies.reader() as take:
-            yield decode_request(await _read_body(http, take), self.kind)
+        body = await _read_body(http)
+        return await offload(len(body) // 16, partial(self._decode, body))
+
+    def _decode(self, body: bytes) -> msgspec.Struct:
+        check_values(body)
+        return decode_request(body, self.kind)
 
 
 def _check_content_type(value: str | None) -> None:
@@ -81,16 +57,17 @@ def _check_encoding(value: str | None) -> None:
         )
 
 
-async def _read_body(request: Request, take: Callable[[int], None]) -> bytes:
+async def _read_body(request: Request) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
         raise _too_large()
+    connection = Connection.of(request.scope)
     body = bytearray()
     try:
         async for chunk in request.stream():
             if len(body) + len(chunk) > MAX_BODY_BYTES:
                 raise _too_large()
-            take(len(chunk))
+            connection.take_body(len(chunk))
             body += chunk
     except ClientDisconnect:
         raise ClientDisconnectedError from None

@@ -21,8 +21,17 @@ MAX_PIPELINED = 32
 """Requests that are read before the one before them is answered."""
 LEAST_BODY_BYTES = 16 * 2**10
 """That must come in each `patience` seconds while a body is read."""
+MAX_BYTES_OF_BODIES = 256 * 2**20
+"""Of all requests that are being answered."""
 LINGER_SECONDS = 1.0
 """In which a client that was refused may finish sending, to see the answer."""
+
+
+class BodyMemory:
+    """What the bodies of all requests may take, in bytes. left: of it."""
+
+    def __init__(self, limit: int = MAX_BYTES_OF_BODIES) -> None:
+        self.left = limit
 
 
 class LimitedConnection(HttpToolsProtocol):
@@ -32,8 +41,10 @@ class LimitedConnection(HttpToolsProtocol):
     take anything of an answer; for that, `send_patience` holds until the answer is complete.
     """
 
-    def __init__(self, *arguments: Any, patience: float, **named: Any) -> None:
+    def __init__(self, *arguments: Any, patience: float, bodies: BodyMemory, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self._bodies = bodies
+        self._taken = 0
         self.send_patience = self._patience = patience
         self._deadline: asyncio.TimerHandle | None = None
         self._send_deadline: asyncio.TimerHandle | None = None
@@ -122,6 +133,25 @@ class LimitedConnection(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.data_received(b"".join([*head, b"\r\n", rest]))
 
+    def take_body(self, count: int) -> None:
+        """The body of the running request has so many more bytes, and holds them until that is answered.
+
+        Raises RequestError (503) if all bodies together have too many.
+        """
+        if count > self._bodies.left:
+            raise RequestError(
+                "the bodies of all requests together take too much memory",
+                status=503,
+                code="too_many_large_bodies",
+                hint="try again when others have been answered",
+            )
+        self._bodies.left -= count
+        self._taken += count
+
+    def _give_back(self) -> None:
+        self._bodies.left += self._taken
+        self._taken = 0
+
     def _expect(self, or_else: Callable[[], None] | None) -> None:
         """Call `or_else` if nothing else is expected within `patience` seconds."""
         if self._deadline is not None:
@@ -167,6 +197,7 @@ class LimitedConnection(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 _disconnect(cycle)
         self.pipeline.clear()
+        self._give_back()
         self._deaf = True
         self._expect(None)
         self._unset_keepalive_if_required()
@@ -179,6 +210,7 @@ class LimitedConnection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
+        self._give_back()
         self.send_patience = self._patience
         self._watch_sending()
         super().on_response_complete()

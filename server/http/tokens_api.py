@@ -10,7 +10,8 @@ from starlette.responses import Response
 from ...errors import RequestError
 from ..dialects.answers import Text, Tokens
 from ..dialects.schemas import DetokenizeRequest, TokenizeRequest
-from ..service import Served, offload
+from ..offload import offload
+from ..service import Served
 from .body import JsonBody
 from .errors import json_response
 
@@ -35,15 +36,17 @@ async def tokenize(service: Served, request: Annotated[TokenizeRequest, Depends(
             [request.prompt or ""], add_special_tokens=request.add_special_tokens is not False, fits=False
         )
     names = await offload(len(tokens), partial(service.text.names, tokens)) if request.return_token_strs else UNSET
-    return json_response(Tokens(tokens, len(tokens), service.limits.max_context, names))
+    answer = Tokens(tokens, len(tokens), service.limits.max_context, names)
+    return await offload(len(tokens), partial(json_response, answer))
 
 
 async def detokenize(service: Served, request: Annotated[DetokenizeRequest, Depends(JsonBody(DetokenizeRequest))]) -> Response:
     """The text of token ids."""
     service.check_model(request.model)
-    if wrong := [token for token in request.tokens if token >= service.limits.vocab_size]:
+    most = await offload(len(request.tokens), partial(max, request.tokens, default=0))
+    if most >= service.limits.vocab_size:
         raise RequestError(
-            f"token {wrong[0]} is not in the vocabulary of {service.limits.vocab_size} tokens",
+            f"token {most} is not in the vocabulary of {service.limits.vocab_size} tokens",
             param="tokens",
             hint="POST /tokenize tells the tokens of a text",
         )

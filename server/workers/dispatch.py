@@ -94,7 +94,7 @@ class Dispatch:
         Raises RequestError if the queue is full or the server is going down.
         """
         self._life.check_open()
-        self._check_size(len(submits))
+        self.check_size(len(submits))
         self._check_room(len(submits))
         self._check_given_up(submits)
         if not self._live:
@@ -187,7 +187,8 @@ class Dispatch:
         running = self._life.ready.max_num_seqs if self._life.ready else 0
         return math.inf if self._max_queue is None else running + self._max_queue
 
-    def _check_size(self, wanted: int) -> None:
+    def check_size(self, wanted: int) -> None:
+        """Raises RequestError for more sequences than can be taken at once."""
         if wanted > (capacity := self._capacity()):
             raise RequestError(
                 f"{wanted} sequences in one request, but this server takes {capacity} at once",
