@@ -47,9 +47,11 @@ async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True)
         fits=fits and request.truncate_prompt_tokens is None,
     )
     parsing = service.forms.parsing(use.schemas, prompt.text, most_calls=use.most_calls)
-    special = {text: id for id, text in service.text.special_tokens(parsing.markers if parsing else ()).items()}
-    is_held = use.must_call or use.strict or answer_grammar is not None
-    grammar = await asyncio.to_thread(chat_grammar, answer_grammar, use, parsing, special) if is_held else None
+    budget = request.thinking_token_budget
+    grammar = None
+    if use.must_call or use.strict or answer_grammar is not None or budget is not None:
+        added = service.text.added_tokens(parsing.markers if parsing else ())
+        grammar = await asyncio.to_thread(chat_grammar, answer_grammar, use, parsing, added, thinking_budget=budget)
     max_tokens = request.token_limit()
     tokens = keep_end(prompt.tokens, request.truncate_prompt_tokens, service.limits.room(max_tokens))
     return Ask(

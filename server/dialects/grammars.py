@@ -71,17 +71,28 @@ def checked_grammar(grammar: str, field: str) -> str:
     return grammar
 
 
-def chat_grammar(answer: str | None, use: ToolUse, parsing: FormsParsing | None, special: Mapping[str, int]) -> str | None:
+def chat_grammar(
+    answer: str | None, use: ToolUse, parsing: FormsParsing | None, added: Mapping[str, int], *, thinking_budget: int | None
+) -> str | None:
     """What the assistant's message must follow: `answer` if it has content, and what the request says about calls; None for no rules.
 
-    Raises RequestError for schemas of functions that must be followed and cannot be honoured.
+    thinking_budget: tokens of reasoning, after which it is ended.
+    Raises RequestError for what cannot be honoured: a budget, or schemas of functions that must be followed.
     """
+    if thinking_budget is not None and (parsing is None or not parsing.is_bounded(added)):
+        raise RequestError(
+            "thinking_token_budget needs a model that ends its reasoning with a token of its own",
+            param="thinking_token_budget",
+            code="unsupported_parameter",
+            hint="leave it out; max_tokens bounds reasoning and answer together",
+        )
     if parsing is None:
         return answer
     if use.must_call or use.strict:
         for index, name in use.checked:
             json_grammar(use.schemas[name], f"tools[{index}].function.parameters", whitespace=WHITESPACE)
-    lark = parsing.grammar(special, WHITESPACE, must_call=use.must_call, strict=use.strict, answer=answer is not None)
+    asked = {"must_call": use.must_call, "strict": use.strict, "answer": answer is not None}
+    lark = parsing.grammar(added, WHITESPACE, **asked, budget=thinking_budget)
     if lark is None:
         return answer
     from llguidance import LLMatcher

@@ -11,13 +11,13 @@ SPACE = r"/\s*/"
 
 
 class Lark:
-    """special: ids of special tokens by their texts, which a grammar names by id. whitespace: a pattern of what may stand inside JSON."""
+    """added: ids of added tokens by their texts: for llguidance these are no text. whitespace: a pattern of what may stand inside JSON."""
 
-    def __init__(self, special: Mapping[str, int], whitespace: str) -> None:
-        self._special = special
+    def __init__(self, added: Mapping[str, int], whitespace: str) -> None:
+        self._added = added
         self._whitespace = whitespace
         self._rules: list[str] = []
-        texts = sorted(special, key=len, reverse=True)
+        texts = sorted(added, key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, texts)) + ")") if texts else None
 
     def written(self, start: str) -> str:
@@ -33,7 +33,7 @@ class Lark:
     def text(self, text: str) -> str:
         """Exactly this text."""
         parts = self._split.split(text) if self._split else [text]
-        return " ".join(self._token(part) if part in self._special else json.dumps(part, ensure_ascii=False) for part in parts if part)
+        return " ".join(self._token(part) if part in self._added else json.dumps(part, ensure_ascii=False) for part in parts if part)
 
     def json(self, schema: Any, root: Any = None) -> str:
         """JSON that follows the schema. root: whose definitions it may refer to."""
@@ -42,11 +42,12 @@ class Lark:
         whole = {**shared, **found, "x-guidance": {"whitespace_pattern": self._whitespace}}
         return self.rule(f"%json {json.dumps(whole, ensure_ascii=False)}")
 
-    def free(self, *ends: str) -> str:
-        """Any text up to the first of these, which are read as well."""
-        if any(end in self._special for end in ends):
-            tokens = " | ".join(self._token(end) for end in ends if end in self._special)
-            return f"{FREE} ({tokens})"
+    def free(self, *ends: str, most_tokens: int | None = None) -> str:
+        """Any text up to the first of these, which are read as well. most_tokens: where an end comes at last, if it is an added token."""
+        if any(end in self._added for end in ends):
+            tokens = " | ".join(self._token(end) for end in ends if end in self._added)
+            text = FREE if most_tokens is None else self.rule(FREE, f"[max_tokens={most_tokens}]") if most_tokens else ""
+            return f"{text} ({tokens})"
         end = ends[0] if len(ends) == 1 else ""
         suffix = json.dumps(end, ensure_ascii=False) if end else f"/{'|'.join(re.escape(each).replace('/', '[/]') for each in ends)}/"
         return self.rule(FREE, f"[suffix={suffix}]")
@@ -65,5 +66,10 @@ class Lark:
             may_be_empty = may_be_empty and not required
         return f"({rest})?" if rest and may_be_empty else rest
 
+    def anything_but(self, *texts: str) -> str:
+        """Any tokens, of which the first is none of these added ones."""
+        ids = ",".join(str(self._added[text]) for text in texts if text in self._added)
+        return f"(<[^{ids}]> <[*]>*)?" if ids else "<[*]>*"
+
     def _token(self, text: str) -> str:
-        return f"<[{self._special[text]}]>"
+        return f"<[{self._added[text]}]>"

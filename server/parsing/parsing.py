@@ -37,17 +37,25 @@ class FormsParsing:
         return Reader(self.forms, Findings(call_id, self.tools, self.most_calls), self._inside())
 
     def grammar(
-        self, special: Mapping[str, int], whitespace: str, *, must_call: bool = False, strict: bool = False, answer: bool = False
+        self,
+        added: Mapping[str, int],
+        whitespace: str,
+        *,
+        must_call: bool = False,
+        strict: bool = False,
+        answer: bool = False,
+        budget: int | None = None,
     ) -> str | None:
         """What an answer must follow, in Lark; None for no rules.
 
         must_call: one function at least is called. strict: calls follow the functions' schemas. answer: content follows another
-        grammar, `@answer`. Reasoning may stand before all of it. special: ids of the special tokens among `markers`.
-        whitespace: a pattern of what may stand inside JSON. What has no opening mark cannot be strict, unless it must be.
+        grammar, `@answer`. Reasoning may stand before all of it, up to `budget` tokens if that `is_bounded`.
+        added: ids of the added tokens among `markers`. whitespace: a pattern of what may stand inside JSON.
+        What has no opening mark cannot be strict, unless it must be.
         """
-        lark = Lark(special, whitespace)
+        lark = Lark(added, whitespace)
         form = next((form for form in self.forms if isinstance(form, CallForm)), None) if self.tools else None
-        before = self._before_content(lark)
+        before = self._before_content(lark, budget)
         own_before = "" if _reasons(form) else before
         several = self.most_calls != 1
         calls = form.grammar(lark, self.tools, several=several, opened=False) if form and (must_call or answer) else ""
@@ -58,12 +66,22 @@ class FormsParsing:
         if strict and form is not None and form.where == "anywhere":
             calls = form.grammar(lark, self.tools, several=several, opened=True)
             return lark.written(f"{own_before} ({lark.free(form.openers[0])} {calls})? {lark.rule(FREE)}")
+        if budget is not None and self._inside():
+            return lark.written(f"{before} <[*]>*")
+        if budget is not None:
+            openers = next((form.openers for form in self.forms if isinstance(form, Think)), ())
+            return lark.written(f"({before.removesuffix('?')} <[*]>*) | {lark.anything_but(*openers)}")
         return None
 
-    def _before_content(self, lark: Lark) -> str:
+    def is_bounded(self, added: Mapping[str, int]) -> bool:
+        """Whether reasoning can be ended after some number of tokens: its marks must be tokens of their own."""
+        thinks = [form for form in self.forms if isinstance(form, Think)]
+        return bool(thinks) and all(mark in added for form in thinks for mark in (*form.openers, *form.ends))
+
+    def _before_content(self, lark: Lark, budget: int | None) -> str:
         inside = self._inside() is not None
         form = next((form for form in self.forms if isinstance(form, ReasoningForm)), None)
-        return form.before_content(lark, inside=inside) if form is not None else ""
+        return form.before_content(lark, inside=inside, most_tokens=budget) if form is not None else ""
 
     def _inside(self) -> tuple[Form, str] | None:
         """What the prompt's end has begun."""

@@ -197,6 +197,7 @@ def test_a_schema_that_must_hold_and_cannot_is_refused(server: ServingProcess) -
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [NOW], "tool_choice": "maybe"}, "tool_choice"),
         ({"tools": [NOW], "tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice"),
+        ({"thinking_token_budget": 5}, "thinking_token_budget"),
         ({"functions": [NOW["function"]]}, "functions"),
         ({"function_call": {"name": "now"}}, "function_call"),
         ({"messages": [{"role": "function", "name": "now", "content": "x"}]}, "messages[0].role"),

@@ -39,5 +39,5 @@ class CallForm(Form, Protocol):
 class ReasoningForm(Form, Protocol):
     """One of reasoning, which a grammar lets a model do before it is held to anything."""
 
-    def before_content(self, lark: Lark, *, inside: bool) -> str:
-        """What may stand before an answer. inside: the prompt has begun it."""
+    def before_content(self, lark: Lark, *, inside: bool, most_tokens: int | None) -> str:
+        """What may stand before an answer. inside: the prompt has begun it. most_tokens: of reasoning."""

@@ -54,7 +54,7 @@ class Harmony:
         opening = "" if opened else lark.text("<|channel|>") + " "
         return f"{opening}{self._analysis(lark)} ({calls})"
 
-    def before_content(self, lark: Lark, *, inside: bool) -> str:
+    def before_content(self, lark: Lark, *, inside: bool, most_tokens: int | None) -> str:
         return f"{lark.text('<|channel|>')} {self._analysis(lark)} {lark.text('final<|message|>')}"
 
     def _analysis(self, lark: Lark) -> str:

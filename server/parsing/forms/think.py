@@ -46,9 +46,9 @@ class Think:
         if mark in self.ends:
             source.at += len(mark)
 
-    def before_content(self, lark: Lark, *, inside: bool) -> str:
+    def before_content(self, lark: Lark, *, inside: bool, most_tokens: int | None) -> str:
         """Reasoning and the space behind it. inside: the answer begins in it; otherwise there may be none."""
-        reasoning = f"{lark.free(*self.ends)} {SPACE}"
+        reasoning = f"{lark.free(*self.ends, most_tokens=most_tokens)} {SPACE}"
         return reasoning if inside else f"(({' | '.join(map(lark.text, self.openers))}) {reasoning})?"
 
 

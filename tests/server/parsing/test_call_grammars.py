@@ -136,3 +136,33 @@ def test_marks_that_are_special_tokens_are_asked_for_as_such(tmp_path: Path) -> 
     assert matcher.is_accepting()
     spelled = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar or ""), log_level=0)
     assert spelled.try_consume_tokens(vocabulary.tokenize_str("<|tool")) == 0
+
+
+def test_reasoning_ends_when_its_budget_is_spent(tmp_path: Path) -> None:
+    tokenizer = write_toy_tokenizer(tmp_path)
+    tokenizer.add_tokens(["<think>", "</think>", "<tool_call>", "</tool_call>"])
+    added = {text: tokenizer.token_to_id(text) or 0 for text in ("<think>", "</think>", "<tool_call>", "</tool_call>")}
+    vocabulary = LLTokenizer(tokenizer.to_str(), eos_token=[tokenizer.token_to_id(END) or 0])
+
+    def follows(grammar: str | None, text: str) -> bool:
+        matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar or ""), log_level=0)
+        assert not matcher.is_error(), matcher.get_error()
+        tokens = tokenizer.encode(text).ids
+        return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+    begun, may = parsing("hermes", "think", "<think>\n"), parsing("hermes", "think")
+    assert begun.is_bounded(added)
+    assert not begun.is_bounded({})
+    call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    for budget in (0, 4):
+        free = begun.grammar(added, SPACE, budget=budget)
+        assert follows(free, "xyz"[:budget] + f"</think>So <think>wxyz. {call}")
+        assert not follows(free, "wxyzw</think>So")
+        either = may.grammar(added, SPACE, budget=budget)
+        assert follows(either, f"So. {call}")
+        assert follows(either, "")
+        assert follows(either, "<think>" + "wxyz"[:budget] + "</think>So.")
+        assert not follows(either, "<think>wxyzw</think>So")
+        calling = may.grammar(added, SPACE, must_call=True, budget=budget)
+        assert follows(calling, "<think></think>" + call)
+        assert not follows(calling, "<think>wxyzw</think>" + call)
