@@ -2,6 +2,7 @@
 # make test    every test but the long proofs
 # make exhaustive  the long proofs: every family of models compiled, every part of them replayed for sm90, a real Gemma 3 beside transformers; an hour or more
 # make check   format, lint, types, layering, layout: what CI runs first
+# make docs    the tables of docs/api.md, from the types of requests
 # make clean   everything that these made
 #
 # PYTHON=python3.12    the Python (3.11 to 3.13) to make .venv from
@@ -13,7 +14,7 @@ PYTHON ?= python3
 export PYTHONSAFEPATH = 1
 BIN = .venv/bin
 
-.PHONY: demo test exhaustive check format clean
+.PHONY: demo test exhaustive check format docs clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed-build
@@ -35,6 +36,9 @@ check: .venv/.installed-dev
 format: .venv/.installed-dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+docs: .venv/.installed-dev
+	$(BIN)/python tools/api_tables.py
 
 .venv/.installed-build: pyproject.toml tools/install.py
 	$(PYTHON) tools/install.py --extras build

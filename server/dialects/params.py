@@ -28,36 +28,47 @@ _T = TypeVar("_T")
 
 
 class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=True):
-    """Sampling and stopping. None means the default that OpenAI documents.
-
-    max_tokens: default is the rest of the context; 0 computes the prompt only. temperature 0 is greedy. top_k 0 or -1, top_p 1
-    and min_p 0 switch the filter off. stop: one string or up to 16; generation ends before the
-    first to appear. seed: same seed, same tokens; drawn at random if None.
-    min_tokens: neither end of text nor a stop ends the generation before this many tokens.
-    allowed_token_ids: the only ones that may be chosen. bad_words: texts whose tokens never follow each other.
-    prompt_logprobs: how many alternatives to report per token of the prompt (None: no logprobs of the prompt).
-    skip_special_tokens: leave special tokens out of the text, as by default.
-    """
+    """Sampling and stopping. None means the default, which is the one that OpenAI documents."""
 
     max_tokens: Natural | None = None
+    """Default: of a chat what the context leaves, of completions 16. 0 computes the prompt only."""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    """Default: 1. 0 is greedy."""
     top_p: Probability | None = None
+    """Default: 1, which is off."""
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    """Default: 0, which is off, as is -1."""
     min_p: Probability | None = None
+    """Default: 0, which is off."""
     seed: Int64 | None = None
+    """Default: drawn at random. The same seed gives the same tokens at any load."""
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    """Default: 1, which is off."""
     presence_penalty: Penalty | None = None
+    """Default: 0."""
     frequency_penalty: Penalty | None = None
+    """Default: 0."""
     logit_bias: dict[int, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    """Token id to what is added to its logit."""
     allowed_token_ids: Annotated[list[Natural], Meta(min_length=1)] | None = None
+    """The only tokens that may be chosen: the end of text too only if it is among them."""
     bad_words: Annotated[list[BadWord], Meta(max_length=MAX_BAD_WORDS)] | None = None
+    """The last token of such a text is not chosen where the answer ends with the ones before it, at the beginning of a text or after a
+    space."""
     stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOPS)] | None = None
+    """Ends the answer before the first of these texts; special tokens, such as `<|im_end|>`, count too."""
     include_stop_str_in_output: bool | None = None
+    """Default: false. Whether the answer shows what stopped it."""
     stop_token_ids: Annotated[list[Natural], Meta(max_length=256)] | None = None
+    """Tokens that end the answer, beside the model's own."""
     ignore_eos: bool | None = None
+    """Default: false. Whether the answer goes on after the end of text."""
     min_tokens: Natural | None = None
+    """Default: 0. Neither end of text nor a stop ends the answer before this many tokens."""
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    """Logprobs of the prompt's tokens, with so many alternatives each; not in a stream, and not on a GPU."""
     skip_special_tokens: bool | None = None
+    """Default: true. False shows special tokens in the text, where `stop` finds them."""
 
     def or_else(self, defaults: SamplingDefaults) -> Self:
         """These params, and the defaults for what they leave open."""

@@ -16,19 +16,23 @@ from .params import MAX_LOGPROBS, GenerationParams, Natural, refuse_set_fields
 MAX_CHOICES = 128
 COMPLETION_TOKENS = 16
 """Of a completion whose request does not say how many: OpenAI's default."""
-WITHOUT_EFFECT = frozenset(
-    {
-        *("user", "metadata", "safety_identifier"),  # describe the caller
-        *("store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),  # steer what OpenAI's servers do around a request
-        "include_obfuscation",  # is about hiding the length of tokens
-        *("moderation", "prompt_cache_options"),  # what OpenAI's servers do with a text, and with a cache
-        "verbosity",  # for models that are trained to know it
-        "spaces_between_special_tokens",  # no tokenizer of ours puts any there
-    }
-)
-"""Fields that are accepted with any value, and ignored."""
+WITHOUT_EFFECT = {
+    "user": "who asks",
+    "metadata": "notes of theirs",
+    "safety_identifier": "who asks",
+    "store": "keeping the answer: nothing is kept",
+    "service_tier": "a price and a queue: all requests have the same",
+    "prompt_cache_key": "routing to a cache: equal prefixes are found without",
+    "prompt_cache_retention": "how long a cache lives: equal prefixes are found as long as there is room",
+    "prompt_cache_options": "the same",
+    "moderation": "a check of the text beside the answer: there is none",
+    "verbosity": "models that are trained to know it",
+    "include_obfuscation": "in `stream_options`: padding that hides the length of tokens; there is none",
+    "spaces_between_special_tokens": "spaces that some tokenizers put there: those of artifacts do not",
+}
+"""Fields that are accepted with any value, and ignored: what they are about elsewhere."""
 MAX_MESSAGES = 10_000
-MAX_TOKENS = 1_000_000
+MAX_TOKENS = 2**18
 MAX_PROMPTS = 4_096
 """Lists that are longer than any use of them: what they hold is not looked at."""
 MAX_TOOLS = 1_000
@@ -60,17 +64,24 @@ _UNSUPPORTED_IN_CHAT = _UNSUPPORTED | {
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_usage: bool | None = None
+    """Default: false. Whether a chunk with the usage ends the stream."""
     continuous_usage_stats: bool | None = None
+    """Default: false. With it every chunk has a usage."""
     include_obfuscation: bool | None = None
+    """Ignored: there is no padding that hides the length of tokens."""
 
 
 class GenerateRequest(GenerationParams, kw_only=True):
     """What chat and completions have in common."""
 
     model: str | None = None
+    """Default: the one there is. Another name is a 404."""
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    """Default: 1. Answers to each prompt; the k-th gets `seed + k`."""
     stream: bool | None = None
+    """Default: false. Server-sent events."""
     stream_options: StreamOptions | None = None
+    """Of a stream: `include_usage`, and `continuous_usage_stats`, with which every chunk has a usage."""
 
     user: Any = None
     metadata: Any = None
@@ -83,10 +94,16 @@ class GenerateRequest(GenerationParams, kw_only=True):
     prompt_cache_options: Any = None
 
     return_token_ids: bool | None = None
+    """Default: false. `prompt_token_ids` and `token_ids`, as vLLM has them: all tokens that came, the end of text and what a stop string
+    cuts off included."""
     return_tokens_as_token_ids: bool | None = None
+    """Default: false. Tokens in `logprobs` are called `token_id:ID`."""
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    """Keeps the last so many tokens of a prompt; -1: as many as the context holds beside `max_tokens`."""
     add_special_tokens: bool | None = None
+    """Default: of a chat false, of completions true. What the tokenizer puts around a text."""
     echo: bool | None = None
+    """Default: false. Completions: the prompt before each answer; chat: the last message, if the answer goes on with it."""
 
     priority: Any = None
     spaces_between_special_tokens: Any = None
@@ -131,26 +148,40 @@ class GenerateRequest(GenerationParams, kw_only=True):
 
 class ChatRequest(GenerateRequest, kw_only=True):
     messages: Messages
+    """The conversation. Messages may carry what clients add to them (`id`, `metadata`, `cache_control`): the template reads what it
+    knows."""
     max_completion_tokens: Natural | None = None
+    """`max_tokens` under its newer name."""
     logprobs: bool | None = None
+    """Default: false. Logprobs of the model's own distribution, before temperature and penalties."""
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    """Alternatives of each token; needs `logprobs: true`."""
     chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the template."""
     add_generation_prompt: bool | None = None
+    """Default: true. Whether an answer begins after the messages."""
     continue_final_message: bool | None = None
+    """Default: false. Whether the last message goes on instead of a new one."""
 
     thinking_token_budget: Natural | None = None
     tools: Tools | None = None
+    """Functions that the model may call: see Tools."""
     tool_choice: str | dict[str, Any] | None = None
+    """Default: `auto`. `none`, `required`, or the function that is to be called."""
     parallel_tool_calls: bool | None = None
+    """Default: true. False keeps the first call only."""
 
     functions: Any = None
+    """`tools` under their older name, which is refused."""
     function_call: Any = None
+    """`tool_choice` under its older name, which is refused."""
     modalities: Any = None
     audio: Any = None
     prediction: Any = None
     web_search_options: Any = None
     documents: Any = None
     reasoning_effort: str | None = None
+    """A variable for templates that read it."""
     verbosity: Any = None
 
     def unsupported(self) -> dict[str, tuple[Any, ...]]:
@@ -219,7 +250,9 @@ def check_template_variables(variables: dict[str, Any] | None) -> None:
 
 class CompletionRequest(GenerateRequest, kw_only=True):
     prompt: str | list[str | Natural | list[Natural]]
+    """Texts or lists of token ids."""
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    """Logprobs of the model's own distribution, before temperature and penalties, with so many alternatives each."""
 
     best_of: Any = None
     suffix: Any = None
@@ -264,14 +297,23 @@ class CompletionRequest(GenerateRequest, kw_only=True):
 
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str | None = None
+    """Default: the one there is. Another name is a 404."""
     prompt: str | None = None
+    """A text. Either this or `messages`."""
     messages: Messages | None = None
+    """A conversation, which goes through the chat template."""
     add_generation_prompt: bool | None = None
+    """Default: true. Whether an answer begins after the messages."""
     continue_final_message: bool | None = None
+    """Default: false. Whether the last message goes on instead of a new one."""
     add_special_tokens: bool | None = None
+    """Default: of messages false, of a text true. What the tokenizer puts around a text."""
     return_token_strs: bool | None = None
+    """Default: false. Whether the answer also has each token's text."""
     chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the template."""
     tools: Tools | None = None
+    """Shown to the model by the template."""
 
     def check(self) -> None:
         check_template_variables(self.chat_template_kwargs)
@@ -284,7 +326,9 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tokens: Annotated[list[Natural], Meta(max_length=MAX_TOKENS)]
+    """Token ids."""
     model: str | None = None
+    """Default: the one there is. Another name is a 404."""
 
 
 _ITEM = TypeVar("_ITEM")

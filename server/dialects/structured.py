@@ -74,15 +74,25 @@ class StructuredRequest(msgspec.Struct, kw_only=True):
     """The fields that ask for structured output."""
 
     response_format: ResponseFormat | None = None
+    """As OpenAI, llama.cpp and vLLM have it: `json_schema`, `json_object`, `structural_tag`, or `text`."""
     structured_outputs: StructuredOutputs | None = None
+    """As vLLM has it."""
     guided_json: Schema | None = None
+    """As older clients of vLLM write it."""
     guided_regex: str | None = None
+    """The same."""
     guided_choice: Choices | None = None
+    """The same."""
     guided_grammar: str | None = None
+    """The same."""
     guided_whitespace_pattern: str | None = None
+    """What may stand between the parts of JSON."""
     guided_decoding_backend: str | None = None
+    """Ignored: there is one."""
     grammar: str | None = None
+    """As llama.cpp's clients write it."""
     json_schema: Schema | None = None
+    """The same."""
 
     def wanted(self) -> Wanted | None:
         """What the answer must be, None for no rules. Raises RequestError for two at once, and for what is incomplete."""

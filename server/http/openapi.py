@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from ..dialects.answers import ErrorAnswer
+from ..dialects.field_docs import field_docs
 from ..dialects.messages_api.errors import MessagesError, is_messages_path
 from .body import JsonBody
 from .errors import json_response
@@ -79,6 +80,8 @@ def document(app: FastAPI, endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         refusal = schemas.of(MessagesError if is_messages_path(endpoint.path) else ErrorAnswer)
         error = {"description": "Not served", "content": {"application/json": {"schema": refusal}}}
         operation["responses"] = {"200": {"description": "Served", "content": content}, "default": error}
+    for body in filter(None, bodies.values()):
+        schemas.explain(body)
     found["components"] = {**found.get("components", {}), "schemas": schemas.components}
     return found
 
@@ -99,3 +102,8 @@ class _Schemas:
         assert all(self.components.get(name, found) == found for name, found in components.items()), "two types have one name"
         self.components |= components
         return schema
+
+    def explain(self, kind: type[msgspec.Struct]) -> None:
+        """Add what is said about the fields of a type that has been asked for."""
+        for name, text in field_docs(kind).items():
+            self.components[kind.__name__]["properties"][name]["description"] = text

@@ -9,6 +9,7 @@ import pytest
 from artifact_stand_in import MODEL, write_artifact
 from serving_process import ServingProcess
 
+from engine.server.dialects.field_docs import field_docs
 from engine.server.dialects.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from engine.server.http.app import ENDPOINTS
 
@@ -48,6 +49,8 @@ def test_the_document_has_every_endpoint_and_type(server: ServingProcess) -> Non
         operation, name = document["paths"][path]["post"], type(request).__name__
         assert operation["requestBody"]["content"]["application/json"]["schema"] == {"$ref": f"#/components/schemas/{name}"}
         assert list(schemas[name]["properties"]) == list(msgspec.structs.asdict(request))
+        docs = {field: each["description"] for field, each in schemas[name]["properties"].items() if "description" in each}
+        assert docs == field_docs(type(request))
         assert operation["security"] == [{"API key": []}]
     assert "security" not in document["paths"]["/health"]["get"]
 
