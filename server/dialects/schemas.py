@@ -164,6 +164,7 @@ class ChatRequest(GenerateRequest, kw_only=True):
     """Default: false. Whether the last message goes on instead of a new one."""
 
     thinking_token_budget: Natural | None = None
+    """Ends the reasoning after so many tokens, if the model has a token for that."""
     tools: Tools | None = None
     """Functions that the model may call: see Tools."""
     tool_choice: str | dict[str, Any] | None = None
