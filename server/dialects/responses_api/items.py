@@ -12,9 +12,10 @@ _PARTS = 'a part is {"type": "input_text", "text": "..."}, or output_text of an 
 
 
 def items_of(given: str | Sequence[Item]) -> list[Item]:
-    """A request's input as items with ids."""
-    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    return [{"type": "message", **item} if "role" in item else dict(item) for item in items]
+    """A request's input as items that have a type. Null is nothing."""
+    items: Sequence[Item] = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    present = [{name: value for name, value in item.items() if value is not None} for item in items]
+    return [{"type": "message", **item} if "role" in item else item for item in present]
 
 
 def chat_messages(items: Sequence[Item], offset: int = 0) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ def test_items_are_messages() -> None:
         {"type": "function_call", "call_id": "j", "name": "g", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "i", "output": "1"},
         {"type": "function_call_output", "call_id": "j", "output": [{"type": "input_text", "text": "2"}]},
-        {"role": "assistant", "content": "Both"},
+        {"role": "assistant", "content": "Both", "type": None, "id": None},
         {"role": "assistant", "content": "of them"},
         {"role": "user", "content": "And?"},
     ]
