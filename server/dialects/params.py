@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
