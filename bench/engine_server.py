@@ -29,13 +29,15 @@ _PHASE = re.compile(r'engine_startup_phase_seconds\{phase="([^"]+)"\} (\S+)')
 class EngineServer:
     """Starts on `with`, at once; `listening` and `ready` wait. Stops with SIGTERM at the end.
 
+    Of what the checkpoint recommends for choosing tokens it knows nothing: what is measured is the model.
     flags: further arguments of engine serve. Raises WorkerError, with the end of its log, if it exits early.
     """
 
     def __init__(self, artifacts: Path, flags: Sequence[str] = ()) -> None:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._command = [sys.executable, "-P", "-m", "engine", "serve", "--artifacts", str(artifacts), "--port", str(self.port), *flags]
+        own = ["--artifacts", str(artifacts), "--port", str(self.port), "--generation-config", "none"]
+        self._command = [sys.executable, "-P", "-m", "engine", "serve", *own, *flags]
 
     def __enter__(self) -> "EngineServer":
         self._log = tempfile.TemporaryFile()

@@ -67,7 +67,7 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     """Logprobs of the prompt's tokens, with so many alternatives each; not in a stream, and not on a GPU."""
     skip_special_tokens: bool | None = None
-    """Default: true. False shows special tokens in the text, where `stop` finds them."""
+    """Default: true. False shows special tokens in the text; `stop` finds them in any case."""
 
     def or_else(self, defaults: SamplingDefaults) -> Self:
         """These params, and the defaults for what they leave open."""
@@ -131,9 +131,7 @@ def _or(value: _T | None, default: _T) -> _T:
     return default if value is None else value
 
 
-def refuse_set_fields(
-    request: msgspec.Struct, unsupported: Mapping[str, tuple[Any, ...]], instead: Mapping[str, str] = MappingProxyType({})
-) -> None:
+def refuse_set_fields(request: msgspec.Struct, unsupported: Mapping[str, tuple[Any, ...]], instead: Mapping[str, str]) -> None:
     """Raises RequestError for a field with a value beyond null and those that ask for nothing special. instead: what to do, by field."""
     for name, harmless in unsupported.items():
         value = getattr(request, name)
