@@ -8,6 +8,7 @@ would show otherwise, without compiler and server ever meeting.
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,24 @@ _ONLY_IF = {"deepseek_r1": None, "hunyuan": "<answer>"}
 """What a template must have besides for a form of reasoning that shares its marks with another; None: it cannot be told."""
 
 
-def find_forms(template: ChatTemplate | None) -> AnswerForms:
-    """By the call that the template writes into a conversation, and where it writes none by the marks that it has."""
+def find_forms(template: ChatTemplate | None, tokens: Collection[str] = ()) -> AnswerForms:
+    """By the call that the template writes into a conversation; where it writes none, by the marks that it has or that are `tokens`."""
     if template is None:
         return AnswerForms()
-    return AnswerForms(tools=_tools(template) if template.reads_tools else None, reasoning=_reasoning(template.source))
+    return AnswerForms(tools=_tools(template, tokens) if template.reads_tools else None, reasoning=_reasoning(template.source))
 
 
-def _tools(template: ChatTemplate) -> str | None:
+def _tools(template: ChatTemplate, tokens: Collection[str]) -> str | None:
     """The form that reads the call and leaves the least of the answer over."""
     try:
         asked = template.render([_USER], add_generation_prompt=False, tools=[_TOOL])
         opened = template.render([_USER], add_generation_prompt=True, tools=[_TOOL])
         whole = template.render([_USER, _ANSWER, _RESULT], add_generation_prompt=False, tools=[_TOOL])
     except RequestError:
-        return _by_marks(template.source)
+        return _by_marks(template.source, tokens)
     answers = {_behind(before, whole) for before in (asked, opened)}
     left = {name: over for name in TOOL_FORMS for answer in sorted(answers) if (over := _left_over(name, answer)) is not None}
-    return min(left, key=lambda name: left[name]) if left else _by_marks(opened + template.source)
+    return min(left, key=lambda name: left[name]) if left else _by_marks(opened + template.source, tokens)
 
 
 def _behind(before: str, whole: str) -> str:
@@ -75,10 +76,14 @@ def _parsed(arguments: str) -> Any:
         return None
 
 
-def _by_marks(text: str) -> str | None:
+def _by_marks(text: str, tokens: Collection[str]) -> str | None:
     """The form of which all marks are there; of several the one with most."""
     marks = {name: {mark for form in forms if isinstance(form, CallForm) for mark in form.markers} for name, forms in TOOL_FORMS.items()}
-    there = {name: len(found) for name, found in marks.items() if found and "{" not in found and all(mark in text for mark in found)}
+    there = {
+        name: len(found)
+        for name, found in marks.items()
+        if found and "{" not in found and all(mark in text or mark in tokens for mark in found)
+    }
     return max(there, key=lambda name: there[name]) if there else None
 
 
@@ -95,7 +100,7 @@ def main() -> int:
     try:
         text = Text.load(Path(sys.argv[1]) / "tokenizer")
         text.decode(text.encode("Hello"))
-        sys.stdout.buffer.write(msgspec.json.encode(find_forms(text.template)))
+        sys.stdout.buffer.write(msgspec.json.encode(find_forms(text.template, text.added_tokens())))
     except EngineError as error:
         print(error, file=sys.stderr)
         return error.exit_code

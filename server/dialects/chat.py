@@ -50,7 +50,7 @@ async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True)
     budget = request.thinking_token_budget
     grammar = None
     if use.must_call or use.strict or answer_grammar is not None or budget is not None:
-        added = service.text.added_tokens(parsing.markers if parsing else ())
+        added = {text: id for text, id in service.text.added_tokens().items() if parsing and text in parsing.markers}
         grammar = await asyncio.to_thread(chat_grammar, answer_grammar, use, parsing, added, thinking_budget=budget)
     max_tokens = request.token_limit()
     tokens = keep_end(prompt.tokens, request.truncate_prompt_tokens, service.limits.room(max_tokens))

@@ -8,7 +8,7 @@ from ...errors import RequestError
 
 _TOOL = 'a tool is {"type": "function", "function": {"name": "...", "parameters": {...}}}'
 _CHOICE = 'tool_choice is "auto", "none", "required" or {"type": "function", "function": {"name": "..."}}'
-_EMPTY = {"type": "object", "properties": {}}
+_EMPTY = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Messages to prompt, by the Jinja template that came with the model, in a sandbox."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -18,6 +19,7 @@ _AS_TRAINED = "send roles in the order in which the model was trained to see the
 _GENERATION = {"generation"}
 _END = "\ue000the end\ue000"
 """Marks where a message ends, in what a template makes of it."""
+_THINKING = re.compile(r"""\.thinking\b|\[["']thinking["']\]""")
 _NEEDLE = "needle"
 _ARGUMENTS = f'{{"{_NEEDLE}": "x"}}'
 
@@ -60,12 +62,15 @@ class ChatTemplate:
         environment.globals.update(globals)
         try:
             self._template = environment.from_string(source)
-            variables = meta.find_undeclared_variables(environment.parse(source))
         except TemplateError as error:
             raise ArtifactError(f"the chat template does not parse: {error}", hint="rebuild the artifact") from error
         self.source = source
-        self.reads_tools = "tools" in variables
         self._special_tokens = dict(special_tokens)
+
+    @cached_property
+    def reads_tools(self) -> bool:
+        """Whether the template has a place for definitions of tools."""
+        return "tools" in meta.find_undeclared_variables(self._template.environment.parse(self.source))
 
     @cached_property
     def habits(self) -> Habits:
@@ -84,6 +89,7 @@ class ChatTemplate:
             parts=parts,
             developer="developer" in self.source,
             absent_content=absent,
+            thinking=_THINKING.search(self.source) is not None,
             argument_text=(rendered is None or f"{{'{_NEEDLE}'" in rendered) and _ARGUMENTS in (self._tries(with_text) or ""),
         )
 

@@ -18,7 +18,8 @@ class Habits:
     """What one template reads.
 
     text, parts: content as a text, and as a list of parts. developer: the role of this name. absent_content: calls
-    without content beside them. argument_text: calls have their arguments as JSON text, instead of as an object.
+    without content beside them. argument_text: calls have their arguments as JSON text, instead of as an object. thinking: reasoning
+    has this name.
     """
 
     text: bool = True
@@ -26,6 +27,7 @@ class Habits:
     developer: bool = False
     absent_content: bool = False
     argument_text: bool = False
+    thinking: bool = False
 
 
 def normalize(messages: Sequence[Mapping[str, Any]], habits: Habits) -> list[dict[str, Any]]:
@@ -57,7 +59,7 @@ def normalize_message(message: Mapping[str, Any], where: str, habits: Habits) ->
     if calls := _calls(message.get("tool_calls"), role, f"{where}.tool_calls", habits):
         normal["tool_calls"] = calls
     _add_content(normal, message.get("content"), role, f"{where}.content", habits)
-    _add_reasoning(normal)
+    _add_reasoning(normal, habits)
     return normal
 
 
@@ -75,11 +77,13 @@ def _add_content(normal: dict[str, Any], content: Any, role: str, where: str, ha
         normal["content"] = parts
 
 
-def _add_reasoning(normal: dict[str, Any]) -> None:
-    """Under both of its names: each template knows one."""
+def _add_reasoning(normal: dict[str, Any], habits: Habits) -> None:
+    """Under each name that templates have for it. One of these refuses it beside calls with content."""
     reasoning = normal.get("reasoning_content", normal.get("reasoning"))
     if isinstance(reasoning, str):
         normal["reasoning_content"] = normal["reasoning"] = reasoning
+        if habits.thinking and not (normal.get("content") and "tool_calls" in normal):
+            normal.setdefault("thinking", reasoning)
 
 
 def content_text(content: Any, where: str) -> str:

@@ -116,9 +116,9 @@ class Text:
         ids = {self._tokenizer.token_to_id(text): text for text in texts}
         return {id: text for id, text in ids.items() if id in self.token_bytes.special}
 
-    def added_tokens(self, texts: Collection[str]) -> dict[str, int]:
-        """The ids of those of these texts that are tokens beside the vocabulary, special or not: nothing else is tokenized to them."""
-        return {token.content: id for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.content in texts}
+    def added_tokens(self) -> dict[str, int]:
+        """Texts and ids of tokens beside the vocabulary, special or not: only their own texts are tokenized to them."""
+        return {token.content: id for id, token in self._tokenizer.get_added_tokens_decoder().items()}
 
     def word_tokens(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """The tokens of each of these words, at the beginning of a text and after a space."""

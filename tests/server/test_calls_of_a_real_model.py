@@ -37,7 +37,7 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("tools") / "artifact"
     shutil.copytree(smollm2, folder)
     (folder / "tokenizer" / "chat_template.jinja").write_text(TOOLS_TEMPLATE)
-    seal(folder, msgspec.structs.replace(load_manifest(smollm2), forms=AnswerForms(tools="hermes", reasoning="think")))
+    seal(folder, msgspec.structs.replace(load_manifest(smollm2), forms=AnswerForms(tools="hermes")))
     with ServingProcess(folder, worker_command=None, kv_memory=2**28, max_num_seqs=8, served_model_name="smollm2") as server:
         yield server.ready()
 

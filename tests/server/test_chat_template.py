@@ -198,3 +198,13 @@ def test_tools_need_a_template_that_reads_them() -> None:
     with pytest.raises(RequestError, match="no place for tools") as refused:
         conversation("{{ messages }}", user, tools=[tool])
     assert refused.value.param == "tools"
+
+
+def test_reasoning_comes_back_under_the_name_that_the_template_has() -> None:
+    user = {"role": "user", "content": "x"}
+    for name in ("reasoning", "reasoning_content", "thinking"):
+        source = "{{ messages[-1]." + name + " }}"
+        for given in ("reasoning", "reasoning_content"):
+            assert conversation(source, user, {"role": "assistant", "content": "So.", given: "Hm."}) == "Hm."
+    both = {"role": "assistant", "content": "So.", "reasoning": "Hm.", "tool_calls": [CALL]}
+    assert conversation("{{ messages[-1].thinking }}", user, both) == ""

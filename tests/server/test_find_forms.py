@@ -47,7 +47,12 @@ def test_templates_that_say_less() -> None:
     assert found(TOOLS_TEMPLATE) == AnswerForms(tools="hermes", reasoning="think")
     only_described = CHAT_TEMPLATE + "{% if tools %}Answer with <function_calls>f()</function_calls>.{% endif %}"
     assert found(only_described).tools == "olmo3"
-    assert found(CHAT_TEMPLATE + "{% if tools %}{{ tools }}{% endif %}").tools is None
+    says_nothing = CHAT_TEMPLATE + "{% if tools %}{{ tools }}{% endif %}"
+    assert found(says_nothing).tools is None
+    tokens = ["<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"]
+    assert find_forms(ChatTemplate(says_nothing, {}), tokens).tools is None
+    sections = ["<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"]
+    assert find_forms(ChatTemplate(says_nothing, {}), [*tokens, *sections]).tools == "kimi_k2"
     refuses = "{% for m in messages if m.role == 'tool' %}{{ raise_exception('no') }}{% endfor %}{{ tools }}<tool_calls></tool_calls>"
     assert found(refuses).tools == "jamba"
 
