@@ -97,6 +97,19 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     """How many of the `prompt_logprobs` an earlier worker has told."""
 
 
+class Embed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Compute the vector of a text, or the score of a pair of texts: one message out, whose `vector` it is.
+
+    `prompt` is never empty and fits the context. dimensions: leading numbers of the vector that are wanted, 0 for all. pair_start:
+    where the second text of a pair begins, 0 if there is none.
+    """
+
+    id: str
+    prompt: list[int]
+    dimensions: int = 0
+    pair_start: int = 0
+
+
 class Abort(msgspec.Struct, frozen=True, tag=True):
     """Forget a sequence and free its blocks at once. Unknown ids are ignored."""
 
@@ -107,7 +120,8 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     """Finish what is running and waiting, then exit 0."""
 
 
-ToWorker = Submit | Abort | Drain
+Request = Submit | Embed
+ToWorker = Request | Abort | Drain
 
 # --- worker -> server -----------------------------------------------------------------------
 
@@ -146,7 +160,8 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     A token that ended the sequence (end of text, stop_token_ids) is included as the last of
     `tokens`; whether to show it is the server's business. `error` says why a request was
     refused or ended by the worker, with finish_reason "abort". prompt_logprobs: the next ones, in the
-    order of the prompt, of which the first token has none; they come by themselves, before the first token.
+    order of the prompt, of which the first token has none; they come by themselves, before the first token. `vector` answers
+    an `Embed`, with finish_reason "stop": float32, little-endian.
     """
 
     id: str
@@ -156,6 +171,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     error: str | None = None
     cached_tokens: int = 0
     prompt_logprobs: list[PromptLogprob] = []
+    vector: bytes = b""
 
 
 class Stats(msgspec.Struct, frozen=True, array_like=True):

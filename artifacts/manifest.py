@@ -29,6 +29,7 @@ KV_SCALE_BYTES = 4
 Scalar = int | float
 STEP = "step"
 LOGITS = "logits"
+POOLED = "pooled"
 TEXT_FOLDER = "tokenizer/"
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1, "int8": 1, "int32": 4}
 
@@ -52,6 +53,23 @@ class ModelInfo(_Struct, frozen=True, kw_only=True):
     parameters: Count
     quantize: str
     source_format: str
+
+
+class PooledInfo(_Struct, frozen=True, kw_only=True):
+    """What a model makes of a text in place of tokens: a vector, or the score of a pair of texts.
+
+    size: numbers of a vector. pooling: whether it comes of a text's last token, its first, or the mean of all. normalize: whether it
+    is scaled to length 1. activation: what a score goes through. prompts: texts to put in front of others, by name.
+    default_prompt: the one that is put there if none is asked for, "" for none.
+    """
+
+    task: Literal["embed", "score"]
+    size: Size
+    pooling: Literal["last", "cls", "mean"]
+    normalize: bool = False
+    activation: Literal["none", "sigmoid"] = "none"
+    prompts: dict[str, str] = {}
+    default_prompt: str = ""
 
 
 class Toolchain(_Struct, frozen=True, kw_only=True):
@@ -146,7 +164,7 @@ class InputInfo(_Struct, frozen=True, kw_only=True):
 
 
 class Program(_Struct, frozen=True, kw_only=True):
-    """A forward pass as data. results: by name, the value that holds each; of `step`, `logits` [R, V] float32."""
+    """A forward pass as data. results: by name, the value that holds each; of `step`, `logits` [R, V] or `pooled` [R, size] float32."""
 
     inputs: list[InputInfo]
     calls: list[Call]
@@ -193,7 +211,7 @@ class PassReport(_Struct, frozen=True, kw_only=True):
 
 
 class ProbePrompt(_Struct, frozen=True, kw_only=True):
-    """Token ids and the largest logits that they must lead to, best first."""
+    """Token ids and the largest logits, or numbers of a vector, that they must lead to, best first. top_tokens: their columns."""
 
     tokens: list[Index]
     top_tokens: list[Index]
@@ -243,6 +261,7 @@ class SamplingDefaults(_Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Manifest(_Struct, frozen=True, kw_only=True):
     """Everything about an artifact.
 
+    pooled: what is made of a text by a model that generates none. caches: none of an encoder, which computes a text at once.
     kernel_library: on CPU, the shared object with our operators. kernels and graphs: on NVIDIA,
     what the templates launch. tuned_on: the GPU whose measurements chose among kernels, if any did.
     has_weights: whether the files that `weights` names are there.
@@ -260,6 +279,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     toolchain: Toolchain
     ingredients: dict[str, dict[str, str]] = {}
     model: ModelInfo
+    pooled: PooledInfo | None = None
     caches: list[CacheGroup]
     kernel_library: str = ""
     kernels: list[KernelInfo] = []
@@ -281,6 +301,35 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     def step(self) -> Program:
         """The program that serves: new tokens of some sequences to logits."""
         return self.programs[STEP]
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether tokens see those that follow: a text is computed in one step, and nothing of it is kept."""
+        return not self.caches
+
+    @property
+    def result(self) -> str:
+        """The name of the one result of `step`."""
+        return LOGITS if self.pooled is None else POOLED
+
+    @property
+    def takes_first_row(self) -> bool:
+        """Whether the row of a text that is wanted is that of its first token, not of its last."""
+        return self.pooled is not None and self.pooled.pooling == "cls"
+
+    @property
+    def wanted_rows(self) -> list[int] | None:
+        """As `wanted` of a `Piece` that is a whole text."""
+        return [0] if self.takes_first_row else None
+
+    def step_tokens(self, max_batch_tokens: int) -> int:
+        """Tokens of the largest step: of an encoder, a text that is longer than a step otherwise is makes one by itself."""
+        return max(max_batch_tokens, self.model.max_context) if self.is_encoder else max_batch_tokens
+
+    @property
+    def result_size(self) -> int:
+        """Columns of that result."""
+        return self.model.vocab_size if self.pooled is None else self.pooled.size
 
     @property
     def code_files(self) -> list[str]:

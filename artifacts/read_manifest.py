@@ -15,7 +15,7 @@ import msgspec
 
 from ..errors import ArtifactError, Misfit, MismatchError
 from .files import read_file
-from .manifest import DTYPE_BYTES, LOGITS, MANIFEST_NAME, SCHEMA_VERSION, SIGNATURE_NAME, STEP, Manifest, ProbePrompt, content_digest
+from .manifest import DTYPE_BYTES, MANIFEST_NAME, SCHEMA_VERSION, SIGNATURE_NAME, STEP, Manifest, ProbePrompt, content_digest
 from .step_inputs import draw_inputs, step_inputs
 
 MOST_BYTES = 64 << 20
@@ -119,6 +119,8 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     yield from _faults_of_names(manifest)
     yield from _faults_of_caches(manifest)
     yield from _faults_of_programs(manifest)
+    if manifest.pooled is not None and manifest.pooled.default_prompt not in {"", *manifest.pooled.prompts}:
+        yield f"puts a prompt in front of texts that it does not have: {manifest.pooled.default_prompt!r}"
     for name, weight in manifest.weights.items():
         if weight.dtype not in DTYPE_BYTES:
             yield f"has a weight of an unknown dtype: {name!r} is {weight.dtype!r}"
@@ -148,7 +150,7 @@ def _faults_of_names(manifest: Manifest) -> Iterator[str]:
 def _faults_of_caches(manifest: Manifest) -> Iterator[str]:
     names = [group.name for group in manifest.caches]
     tensors = [tensor for group in manifest.caches for tensor in group.tensors]
-    if not names or len(set(names)) != len(names) or not all(map(_GROUP_NAME.fullmatch, names)):
+    if (not names and manifest.pooled is None) or len(set(names)) != len(names) or not all(map(_GROUP_NAME.fullmatch, names)):
         yield f"has the cache groups {', '.join(map(repr, names)) or 'of no layer'}"
     if len(set(tensors)) != len(tensors) or not all(group.layers for group in manifest.caches):
         yield "has a cache group without layers, or with one twice"
@@ -160,8 +162,8 @@ def _faults_of_caches(manifest: Manifest) -> Iterator[str]:
 
 
 def _faults_of_programs(manifest: Manifest) -> Iterator[str]:
-    if STEP not in manifest.programs or LOGITS not in manifest.step.results:
-        yield f"has no program {STEP!r} with the result {LOGITS!r}"
+    if STEP not in manifest.programs or manifest.result not in manifest.step.results:
+        yield f"has no program {STEP!r} with the result {manifest.result!r}"
         return
     for name, program in manifest.programs.items():
         inputs = [info.name for info in program.inputs]
@@ -170,7 +172,7 @@ def _faults_of_programs(manifest: Manifest) -> Iterator[str]:
         for info in program.inputs:
             if info.dtype not in DTYPE_BYTES:
                 yield f"has an input of an unknown dtype: {info.name!r} is {info.dtype!r}"
-    brought = [*step_inputs(group.name for group in manifest.caches), *(draw_inputs() if manifest.graphs else ())]
+    brought = [*step_inputs((group.name for group in manifest.caches), token_types=True), *(draw_inputs() if manifest.graphs else ())]
     if unknown := [info.name for info in manifest.step.inputs if info not in brought]:
         yield f"has a program {STEP!r} that reads {unknown[0]!r}, which no step brings"
     dims = {"1", *(dim for info in manifest.step.inputs for dim in info.dims)}
@@ -188,10 +190,11 @@ def _folders(name: str) -> list[str]:
 
 
 def _is_computable(prompt: ProbePrompt, manifest: Manifest) -> bool:
-    vocabulary = range(manifest.model.vocab_size)
+    vocabulary, columns = range(manifest.model.vocab_size), range(manifest.result_size)
     return (
         0 < len(prompt.tokens) <= manifest.model.max_context
         and 0 < len(prompt.top_tokens) == len(prompt.top_logits)
-        and all(token in vocabulary for token in (*prompt.tokens, *prompt.top_tokens))
+        and all(token in vocabulary for token in prompt.tokens)
+        and all(column in columns for column in prompt.top_tokens)
         and all(map(math.isfinite, prompt.top_logits))
     )

@@ -12,23 +12,25 @@ class Piece(NamedTuple):
     """New tokens of one sequence.
 
     tokens: of the whole sequence; the step computes those from `start` on. blocks: by cache group, the
-    block of each `block_size` tokens. wanted: positions whose logits are wanted, by default the last one.
+    block of each `block_size` tokens. wanted: positions whose logits are wanted, by default the last one. pair_start: where the
+    second text of a pair begins, 0 if there is none.
     """
 
     tokens: Sequence[int]
     start: int
     blocks: Mapping[str, Sequence[int]]
     wanted: Sequence[int] | None = None
+    pair_start: int = 0
 
 
-def whole_prompts(prompts: Sequence[Sequence[int]], block_sizes: Mapping[str, int]) -> list[Piece]:
-    """Pieces that run whole prompts over empty caches, in blocks 0, 1, 2, ... block_sizes: by cache group."""
+def whole_prompts(prompts: Sequence[Sequence[int]], block_sizes: Mapping[str, int], *, wanted: Sequence[int] | None = None) -> list[Piece]:
+    """Pieces that run whole prompts over empty caches, in blocks 0, 1, 2, ... block_sizes: by cache group. wanted: as in `Piece`."""
     pieces = []
     used = dict.fromkeys(block_sizes, 0)
     for tokens in prompts:
         blocks = {group: range(used[group], used[group] - (-len(tokens) // size)) for group, size in block_sizes.items()}
         used = {group: held.stop for group, held in blocks.items()}
-        pieces.append(Piece(tokens, 0, blocks))
+        pieces.append(Piece(tokens, 0, blocks, wanted))
     return pieces
 
 
@@ -45,6 +47,7 @@ def step_arrays(pieces: Sequence[Piece], block_sizes: Mapping[str, int]) -> dict
         "logit_rows": [
             start + place - piece.start for piece, start, places in zip(pieces, starts, wanted, strict=False) for place in places
         ],
+        "token_types": [int(0 < piece.pair_start <= place) for piece in pieces for place in range(piece.start, len(piece.tokens))],
     }
     for group, size in block_sizes.items():
         width = max(len(piece.blocks[group]) for piece in pieces)

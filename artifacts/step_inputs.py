@@ -9,14 +9,17 @@ from collections.abc import Iterable
 from .graph import DRAW_INPUTS
 from .manifest import CacheGroup, InputInfo
 
+TOKEN_TYPES = "token_types"
 
-def step_inputs(groups: Iterable[str]) -> list[InputInfo]:
-    """Inputs of a step over caches of these groups.
+
+def step_inputs(groups: Iterable[str], *, token_types: bool = False) -> list[InputInfo]:
+    """Inputs of a step over caches of these groups. token_types: whether the model tells the texts of a pair apart.
 
     tokens, positions [T]; cu_seqlens [S1], prefix sums of the new tokens of each sequence; seq_lens [S],
     tokens of each sequence after the step; logit_rows [R], which of the T rows get logits. By group:
     block_table [S, B], the block of each `block_size` tokens of a sequence (what no new token sees may be
     any number), and slot_mapping [T], block * block_size + offset where each token's keys and values go.
+    token_types [T]: 1 in the second text of a pair, else 0.
     """
     paged = [info for group in groups for info in (_int32(f"block_table.{group}", "S", f"B.{group}"), _int32(f"slot_mapping.{group}", "T"))]
     return [
@@ -25,6 +28,7 @@ def step_inputs(groups: Iterable[str]) -> list[InputInfo]:
         _int32("cu_seqlens", "S1"),
         _int32("seq_lens", "S"),
         _int32("logit_rows", "R"),
+        *([_int32(TOKEN_TYPES, "T")] if token_types else []),
         *paged,
     ]
 

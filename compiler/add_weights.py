@@ -27,7 +27,7 @@ from .progress import BuildSummary, Reporter
 from .stages import finish_with_probe, pack_weights, write_tokenizer
 from .step_program import Wanted, fused_graph
 from .summary import summarize
-from .target_kind import TargetKind, kind_of
+from .target_kind import NO_CACHE, TargetKind, kind_of
 from .toolchain import Versions
 from .weight_formats import choose_formats
 from .weights_plan import PackedWeight, plan_weights
@@ -125,4 +125,6 @@ def _graph(code: Manifest, checkpoint: Checkpoint, formats: dict[str, str], kind
 
     ran = {report.name for report in code.fusion}
     left_out = tuple(item.name for item in pipeline(formats, (), kind.layout) if not item.required and item.name not in ran)
-    return fused_graph(Wanted.of(checkpoint, formats, kv_dtype=code.caches[0].dtype, kind=kind, disable_pass=left_out))
+    return fused_graph(
+        Wanted.of(checkpoint, formats, kv_dtype=code.caches[0].dtype if code.caches else NO_CACHE, kind=kind, disable_pass=left_out)
+    )

@@ -12,7 +12,8 @@ from torch import fx
 
 from ..artifacts import CacheGroup
 from ..artifacts.step_arrays import step_arrays, whole_prompts
-from ..kernels.attention.reference import attention_operator
+from ..kernels import mean_pool
+from ..kernels.attention.reference import attention_operator, bidirectional_attention_operator
 from ..kernels.formats import PANEL_KERNELS
 from ..kernels.linear import reference
 from ..kernels.linear.activations import quantize
@@ -28,6 +29,8 @@ def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
     operators: dict[str, Callable[..., torch.Tensor]] = {
         "engine.quantize.default": quantize,
         "engine.attention.default": attention_operator,
+        "engine.bidirectional_attention.default": bidirectional_attention_operator,
+        "engine.mean_pool.default": mean_pool.reference,
     }
     operators |= {f"engine.{name}.default": operator for name, operator in ROW_REFERENCES.items()}
     operators |= {f"engine.{twin(row.name, 'quantize')}.default": quantized_twin(row.name, quantize) for row in TWINS}
@@ -76,10 +79,12 @@ def _with_format(operation: Callable[..., torch.Tensor], kernel: str) -> Callabl
     return lambda *args: operation(kernel, *args)
 
 
-def run_prompt(interpreter: GraphInterpreter, tokens: list[int], groups: Sequence[CacheGroup]) -> torch.Tensor:
-    """Logits [V] after the last of `tokens`, computed in one prefill over empty caches."""
+def run_prompt(
+    interpreter: GraphInterpreter, tokens: list[int], groups: Sequence[CacheGroup], *, wanted: Sequence[int] | None = None
+) -> torch.Tensor:
+    """Logits [V] after the last of `tokens`, or their vector, computed in one prefill over empty caches. wanted: as in `Piece`."""
     sizes = {group.name: group.block_size for group in groups}
-    pieces = whole_prompts([tokens], sizes)
+    pieces = whole_prompts([tokens], sizes, wanted=wanted)
     inputs = {f"input:{name}": torch.from_numpy(array) for name, array in step_arrays(pieces, sizes).items()}
     for group in groups:
         shape = (len(pieces[0].blocks[group.name]), group.num_kv_heads, group.block_size, group.row_elements)

@@ -5,7 +5,7 @@ from math import prod
 
 import msgspec
 
-from ..artifacts import AnyTarget, Manifest, MemoryPlan, ModelInfo, Probe, SamplingDefaults, SegmentInfo
+from ..artifacts import AnyTarget, Manifest, MemoryPlan, ModelInfo, PooledInfo, Probe, SamplingDefaults, SegmentInfo
 from ..artifacts.manifest import SCHEMA_VERSION, STEP
 from ..artifacts.store.ingredients import recorded
 from ..models.checkpoint import Checkpoint
@@ -56,6 +56,7 @@ def new_manifest(
             quantize=options.quantize,
             source_format="+".join(sorted({info.format for info in checkpoint.parameters.values()})),
         ),
+        pooled=pooled_info(checkpoint),
         caches=wanted.groups,
         kernel_library=_library_name(code.library) if code.library is not None else "",
         kernels=graphs.kernels,
@@ -76,6 +77,22 @@ def new_manifest(
         sampling=msgspec.convert(checkpoint.generation.sampling, SamplingDefaults),
         probe=Probe(recorded_on="reference", prompts=[]),
         files={},
+    )
+
+
+def pooled_info(checkpoint: Checkpoint) -> PooledInfo | None:
+    """What a manifest says of a checkpoint that makes no tokens."""
+    pooled, pooling = checkpoint.pooled, checkpoint.spec.pooling
+    if pooled is None or pooling is None:
+        return None
+    return PooledInfo(
+        task=pooled.task,
+        size=pooling.size(checkpoint.spec.hidden_size),
+        pooling=pooling.kind,
+        normalize=pooled.normalize,
+        activation=pooled.activation,
+        prompts=dict(pooled.prompts),
+        default_prompt=pooled.default_prompt,
     )
 
 

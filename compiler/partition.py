@@ -1,4 +1,4 @@
-"""Stage 4: cut the graph at attention, and name every distinct piece once.
+"""Stage 4: cut the graph at operators that look at other rows, and name every distinct piece once.
 
     embed, norm, qkv | attention | o, mlp, norm, qkv | attention | ... | o, mlp, norm, head
 
@@ -48,10 +48,10 @@ class Partition:
         return Program(inputs=self.inputs, calls=calls, results=self.results)
 
 
-def partition(graph: fx.Graph, inputs: list[InputInfo], *, cuts_are_segments: bool = False) -> Partition:
+def partition(graph: fx.Graph, inputs: list[InputInfo], *, result: str = LOGITS, cuts_are_segments: bool = False) -> Partition:
     """Cut `graph` at CUT_OPERATORS. Raises BuildError for a graph that cannot be cut there.
 
-    inputs: the step's, of which the graph's placeholders are some; its one output is the logits.
+    inputs: the step's, of which the graph's placeholders are some. result: what its one output is called.
     cuts_are_segments: whether the operators at the cuts are compiled like what is between them.
     """
     (output,) = graph.find_nodes(op="output")
@@ -69,9 +69,9 @@ def partition(graph: fx.Graph, inputs: list[InputInfo], *, cuts_are_segments: bo
         forms[text] = form
         given = [names[node] for node in step.inputs]
         calls.append(Call(kind="segment", target=text, inputs=given, outputs=_name_outputs(step.outputs, names)))
-    (logits,) = output.args
-    assert isinstance(logits, fx.Node)
-    return Partition(inputs=inputs, calls=_with_frees(calls, names[logits]), forms=forms, results={LOGITS: names[logits]})
+    (last,) = output.args
+    assert isinstance(last, fx.Node)
+    return Partition(inputs=inputs, calls=_with_frees(calls, names[last]), forms=forms, results={result: names[last]})
 
 
 def _cut(graph: fx.Graph) -> list[Piece | fx.Node]:

@@ -1,12 +1,11 @@
 """Stage 7: golden values, from the artifact itself where this machine can run it."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from ..artifacts import CacheGroup, Probe, ProbePrompt
+from ..artifacts import Manifest, Probe, ProbePrompt
 from ..errors import BuildError
 from .interpret import GraphInterpreter, run_prompt
 from .run_artifact import artifact_logits
@@ -27,9 +26,9 @@ def record_on_target(directory: Path, prompts: list[list[int]]) -> Probe:
     return Probe(recorded_on="target", prompts=[_record(prompt, row, digest=True) for prompt, row in zip(prompts, logits, strict=True)])
 
 
-def record_from_reference(interpreter: GraphInterpreter, groups: Sequence[CacheGroup], prompts: list[list[int]]) -> Probe:
+def record_from_reference(interpreter: GraphInterpreter, manifest: Manifest, prompts: list[list[int]]) -> Probe:
     """The values that the operators' references give, for a target that this machine cannot run."""
-    logits = [run_prompt(interpreter, prompt, groups)[None] for prompt in prompts]
+    logits = [run_prompt(interpreter, prompt, manifest.caches, wanted=manifest.wanted_rows)[None] for prompt in prompts]
     recorded = [_record(prompt, rows, digest=False) for prompt, rows in zip(prompts, logits, strict=True)]
     return Probe(recorded_on="reference", prompts=recorded)
 
@@ -38,7 +37,7 @@ def _record(tokens: list[int], logits: torch.Tensor, *, digest: bool) -> ProbePr
     last_V = logits[-1].contiguous()
     if not bool(last_V.isfinite().all()):
         raise BuildError(
-            "the model's logits are not finite on the probe prompts",
+            "what the model computes is not finite on the probe prompts",
             hint="the checkpoint is damaged, or its configuration belongs to another model",
         )
     top = torch.topk(last_V, min(TOP, last_V.numel()))

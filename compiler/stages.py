@@ -37,6 +37,7 @@ def can_run(manifest: Manifest) -> bool:
 def resolve(options: BuildOptions, kind: TargetKind, stage: Stage) -> tuple[Checkpoint, dict[str, str]]:
     """Open and check the checkpoint; decide the storage format of every parameter."""
     checkpoint = open_checkpoint(options.model, weights=options.weights == "all", ignored=options.ignore_config)
+    kind.check(checkpoint.spec)
     trained = checkpoint.spec.max_context
     if options.max_context is not None and not 1 <= options.max_context <= trained:
         raise UsageError(
@@ -113,6 +114,6 @@ def finish_with_probe(
         seal.write_manifest(scratch, manifest)
         golden = probe.record_on_target(scratch, prompts)
     else:
-        golden = probe.record_from_reference(interpreter(), manifest.caches, prompts)
+        golden = probe.record_from_reference(interpreter(), manifest, prompts)
     stage.note(f"recorded on the {golden.recorded_on}")
     return msgspec.structs.replace(manifest, probe=golden)

@@ -15,6 +15,7 @@ import msgspec
 from torch import fx
 
 from ..artifacts import CacheGroup, Call, InputInfo, PassReport
+from ..artifacts.manifest import LOGITS, POOLED
 from ..artifacts.step_inputs import step_inputs
 from ..artifacts.store.claim import Claim
 from ..artifacts.store.keys import Identity, identity
@@ -138,9 +139,10 @@ def make_program(wanted: Wanted, dump: Path | None, reporter: Reporter) -> StepP
     from ..passes.unfused import unfused
 
     graph, reports = _fused(wanted, dump, reporter)
-    inputs = step_inputs(group.name for group in wanted.groups)
+    inputs = step_inputs((group.name for group in wanted.groups), token_types=wanted.spec.embed.types > 1)
+    result = LOGITS if wanted.spec.pooling is None else POOLED
     with reporter.stage("partition") as stage:
-        parts = partition(graph.graph, inputs, cuts_are_segments=wanted.kind.cuts_are_segments)
+        parts = partition(graph.graph, inputs, result=result, cuts_are_segments=wanted.kind.cuts_are_segments)
         made = StepProgram(
             parts=wanted.kind.complete(parts, wanted.spec),
             weights=plan_weights(graph.graph, wanted.stored),

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..artifacts import AnyTarget, CacheGroup, NvidiaTarget
 from ..artifacts.store.keys import NOT_IN_KEY
 from ..artifacts.tuning import Tuned
-from ..errors import UsageError
+from ..errors import UnsupportedModelError, UsageError
 from ..kernels.linear.packed import Layout
 from ..models.checkpoint import Checkpoint
 from ..models.spec import ModelSpec
@@ -25,6 +25,10 @@ from .toolchain import Versions, nvidia_versions, versions
 
 BLOCK_SIZE = 32
 """Tokens per KV block: the tile of the attention kernels, and the granularity of prefix reuse."""
+
+
+NO_CACHE = "float32"
+"""What stands for the dtype of keys and values that an encoder does not keep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,9 @@ class TargetKind:
         """The program with the calls that only this kind of target has."""
         return parts
 
+    def check(self, spec: ModelSpec) -> None:
+        """Raise UnsupportedModelError for a model that this kind of target does not serve."""
+
     def write_graphs(
         self, directory: Path, parts: Partition, segments: Mapping[str, Lowered], groups: Sequence[CacheGroup], max_context: int
     ) -> Graphs:
@@ -56,6 +63,10 @@ class TargetKind:
 
     def kv_dtype(self, wanted: str, checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
         """The dtype of keys and values for `--kv-dtype wanted`. Raises UsageError for one that this kind does not have."""
+        if checkpoint.spec.is_encoder:
+            if wanted != "auto":
+                raise UsageError(f"--kv-dtype {wanted} is for models that keep keys and values, and encoders do not", hint="leave it out")
+            return NO_CACHE
         if wanted != "auto" and wanted not in self.kv_dtypes:
             raise UsageError(f"--kv-dtype {wanted} does not exist for this target", hint=f"it has {', '.join(self.kv_dtypes)}")
         if len(self.kv_dtypes) == 1:
@@ -76,6 +87,13 @@ class NvidiaKind(TargetKind):
 
     def complete(self, parts: Partition, spec: ModelSpec) -> Partition:
         return with_sample(parts, spec.vocab_size)
+
+    def check(self, spec: ModelSpec) -> None:
+        if spec.pooling is not None:
+            raise UnsupportedModelError(
+                f"models that make vectors or scores of texts, such as this {spec.architecture}, run on CPUs only",
+                hint="build it with --target cpu",
+            )
 
     def write_graphs(
         self, directory: Path, parts: Partition, segments: Mapping[str, Lowered], groups: Sequence[CacheGroup], max_context: int

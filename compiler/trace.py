@@ -19,6 +19,7 @@ from ..artifacts.step_inputs import step_inputs
 from ..errors import BuildError
 from ..kernels import ops
 from ..models.decoder import Decoder
+from ..models.parts.attention import KVCache
 from ..models.spec import ModelSpec
 from ..models.step import Step
 from .caches import manifest_groups
@@ -35,7 +36,7 @@ def trace(spec: ModelSpec, *, block_size: int, kv_dtype: str) -> fx.GraphModule:
 
     Returns a graph of ATen and engine operators. Each placeholder has meta["ref"], the name of
     what it stands for (`weight:...`, `input:...`, `cache:GROUP.LAYER.k`), and meta["val"], a fake tensor
-    with symbolic sizes. Its one output is the logits [R, V]. Raises BuildError if the model
+    with symbolic sizes. Its one output is the logits [R, V], or what pooling gives. Raises BuildError if the model
     does not trace as a whole.
     """
     ops.define()
@@ -43,7 +44,7 @@ def trace(spec: ModelSpec, *, block_size: int, kv_dtype: str) -> fx.GraphModule:
     torch.compiler.reset()
     captured: dict[str, Any] = {}
     groups = manifest_groups(spec, block_size=block_size, kv_dtype=kv_dtype)
-    infos = step_inputs(group.name for group in groups)
+    infos = step_inputs((group.name for group in groups), token_types=spec.embed.types > 1)
     widths = {f"B.{group.name}": _EXAMPLE_WIDTH + index for index, group in enumerate(groups)}
     fake_mode = FakeTensorMode(shape_env=ShapeEnv())
     with fake_mode, torch.device("cpu"):
@@ -79,14 +80,14 @@ def _example_cache(group: CacheGroup) -> torch.Tensor:
     return torch.zeros(shape, dtype=getattr(torch, group.dtype))
 
 
-def _by_layer(spec: ModelSpec, groups: Sequence[CacheGroup], caches: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Keys and values of every layer, in the order of the layers; those of its source for one that reads another's."""
+def _by_layer(spec: ModelSpec, groups: Sequence[CacheGroup], caches: Mapping[str, torch.Tensor]) -> list[KVCache | None]:
+    """Keys and values of every layer, in the order of the layers; those of its source for one that reads another's; None without any."""
     own = {
         layer: (caches[keys], caches[values])
         for group in groups
         for layer, keys, values in zip(group.layers, group.tensors[::2], group.tensors[1::2], strict=True)
     }
-    return [own[index if layer.mixer.source is None else layer.mixer.source] for index, layer in enumerate(spec.layers)]
+    return [own.get(index if layer.mixer.source is None else layer.mixer.source) for index, layer in enumerate(spec.layers)]
 
 
 def _references(model: Decoder, inputs: Mapping[str, torch.Tensor], caches: Mapping[str, torch.Tensor]) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""The operators that stand between segments: calls of their own in a program, since they write the caches.
+"""The operators that stand between segments: calls of their own in a program, since they look at other rows.
 
 The one place that knows their arguments: schemas, the partition of a graph, the check of a
 program and the emitters are derived from this table. `cpu/attention_operator.h` repeats its order.
@@ -51,5 +51,13 @@ ATTENTION = CutOperator(
     scalars=get_type_hints(AttentionOptions),
     mutates=frozenset({"k_cache", "v_cache"}),
 )
-CUT_OPERATORS = {f"engine.{operator.name}": operator for operator in (ATTENTION,)}
+BIDIRECTIONAL_ATTENTION = CutOperator(
+    name="bidirectional_attention",
+    tensors=("q", "k", "v", "cu_seqlens"),
+    optional=ATTENTION.optional,
+    scalars=ATTENTION.scalars,
+    mutates=frozenset(),
+)
+MEAN_POOL = CutOperator(name="mean_pool", tensors=("x", "cu_seqlens", "seq_lens"), optional=(), scalars={}, mutates=frozenset())
+CUT_OPERATORS = {f"engine.{operator.name}": operator for operator in (ATTENTION, BIDIRECTIONAL_ATTENTION, MEAN_POOL)}
 """By the name that a `Call` targets."""

@@ -50,6 +50,10 @@ def _attention(q: torch.Tensor, *_: object) -> torch.Tensor:
     return q.new_empty(q.shape)
 
 
+def _mean_pool(x: torch.Tensor, cu_seqlens: torch.Tensor, seq_lens: torch.Tensor) -> torch.Tensor:
+    return x.new_empty((seq_lens.shape[0], x.shape[1]))
+
+
 def _of_quantizer(name: str, fake: Fake) -> dict[str, Fake]:
     """The operator of that name, and the twins of all row operators."""
     return dict.fromkeys((name, *(twin(operator.name, name) for operator in TWINS)), fake)
@@ -57,7 +61,13 @@ def _of_quantizer(name: str, fake: Fake) -> dict[str, Fake]:
 
 def fakes() -> dict[str, Fake]:
     """By operator, without the namespace."""
-    found: dict[str, Fake] = {"attention": _attention, "sample": _sample, **dict.fromkeys(ROW_OPERATORS, _row_operator)}
+    found: dict[str, Fake] = {
+        "attention": _attention,
+        "bidirectional_attention": _attention,
+        "mean_pool": _mean_pool,
+        "sample": _sample,
+        **dict.fromkeys(ROW_OPERATORS, _row_operator),
+    }
     for kernel in PANEL_KERNELS:
         found |= {f"linear_{kernel}": _linear, f"embedding_{kernel}": _embedding}
     for kernel in (*ROW_KERNELS, *FP8_KERNELS):

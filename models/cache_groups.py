@@ -28,7 +28,7 @@ def cache_groups(spec: ModelSpec) -> tuple[CacheGroup, ...]:
     """The model's groups, every layer with a cache of its own in one of them; those of a kind are numbered if there are several."""
     members: dict[tuple[Kind, int, int, int], list[int]] = {}
     for index, layer in enumerate(spec.layers):
-        if layer.mixer.source is None:
+        if layer.mixer.source is None and layer.mixer.causal:
             key = (*_visible(spec, index), layer.mixer.num_kv_heads, layer.mixer.head_dim)
             members.setdefault(key, []).append(index)
     names = _names([kind for kind, *_ in members])
@@ -38,10 +38,10 @@ def cache_groups(spec: ModelSpec) -> tuple[CacheGroup, ...]:
     )
 
 
-def group_of_layers(spec: ModelSpec) -> list[str]:
-    """The name of each layer's group; of a layer that reads another's cache, that one's."""
+def group_of_layers(spec: ModelSpec) -> list[str | None]:
+    """The name of each layer's group; of a layer that reads another's cache, that one's; None without a cache."""
     own = {layer: group.name for group in cache_groups(spec) for layer in group.layers}
-    return [own[index if layer.mixer.source is None else layer.mixer.source] for index, layer in enumerate(spec.layers)]
+    return [own.get(index if layer.mixer.source is None else layer.mixer.source) for index, layer in enumerate(spec.layers)]
 
 
 def _visible(spec: ModelSpec, index: int) -> tuple[Kind, int]:

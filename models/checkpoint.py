@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from ..errors import CheckpointError
 from .decoder import Decoder
 from .names import Located
+from .pooled import Pooled
 from .spec import ModelSpec
 
 Format = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "fp8_channel", "fp8_block", "fp8_tensor"]
@@ -51,7 +52,7 @@ class Checkpoint(ABC):
     """A checkpoint whose structure was checked when it was opened; tensors are read one at a time.
 
     name: what to call the model. parameters: everything `Decoder(spec)` needs but its constants, by its names.
-    has_tokenizer: whether there is one to write.
+    has_tokenizer: whether there is one to write. pooled: what is made of a text in place of tokens; None of a model that generates.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Checkpoint(ABC):
     generation: Generation
     parameters: Mapping[str, ParameterInfo]
     has_tokenizer: bool = True
+    pooled: Pooled | None = None
     _located: Mapping[str, Located]
 
     def read(self, parameter: str) -> LoadedTensor:

@@ -1,7 +1,11 @@
-"""A decoder of parts as one plain PyTorch module over a ragged batch and a paged KV cache. It knows no family: its spec says all.
+"""A model of parts as one plain PyTorch module over a ragged batch and a paged KV cache. It knows no family: its spec says all.
+
+An encoder is one whose layers see later tokens too, and have no cache.
 
 Legend: T tokens of the step, R rows that get logits, H hidden size, V vocabulary. All floats are float32.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -11,6 +15,7 @@ from .cache_groups import group_of_layers
 from .parts.attention import Angles, Attention, KeysValues, KVCache
 from .parts.mlp import MLP
 from .parts.norm import NormSpec
+from .parts.pooling import Pooling
 from .parts.rope import Rope, RopeSpec, inverse_frequencies
 from .spec import LayerSpec, ModelSpec
 from .step import GroupInputs, Step
@@ -31,7 +36,13 @@ class Layer(nn.Module):
         self.parallel, self.multiplier, self.normalizes_sums = spec.parallel, spec.multiplier, spec.normalizes_sums
 
     def forward(
-        self, x_TH: torch.Tensor, angles: Angles | None, step: Step, group: GroupInputs, cache: KVCache, shared: KeysValues | None
+        self,
+        x_TH: torch.Tensor,
+        angles: Angles | None,
+        step: Step,
+        group: GroupInputs | None,
+        cache: KVCache | None,
+        shared: KeysValues | None,
     ) -> tuple[torch.Tensor, KeysValues]:
         """x [T, H] -> [T, H], and the keys and values that were written; the rest as `Attention.forward`."""
         normed = _applied(self.attention_norm, x_TH)
@@ -54,10 +65,11 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """A whole model.
 
-    Its parameters and buffers, by name, are the weights of the model: `embed.weight`, `embed_positions.weight`,
-    `embed_norm.*`, `ropes.N.inv_freq`,
+    Its parameters and buffers, by name, are the weights of the model: `embed.weight`, `embed_types.weight`,
+    `embed_positions.weight`, `embed_norm.*`, `ropes.N.inv_freq`,
     `layers.N.{attention_norm,attention_post_norm,mlp_norm,mlp_post_norm}.*`, `layers.N.attention.*`, `layers.N.mlp.*`, `norm.*`, and
-    `head.weight` unless the embedding is tied. Nothing in construction depends on data: it works under fake tensors.
+    `head.weight` unless the embedding is tied, or `pooling.*` in its place. Nothing in construction depends on data: it works under
+    fake tensors.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -65,6 +77,7 @@ class Decoder(nn.Module):
         self.spec = spec
         self.embed = nn.Embedding(spec.vocab_size, spec.hidden_size)
         self.embed_positions = nn.Embedding(spec.embed.positions, spec.hidden_size) if spec.embed.positions else None
+        self.embed_types = nn.Embedding(spec.embed.types, spec.hidden_size) if spec.embed.types else None
         self.embed_norm = _norm(spec.embed.norm, spec.hidden_size)
         tables = rope_tables(spec)
         self.ropes = nn.ModuleList(map(Rope, tables))
@@ -72,16 +85,23 @@ class Decoder(nn.Module):
         self.groups = group_of_layers(spec)
         self.layers = nn.ModuleList(Layer(layer, spec.hidden_size) for layer in spec.layers)
         self.norm = _norm(spec.final, spec.hidden_size)
-        self.head = None if spec.head.tied else nn.Linear(spec.hidden_size, spec.vocab_size, bias=spec.head.bias)
+        self.pooling = None if spec.pooling is None else Pooling(spec.pooling, spec.hidden_size)
+        self.head = (
+            None if spec.head.tied or spec.pooling is not None else nn.Linear(spec.hidden_size, spec.vocab_size, bias=spec.head.bias)
+        )
 
-    def forward(self, step: Step, caches: list[KVCache]) -> torch.Tensor:
+    def forward(self, step: Step, caches: Sequence[KVCache | None]) -> torch.Tensor:
         """Runs one step and writes the new tokens' keys and values into the caches.
 
-        caches: a pair of [blocks, KH, block_size, D] per layer. Returns the logits of the step's `logit_rows`, [R, V] float32.
+        caches: a pair of [blocks, KH, block_size, D] per layer that has one. Returns the logits of the step's `logit_rows`,
+        [R, V] float32, or what pooling makes of them, [R, size].
         """
         x_TH = self.embed(step.tokens)
         if self.spec.embed.multiplier != 1.0:
             x_TH = x_TH * self.spec.embed.multiplier
+        if self.embed_types is not None:
+            only = torch.zeros_like(step.tokens)  # of models with a single type, as RoBERTa's
+            x_TH = x_TH + self.embed_types(step.token_types if self.spec.embed.types > 1 else only)
         if self.embed_positions is not None:
             x_TH = x_TH + self.embed_positions(step.positions + self.spec.embed.offset)
         x_TH = _applied(self.embed_norm, x_TH)
@@ -89,9 +109,13 @@ class Decoder(nn.Module):
         written: list[KeysValues] = []
         for index, layer in enumerate(self.layers):
             table, source = self.tables[index], self.spec.layers[index].mixer.source
-            group, shared = step.groups[self.groups[index]], None if source is None else written[source]
+            name = self.groups[index]
+            group, shared = None if name is None else step.groups[name], None if source is None else written[source]
             x_TH, keys_values = layer(x_TH, None if table is None else angles[table], step, group, caches[index], shared)
             written.append(keys_values)
+        if self.pooling is not None:
+            pooled: torch.Tensor = self.pooling(x_TH, self.norm, step)
+            return pooled
         return self._logits(_applied(self.norm, x_TH.index_select(0, step.logit_rows)))
 
     def _logits(self, x_RH: torch.Tensor) -> torch.Tensor:

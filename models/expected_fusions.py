@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from .parts.attention import AttentionSpec, QKNormSpec
 from .parts.mlp import MLPSpec
 from .parts.norm import NormSpec
+from .parts.pooling import PoolingSpec
 from .spec import LayerSpec, ModelSpec
 
 
@@ -23,9 +24,18 @@ def _everywhere(spec: ModelSpec) -> frozenset[str]:
         found.add("fuse_multiplier")
     if spec.head.softcap > 0:
         found.add("fuse_soft_cap")
+    if spec.pooling is not None:
+        found.update(_of_pooling(spec.pooling))
     for layer in spec.layers:
         found.update(_of_layer(layer), _of_attention(layer.mixer), _of_mlp(layer.channel))
     return frozenset(found)
+
+
+def _of_pooling(pooling: PoolingSpec) -> Iterator[str]:
+    for dense in pooling.dense:
+        yield from _of_norms((dense.norm,))
+        if dense.activation != "none":
+            yield "fuse_soft_cap" if dense.activation == "tanh" else "fuse_activation"
 
 
 def _of_norms(norms: Iterable[NormSpec | None]) -> Iterator[str]:
@@ -59,7 +69,7 @@ def _of_attention(mixer: AttentionSpec) -> Iterator[str]:
 
 def _of_one_thread(spec: ModelSpec) -> Iterator[str]:
     """What compilers of other targets fuse themselves."""
-    if spec.embed.positions:
+    if spec.embed.positions or spec.embed.types:
         yield "fuse_scaled_add"
     for layer in spec.layers:
         mixer, norms = layer.mixer, layer.norms

@@ -12,6 +12,7 @@ from ..kernels.nvidia.packed_rows import FP8_STATIC, input_scale_name
 from .architectures.registry import spec_from_hf
 from .checkpoint import Checkpoint, Format, Generation, LoadedTensor, ParameterInfo, check_shape, parameter_shapes
 from .names import NameTable, locate, tensor_of
+from .pooled import Pooled, read_pooled
 from .sampling_defaults import sampling_defaults
 from .spec import ModelSpec
 from .storage.dense import DenseStorage, Storage
@@ -32,11 +33,14 @@ class HFCheckpoint(Checkpoint):
         self.name = name
         values = read_json(directory / "config.json", hint=_what_to_give(directory))
         fp8 = fp8_format(values)
-        spec, entry = spec_from_hf(values if fp8 is None else _without_quantization(values), ignored=ignored)
+        pooled = read_pooled(directory, values)
+        spec, entry = spec_from_hf(values if fp8 is None else _without_quantization(values), ignored=ignored, pooled=pooled)
+        self.pooled = None if spec.pooling is None else pooled or Pooled(task="embed")
         if not weights and not _has_weights(directory):
             self._describe_only(spec, values)
             return
         stored = entry.own_tensors(_read_headers(directory))
+        stored |= {} if pooled is None else _dense_tensors(pooled)
         self._storage: Storage = DenseStorage(stored) if fp8 is None else FP8Storage(fp8, stored)
         tensors = self._storage.tensors
         self.spec = _resolve_tying(spec, entry.names_of(spec), tensors)
@@ -87,6 +91,15 @@ class HFCheckpoint(Checkpoint):
 
 def _without_quantization(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in ("quantization_config", "compression_config")}
+
+
+def _dense_tensors(pooled: Pooled) -> dict[str, StoredTensor]:
+    """Those of the layers behind pooling, by our names."""
+    return {
+        f"pooling.{layer}.{name.removeprefix('linear.')}": tensor
+        for layer, folder in pooled.dense.items()
+        for name, tensor in _read_headers(folder).items()
+    }
 
 
 def _has_weights(directory: Path) -> bool:

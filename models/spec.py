@@ -1,4 +1,4 @@
-"""What a decoder is, composed of parts: resolved once from a checkpoint's configuration, and then only read.
+"""What a model is, composed of parts: resolved once from a checkpoint's configuration, and then only read.
 
 The entries in `architectures/` make a `ModelSpec` of a checkpoint's own metadata; `decoder.py` makes a module of it.
 """
@@ -9,6 +9,7 @@ from ..errors import CheckpointError
 from .parts.attention import AttentionSpec
 from .parts.mlp import MLPSpec
 from .parts.norm import NormSpec
+from .parts.pooling import PoolingSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +43,12 @@ class LayerSpec:
 @dataclass(frozen=True, kw_only=True)
 class EmbedSpec:
     """multiplier: of every token's embedding. positions: rows of a learned table, one of which is then added; 0 for none. offset: the row
-    of position 0. norm: of the sum."""
+    of position 0. types: rows of another one, for the first and second text of a pair. norm: of the sum."""
 
     multiplier: float = 1.0
     positions: int = 0
     offset: int = 0
+    types: int = 0
     norm: NormSpec | None = None
 
 
@@ -62,7 +64,10 @@ class HeadSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Everything `Decoder` reads. Raises CheckpointError on shapes that cannot be."""
+    """Everything `Decoder` reads. Raises CheckpointError on shapes that cannot be.
+
+    pooling: of a model that makes a vector of a text, and has no head then. The layers of an encoder see later tokens too.
+    """
 
     architecture: str
     hidden_size: int
@@ -72,6 +77,7 @@ class ModelSpec:
     embed: EmbedSpec = EmbedSpec()
     final: NormSpec | None
     head: HeadSpec = HeadSpec()
+    pooling: PoolingSpec | None = None
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in ("hidden_size", "vocab_size", "max_context")}
@@ -86,6 +92,17 @@ class ModelSpec:
             raise CheckpointError(
                 "the model's configuration gives no layers", hint="the file was edited or damaged; fetch the checkpoint again"
             )
+        if len({layer.mixer.causal for layer in self.layers}) > 1:
+            raise CheckpointError(
+                "some of the model's layers see later tokens, and some do not", hint="a model must be an encoder, or a decoder"
+            )
+        if self.pooling is not None:
+            self.pooling.check(causal=not self.is_encoder)
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether tokens see those that follow: a text is computed at once then, and nothing of it is kept."""
+        return not self.layers[0].mixer.causal
 
     @property
     def num_layers(self) -> int:

@@ -16,7 +16,8 @@ class GroupInputs(NamedTuple):
 class Step(NamedTuple):
     """T new tokens of S sequences, of which R rows get logits. All int32.
 
-    tokens, positions [T]; cu_seqlens [S + 1]; seq_lens [S]; logit_rows [R]; groups: by the names of cache groups.
+    tokens, positions [T]; cu_seqlens [S + 1]; seq_lens [S]; logit_rows [R]; groups: by the names of cache groups. token_types [T]: 1 in
+    the second text of a pair, else 0; None for models that do not tell them apart.
     """
 
     tokens: Tensor
@@ -25,10 +26,11 @@ class Step(NamedTuple):
     seq_lens: Tensor
     logit_rows: Tensor
     groups: dict[str, GroupInputs]
+    token_types: Tensor | None = None
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> "Step":
         """From tensors by the names that a program gives its inputs, those of a group with its name behind a dot."""
         groups = [name.partition(".")[2] for name in tensors if name.startswith("block_table.")]
         by_group = {group: GroupInputs(*(tensors[f"{field}.{group}"] for field in GroupInputs._fields)) for group in groups}
-        return cls(**{name: tensors[name] for name in cls._fields if name != "groups"}, groups=by_group)
+        return cls(**{name: tensors[name] for name in cls._fields if name in tensors}, groups=by_group)

@@ -12,17 +12,20 @@ The norm may come before the rotation or after it; each of the three may be miss
 Why: the operator reads every query and key anyway, where the linears left them; both are not
 written to memory and read again, and a segment computes nothing on one thread before it.
 
+Bidirectional attention likewise.
+
 When not: when q and k are not treated alike (the same angles, the same eps), or not in the
 textbook way. Numerics change only in the order in which a norm's squares are summed, and in
 q_scale, which is multiplied with the scale of the scores first.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 
-from ..kernels.cut_operators import ATTENTION
+from ..kernels.cut_operators import ATTENTION, BIDIRECTIONAL_ATTENTION, CutOperator
 from .rewrite import operands, replace, rewrite_each
 
 _aten = torch.ops.aten
@@ -42,11 +45,14 @@ class _Norm(NamedTuple):
 
 def fuse_into_attention(graph: fx.Graph) -> int:
     """Rewrite every attention of `graph` whose queries and keys are normalized, rotated or scaled before; returns how many."""
-    return rewrite_each(graph, torch.ops.engine.attention.default, _fuse)
+    return sum(
+        rewrite_each(graph, getattr(torch.ops.engine, operator.name).default, partial(_fuse, operator=operator))
+        for operator in (ATTENTION, BIDIRECTIONAL_ATTENTION)
+    )
 
 
-def _fuse(graph: fx.Graph, attention: fx.Node) -> bool:
-    call = ATTENTION.named(attention.args)
+def _fuse(graph: fx.Graph, attention: fx.Node, *, operator: CutOperator) -> bool:
+    call = operator.named(attention.args)
     found = _scale(call["q"]) if call["q_scale"] is None else {}
     found |= _rotations({**call, **found})
     if norms := _norms({**call, **found}):
@@ -55,7 +61,7 @@ def _fuse(graph: fx.Graph, attention: fx.Node) -> bool:
             found |= turned | {"norm_after_rope": True}
     if not found:
         return False
-    replace(graph, attention, torch.ops.engine.attention.default, tuple({**call, **found}.values()))
+    replace(graph, attention, attention.target, tuple({**call, **found}.values()))
     return True
 
 

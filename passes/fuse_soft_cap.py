@@ -1,6 +1,7 @@
-"""One operator for the soft cap of the logits.
+"""One operator for the soft cap of the logits, and for tanh, which is a cap of 1.
 
     cap * tanh(x / cap)    ->  engine.soft_cap(x, cap)
+    tanh(x)                ->  engine.soft_cap(x, 1.0)
 
 Why: one pass over rows as wide as the vocabulary, on all threads.
 
@@ -19,17 +20,19 @@ _aten = torch.ops.aten
 
 
 def fuse_soft_cap(graph: fx.Graph) -> int:
-    """Rewrite every soft cap in `graph`; returns how many."""
+    """Rewrite every tanh in `graph`; returns how many."""
     return rewrite_each(graph, _aten.tanh.default, _fuse)
 
 
 def _fuse(graph: fx.Graph, tanh: fx.Node) -> bool:
     quotient: Any = tanh.args[0]
     capped = only_user(tanh)
-    if quotient.target is not _aten.div.Tensor or only_user(quotient) is not tanh or capped is None:
+    if quotient.target is _aten.div.Tensor and only_user(quotient) is tanh and capped is not None:
+        x, cap = quotient.args
+        if isinstance(cap, float) and capped.target is _aten.mul.Tensor and capped.args[1] == cap and is_matrix(x):
+            replace(graph, capped, torch.ops.engine.soft_cap.default, (x, cap))
+            return True
+    if not is_matrix(quotient):
         return False
-    x, cap = quotient.args
-    if not isinstance(cap, float) or capped.target is not _aten.mul.Tensor or capped.args[1] != cap or not is_matrix(x):
-        return False
-    replace(graph, capped, torch.ops.engine.soft_cap.default, (x, cap))
+    replace(graph, tanh, torch.ops.engine.soft_cap.default, (quotient, 1.0))
     return True

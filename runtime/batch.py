@@ -53,11 +53,14 @@ class Batch:
 class BatchBuilder:
     """Turns chunks into batches, at most two at a time: one being computed and one to come.
 
-    groups: of the caches. max_context: tokens of the longest sequence.
+    groups: of the caches. max_context: tokens of the longest sequence. takes_first_row: whether the row that is wanted of a whole
+    text is that of its first token, not of its last.
     """
 
-    def __init__(self, *, max_batch_tokens: int, max_num_seqs: int, max_context: int, groups: list[CacheGroup]) -> None:
-        self._free = [_Buffers(max_batch_tokens, max_num_seqs, max_context, groups) for _ in range(2)]
+    def __init__(
+        self, *, max_batch_tokens: int, max_num_seqs: int, max_context: int, groups: list[CacheGroup], takes_first_row: bool = False
+    ) -> None:
+        self._free = [_Buffers(max_batch_tokens, max_num_seqs, max_context, groups, takes_first_row) for _ in range(2)]
 
     def build(self, chunks: list[Chunk]) -> Batch:
         """A batch of these chunks, one sequence per chunk, in their order: decoding sequences first."""
@@ -71,8 +74,10 @@ class BatchBuilder:
 class _Buffers:
     """Memory for one batch."""
 
-    def __init__(self, max_batch_tokens: int, max_num_seqs: int, max_context: int, groups: list[CacheGroup]) -> None:
+    def __init__(self, max_batch_tokens: int, max_num_seqs: int, max_context: int, groups: list[CacheGroup], takes_first_row: bool) -> None:
+        self._takes_first_row = takes_first_row
         self.tokens = np.zeros(max_batch_tokens, np.int32)
+        self._token_types = np.zeros(max_batch_tokens, np.int32)
         self._positions = np.zeros(max_batch_tokens, np.int32)
         self._cu_seqlens = np.zeros(max_num_seqs + 1, np.int32)
         self._seq_lens = np.zeros(max_num_seqs, np.int32)
@@ -98,6 +103,7 @@ class _Buffers:
         self._cu_seqlens[: count + 1] = range(count + 1)
         self._seq_lens[:count] = [chunk.start + 1 for chunk in chunks]
         self._logit_rows[:count] = range(count)
+        self._token_types[:count] = 0
 
     def _add_prompts(self, chunks: list[Chunk], decodes: int) -> tuple[int, int]:
         """Add these after so many decoding sequences; returns how many tokens and rows of logits there are in all."""
@@ -106,11 +112,15 @@ class _Buffers:
             end = start + count
             self.tokens[at : at + count] = sequence.tokens[start:end]
             self._positions[at : at + count] = range(start, end)
+            pair_start = 0 if sequence.embed is None else sequence.embed.pair_start
+            self._token_types[at : at + count] = 0
+            self._token_types[at + pair_start : at + count] = int(pair_start > 0)
             at += count
             self._seq_lens[row] = end
             row += 1
             self._cu_seqlens[row] = at
-            self._logit_rows[rows : rows + wanted] = range(at - wanted, at)
+            first = at - count if self._takes_first_row else at - wanted
+            self._logit_rows[rows : rows + wanted] = range(first, first + wanted)
             rows += wanted
         if rows == 0:  # no kernel has to know of steps without logits: one row is computed for nobody
             self._logit_rows[0] = 0
@@ -129,6 +139,7 @@ class _Buffers:
                     "cu_seqlens": self._cu_seqlens[: sequences + 1],
                     "seq_lens": self._seq_lens[:sequences],
                     "logit_rows": self._logit_rows[:rows],
+                    "token_types": self._token_types[:tokens],
                     **{name: view for views in paged for name, view in views.items()},
                 }
             )

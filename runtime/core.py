@@ -6,7 +6,7 @@ from typing import Self
 
 from ..errors import RequestError
 from ..options.runtime import RuntimeOptions
-from ..protocol import FinishReason, Output, Ready, Stats, StepDone, Submit
+from ..protocol import Embed, FinishReason, Output, Ready, Request, SamplingParams, Stats, StepDone, Submit
 from .batch import BatchBuilder
 from .caches.caches import Caches
 from .capacity.kv_memory import default_resident_blocks
@@ -21,8 +21,11 @@ from .sampling.shared_rules import SharedRules
 from .scheduler import Chunk, Scheduler
 from .sequence import Sequence
 from .step import Computed, Step, StepExecutor, compute
+from .text_scheduler import TextScheduler
 from .text_settings import read_eos_token_ids
-from .validate import check_request, too_large
+from .validate import check_embed, check_request, too_large
+
+_CHOOSES_NOTHING = SamplingParams(max_tokens=1)
 
 
 class EngineCore:
@@ -42,15 +45,20 @@ class EngineCore:
         self._masks = Masks()
         self._rules = SharedRules()
         self._max_context = model.max_context
+        self._pooled = executor.manifest.pooled
         self._caches = Caches(groups, executor.pools, resident=_resident_blocks(executor, options))
-        self._scheduler = Scheduler(
+        self._scheduler = (TextScheduler if executor.manifest.is_encoder else Scheduler)(
             self._caches,
             max_num_seqs=options.max_num_seqs,
             max_batch_tokens=options.max_batch_tokens,
             scheduling=options.scheduling,
         )
         self._batch = BatchBuilder(
-            max_batch_tokens=options.max_batch_tokens, max_num_seqs=options.max_num_seqs, max_context=model.max_context, groups=groups
+            max_batch_tokens=executor.manifest.step_tokens(options.max_batch_tokens),
+            max_num_seqs=options.max_num_seqs,
+            max_context=model.max_context,
+            groups=groups,
+            takes_first_row=executor.manifest.takes_first_row,
         )
         self._sequences: dict[str, Sequence] = {}
         self._early: list[Output] = []
@@ -93,20 +101,21 @@ class EngineCore:
         """Whether there is something to tell that does not come from a step."""
         return bool(self._early) or self._changed
 
-    def submit(self, request: Submit, grammar: Grammar | None = None) -> None:
+    def submit(self, request: Request, grammar: Grammar | None = None) -> None:
         """Put a request in line. One that cannot be served is answered with an error by the next report.
 
         grammar: the one that it asks for, at the place after what it has generated.
         """
         try:
-            sequence = self._accept(request, grammar)
+            sequence = self._accept_text(request) if isinstance(request, Embed) else self._accept(request, grammar)
         except RequestError as error:
             self.refuse(request.id, str(error))
             return
         except MemoryError:
             self.refuse(request.id, str(too_large()))
             return
-        reason = self._finish_reason(sequence, sequence.last_token) if request.generated else None
+        goes_on = isinstance(request, Submit) and request.generated
+        reason = self._finish_reason(sequence, sequence.last_token) if goes_on else None
         if reason is not None:
             self._early.append(Output(request.id, [], finish_reason=reason))
             return
@@ -177,10 +186,33 @@ class EngineCore:
     def _drop(self, id: str) -> None:
         self._scheduler.remove(self._sequences.pop(id))
 
+    def _check_id(self, id: str) -> None:
+        if id in self._sequences:
+            self._drop(id)  # two answers under one id could not be told apart
+            raise RequestError(f"the id {id!r} is already in use", param="id", hint="give every request an id of its own")
+
+    def _accept_text(self, request: Embed) -> Sequence:
+        self._check_id(request.id)
+        if self._pooled is None:
+            raise RequestError("this model generates text, and makes no vectors", hint="ask it to complete something")
+        longest = min(self._max_context, self._scheduler.capacity)
+        check_embed(request, vocab_size=self.vocab_size, longest=longest, size=self._pooled.size)
+        return Sequence(
+            id=request.id,
+            prompt=request.prompt,
+            generated=[],
+            params=_CHOOSES_NOTHING,
+            stop_ids=frozenset(),
+            max_length=len(request.prompt) + 1,  # with what would be chosen next
+            block_size=self._caches.block_size,
+            held=self._caches.hold_nothing(len(request.prompt) + 1),
+            embed=request,
+        )
+
     def _accept(self, request: Submit, grammar: Grammar | None) -> Sequence:
-        if request.id in self._sequences:
-            self._drop(request.id)  # two answers under one id could not be told apart
-            raise RequestError(f"the id {request.id!r} is already in use", param="id", hint="give every request an id of its own")
+        self._check_id(request.id)
+        if self._pooled is not None:
+            raise RequestError("this model makes vectors or scores of texts, and generates none", hint="ask it to embed something")
         capacity = self._scheduler.capacity
         check_request(request, vocab_size=self.vocab_size, max_context=self._max_context, capacity=capacity)
         if request.params.prompt_logprobs is not None:
@@ -234,6 +266,9 @@ class EngineCore:
     def _take(self, sequence: Sequence, choice: Choice) -> Output:
         if choice.error is not None:
             return self._fail(sequence, choice.error)
+        if choice.vector:
+            self._drop(sequence.id)
+            return Output(sequence.id, [], finish_reason="stop", cached_tokens=sequence.num_cached, vector=choice.vector)
         tokens = [choice.token, *choice.forced]
         for token in tokens:
             sequence.append(token)
@@ -253,12 +288,12 @@ class EngineCore:
         return "length" if sequence.length >= sequence.max_length else None
 
     def _stats(self, step_tokens: int, step_seconds: float) -> Stats:
-        scheduler, fullest = self._scheduler, self._caches.fullest.pool
+        scheduler, (blocks_used, blocks_total) = self._scheduler, self._caches.fullest
         return Stats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
-            blocks_used=fullest.num_referenced,
-            blocks_total=fullest.num_blocks,
+            blocks_used=blocks_used,
+            blocks_total=blocks_total,
             preemptions_total=scheduler.preemptions,
             prompt_tokens_total=scheduler.prompt_tokens,
             generation_tokens_total=self._generated_tokens,

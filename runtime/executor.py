@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifacts import CacheGroup, Manifest, check_code, check_machine, load_manifest
-from ..artifacts.manifest import LOGITS
 from ..errors import UsageError
 from ..kernels.native import load_code
 from .batch import StepInputs
@@ -76,10 +75,10 @@ class Executor:
     def step(self, inputs: StepInputs, draws: Draws | None = None) -> NDArray[np.float32]:
         """Run one forward. Writes the new tokens' keys and values into the cache; releases the GIL meanwhile.
 
-        Returns the logits [R, V] float32 of the wanted rows, the caller's to keep.
+        Returns the logits [R, V] float32 of the wanted rows, or their vectors, the caller's to keep.
         """
         assert draws is None, "this executor cannot draw"
-        return self._program.run(inputs)[LOGITS]
+        return self._program.run(inputs)[self.manifest.result]
 
     def choose(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
         """As `StepExecutor.choose`: the largest."""

@@ -43,14 +43,15 @@ def main() -> int:
     return 0
 
 
-def _kv_memory(artifacts: Path, longest: int) -> int:
+def _kv_memory(artifacts: Path, longest: int) -> int | None:
     from ..artifacts import load_manifest
 
-    return sum((-(-longest // group.block_size) + 2) * group.bytes_per_block for group in load_manifest(artifacts).caches)
+    caches = load_manifest(artifacts).caches
+    return sum((-(-longest // group.block_size) + 2) * group.bytes_per_block for group in caches) if caches else None
 
 
 def _last(executor: StepExecutor, prompt: list[int]) -> NDArray[np.float32]:
-    return executor.step(whole_prompt(prompt, executor.manifest.caches))[0][None]
+    return executor.step(whole_prompt(prompt, executor.manifest.caches, wanted=executor.manifest.wanted_rows))[0][None]
 
 
 def _every_position(executor: StepExecutor, prompt: list[int]) -> NDArray[np.float32]:

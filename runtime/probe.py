@@ -22,10 +22,10 @@ below what a wrong weight would cause."""
 Step = Callable[[StepInputs], Logits]
 
 
-def whole_prompt(tokens: list[int], groups: Sequence[CacheGroup]) -> StepInputs:
-    """Inputs of one step that runs a whole prompt in blocks 0, 1, 2, ... of empty caches."""
+def whole_prompt(tokens: list[int], groups: Sequence[CacheGroup], *, wanted: Sequence[int] | None = None) -> StepInputs:
+    """Inputs of one step that runs a whole prompt in blocks 0, 1, 2, ... of empty caches. wanted: as in `Piece`."""
     sizes = {group.name: group.block_size for group in groups}
-    return StepInputs(step_arrays(whole_prompts([tokens], sizes), sizes))
+    return StepInputs(step_arrays(whole_prompts([tokens], sizes, wanted=wanted), sizes))
 
 
 def replay(manifest: Manifest, step: Step, pools: Mapping[str, int]) -> None:
@@ -41,11 +41,11 @@ def replay(manifest: Manifest, step: Step, pools: Mapping[str, int]) -> None:
             raise UsageError(
                 f"the KV cache holds {pools[group.name]} blocks, too few for the golden probe", hint="give more with --kv-memory"
             )
-    logits = step(whole_prompt(golden.tokens, manifest.caches))[0]
+    logits = step(whole_prompt(golden.tokens, manifest.caches, wanted=manifest.wanted_rows))[0]
     difference = float(np.abs(logits[golden.top_tokens] - np.array(golden.top_logits)).max())
     allowed = TOLERANCE[manifest.probe.recorded_on] * max(abs(value) for value in golden.top_logits)
     if not difference <= allowed:  # also true for NaN
         raise ArtifactError(
-            f"the golden probe failed: logits differ from the recorded ones by {difference:.3g} (allowed {allowed:.3g})",
+            f"the golden probe failed: {manifest.result} differ from the recorded ones by {difference:.3g} (allowed {allowed:.3g})",
             hint="the weights are damaged or this processor miscomputes: run `engine verify DIR`, then build or copy the artifact again",
         )

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..protocol import SamplingParams
+from ..protocol import Embed, SamplingParams
 from .caches.digests import ROOT_DIGEST, block_digest
 from .caches.held import Held
 from .sampling.grammar import Grammar
@@ -17,6 +17,7 @@ class Sequence:
     max_length: number of tokens at which the sequence ends with "length".
     held: its blocks in every cache group; `room`: for how many tokens it has blocks in all of them.
     block_size: tokens of a block, in every group.
+    embed: the request, if it is for a vector: then nothing is chosen, and it ends with its prompt.
     root: digest of everything but tokens that changes keys and values; the digests of blocks start from
     it, so only sequences of one root share blocks.
 
@@ -39,8 +40,10 @@ class Sequence:
         scored: int = 0,
         root: bytes = ROOT_DIGEST,
         grammar: Grammar | None = None,
+        embed: Embed | None = None,
     ) -> None:
         self.id = id
+        self.embed = embed
         self.params = params
         self.sampling = SamplingState(params, prompt, generated, stop_ids, grammar)
         self.num_prompt = len(prompt)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from ..artifacts.manifest import Manifest
 from ..protocol import PromptLogprob
 from .batch import Batch, StepInputs
+from .pooled import vector_of
 from .sampling.device_sampling import Draws
 from .sampling.logprobs import prompt_logprob
 from .sampling.masks import Masks
@@ -32,7 +33,8 @@ class StepExecutor(Protocol):
         ...
 
     def step(self, inputs: StepInputs, draws: Draws | None = None) -> Logits:
-        """Logits of the rows that the inputs want. draws: those of them whose tokens the executor draws meanwhile."""
+        """Logits of the rows that the inputs want, or what a model without them gives for each. draws: those of them whose tokens
+        the executor draws meanwhile."""
         ...
 
     def choose(self, logits: Any, rows: Sequence[int]) -> list[int]:
@@ -83,11 +85,16 @@ class Computed(NamedTuple):
 
 
 def compute(executor: StepExecutor, step: Step, masks: Masks) -> Computed:
-    """Run a step and choose its tokens. Touches nothing of a sequence but `last_token` and `sampling`.
+    """Run a step and choose its tokens, or finish its vectors. Touches nothing of a sequence but `last_token` and `sampling`.
 
     The next step waits for this one, and the machine with it: what can be done before or after is done there.
     """
     started = time.perf_counter()
+    if (info := executor.manifest.pooled) is not None:
+        rows = executor.step(step.batch.complete())
+        wanted = zip(step.rows, step.sequences, strict=True)
+        choices = [vector_of(rows[row], info, sequence.embed) for row, sequence in wanted if sequence.embed is not None]
+        return Computed(choices, [], time.perf_counter() - started, any(choice.error for choice in choices))
     masks.begin(step.states)
     logits = executor.step(step.batch.complete(), step.draws)
     masks.wait()

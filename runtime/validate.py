@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RequestError
-from ..protocol import Submit, TokenRules
+from ..protocol import Embed, Submit, TokenRules
 
 
 def check_request(request: Submit, *, vocab_size: int, max_context: int, capacity: int) -> None:
@@ -44,6 +44,26 @@ def check_request(request: Submit, *, vocab_size: int, max_context: int, capacit
             raise RequestError("bad_words has an empty word", param="bad_words", hint="leave it out")
     _check_ids("stop_token_ids", request.params.stop_token_ids, vocab_size)
     _check_sampling(request)
+
+
+def check_embed(request: Embed, *, vocab_size: int, longest: int, size: int) -> None:
+    """Raises RequestError, naming the field at fault, for a text that cannot be computed.
+
+    longest: tokens that the model and the caches take. size: numbers of a vector.
+    """
+    length = len(request.prompt)
+    if not 0 < length <= longest:
+        raise RequestError(
+            f"the text has {length} tokens, and must have between 1 and {longest}",
+            param="input",
+            code="context_length_exceeded",
+            hint="shorten it, or ask for truncate_prompt_tokens",
+        )
+    if not 0 <= request.dimensions <= size:
+        raise RequestError(f"dimensions is {request.dimensions}, but a vector has {size}", param="dimensions", hint="ask for fewer")
+    if not 0 <= request.pair_start < length:
+        raise RequestError(f"the second text begins at token {request.pair_start} of {length}", param="input", hint="give two texts")
+    _check_ids("input", tuple(request.prompt), vocab_size)
 
 
 def too_large() -> RequestError:

@@ -1,5 +1,7 @@
 """The offline API: prompts in, texts out, through the same worker and the same text code as the server."""
 
+import math
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -23,6 +25,7 @@ from .options import GenerationConfig, WorkerOptions
 from .text.assembler import Assembler, Delta
 from .text.completion import Collector, Completion
 from .text.text import Text
+from .texts import GENERATES, Texts, check_task
 from .workers.client import WorkerClient
 from .workers.process import WorkerHandle, spawn_worker
 
@@ -133,6 +136,29 @@ class LLM:
         collector = Collector(assemblers[0])
         return TextStream((piece for _, piece in self._pieces(assemblers, [collector]) if piece), collector)
 
+    def embed(self, texts: Sequence[str], *, dimensions: int | None = None, prompt_name: str | None = None) -> list[list[float]]:
+        """A vector of each text, computed together. dimensions, prompt_name: as of /v1/embeddings; a text that is too long is cut.
+
+        Raises RequestError for texts that cannot be served, and where the model makes no vectors.
+        """
+        return [array("f", vector).tolist() for vector in self._loop.call(self._embed(texts, dimensions or 0, prompt_name))]
+
+    async def _embed(self, texts: Sequence[str], dimensions: int, prompt_name: str | None) -> list[bytes]:
+        check_task(self.manifest.pooled, "embed")
+        assert self.manifest.pooled is not None
+        served = Texts(
+            info=self.manifest.pooled,
+            max_context=self._limits.max_context,
+            vocab_size=self._limits.vocab_size,
+            text=self.text,
+            worker=self._client,
+            observer=Observer(),
+            hold_timeout=math.inf,
+        )
+        served.check_dimensions(dimensions)
+        tokens = await served.encode(texts, prompt=served.prompt(prompt_name), truncate=-1, param="texts")
+        return await served.vectors(tokens, dimensions=dimensions) if tokens else []
+
     def _prompt(self, prompt: str | list[int] | Messages) -> Prompt:
         if isinstance(prompt, str):
             return Prompt(self.text.encode(prompt), continues=True)
@@ -141,6 +167,7 @@ class LLM:
         return Prompt(list(cast(list[int], prompt)), continues=True)
 
     def _plan(self, prompts: Sequence[Prompt], params: Params | None) -> list[Assembler]:
+        check_task(self.manifest.pooled, GENERATES)
         valid = checked(params or Params(), Params)
         wanted = valid.wanted()
         ask = Ask(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import Depends
 from starlette.requests import Request
 
+from ..artifacts import PooledInfo
 from ..errors import RequestError
 from .dialects.grammars import grammar_of
 from .dialects.params import GenerationParams
@@ -20,6 +21,7 @@ from .parsing.parsing import FormNames
 from .text.assembler import Assembler
 from .text.messages import count_characters
 from .text.text import Text
+from .texts import GENERATES, Texts, check_task
 from .workers.client import WorkerClient
 
 
@@ -35,7 +37,7 @@ class ChatPrompt:
 class Service:
     """One model, served. `created` is in unix seconds; `hold_timeout` and `stream_silence` (see `EventStream`) in seconds.
 
-    forms: how the model writes what is no plain text.
+    forms: how the model writes what is no plain text. pooled: as in the manifest.
     """
 
     model: str
@@ -47,6 +49,7 @@ class Service:
     metrics: Metrics
     hold_timeout: float
     stream_silence: float = 10.0
+    pooled: PooledInfo | None = None
 
     def check_model(self, name: str | None) -> None:
         """A request without a model means the one there is. Raises RequestError (404) for another one."""
@@ -126,7 +129,23 @@ class Service:
     async def decode(self, tokens: Sequence[int]) -> str:
         return await offload(len(tokens), partial(self.text.decode, tokens))
 
+    def texts_for(self, task: str, model: str | None) -> Texts:
+        """What does this task. Raises RequestError for another model than there is, and for a task that it does not do."""
+        self.check_model(model)
+        check_task(self.pooled, task)
+        assert self.pooled is not None
+        return Texts(
+            info=self.pooled,
+            max_context=self.limits.max_context,
+            vocab_size=self.limits.vocab_size,
+            text=self.text,
+            worker=self.worker,
+            observer=self.metrics,
+            hold_timeout=self.hold_timeout,
+        )
+
     def check_request(self, request: GenerateRequest) -> None:
+        check_task(self.pooled, GENERATES)
         request.check()
         self.check_model(request.model)
 

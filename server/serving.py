@@ -122,6 +122,7 @@ class _Serving:
             metrics=Metrics(self._worker, self._phases),
             hold_timeout=self._options.hold_timeout,
             stream_silence=self._options.stream_silence,
+            pooled=manifest.pooled,
         )
 
     def _forms(self, manifest: Manifest) -> FormNames:

@@ -1,4 +1,4 @@
-"""The attention operator, as models call it while they are traced."""
+"""The attention operators, as models call them while they are traced."""
 
 from typing import cast
 
@@ -60,4 +60,23 @@ def attention(
         q_scale,
         *options.scalars(),
     )
+    return cast(Tensor, out)
+
+
+def bidirectional_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    options: AttentionOptions,
+    *,
+    sinks: Tensor | None = None,
+    q_scale: Tensor | None = None,
+) -> Tensor:
+    """Attention of whole sequences to all of their tokens, later ones included; nothing is kept.
+
+    As `attention`, but for caches and what tells where in them: a sequence's keys and values are those
+    given. A window reaches as far ahead as back; there are no chunks.
+    """
+    out = torch.ops.engine.bidirectional_attention(q, k, v, cu_seqlens, None, None, None, None, sinks, q_scale, *options.scalars())
     return cast(Tensor, out)

@@ -6,10 +6,11 @@ from typing import Any, Self
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionOptions:
-    """The scalars of the operator `attention`, in the order of its schema.
+    """The scalars of the attention operators, in the order of their schemas.
 
     scale: what products of queries and keys are multiplied with. window: a query at position p sees
-    the keys p - window + 1..p; 0: all up to p. chunk: it sees those of its own chunk, from
+    the keys p - window + 1..p, and in bidirectional attention those up to p + window - 1 too; 0: all
+    of them. chunk: it sees those of its own chunk, from
     p // chunk * chunk on; 0: no chunks. With both, a key must be in both. softcap: a score s becomes
     softcap * tanh(s / softcap); 0: it stays. eps and norm_after_rope say how q_norm and k_norm
     normalize: before the rotation or after it. Models leave these two alone, as they call a norm of

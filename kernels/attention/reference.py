@@ -1,15 +1,16 @@
-"""What the attention operator computes, in plain PyTorch, one sequence at a time.
+"""What the attention operators compute, in plain PyTorch, one sequence at a time.
 
 Each function works in the dtype of its queries: called with float64 it is the exact answer,
 with float32 it rounds where the kernels round, but for the order of sums.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..cut_operators import ATTENTION
+from ..cut_operators import ATTENTION, BIDIRECTIONAL_ATTENTION
 from .options import AttentionOptions
 
 SCALE_BYTES = 4
@@ -132,6 +133,13 @@ def hidden_keys(new: int, length: int, options: AttentionOptions) -> Tensor:
     return hidden
 
 
+def far_keys(length: int, options: AttentionOptions) -> Tensor:
+    """Which of a sequence's keys are hidden from its queries by the window alone, [length, length] bool."""
+    positions = torch.arange(length)
+    distances = (positions[:, None] - positions).abs()
+    return distances >= options.window if options.window > 0 else torch.zeros_like(distances, dtype=torch.bool)
+
+
 def soft_cap(scores: Tensor, cap: float) -> Tensor:
     """Scores drawn softly between -cap and cap; as they are where the cap is 0."""
     return cap * (scores / cap).tanh() if cap > 0 else scores
@@ -181,7 +189,40 @@ def attention(
     return out
 
 
+def bidirectional_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    options: AttentionOptions,
+    *,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_scale: Tensor | None = None,
+) -> Tensor:
+    """As `op.bidirectional_attention`, with norms and rotation inside where they are given."""
+    q = scaled(prepared(q, q_norm, cos, sin, options), q_scale) * options.scale
+    k = prepared(k, k_norm, cos, sin, options)
+    out = torch.zeros_like(q, memory_format=torch.contiguous_format)
+    sharing = q.shape[1] // k.shape[1]
+    for first, last in pairwise(cu_seqlens.tolist()):
+        keys, values = (x[first:last].to(q.dtype).repeat_interleave(sharing, dim=1) for x in (k, v))
+        scores = soft_cap(torch.einsum("thd,lhd->htl", q[first:last], keys), options.softcap)
+        weights = softmax(scores.masked_fill(far_keys(last - first, options), -torch.inf), sinks)
+        out[first:last] = torch.einsum("htl,lhd->thd", weights, values)
+    return out
+
+
 def attention_operator(*arguments: Any) -> Tensor:
     """`attention` with the arguments of the operator's schema, in its order."""
     named = ATTENTION.named(arguments)
     return attention(options=AttentionOptions.take(named), **named)
+
+
+def bidirectional_attention_operator(*arguments: Any) -> Tensor:
+    """`bidirectional_attention`, likewise."""
+    named = BIDIRECTIONAL_ATTENTION.named(arguments)
+    return bidirectional_attention(options=AttentionOptions.take(named), **named)

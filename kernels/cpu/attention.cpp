@@ -1,8 +1,11 @@
-// The attention operator: QK-norm, rotation, the write of the step's keys and values into the cache,
+// The attention operators: QK-norm, rotation, the write of the step's keys and values into the cache,
 // and softmax attention of the step's queries over it. Prefill and decode are the same code, and
-// what one query row computes is fixed by its position alone (attention_tile.h).
+// what one query row computes is fixed by its position alone (attention_tile.h). Bidirectional
+// attention is the same once more, of whole sequences over a cache of the call's own.
 
 #include "attention.h"
+
+#include <vector>
 
 #include "attention_operator.h"
 
@@ -54,20 +57,22 @@ Argument contiguous(AtenTensorHandle tensor, int64_t dims, int32_t type, const c
   return argument;
 }
 
-void check_shapes(const AttentionShape& shape, const Argument& k, const Argument& v, const Argument& k_cache, const Argument& v_cache) {
+void check_heads(const AttentionShape& shape, const Argument& k, const Argument& v) {
   STD_TORCH_CHECK(shape.key_heads > 0 && shape.query_heads % shape.key_heads == 0, shape.query_heads, " query heads cannot share ",
                   shape.key_heads, " key heads");
+  for (int64_t i = 0; i < 3; ++i) {
+    const int64_t expected = i == 0 ? shape.tokens : i == 1 ? shape.key_heads : shape.head_dim;
+    STD_TORCH_CHECK(k.sizes[i] == expected && v.sizes[i] == expected, "k and v must be [tokens, key heads, head size]");
+  }
+}
+
+void check_cache(const AttentionShape& shape, const Argument& k_cache, const Argument& v_cache) {
   STD_TORCH_CHECK(shape.block_size > 0 && shape.block_size % kPanel == 0 && shape.block_size <= kLargestBlock, "block size ", shape.block_size,
                   " is not a multiple of ", kPanel, " up to ", kLargestBlock);
   const int64_t row = shape.head_dim + (k_cache.type == aoti_torch_dtype_int8() ? int64_t(sizeof(float)) : 0);
   STD_TORCH_CHECK(k_cache.type != aoti_torch_dtype_bfloat16() || shape.head_dim % 2 == 0, "head size ", shape.head_dim, " has no pairs of bfloat16");
   STD_TORCH_CHECK(k_cache.sizes[3] == row, "head size ", shape.head_dim, " does not fit the cache's rows of ", k_cache.sizes[3]);
-  for (int64_t i = 0; i < 3; ++i) {
-    const int64_t expected = i == 0 ? shape.tokens : i == 1 ? shape.key_heads : shape.head_dim;
-    STD_TORCH_CHECK(k.sizes[i] == expected && v.sizes[i] == expected, "k and v must be [tokens, key heads, head size]");
-  }
   for (int64_t i = 0; i < 4; ++i) STD_TORCH_CHECK(k_cache.sizes[i] == v_cache.sizes[i], "k_cache and v_cache differ in shape");
-  STD_TORCH_CHECK(shape.window >= 0 && shape.chunk >= 0, "window and chunk must not be negative");
 }
 
 bool in_range(const int32_t* numbers, int64_t count, int64_t end) {
@@ -109,10 +114,36 @@ Rotation read_rotation(AtenTensorHandle cos_tensor, AtenTensorHandle sin_tensor,
   return {cos.as<float>(), sin.as<float>(), half};
 }
 
-void check_options(const AttentionTensors& in, const AttentionOptions& options) {
+// What does not depend on where keys and values lie.
+template <class Tensors>
+void check_options(const Tensors& in, const AttentionOptions& options) {
+  STD_TORCH_CHECK(options.window >= 0 && options.chunk >= 0, "window and chunk must not be negative");
   STD_TORCH_CHECK(options.softcap >= 0 && options.softcap < INFINITY, "the soft cap must be 0 or a positive number");
   STD_TORCH_CHECK((in.q_norm == nullptr) == (in.k_norm == nullptr), "q_norm and k_norm go together");
   STD_TORCH_CHECK(in.q_norm != nullptr || (options.eps == 0 && !options.norm_after_rope), "eps and norm_after_rope are of q_norm and k_norm");
+}
+
+// All but where keys and values lie, and what of them is new.
+template <class Tensors>
+AttentionInputs read_inputs(const Tensors& in, const AttentionOptions& options, const AttentionShape& shape, const Argument& q, const Argument& k,
+                            const Argument& v, Tensor& out) {
+  return {.shape = shape,
+          .q = q.as<float>(),
+          .k = k.as<float>(),
+          .v = v.as<float>(),
+          .q_stride = q.strides[0],
+          .k_stride = k.strides[0],
+          .v_stride = v.strides[0],
+          .q_norm = read_vector(in.q_norm, shape.head_dim, "q_norm", "elements of a head"),
+          .k_norm = read_vector(in.k_norm, shape.head_dim, "k_norm", "elements of a head"),
+          .rotation = read_rotation(in.cos, in.sin, shape),
+          .eps = float(options.eps),
+          .norm_after_rope = options.norm_after_rope,
+          .scale = float(options.scale),
+          .softcap = float(options.softcap),
+          .sinks = read_vector(in.sinks, shape.query_heads, "sinks", "query heads"),
+          .q_scale = read_vector(in.q_scale, shape.tokens, "q_scale", "tokens"),
+          .out = static_cast<float*>(out.data_ptr())};
 }
 
 void run(const AttentionInputs& in, int32_t cache_type) {
@@ -120,6 +151,35 @@ void run(const AttentionInputs& in, int32_t cache_type) {
   else if (cache_type == aoti_torch_dtype_bfloat16()) PagedAttention<BFloat16>(in).run();
   else PagedAttention<int8_t>(in).run();
 }
+
+// Where keys and values of whole sequences lie that nobody reads after the call. Its memory is used again by the next one.
+struct OwnBlocks {
+  static constexpr int64_t kSize = 32;
+
+  int64_t count = 0, width = 0;
+  std::vector<int32_t> seq_lens, table, slots;
+  Scratch keys_values;
+
+  // Throws if cu_seqlens [sequences + 1] does not fit the tokens.
+  void lay_out(const int32_t* cu_seqlens, int64_t sequences, int64_t tokens) {
+    STD_TORCH_CHECK(sequences >= 0 && cu_seqlens[0] == 0 && cu_seqlens[sequences] <= tokens, "cu_seqlens does not fit the tokens");
+    seq_lens.resize(size_t(sequences));
+    count = 0, width = 1;
+    for (int64_t s = 0; s < sequences; ++s) {
+      const int32_t length = seq_lens[size_t(s)] = cu_seqlens[s + 1] - cu_seqlens[s];
+      STD_TORCH_CHECK(length >= 0, "sequence ", s, " has a negative length");
+      width = std::max(width, ceil_div(length, kSize));
+    }
+    table.resize(size_t(sequences * width));
+    slots.assign(size_t(tokens), -1);
+    for (int64_t s = 0; s < sequences; ++s) {
+      const int64_t length = seq_lens[size_t(s)];
+      for (int64_t b = 0; b * kSize < length; ++b) table[size_t(s * width + b)] = int32_t(count + b);
+      for (int64_t t = 0; t < length; ++t) slots[size_t(cu_seqlens[s] + t)] = int32_t(count * kSize + t);
+      count += ceil_div(length, kSize);
+    }
+  }
+};
 
 }  // namespace
 
@@ -143,34 +203,47 @@ Tensor attend(const AttentionTensors& in, const AttentionOptions& options) {
                              .chunk = options.chunk};
   STD_TORCH_CHECK(cu_seqlens.sizes[0] == shape.sequences + 1 && seq_lens.sizes[0] == shape.sequences, "cu_seqlens and seq_lens do not fit block_table");
   STD_TORCH_CHECK(slot_mapping.sizes[0] == shape.tokens, "slot_mapping must have one element per token");
-  check_shapes(shape, k, v, k_cache, v_cache);
+  check_heads(shape, k, v);
+  check_cache(shape, k_cache, v_cache);
   check_options(in, options);
   Tensor out = empty_floats({shape.tokens, shape.query_heads, shape.head_dim});
-  const AttentionInputs inputs{.shape = shape,
-                               .q = q.as<float>(),
-                               .k = k.as<float>(),
-                               .v = v.as<float>(),
-                               .q_stride = q.strides[0],
-                               .k_stride = k.strides[0],
-                               .v_stride = v.strides[0],
-                               .q_norm = read_vector(in.q_norm, shape.head_dim, "q_norm", "elements of a head"),
-                               .k_norm = read_vector(in.k_norm, shape.head_dim, "k_norm", "elements of a head"),
-                               .rotation = read_rotation(in.cos, in.sin, shape),
-                               .eps = float(options.eps),
-                               .norm_after_rope = options.norm_after_rope,
-                               .scale = float(options.scale),
-                               .softcap = float(options.softcap),
-                               .sinks = read_vector(in.sinks, shape.query_heads, "sinks", "query heads"),
-                               .q_scale = read_vector(in.q_scale, shape.tokens, "q_scale", "tokens"),
-                               .k_cache = k_cache.data,
-                               .v_cache = v_cache.data,
-                               .cu_seqlens = cu_seqlens.as<int32_t>(),
-                               .seq_lens = seq_lens.as<int32_t>(),
-                               .block_table = table.as<int32_t>(),
-                               .slot_mapping = slot_mapping.as<int32_t>(),
-                               .out = static_cast<float*>(out.data_ptr())};
+  AttentionInputs inputs = read_inputs(in, options, shape, q, k, v, out);
+  inputs.k_cache = k_cache.data, inputs.v_cache = v_cache.data;
+  inputs.cu_seqlens = cu_seqlens.as<int32_t>(), inputs.seq_lens = seq_lens.as<int32_t>();
+  inputs.block_table = table.as<int32_t>(), inputs.slot_mapping = slot_mapping.as<int32_t>();
   check_step(shape, k_cache.sizes[0], inputs);
   run(inputs, k_cache.type);
+  return out;
+}
+
+Tensor attend_bidirectional(const BidirectionalTensors& in, const AttentionOptions& options) {
+  const int32_t real = aoti_torch_dtype_float32();
+  const Argument q = rows(in.q, 3, real, "q"), k = rows(in.k, 3, real, "k"), v = rows(in.v, 3, real, "v");
+  const Argument starts = contiguous(in.cu_seqlens, 1, aoti_torch_dtype_int32(), "cu_seqlens");
+  STD_TORCH_CHECK(options.chunk == 0, "there are no chunks where later keys are seen");
+  check_options(in, options);
+  const int64_t tokens = q.sizes[0];
+  static thread_local OwnBlocks blocks;
+  blocks.lay_out(starts.as<int32_t>(), starts.sizes[0] - 1, tokens);
+  const AttentionShape shape{.tokens = tokens,
+                             .sequences = starts.sizes[0] - 1,
+                             .table_width = blocks.width,
+                             .query_heads = q.sizes[1],
+                             .key_heads = k.sizes[1],
+                             .head_dim = q.sizes[2],
+                             .block_size = OwnBlocks::kSize,
+                             .window = options.window,
+                             .chunk = 0,
+                             .causal = false};
+  check_heads(shape, k, v);
+  Tensor out = empty_floats({tokens, shape.query_heads, shape.head_dim});
+  AttentionInputs inputs = read_inputs(in, options, shape, q, k, v, out);
+  const int64_t floats = blocks.count * shape.key_heads * OwnBlocks::kSize * shape.head_dim;
+  float* const memory = blocks.keys_values.take<float>(2 * floats);
+  inputs.k_cache = memory, inputs.v_cache = memory + floats;
+  inputs.cu_seqlens = starts.as<int32_t>(), inputs.seq_lens = blocks.seq_lens.data();
+  inputs.block_table = blocks.table.data(), inputs.slot_mapping = blocks.slots.data();
+  run(inputs, real);
   return out;
 }
 

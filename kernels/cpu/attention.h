@@ -78,6 +78,8 @@ class PagedAttention {
   const RowTransform key_rows_{in_.k_norm, in_.eps, in_.norm_after_rope, in_.rotation, 1.0f, nullptr, shape_.head_dim};
 
   int64_t block_offset(int64_t block, int64_t head) const { return (block * shape_.key_heads + head) * layout_.stride(); }
+  // Behind the last key that any query of an item sees.
+  int64_t seen_end(const AttentionItem& item) const { return shape_.visible(item.position + item.count - 1, item.length).end; }
   Softmax state(float* states, int64_t row_block) const { return Softmax::in(states + row_block * state_floats_); }
 
   // Whether every sequence has at most one new token, at the place that its block table says. Then
@@ -132,7 +134,7 @@ class PagedAttention {
 
   // following: the item whose first tile to fetch meanwhile.
   void attend(const AttentionItem& item, const AttentionItem& following, bool writes, const Workspace& space) const {
-    const Range all = shape_.tiles(item.position, item.count);
+    const Range all = shape_.tiles(item.position, item.count, item.length);
     const int64_t per_tile = shape_.row_blocks(item.count) * state_floats_;
     gather_queries(item, space);
     for (int64_t t = 0; t < item.count; ++t) fetch<1>(out_at(item.token + t, item.head));
@@ -186,7 +188,7 @@ class PagedAttention {
   }
 
   void find_tile(const AttentionItem& item, int64_t index, Tile<Element>& tile) const {
-    const int64_t size = shape_.block_size, first = index * shape_.tile / size, last = (item.position + item.count - 1) / size;
+    const int64_t size = shape_.block_size, first = index * shape_.tile / size, last = (seen_end(item) - 1) / size;
     const int32_t* table = in_.block_table + item.sequence * shape_.table_width;
     for (int64_t b = 0, panel = 0; b * size < shape_.tile; ++b) {
       const int64_t at = block_offset(table[std::min(first + b, last)], item.head);
@@ -210,7 +212,7 @@ class PagedAttention {
       });
     } else {
       const Padded<Element>* padded[kPanelsPerTile];
-      pad_values(tile, std::min(shape_.tile, item.position + item.count - index * shape_.tile), space.values);
+      pad_values(tile, std::min(shape_.tile, seen_end(item) - index * shape_.tile), space.values);
       for (int64_t b = 0; b * shape_.block_size < shape_.tile; ++b) padded[b] = space.values + b * shape_.block_size * shape_.padded_dim;
       each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
         attend_rows(item, index, tile, tile, Values<Padded<Element>>{padded, padded, shape_.padded_dim * kTogether<Element>}, first, rows, state(states, block), space);
@@ -236,11 +238,11 @@ class PagedAttention {
     const Range whole{index * shape_.tile, (index + 1) * shape_.tile};
     int64_t position = item.position + first / shape_.sharing, head = first % shape_.sharing;
     const int64_t last = item.position + (first + rows - 1) / shape_.sharing;
-    if (shape_.visible(last).begin <= whole.begin && shape_.visible(position).end >= whole.end)
+    if (shape_.visible(last, item.length).begin <= whole.begin && shape_.visible(position, item.length).end >= whole.end)
       return compute_.attend_whole(tile, next, values, queries, rows, space.scores, running);
     Range seen[kRowBlock];
     for (int64_t r = 0; r < rows; ++r) {
-      const Range own = intersect(shape_.visible(position), whole);
+      const Range own = intersect(shape_.visible(position, item.length), whole);
       seen[r] = {own.begin - whole.begin, own.end - whole.begin};
       if (++head == shape_.sharing) head = 0, ++position;
     }

@@ -1,4 +1,4 @@
-// The attention operator as torch's dispatcher knows it.
+// The attention operators as torch's dispatcher knows them.
 
 #include "attention_operator.h"
 
@@ -30,8 +30,27 @@ Tensor attention(Tensor q, Tensor k, Tensor v, Tensor k_cache, Tensor v_cache, T
                 {.scale = scale, .window = window, .chunk = chunk, .softcap = softcap, .eps = eps, .norm_after_rope = norm_after_rope});
 }
 
+Tensor bidirectional_attention(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, Optional q_norm, Optional k_norm, Optional cos, Optional sin,
+                               Optional sinks, Optional q_scale, double scale, int64_t window, int64_t chunk, double softcap, double eps,
+                               bool norm_after_rope) {
+  return attend_bidirectional({.q = q.get(),
+                               .k = k.get(),
+                               .v = v.get(),
+                               .cu_seqlens = cu_seqlens.get(),
+                               .q_norm = handle(q_norm),
+                               .k_norm = handle(k_norm),
+                               .cos = handle(cos),
+                               .sin = handle(sin),
+                               .sinks = handle(sinks),
+                               .q_scale = handle(q_scale)},
+                              {.scale = scale, .window = window, .chunk = chunk, .softcap = softcap, .eps = eps, .norm_after_rope = norm_after_rope});
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) { m.impl("attention", TORCH_BOX(&attention)); }
+STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
+  m.impl("attention", TORCH_BOX(&attention));
+  m.impl("bidirectional_attention", TORCH_BOX(&bidirectional_attention));
+}
 
 }  // namespace engine

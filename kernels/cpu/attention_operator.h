@@ -11,7 +11,13 @@ struct AttentionTensors {
   AtenTensorHandle q_norm, k_norm, cos, sin, sinks, q_scale;
 };
 
-// Its scalars, likewise (kernels/attention/options.py says what they mean).
+// Those of attention to a sequence's later keys too, which has no cache.
+struct BidirectionalTensors {
+  AtenTensorHandle q, k, v, cu_seqlens;
+  AtenTensorHandle q_norm, k_norm, cos, sin, sinks, q_scale;
+};
+
+// Scalars of both, likewise (kernels/attention/options.py says what they mean).
 struct AttentionOptions {
   double scale;
   int64_t window, chunk;
@@ -19,7 +25,8 @@ struct AttentionOptions {
   bool norm_after_rope;
 };
 
-// Throws if they do not fit each other.
+// They throw if what they are given does not fit together.
 Tensor attend(const AttentionTensors& in, const AttentionOptions& options);
+Tensor attend_bidirectional(const BidirectionalTensors& in, const AttentionOptions& options);
 
 }  // namespace engine

@@ -7,27 +7,29 @@ namespace engine {
 
 struct AttentionShape {
   int64_t tokens, sequences, table_width, query_heads, key_heads, head_dim, block_size, window, chunk;
+  bool causal = true;  // else a query sees later keys as well
   int64_t sharing = query_heads / key_heads;  // query heads per key head
   int64_t padded_dim = ceil_div(head_dim, kPanel) * kPanel;
   int64_t tile = ceil_div(kTilePositions, block_size) * block_size;
 
-  // The keys that a query sees.
-  Range visible(int64_t position) const {
+  // The keys that a query sees in a sequence of `length` tokens. A window reaches as far ahead as back.
+  Range visible(int64_t position, int64_t length) const {
     const int64_t window_begin = window > 0 ? std::max<int64_t>(0, position - window + 1) : 0;
     const int64_t chunk_begin = chunk > 0 ? position / chunk * chunk : 0;
-    return {std::max(window_begin, chunk_begin), position + 1};
+    const int64_t ahead = window > 0 ? std::min(length, position + window) : length;
+    return {std::max(window_begin, chunk_begin), causal ? position + 1 : ahead};
   }
   // Tiles that `count` tokens see, the first of them at `position`.
-  Range tiles(int64_t position, int64_t count) const {
-    return {visible(position).begin / tile, ceil_div(position + count, tile)};
+  Range tiles(int64_t position, int64_t count, int64_t length) const {
+    return {visible(position, length).begin / tile, ceil_div(visible(position + count - 1, length).end, tile)};
   }
   int64_t row_blocks(int64_t count) const { return ceil_div(count * sharing, kRowBlock); }
 };
 
 // Consecutive new tokens of one sequence, `token` being the first one's index in the step and
-// `position` its position, with the query heads that share a key head, over some of the tiles.
+// `position` its position among `length`, with the query heads that share a key head, over some of the tiles.
 struct AttentionItem {
-  int64_t sequence, head, token, count, position;
+  int64_t sequence, head, token, count, position, length;
   Range tiles;
   // Where the tiles of these rows are shared out over several items: the states of all of them,
   // [tiles, row blocks], and how many items are not done.
@@ -111,8 +113,8 @@ class AttentionPlan {
       const int64_t begin = cu_seqlens_[s], count = cu_seqlens_[s + 1] - begin;
       if (count == 0) continue;
       for (int64_t at = (count - 1) / tokens_ * tokens_; at >= 0; at -= tokens_) {
-        const int64_t here = std::min(tokens_, count - at), position = seq_lens_[s] - count + at;
-        body(AttentionItem{s, 0, begin + at, here, position, shape_.tiles(position, here)});
+        const int64_t here = std::min(tokens_, count - at), length = seq_lens_[s], position = length - count + at;
+        body(AttentionItem{s, 0, begin + at, here, position, length, shape_.tiles(position, here, length)});
       }
     }
   }

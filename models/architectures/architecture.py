@@ -1,12 +1,13 @@
 """What an entry is: how a family of checkpoints becomes a `ModelSpec`, and where its parameters lie."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 
-from ..names import NameTable
+from ..names import Entry, NameTable, Source
+from ..parts.pooling import DenseSpec, PoolingSpec
 from ..settings import Settings
 from ..spec import ModelSpec
 
@@ -25,6 +26,20 @@ class GGUFSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreHead:
+    """How `...ForSequenceClassification` makes one score: what is pooled and computed, and where its parameters lie."""
+
+    read: Callable[[Settings], PoolingSpec]
+    names: Mapping[str, Entry]
+
+
+LAST_TOKEN_SCORE = ScoreHead(
+    read=lambda settings: PoolingSpec(kind="last", dense=(DenseSpec(size=1, bias=False),)), names={"pooling.dense0.weight": "score.weight"}
+)
+"""That of decoders."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HFEntry:
     """A family of Hugging Face checkpoints.
 
@@ -32,6 +47,8 @@ class HFEntry:
     it is not silence. aliases: other names of settings, and their common ones. read: makes the spec; a setting that it does not ask for
     is refused unless it says nothing. names: where parameters lie, which may depend on the spec. prefixes: of a model that is one part of
     its checkpoint, what the names of its tensors begin with there, and in a checkpoint of its own; none where all of them are its own.
+    base: what all names begin with but those of heads; a checkpoint without a head leaves it out. encodes: whether it is of encoders,
+    which generate no text. score: the head of one score.
     """
 
     model_types: tuple[str, ...]
@@ -40,9 +57,18 @@ class HFEntry:
     names: NameTable | Callable[[ModelSpec], NameTable]
     aliases: Mapping[str, str] = field(default_factory=dict)
     prefixes: Mapping[str, str] = field(default_factory=dict)
+    base: str = "model."
+    encodes: bool = False
+    score: ScoreHead = LAST_TOKEN_SCORE
 
     def names_of(self, spec: ModelSpec) -> NameTable:
-        return self.names if isinstance(self.names, NameTable) else self.names(spec)
+        """Where the parameters of that model lie, those behind pooling included."""
+        table = self.names if isinstance(self.names, NameTable) else self.names(spec)
+        if spec.pooling is None:
+            return table
+        own = {f"pooling.dense{index}.{kind}" for index in range(len(spec.pooling.dense)) for kind in ("weight", "bias")}
+        behind: dict[str, Entry] = {name: (name, *_several(self.score.names.get(name, ()))) for name in own}
+        return replace(table, sources={**table.sources, **self.score.names, **behind})
 
     def settings(self, values: Mapping[str, Any], source: str) -> Settings:
         """The settings of a configuration, under their common names. source: its file."""
@@ -50,11 +76,16 @@ class HFEntry:
         return Settings(common | {name: value for name, value in values.items() if name not in self.aliases}, source, self.defaults)
 
     def own_tensors(self, stored: Mapping[str, Stored]) -> dict[str, Stored]:
-        """What belongs to the model, of all tensors of its checkpoint, by the names that they would have in one of its own."""
+        """What belongs to the model, of all tensors of its checkpoint, by the names that they would have in one of its own with a head."""
         if not self.prefixes:
-            return dict(stored)
+            has_base = any(name.startswith(self.base) for name in stored)
+            return dict(stored) if has_base else {self.base + name: tensor for name, tensor in stored.items()}
         found = {name: next((prefix for prefix in self.prefixes if name.startswith(prefix)), None) for name in stored}
         return {self.prefixes[prefix] + name[len(prefix) :]: stored[name] for name, prefix in found.items() if prefix is not None}
+
+
+def _several(entry: Entry) -> tuple[Source | str, ...]:
+    return entry if isinstance(entry, tuple) else (entry,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ...errors import CheckpointError, UnsupportedModelError
+from ...errors import CheckpointError
 from ..names import Entry, NameTable, Source
 from ..parts.activations import Activation
 from ..parts.attention import QKNormSpec
@@ -63,7 +63,9 @@ def _gemma2(norms: Callable[[NormSpec], LayerNorms]) -> Callable[[Settings], Mod
 def _gemma3(settings: Settings) -> ModelSpec:
     """A table of its own for layers with a window; scaling is of the other layers' table alone."""
     pattern = settings.integer("sliding_window_pattern", settings.integer("_sliding_window_pattern", 6))
-    windows = windows_by_type(settings, window_size(settings), lambda index: (index + 1) % pattern != 0)
+    causal = not settings.raw("use_bidirectional_attention")
+    window = window_size(settings) if causal else window_size(settings) // 2 + 1  # of an encoder, both sides together
+    windows = windows_by_type(settings, window, lambda index: (index + 1) % pattern != 0)
     full = rope(settings, "full_attention")
     local = rope(settings, "sliding_attention", theta_name="rope_local_base_freq", scaled=False)
     settings.ignore("rope_local_base_freq", "attn_logit_softcapping")
@@ -74,6 +76,7 @@ def _gemma3(settings: Settings) -> ModelSpec:
         ropes=[local if window else full for window in windows],
         scale=_scale(settings),
         qk_norm=QKNormSpec(norm=rms(settings)),
+        causal=causal,
     )
 
 
@@ -85,11 +88,6 @@ def _scale(settings: Settings) -> float:
 
 
 def _model(settings: Settings, norms: LayerNorms, *, own_activation: Activation | None = None, **layers: Any) -> ModelSpec:
-    if settings.raw("use_bidirectional_attention"):
-        raise UnsupportedModelError(
-            f"{settings.source}: use_bidirectional_attention is set: this model encodes, and does not generate text",
-            hint="give the model that generates text, if there is one",
-        )
     bias = settings.flag("attention_bias", False)
     settings.ignore("hidden_act")  # an older name, left in newer files
     return dense(

@@ -5,14 +5,16 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ...errors import CheckpointError, UnsupportedModelError
+from ..parts.pooling import PoolingSpec
+from ..pooled import Pooled
 from ..settings import Settings, brief
 from ..spec import ModelSpec
-from . import cohere, gemma, glm, gpt2, granite, llama, nemotron, neox, olmo, others, phi
+from . import bert, cohere, gemma, glm, gpt2, granite, llama, modernbert, nemotron, neox, olmo, others, phi
 from .architecture import GGUFEntry, GGUFSource, HFEntry
 from .composites import COMPOSITES
 from .hf import DAMAGED, SOURCE
 
-_FAMILIES = (llama, gemma, granite, cohere, glm, phi, olmo, nemotron, neox, gpt2, others)
+_FAMILIES = (llama, gemma, granite, cohere, glm, phi, olmo, nemotron, neox, gpt2, others, bert, modernbert)
 HF: dict[str, HFEntry] = {name: entry for family in _FAMILIES for entry in family.HF for name in entry.model_types}
 GGUF: dict[str, GGUFEntry] = {name: entry for family in _FAMILIES for entry in getattr(family, "GGUF", ()) for name in entry.architectures}
 
@@ -39,6 +41,8 @@ HARMLESS = frozenset(
         "pretraining_tp",
         "problem_type",
         "return_dict",
+        "sbert_ce_default_activation_function",
+        "sentence_transformers",
         "task_specific_params",
         "tokenizer_class",
         "torch_dtype",
@@ -73,6 +77,7 @@ HARMLESS |= {
 }
 _HARMLESS_ENDINGS = ("dropout", "dropout_prob", "pdrop", "_token_id")
 _GENERATES_TEXT = ("ForCausalLM", "LMHeadModel")
+_ENCODES_TEXT = ("Model", "ForMaskedLM", "ForPreTraining", "ForSequenceClassification")
 _NEUTRAL: tuple[Any, ...] = (None, False, 0, "", [], {})
 _NEUTRAL_FACTORS = frozenset(
     {"embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "partial_rotary_factor", "scale_emb"}
@@ -86,8 +91,9 @@ _QUANTIZED_HINT = (
 _HINTS = {"quantization_config": _QUANTIZED_HINT, "compression_config": _QUANTIZED_HINT}
 
 
-def spec_from_hf(values: Mapping[str, Any], *, ignored: Collection[str] = ()) -> tuple[ModelSpec, HFEntry]:
-    """Resolves the contents of a config.json. ignored: settings of which the user says that they change nothing.
+def spec_from_hf(values: Mapping[str, Any], *, ignored: Collection[str] = (), pooled: Pooled | None = None) -> tuple[ModelSpec, HFEntry]:
+    """Resolves the contents of a config.json. ignored: settings of which the user says that they change nothing. pooled: what the
+    checkpoint's other files say of vectors or scores; where they say nothing, an encoder gives the mean of its rows.
 
     Raises UnsupportedModelError for an architecture or a setting that is not implemented, CheckpointError for settings that are
     missing, of the wrong type or contradictory.
@@ -100,14 +106,21 @@ def spec_from_hf(values: Mapping[str, Any], *, ignored: Collection[str] = ()) ->
     if entry is None:
         raise unsupported_architecture(str(model_type))
     if composite is None:
-        _refuse_other_heads(values)
+        _refuse_other_heads(values, entry, pooled)
     else:
         entry = dataclasses.replace(entry, prefixes=composite.prefixes)
     settings = entry.settings(values, SOURCE)
     settings.ignore(*HARMLESS, *ignored)
-    spec = _read(entry, settings)
+    spec = _with_pooling(_read(entry, settings), entry, settings, pooled)
     _refuse_unknown(settings, str(model_type))
     return spec, entry
+
+
+def _with_pooling(spec: ModelSpec, entry: HFEntry, settings: Settings, pooled: Pooled | None) -> ModelSpec:
+    if pooled is None:
+        return dataclasses.replace(spec, pooling=PoolingSpec(kind="mean")) if spec.is_encoder else spec
+    pooling = entry.score.read(settings) if pooled.pooling is None else pooled.pooling
+    return dataclasses.replace(spec, pooling=pooling, max_context=min(spec.max_context, pooled.max_length or spec.max_context))
 
 
 def _read(entry: HFEntry, settings: Settings) -> ModelSpec:
@@ -134,12 +147,17 @@ def _refuse_unknown(settings: Settings, model_type: str) -> None:
         )
 
 
-def _refuse_other_heads(values: Mapping[str, Any]) -> None:
+def _refuse_other_heads(values: Mapping[str, Any], entry: HFEntry, pooled: Pooled | None) -> None:
     architectures = values.get("architectures")
-    if isinstance(architectures, list) and architectures and not any(str(name).endswith(_GENERATES_TEXT) for name in architectures):
+    if not isinstance(architectures, list) or not architectures:
+        return
+    endings = _ENCODES_TEXT if entry.encodes else _GENERATES_TEXT if pooled is None else (*_GENERATES_TEXT, *_ENCODES_TEXT)
+    generates = entry.encodes and values.get("is_decoder")
+    if generates or not any(str(name).endswith(endings) for name in architectures):
+        what = "generates text" if endings is _GENERATES_TEXT else "makes vectors of texts"
         raise UnsupportedModelError(
-            f"{SOURCE}: {', '.join(map(str, architectures))} is not a model that generates text",
-            hint=f"only models whose architecture ends in {' or '.join(_GENERATES_TEXT)} are supported",
+            f"{SOURCE}: {', '.join(map(str, architectures))} is not a model that {what}",
+            hint=f"only models whose architecture ends in {' or '.join(endings)} are supported",
         )
 
 

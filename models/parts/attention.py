@@ -1,8 +1,9 @@
-"""Attention over a paged KV cache: what differs between families is a field.
+"""Attention, over a paged KV cache or within whole texts: what differs between families is a field.
 
 Legend: T tokens of the step, H hidden size, QH / KH query and key-value heads, D head size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from ...errors import CheckpointError
-from ...kernels.attention.op import attention
+from ...kernels.attention.op import attention, bidirectional_attention
 from ...kernels.attention.options import AttentionOptions
 from ..step import GroupInputs, Step
 from .norm import NormSpec
@@ -48,7 +49,8 @@ class AttentionSpec:
     multiplied with. softcap: C > 0 makes a score s C * tanh(s / C). sinks: whether every query head has a learned score that takes its
     share of the softmax and adds no value. gate: whether the result is multiplied with sigmoid(linear(x)). clip: C > 0 clamps
     queries, keys and values to -C .. C before anything else. value_norm: a norm of values over each head. output_norm: a norm before
-    the output projection. source: the earlier layer whose keys and values this one reads; None for its own.
+    the output projection. source: the earlier layer whose keys and values this one reads; None for its own. causal: whether tokens
+    see none that follow; else a window is of both sides, and keys and values are not kept.
     """
 
     num_heads: int
@@ -69,6 +71,7 @@ class AttentionSpec:
     clip: float = 0.0
     temperature: TemperatureSpec | None = None
     source: int | None = None
+    causal: bool = True
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "num_kv_heads", "head_dim"):
@@ -109,21 +112,31 @@ class Attention(nn.Module):
         self.sinks = nn.Parameter(torch.empty(spec.num_heads)) if spec.sinks else None
         self.spec = spec
         self.options = AttentionOptions(scale=spec.scale, window=spec.window, chunk=spec.chunk, softcap=spec.softcap)
-        self.attend = attention
+        self.attend: Callable[..., torch.Tensor] = attention if spec.causal else bidirectional_attention
 
     def forward(
-        self, x_TH: torch.Tensor, angles: Angles | None, step: Step, group: GroupInputs, cache: KVCache, shared: KeysValues | None
+        self,
+        x_TH: torch.Tensor,
+        angles: Angles | None,
+        step: Step,
+        group: GroupInputs | None,
+        cache: KVCache | None,
+        shared: KeysValues | None,
     ) -> tuple[torch.Tensor, KeysValues]:
         """x [T, H] -> [T, H], and the keys and values that it wrote: [T, KH, D] each, as attention takes them.
 
-        angles: cos and sin [T, width / 2], None without a rotation. shared: those of the layer `spec.source`.
+        angles: cos and sin [T, width / 2], None without a rotation. group, cache: None of a layer that is not causal.
+        shared: keys and values of the layer `spec.source`.
         """
         spec = self.spec
         q = self._prepared(self._heads(self.q(x_TH), self.q_norm), self.q_norm, angles)
         if spec.temperature is not None:
             q = q * _temperature(spec.temperature, step.positions)[:, None, None]
         k, v = self._keys_values(x_TH, angles) if shared is None else shared
-        out = self.attend(q, k, v, *cache, step.cu_seqlens, step.seq_lens, *group, self.options, sinks=self.sinks)
+        if cache is None or group is None:
+            out = self.attend(q, k, v, step.cu_seqlens, self.options, sinks=self.sinks)
+        else:
+            out = self.attend(q, k, v, *cache, step.cu_seqlens, step.seq_lens, *group, self.options, sinks=self.sinks)
         out = out.view(-1, spec.num_heads * spec.head_dim)
         if self.gate is not None:
             out = out * torch.sigmoid(self.gate(x_TH))

@@ -1,5 +1,6 @@
 """All cache groups of an artifact, as the scheduler sees them: a sequence has blocks in each."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...artifacts import CacheGroup
@@ -17,19 +18,19 @@ class Caches:
     """One manager per group, each with a pool of its own. A sequence's `Held` are in the same order.
 
     pools: blocks of each group, by name. resident: as in `BlockPool`, by name. All groups have one
-    block size, so one digest names a block in all of them.
+    block size, so one digest names a block in all of them. An encoder has no groups.
     """
 
     def __init__(self, groups: Sequence[CacheGroup], pools: Mapping[str, int], *, resident: Mapping[str, int] | None = None) -> None:
         self.managers = [
             _MANAGERS[group.kind](group, pools[group.name], resident=None if resident is None else resident[group.name]) for group in groups
         ]
-        self.block_size = groups[0].block_size
+        self.block_size = groups[0].block_size if groups else 0
 
     @property
     def capacity(self) -> int:
         """Tokens of the longest sequence that can be computed alone."""
-        return min(manager.capacity for manager in self.managers)
+        return min((manager.capacity for manager in self.managers), default=sys.maxsize)
 
     @property
     def num_blocks(self) -> int:
@@ -37,9 +38,10 @@ class Caches:
         return sum(manager.pool.num_blocks for manager in self.managers)
 
     @property
-    def fullest(self) -> CacheManager:
-        """The group of whose blocks the largest share is referenced: the one that runs out first."""
-        return max(self.managers, key=lambda manager: manager.pool.num_referenced / manager.pool.num_blocks)
+    def fullest(self) -> tuple[int, int]:
+        """Blocks that are referenced, and all blocks, of the group with the largest share of them: the one that runs out first."""
+        counts = [(manager.pool.num_referenced, manager.pool.num_blocks) for manager in self.managers]
+        return max(counts, key=lambda pair: pair[0] / pair[1], default=(0, 0))
 
     def holds(self, count: int, tokens: int) -> bool:
         """Whether `count` sequences of `tokens` tokens run together, each with a block to spare."""

@@ -16,8 +16,8 @@ from .pools import pool_bytes, sizes_for
 class ContextFit(msgspec.Struct, frozen=True, kw_only=True):
     """Sequences of `tokens`, prompt and answer together.
 
-    blocks: that each holds, by cache group. sequences: how many the caches hold at once. running: how
-    many of those are computed together. least_memory: bytes that one of them needs, everything else included.
+    blocks: that each holds, by cache group. sequences: how many the caches hold at once; of an encoder, which has none, as many as a
+    step takes. running: how many of those are computed together. least_memory: bytes that one of them needs, everything else included.
     """
 
     tokens: int
@@ -79,7 +79,7 @@ def capacity(manifest: Manifest, memory: int, options: RuntimeOptions, contexts:
 
     def fit(tokens: int) -> ContextFit:
         each = {group.name: most_held(group, tokens) for group in groups}
-        sequences = min(pools[name] // count for name, count in each.items())
+        sequences = min((pools[name] // count for name, count in each.items()), default=options.max_num_seqs)
         return ContextFit(
             tokens=tokens,
             blocks=each,
@@ -107,7 +107,7 @@ def capacity(manifest: Manifest, memory: int, options: RuntimeOptions, contexts:
 
 def check(found: Capacity, manifest: Manifest, asked: Sequence[int]) -> None:
     """Raise UsageError, with what would do, if the artifact cannot be served in the memory, or not one sequence of a length asked for."""
-    if not found.blocks:
+    if not found.blocks and (found.groups or found.memory < found.least_memory):
         smaller = ", or build it with smaller weights (--quantize)" if manifest.has_wide_weights else ", or take a smaller model"
         raise UsageError(
             f"{found.memory:,} bytes are too little for {found.model}: it takes {found.least_memory:,} at least",
@@ -156,6 +156,8 @@ def _least_memory(
 ) -> int:
     """The least memory that gives so many blocks of each group, and with which the artifact loads at all."""
     kind, groups = kind_of(manifest), manifest.caches
+    if manifest.is_encoder:
+        return manifest.memory.weight_bytes + step
     least = {group.name: max(blocks[group.name], blocks_for(group, kind.least_tokens(manifest))) for group in groups}
     whole = max(least.values())  # of a group that keeps every token: where windows have enough, all have
     limits = {"max_context": manifest.model.max_context, "max_batch_tokens": options.max_batch_tokens}

@@ -19,6 +19,8 @@ def count_blocks(
     Raises UsageError when not even one block of each fits.
     """
     groups = manifest.caches
+    if manifest.is_encoder:
+        return {}
     if kv_memory is None:
         kv_memory = default_kv_memory(manifest, max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens, free=free)
     sizes = pool_sizes(groups, kv_memory, max_context=manifest.model.max_context, max_batch_tokens=max_batch_tokens)
@@ -39,7 +41,7 @@ def least_bytes(manifest: Manifest) -> int:
 def step_bytes(manifest: Manifest, *, max_num_seqs: int, max_batch_tokens: int) -> int:
     """What activations and logits of the largest step take at most."""
     sizes = step_sizes(
-        tokens=max_batch_tokens,
+        tokens=manifest.step_tokens(max_batch_tokens),
         sequences=max_num_seqs,
         rows=max_num_seqs,
         groups=manifest.caches,

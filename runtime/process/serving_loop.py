@@ -3,7 +3,7 @@
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from ...protocol import Abort, Drain, Phase, Submit, ToWorker
+from ...protocol import Abort, Drain, Embed, Phase, Submit, ToWorker
 from ..core import EngineCore
 from ..step import Computed, Step
 from .channel import Channel, Unreadable
@@ -93,7 +93,7 @@ class _Loop:
                 case Submit() if message.params.grammar is not None:
                     self._compiling[message.id] = message
                     self._grammars.compile(message)
-                case Submit():
+                case Submit() | Embed():
                     self._core.submit(message)
                 case Abort():
                     self._compiling.pop(message.id, None)

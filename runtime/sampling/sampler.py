@@ -24,12 +24,16 @@ NOTHING_ALLOWED = "the rules of the request leave no token to choose"
 
 
 class Choice(NamedTuple):
-    """The token chosen for one row, or why none could be (then `token` is -1). forced: tokens that follow it without being chosen."""
+    """The token chosen for one row, or why none could be (then `token` is -1). forced: tokens that follow it without being chosen.
+
+    vector: what a request for a vector gets, which chooses no token.
+    """
 
     token: int
     logprob: TokenLogprob | None = None
     error: str | None = None
     forced: Sequence[int] = ()
+    vector: bytes = b""
 
 
 class Logits(Protocol):

@@ -167,6 +167,7 @@ class ModelCard(msgspec.Struct):
     created: int
     max_model_len: int
     default_sampling_params: SamplingParamsCard
+    tasks: list[str]
     object: str = "model"
     owned_by: str = "engine"
 

@@ -271,29 +271,7 @@ class CompletionRequest(GenerateRequest, kw_only=True):
 
     def prompts(self) -> list[str] | list[list[int]]:
         """The prompts as a list of texts or a list of token lists."""
-        match self.prompt:
-            case str():
-                return [self.prompt]
-            case [str() | list(), *_] if len(self.prompt) > MAX_PROMPTS:
-                raise RequestError(
-                    f"{len(self.prompt)} prompts in one request, and no more than {MAX_PROMPTS} may be",
-                    param="prompt",
-                    code="too_many_sequences",
-                    hint="ask in several requests",
-                )
-            case []:
-                raise RequestError("prompt must not be empty", param="prompt", hint="give a text, or token ids")
-            case _ if texts := _all_of(self.prompt, str):
-                return texts
-            case _ if tokens := _all_of(self.prompt, int):
-                return [tokens]
-            case _ if (lists := _all_of(self.prompt, list)) and all(lists):
-                return lists
-        raise RequestError(
-            "prompt must be a string, a list of strings, a list of tokens or a list of lists of tokens",
-            param="prompt",
-            hint="texts and tokens cannot be mixed",
-        )
+        return prompt_list(self.prompt, "prompt")
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -330,6 +308,33 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     """Token ids."""
     model: str | None = None
     """Default: the one there is. Another name is a 404."""
+
+
+def prompt_list(given: str | list[str | Natural | list[Natural]], param: str) -> list[str] | list[list[int]]:
+    """A text, several, tokens or several lists of them as a list of texts or a list of token lists. param: the field that errors name."""
+    match given:
+        case str():
+            return [given]
+        case [str() | list(), *_] if len(given) > MAX_PROMPTS:
+            raise RequestError(
+                f"{len(given)} prompts in one request, and no more than {MAX_PROMPTS} may be",
+                param=param,
+                code="too_many_sequences",
+                hint="ask in several requests",
+            )
+        case []:
+            raise RequestError(f"{param} must not be empty", param=param, hint="give a text, or token ids")
+        case _ if texts := _all_of(given, str):
+            return texts
+        case _ if tokens := _all_of(given, int):
+            return [tokens]
+        case _ if (lists := _all_of(given, list)) and all(lists):
+            return lists
+    raise RequestError(
+        f"{param} must be a string, a list of strings, a list of tokens or a list of lists of tokens",
+        param=param,
+        hint="texts and tokens cannot be mixed",
+    )
 
 
 _ITEM = TypeVar("_ITEM")

@@ -11,12 +11,15 @@ from ...version import __version__
 from ..dialects.answers import Answer, ChatChoice, ChatChunkChoice, CompletionChoice, ModelCard, ModelList, Text, Tokens, Version
 from ..dialects.chat import chat_completions
 from ..dialects.completions import completions
+from ..dialects.embeddings import embeddings
 from ..dialects.messages_api.answers import Message, MessageEvent, TokenCount
 from ..dialects.messages_api.endpoints import count_tokens, create_message
+from ..dialects.ranking import rerank, score
 from ..dialects.responses_api.answers import Deleted, ItemList, ResponseObject
 from ..dialects.responses_api.endpoints import cancel_response, create_response, delete_response, get_response, list_input_items
 from ..dialects.responses_api.events import ResponseEvent
 from ..dialects.responses_api.store import ResponseStore
+from ..dialects.text_answers import Embeddings, Ranking, Scores
 from ..options import ServeOptions
 from ..service import Service
 from .access import LOCAL_ORIGIN, AccessMiddleware, is_loopback
@@ -38,6 +41,10 @@ ENDPOINTS = (
     Endpoint("DELETE", "/v1/responses/{id}", delete_response, Deleted),
     Endpoint("POST", "/v1/responses/{id}/cancel", cancel_response, ResponseObject),
     Endpoint("GET", "/v1/responses/{id}/input_items", list_input_items, ItemList),
+    Endpoint("POST", "/v1/embeddings", embeddings, Embeddings),
+    Endpoint("POST", "/v1/rerank", rerank, Ranking),
+    Endpoint("POST", "/rerank", rerank, Ranking, hidden=True),
+    Endpoint("POST", "/v1/score", score, Scores),
     Endpoint("GET", "/v1/models", models, ModelList),
     Endpoint("GET", "/v1/models/", models, ModelList, hidden=True),
     Endpoint("GET", "/v1/models/{name:path}", model, ModelCard),

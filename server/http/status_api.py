@@ -7,6 +7,7 @@ from ..dialects.answers import ModelCard, ModelList, SamplingParamsCard, Version
 from ..dialects.params import GenerationParams
 from ..metrics import CONTENT_TYPE
 from ..service import Served, Service
+from ..texts import tasks
 from .errors import RETRY_AFTER_SECONDS, json_response
 
 
@@ -16,7 +17,7 @@ def _card(service: Service) -> ModelCard:
     sampling = SamplingParamsCard(
         held.temperature, held.top_p, held.top_k, held.min_p, held.repetition_penalty, limits.sampling.max_new_tokens
     )
-    return ModelCard(service.model, service.created, limits.max_context, sampling)
+    return ModelCard(service.model, service.created, limits.max_context, sampling, tasks(service.pooled))
 
 
 async def models(service: Served) -> Response:

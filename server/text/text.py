@@ -12,6 +12,7 @@ from .chat_template import ChatTemplate
 from .plain_content import PlainContent, cut
 from .token_bound import TokenBound
 from .token_bytes import TokenBytes
+from .whole_texts import Tokens, encode_pairs, encode_texts
 
 
 class TextSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +70,20 @@ class Text:
         except TypeError:
             raise _no_text(texts) from None
         return [self._with_bos(each.ids) if one_bos else each.ids for each in encoded]
+
+    def encode_texts(self, texts: Sequence[str], *, limit: int | None = None) -> list[Tokens]:
+        """Of texts that are computed whole. limit: tokens of each, to which longer ones are cut."""
+        try:
+            return encode_texts(self._tokenizer, texts, limit)
+        except TypeError:
+            raise _no_text(texts) from None
+
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]], *, limit: int | None = None) -> list[Tokens]:
+        """Of pairs of texts, likewise."""
+        try:
+            return encode_pairs(self._tokenizer, pairs, limit)
+        except TypeError:
+            raise _no_text([text for pair in pairs for text in pair]) from None
 
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True, extra: Mapping[str, Any] | None = None

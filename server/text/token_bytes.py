@@ -46,6 +46,8 @@ class TokenBytes(dict[int, bytes]):
         self._replacements: list[tuple[str, str]] = []
         self._byte_level = False
         self._byte_fallback = False
+        self._continues: str | None = None
+        """What pieces that go on with a word begin with, where others begin one."""
         for step in _decoder_steps(tokenizer):
             self._add_step(step)
 
@@ -61,13 +63,16 @@ class TokenBytes(dict[int, bytes]):
                 self._replacements.append((old, new))
             case {"type": "Strip", "content": " ", "start": 0 | 1 as start, "stop": 0}:
                 self.leading_space = self.leading_space or start == 1
+            case {"type": "WordPiece", "prefix": str(prefix)}:
+                self._continues = prefix
+                self.leading_space = True
             case {"type": "Metaspace", "replacement": str(old)}:
                 self._replacements.append((old, " "))
                 self.leading_space = step.get("prepend_scheme", "always") != "never"
             case _:
                 raise UnsupportedModelError(
                     f"the tokenizer's decoder has a step that this version does not know: {step}",
-                    hint="byte-level BPE and sentencepiece tokenizers are known",
+                    hint="byte-level BPE, sentencepiece and WordPiece tokenizers are known",
                 )
 
     def __missing__(self, id: int) -> bytes:
@@ -78,6 +83,8 @@ class TokenBytes(dict[int, bytes]):
     def _to_bytes(self, id: int, token: str) -> bytes:
         if self._byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
             return bytes([int(match[1], 16)])
+        if self._continues is not None:
+            token = token.removeprefix(self._continues) if token.startswith(self._continues) else f" {token}"
         for old, new in self._replacements:
             token = token.replace(old, new)
         if self._byte_level and all(char in _ALPHABET for char in token) and not self._is_text(id, token):

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from ...errors import EngineError, RequestError
-from ...protocol import Abort, Output, Ready, Submit
+from ...protocol import Abort, Embed, Output, Ready, Request
 from .life import WorkerLife
 from .recent_requests import RecentRequests
 
@@ -34,7 +34,7 @@ class _Live:
     died while they had it, since its last token. alone: those of them that had nothing else.
     """
 
-    submit: Submit
+    submit: Request
     receiver: Receiver
     received: list[int] = field(default_factory=list)
     scored: int = 0
@@ -42,9 +42,9 @@ class _Live:
     deaths: int = 0
     alone: int = 0
 
-    def rest(self) -> Submit:
+    def rest(self) -> Request:
         """What is left to be computed of it."""
-        if not self.received and not self.scored:
+        if isinstance(self.submit, Embed) or not (self.received or self.scored):
             return self.submit
         return msgspec.structs.replace(self.submit, generated=self.submit.generated + self.received, scored=self.scored)
 
@@ -88,7 +88,7 @@ class Dispatch:
         """The same, and requests that wait for a worker."""
         return len(self._live) + self._held
 
-    def generate(self, submits: Sequence[Submit], receiver: Receiver) -> None:
+    def generate(self, submits: Sequence[Request], receiver: Receiver) -> None:
         """Start these sequences, all or none. `receiver` gets their outputs until the last or until they are abandoned.
 
         Raises RequestError if the queue is full or the server is going down.
@@ -205,7 +205,7 @@ class Dispatch:
                 hint="try again after the time given in Retry-After",
             )
 
-    def _check_given_up(self, submits: Sequence[Submit]) -> None:
+    def _check_given_up(self, submits: Sequence[Request]) -> None:
         if any(submit in self._given_up for submit in submits):
             raise RequestError(
                 "this request has ended every worker that had it",

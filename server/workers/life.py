@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from ...errors import RequestError, WorkerError
-from ...protocol import Abort, Drain, Failed, Ready, Submit, ToServer
+from ...protocol import Failed, Ready, ToServer, ToWorker
 from ..options import WorkerOptions
 from .connection import WorkerConnection
 from .failure import as_error
@@ -75,7 +75,7 @@ class WorkerLife:
             self.check_open()
         return self.ready
 
-    def send(self, message: Submit | Abort | Drain) -> None:
+    def send(self, message: ToWorker) -> None:
         """Tell the worker; where none is serving, nothing happens."""
         if self._connection is not None and self.serving:
             self._connection.send(message)

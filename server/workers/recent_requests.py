@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ...protocol import Submit
+from ...protocol import Embed, Request
 
 KEPT = 1024
 KEPT_SECONDS = 600.0
@@ -19,19 +19,19 @@ class RecentRequests:
         self._clock = clock
         self._added: dict[bytes, float] = {}
 
-    def add(self, submit: Submit) -> None:
+    def add(self, submit: Request) -> None:
         digest = _digest(submit)
         self._added.pop(digest, None)
         self._added[digest] = self._clock()
         while len(self._added) > KEPT:
             del self._added[next(iter(self._added))]
 
-    def __contains__(self, submit: Submit) -> bool:
+    def __contains__(self, submit: Request) -> bool:
         while self._added and self._clock() - next(iter(self._added.values())) >= KEPT_SECONDS:
             del self._added[next(iter(self._added))]
         return bool(self._added) and _digest(submit) in self._added  # on all but bad days there is nothing to digest for
 
 
-def _digest(submit: Submit) -> bytes:
-    params = msgspec.structs.replace(submit.params, seed=None)
-    return hashlib.sha256(msgspec.msgpack.encode((submit.prompt, params))).digest()
+def _digest(submit: Request) -> bytes:
+    asked = submit.pair_start if isinstance(submit, Embed) else msgspec.structs.replace(submit.params, seed=None)
+    return hashlib.sha256(msgspec.msgpack.encode((submit.prompt, asked))).digest()

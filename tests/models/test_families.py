@@ -34,6 +34,25 @@ REFERENCED = [name for name in (*causal_families(), *VARIANTS) if name not in NO
 ROUNDED_ROPE = {"apertus", "exaone", "exaone4", "exaone4-full", "hunyuan_v1_dense"}
 
 
+TEXTS = (
+    "",
+    "## Texts to vectors and scores",
+    "",
+    "From Hugging Face directories, for CPUs; vectors and scores equal those of transformers and its pooling to 1e-5 in float32",
+    "(`tests/models/test_text_families.py`). sentence-transformers' files say how rows are pooled (`mean`, `cls`, `lasttoken`), what",
+    "layers follow, whether vectors are scaled to length 1, and which texts stand in front; an encoder without them gives the mean of its",
+    "rows. Other pooling, and heads that tell labels apart, are refused by name.",
+    "",
+    "| `model_type` | | vectors | scores of pairs |",
+    "| --- | --- | --- | --- |",
+    "| `bert` | BERT, MiniLM, BGE, E5 | yes | yes |",
+    "| `roberta`, `xlm-roberta` | multilingual E5, BGE-M3, BGE rerankers | yes | yes |",
+    "| `modernbert` | GTE-ModernBERT, Nomic's ModernBERT embedders | yes | yes |",
+    "| `gemma3_text` with `use_bidirectional_attention` | EmbeddingGemma | yes | no |",
+    "| decoders of the table above | Qwen3-Embedding: of their last token | yes | yes |",
+)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """refusal: why the checkpoint is not supported, or None. error: how far our logits are from the expected ones, of which `bound` is
@@ -146,7 +165,7 @@ def models_page() -> str:
         "| `model_type` | Hugging Face | GGUF | |",
         "| --- | --- | --- | --- |",
     ]
-    return "\n".join([*head, *rows]) + "\n"
+    return "\n".join([*head, *rows, *TEXTS]) + "\n"
 
 
 def variants(family: str) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import GENERIC, NO_REFERENCE, VARIANTS, causal_families, tiny_config
+from text_checkpoints import FAMILIES, Recipe, write_cross_encoder, write_embedder
 from tiny_specs import tiny_layer, tiny_spec
 from torch import fx
 
@@ -90,6 +91,19 @@ def test_nothing_is_left_of_any_family(name: str, tmp_path: Path) -> None:
     except UnsupportedModelError as error:
         pytest.skip(f"refused: {error.message}")
     assert unfused(fused(spec), columns=GENERIC["head_dim"]) == {}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_left_of_models_of_texts(family: str, tmp_path: Path) -> None:
+    recipe = Recipe(pooling="lasttoken" if FAMILIES[family].is_causal else "mean", dense=(44, 30))
+    spec = open_checkpoint(str(write_embedder(family, tmp_path / "model", recipe))).spec
+    assert unfused(fused(spec), columns=min(spec.head_dims)) == {}
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_nothing_is_left_of_heads_of_one_score(family: str, tmp_path: Path) -> None:
+    spec = open_checkpoint(str(write_cross_encoder(family, tmp_path / "model"))).spec
+    assert unfused(fused(spec), columns=min(spec.head_dims)) == {}
 
 
 def test_views_columns_and_rows_that_are_picked_are_no_work() -> None:

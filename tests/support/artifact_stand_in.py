@@ -7,9 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from engine.artifacts import AnswerForms, CacheGroup, FileInfo, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain, load_manifest
+from engine.artifacts import (
+    AnswerForms,
+    CacheGroup,
+    FileInfo,
+    Manifest,
+    MemoryPlan,
+    ModelInfo,
+    PooledInfo,
+    Probe,
+    Program,
+    Toolchain,
+    load_manifest,
+)
 from engine.artifacts.manifest import SCHEMA_VERSION, content_digest
 from engine.artifacts.step_inputs import step_inputs
 
@@ -85,8 +97,16 @@ def write_tokenizer(
         (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
-def write_artifact(directory: Path, *, template: str | None = CHAT_TEMPLATE, forms: AnswerForms | None = None) -> Path:
+def write_artifact(
+    directory: Path, *, template: str | None = CHAT_TEMPLATE, forms: AnswerForms | None = None, pooled: PooledInfo | None = None
+) -> Path:
+    """pooled: of a model that makes vectors or scores, an encoder whose texts and pairs stand between special tokens."""
     tokenizer = byte_level_tokenizer()
+    if pooled is not None:
+        special = [(token, token_id(tokenizer, token)) for token in (BOS, EOS)]
+        single, pair = f"{BOS} $A {EOS}", f"{BOS} $A {EOS} $B:1 {EOS}:1"
+        tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
+    groups = [CacheGroup(name="full", kind="full", layers=[0], num_kv_heads=1, head_dim=1, block_size=16, dtype="float32")]
     write_tokenizer(directory / "tokenizer", tokenizer, bos=BOS, eos=EOS, add_bos=False, template=template)
     manifest = Manifest(
         schema=SCHEMA_VERSION,
@@ -104,10 +124,17 @@ def write_artifact(directory: Path, *, template: str | None = CHAT_TEMPLATE, for
             quantize="none",
             source_format="none",
         ),
-        caches=[CacheGroup(name="full", kind="full", layers=[0], num_kv_heads=1, head_dim=1, block_size=16, dtype="float32")],
+        pooled=pooled,
+        caches=groups if pooled is None else [],
         kernel_library="kernels/none.so",
         segments=[],
-        programs={"step": Program(inputs=step_inputs(["full"]), calls=[], results={"logits": "value:0"})},
+        programs={
+            "step": Program(
+                inputs=step_inputs(["full"] if pooled is None else []),
+                calls=[],
+                results={"logits" if pooled is None else "pooled": "value:0"},
+            )
+        },
         weights={},
         memory=MemoryPlan(weight_bytes=0, activations={}),
         fusion=[],

@@ -83,7 +83,7 @@ def write_random_checkpoint(
     tokenizer = train_tokenizer(min(config.vocab_size, VOCAB_SIZE))
     config.bos_token_id, config.eos_token_id, config.pad_token_id = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS), None
     model = transformers.AutoModelForCausalLM.from_config(config)
-    _randomize(model, seed)
+    randomize(model, seed)
     model.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size)
     save_tokenizer(tokenizer, directory)
     return directory
@@ -114,7 +114,8 @@ def save_tokenizer(tokenizer: tokenizers.Tokenizer, directory: Path) -> None:
     fast.save_pretrained(directory)
 
 
-def _randomize(model: torch.nn.Module, seed: int) -> None:
+def randomize(model: torch.nn.Module, seed: int) -> None:
+    """Fill every parameter with random numbers, at a scale that keeps activations near 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,11 +1,14 @@
-"""The attention of eager decoders: the operator's reference in place of its kernel, which only artifacts have."""
+"""What eager models take in place of kernels that only artifacts have: the operators' references."""
 
 import pytest
 
+from engine.kernels import mean_pool
 from engine.kernels.attention import reference
-from engine.models.parts import attention
+from engine.models.parts import attention, pooling
 
 
 def use_reference_attention(patch: pytest.MonkeyPatch) -> None:
-    """Decoders that are made from now on compute attention by its reference, until `patch` is undone."""
+    """Models that are made from now on compute attention, and means, by their references, until `patch` is undone."""
     patch.setattr(attention, "attention", reference.attention)
+    patch.setattr(attention, "bidirectional_attention", reference.bidirectional_attention)
+    patch.setattr(pooling, "mean_pool", mean_pool.reference)

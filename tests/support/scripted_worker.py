@@ -3,7 +3,7 @@
 Token i of an answer is token i of the prompt, counted around; with a temperature above 0 it is the
 prompt's token at a place drawn from the seed and i. A prompt is scored a few tokens per step. So an answer
 depends on the request alone, and a second worker goes on where the first one stopped. After the whole
-prompt comes the end of text.
+prompt comes the end of text. The vector of a text says what the request was.
 
 --events PATH   a datagram socket that hears what happens here, one JSON object each
 --gate PATH     a FIFO: wait for a byte before being ready, and one for each further worker
@@ -18,6 +18,7 @@ import random
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 
@@ -25,6 +26,7 @@ from engine.protocol import (
     HEADER_BYTES,
     Abort,
     Drain,
+    Embed,
     Failed,
     Output,
     Phase,
@@ -84,6 +86,19 @@ class Sequence:
         if params.logprobs is not None:
             logprobs = [TokenLogprob(-0.5, [((token + k) % 256, -0.5 - k) for k in range(params.logprobs)])]
         return Output(self.submit.id, [token], logprobs, finish, cached_tokens=CACHED)
+
+
+class Text:
+    """Its vector says what was asked: how many tokens, where the second text begins, their sum, and the first tokens."""
+
+    def __init__(self, embed):
+        self.submit = embed
+
+    def step(self, eos):
+        prompt = self.submit.prompt
+        values = [len(prompt), self.submit.pair_start, sum(prompt), *prompt[:5], *[0] * 5][:8]
+        values = values[: self.submit.dimensions or 8]
+        return Output(self.submit.id, [], finish_reason="stop", vector=struct.pack(f"<{len(values)}f", *values))
 
 
 class Worker:
@@ -154,6 +169,9 @@ class Worker:
                 os._exit(5)
             self.sequences[message.id] = Sequence(message)
             self.prompt_tokens += len(message.prompt)
+        elif isinstance(message, Embed):
+            self.events.tell("embed", id=message.id, prompt=len(message.prompt), others=len(self.sequences))
+            self.sequences[message.id] = Text(message)
         elif isinstance(message, Abort):
             self.events.tell("abort", id=message.id, known=message.id in self.sequences)
             self.sequences.pop(message.id, None)

@@ -1,0 +1,55 @@
+"""POST /v1/embeddings"""
+
+import base64
+from array import array
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ...errors import RequestError
+from ..http.body import JsonBody
+from ..http.connection import Connection
+from ..http.disconnect import unless_disconnected
+from ..http.errors import json_response
+from ..service import Served
+from ..text.whole_texts import Tokens
+from ..texts import Texts, count
+from .text_answers import Embedding, Embeddings, TextUsage
+from .text_requests import EmbeddingRequest
+
+
+async def embeddings(http: Request, service: Served, request: Annotated[EmbeddingRequest, Depends(JsonBody(EmbeddingRequest))]) -> Response:
+    """A vector of every text."""
+    texts = service.texts_for("embed", request.model)
+    tokens = await _tokens(texts, request)
+    dimensions = request.dimensions or 0
+    texts.check_dimensions(dimensions)
+    with unless_disconnected(Connection.of(http.scope)):
+        found = await texts.vectors(tokens, dimensions=dimensions)
+    written = _numbers if request.encoding_format == "float" else _base64
+    used = count(tokens)
+    data = [Embedding(index, written(vector)) for index, vector in enumerate(found)]
+    return json_response(Embeddings(data, service.model, TextUsage(used, used)))
+
+
+async def _tokens(texts: Texts, request: EmbeddingRequest) -> list[Tokens]:
+    inputs, truncate = request.inputs(), request.truncate_prompt_tokens
+    given = [text for text in inputs if isinstance(text, str)]
+    if given:
+        return await texts.encode(given, prompt=texts.prompt(request.prompt_name), truncate=truncate, param="input")
+    for name, value in (("prompt_name", request.prompt_name), ("truncate_prompt_tokens", truncate)):
+        if value is not None:
+            raise RequestError(f"{name} is for texts, and the input is tokens", param=name, hint="leave it out, or give texts")
+    tokens = [Tokens(ids) for ids in inputs if not isinstance(ids, str)]
+    texts.check(tokens, "input")
+    return tokens
+
+
+def _numbers(vector: bytes) -> list[float]:
+    return array("f", vector).tolist()
+
+
+def _base64(vector: bytes) -> str:
+    return base64.b64encode(vector).decode()

@@ -1,0 +1,57 @@
+"""The requests of /v1/embeddings, /v1/rerank and /v1/score. As in schemas.py, fields that are not declared are refused by name."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from .params import Natural
+from .schemas import MAX_PROMPTS, prompt_list
+
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Texts = Annotated[list[str], Meta(min_length=1, max_length=MAX_PROMPTS)]
+
+
+class TextRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What requests about texts have in common. truncate_prompt_tokens: to how many a longer text is cut; -1 to what the model takes."""
+
+    model: str | None = None
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    user: Any = None
+
+
+class EmbeddingRequest(TextRequest, kw_only=True):
+    """dimensions: leading numbers of every vector, for models that were trained for that. prompt_name: the text that the model wants in
+    front, by its name in the checkpoint."""
+
+    input: str | list[str | Natural | list[Natural]]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Positive | None = None
+    prompt_name: str | None = None
+
+    def inputs(self) -> list[str] | list[list[int]]:
+        """Texts, or token lists."""
+        return prompt_list(self.input, "input")
+
+
+class Document(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    text: str
+
+
+class RerankRequest(TextRequest, kw_only=True):
+    """top_n: of the results, the best; all by default. return_documents: whether results have the texts."""
+
+    query: str
+    documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_PROMPTS)]
+    top_n: Positive | None = None
+    return_documents: bool = True
+
+    def texts(self) -> list[str]:
+        return [document if isinstance(document, str) else document.text for document in self.documents]
+
+
+class ScoreRequest(TextRequest, kw_only=True):
+    """One text with each of several, or as many with as many, pair by pair."""
+
+    text_1: str | Texts
+    text_2: str | Texts
