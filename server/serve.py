@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from .options import ServeOptions
+from .text.early_tokenizer import TOKENIZER_FILE, EarlyTokenizer
 from .workers.process import spawn_worker
 
 BACKLOG = 2048
@@ -26,12 +27,21 @@ def serve(options: ServeOptions) -> int:
     with listen(options.host, options.port) as listener:
         worker = spawn_worker(options)
         gc.disable()  # until all is loaded: what comes now stays
+        tokenizer = EarlyTokenizer(options.artifacts / "tokenizer" / TOKENIZER_FILE)
         try:
+            _build_documents_late()
             from .serving import run_server
 
-            return run_server(options, listener, worker)
+            return run_server(options, listener, worker, tokenizer)
         finally:
             worker.kill()
+
+
+def _build_documents_late() -> None:
+    """FastAPI's models of OpenAPI documents are built when somebody asks for one: that takes a fifth of the time of its import."""
+    from pydantic import BaseModel
+
+    BaseModel.model_config["defer_build"] = True
 
 
 def _signed_digest(options: ServeOptions, key: Path) -> str:

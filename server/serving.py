@@ -24,6 +24,7 @@ from .options import ServeOptions
 from .parsing.parsing import FormNames
 from .process_age import process_age
 from .service import Service
+from .text.early_tokenizer import EarlyTokenizer
 from .text.text import Text
 from .workers.client import WorkerClient
 from .workers.process import WorkerHandle
@@ -34,12 +35,12 @@ SWITCH_SECONDS = 0.001
 """How long a thread with long work keeps the event loop waiting for the interpreter, each time."""
 
 
-def run_server(options: ServeOptions, listener: socket.socket, worker: WorkerHandle) -> int:
+def run_server(options: ServeOptions, listener: socket.socket, worker: WorkerHandle, tokenizer: EarlyTokenizer) -> int:
     """See `serve`."""
     phases = {"server_imports": process_age()}
     log(f"server_imports {phases['server_imports']:.2f} s")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_Serving(options, listener, worker, phases).run())
+        return runner.run(_Serving(options, listener, worker, tokenizer, phases).run())
 
 
 def log(line: str) -> None:
@@ -71,9 +72,17 @@ class _HttpServer(uvicorn.Server):
 
 
 class _Serving:
-    def __init__(self, options: ServeOptions, listener: socket.socket, worker: WorkerHandle, phases: dict[str, float]) -> None:
+    def __init__(
+        self,
+        options: ServeOptions,
+        listener: socket.socket,
+        worker: WorkerHandle,
+        tokenizer: EarlyTokenizer,
+        phases: dict[str, float],
+    ) -> None:
         self._options = options
         self._listener = listener
+        self._tokenizer = tokenizer
         self._phases = phases
         self._worker = WorkerClient(options, worker, max_queue=options.max_queue, log=log)
         self._signals: asyncio.Queue[int] = asyncio.Queue()
@@ -109,7 +118,9 @@ class _Serving:
         manifest = self._manifest = load_manifest(self._options.artifacts, digest=self._options.digest)
         check_servable(manifest)
         check_text(self._options.artifacts, manifest)
-        text = Text.load(self._options.artifacts / "tokenizer", special_in_messages=self._options.special_in_messages)
+        text = Text.load(
+            self._options.artifacts / "tokenizer", tokenizer=self._tokenizer, special_in_messages=self._options.special_in_messages
+        )
         self._phases["tokenizer"] = time.monotonic() - started
         log(f"tokenizer {self._phases['tokenizer']:.2f} s")
         return Service(
