@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .manifest import DTYPE_BYTES, CacheGroup, Manifest, MemoryPlan, Toolchain, WeightInfo
+from .manifest import DTYPE_BYTES, CacheGroup, Manifest, MemoryPlan, PooledInfo, Toolchain, WeightInfo
 from .printable import printable
 
 
@@ -51,6 +51,7 @@ def _summary(manifest: Manifest) -> Table:
         ("architecture", f"{model.architecture}, {model.num_layers} layers, hidden size {model.hidden_size}"),
         ("parameters", f"{model.parameters:,}"),
         ("context", f"{model.max_context:,} tokens, vocabulary {model.vocab_size:,}"),
+        *([("makes", _pooled(manifest.pooled))] if manifest.pooled is not None else []),
         ("weights from", f"{model.source_format}, quantize {model.quantize}"),
         ("digest", manifest.digest),
         ("target", manifest.target),
@@ -64,6 +65,14 @@ def _summary(manifest: Manifest) -> Table:
         *([("reasoning", manifest.forms.reasoning or "none known")] if manifest.forms else []),
     ]
     return _table(printable(model.name), ("", " "), rows)
+
+
+def _pooled(pooled: PooledInfo) -> str:
+    if pooled.task == "score":
+        return f"a score of a pair of texts, activation {pooled.activation}"
+    scaled = ", scaled to length 1" if pooled.normalize else ""
+    prompts = f"; prompts {', '.join(pooled.prompts)}" if pooled.prompts else ""
+    return f"a vector of {pooled.size:,} numbers of a text, pooled by {pooled.pooling}{scaled}{prompts}"
 
 
 def _cache(group: CacheGroup) -> str:

