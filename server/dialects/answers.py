@@ -122,9 +122,9 @@ class CompletionChoice(msgspec.Struct):
     text: str
     finish_reason: Finish | None
     logprobs: CompletionLogprobs | None = None
-    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
-    prompt_token_ids: list[int] | UnsetType = UNSET
-    token_ids: Sequence[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType | None = UNSET
+    prompt_token_ids: list[int] | UnsetType | None = UNSET
+    token_ids: Sequence[int] | UnsetType | None = UNSET
 
 
 class Answer(msgspec.Struct, Generic[_CHOICE], kw_only=True):
@@ -136,7 +136,7 @@ class Answer(msgspec.Struct, Generic[_CHOICE], kw_only=True):
     model: str
     choices: list[_CHOICE]
     usage: Usage | UnsetType | None = UNSET
-    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType | None = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 
 
@@ -183,7 +183,7 @@ class Tokens(msgspec.Struct):
     tokens: list[int]
     count: int
     max_model_len: int
-    token_strs: list[str] | UnsetType = UNSET
+    token_strs: list[str] | None = None
 
 
 class Text(msgspec.Struct):

@@ -19,7 +19,7 @@ from .answers import Answer, ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprob
 from .choices import ChoicesWriter
 from .grammars import chat_grammar
 from .logprobs import LogprobWriter
-from .planning import Ask, Prompt, keep_end
+from .planning import Ask, Prompt, truncated
 from .schemas import ChatRequest
 from .tools import tool_use
 
@@ -53,7 +53,7 @@ async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True)
         added = {text: id for text, id in service.text.added_tokens().items() if parsing and text in parsing.markers}
         grammar = await asyncio.to_thread(chat_grammar, answer_grammar, use, parsing, added, thinking_budget=budget)
     max_tokens = request.token_limit()
-    tokens = keep_end(prompt.tokens, request.truncate_prompt_tokens, service.limits.room(max_tokens))
+    tokens = truncated(prompt.tokens, request.truncate_prompt_tokens, service.limits.room(max_tokens), right=request.cuts_right())
     return Ask(
         prompts=[Prompt(tokens, continues=bool(request.continue_final_message))],
         params=request,
@@ -84,6 +84,8 @@ class _ChatStyle:
         (prompt,) = self._ask.prompts
         if self._ask.token_ids:
             answer.prompt_token_ids = prompt.tokens
+        if answer.object == self.whole_object:
+            answer.prompt_logprobs = None
         if self._ask.prompt_logprobs is not None:
             answer.prompt_logprobs = self._logprob_writer.prompt(prompt.tokens, first.scores, self._ask.prompt_logprobs)
 

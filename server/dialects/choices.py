@@ -55,8 +55,9 @@ class ChoicesWriter:
 
     def delta(self, index: int, delta: Delta) -> bytes:
         if index not in self._templates:
+            opening = self._opening(index, delta)
             self._templates[index] = self._template(index)
-            return self._opening(index, delta) + self.delta(index, delta)
+            return opening + self.delta(index, delta)
         template = self._templates[index]
         if template is not None and (text := delta.only_content()):
             return template.fill(text)
@@ -109,18 +110,22 @@ class ChoicesWriter:
     def _chunk(self, choices: list[Any]) -> Answer[Any]:
         chunk = self._answer(self._style.chunk_object, choices)
         if self._with_usage:
-            chunk.usage = self._usage() if self._continuous_usage else None
+            chunk.usage = self._usage_so_far() if self._continuous_usage else None
         return chunk
 
     def _answer(self, kind: str, choices: list[Any]) -> Answer[Any]:
         return Answer(id=self._id, object=kind, created=self._created, model=self._model, choices=choices)
 
-    def _usage(self) -> Usage:
-        """So far. A prompt counts once, however many choices are made from it."""
+    def _usage_so_far(self) -> Usage:
+        """Choices count from the chunk on that opens them, in which nothing is said yet."""
+        return self._usage([assembler for index, assembler in enumerate(self._assemblers) if index in self._templates])
+
+    def _usage(self, said: Sequence[Assembler] | None = None) -> Usage:
+        """Of the choices `said`, of all if None. A prompt counts once, however many choices are made from it."""
         assemblers = self._assemblers
         firsts = assemblers[:: self._ask.choices]
         prompt = sum(len(assembler.plan.prompt) for assembler in firsts)
-        generated = sum(assembler.generated for assembler in assemblers)
+        generated = sum(assembler.generated for assembler in (assemblers if said is None else said))
         cached = sum(assembler.cached_tokens for assembler in firsts)
         reasoning = sum(assembler.reasoning_tokens for assembler in assemblers)
         return Usage(prompt, generated, prompt + generated, PromptTokensDetails(cached), CompletionTokensDetails(reasoning))

@@ -15,7 +15,7 @@ from ..text.token_bytes import TokenBytes
 from .answers import Answer, CompletionChoice, CompletionLogprobs
 from .choices import ChoicesWriter
 from .logprobs import LogprobWriter, joined
-from .planning import Ask, Prompt, keep_end
+from .planning import Ask, Prompt, truncated
 from .schemas import COMPLETION_TOKENS, CompletionRequest
 
 
@@ -29,7 +29,8 @@ async def completions(
     service.check_sequences(len(given) * request.choices())
     texts = [prompt for prompt in given if isinstance(prompt, str)]
     prompts = await _tokens(service, request, texts) if texts else cast(list[list[int]], given)
-    kept = [keep_end(tokens, request.truncate_prompt_tokens, service.limits.room(request.max_tokens)) for tokens in prompts]
+    room, right = service.limits.room(request.max_tokens), request.cuts_right()
+    kept = [truncated(tokens, request.truncate_prompt_tokens, room, right=right) for tokens in prompts]
     ask = Ask(
         prompts=[Prompt(tokens, continues=True) for tokens in kept],
         params=request,
@@ -85,7 +86,7 @@ class _CompletionStyle:
         logprobs = self._logprobs(index, delta)
         if logprobs is not None and (echoed := self._echo_logprobs(index, delta)) is not None:
             logprobs = joined(echoed, logprobs)
-        choice = CompletionChoice(index, self._echo(index) + delta.text, delta.finish_reason, logprobs)
+        choice = CompletionChoice(index, self._echo(index) + delta.text, delta.finish_reason, logprobs, None, None, None)
         if (count := self._request.prompt_logprobs) is not None:
             choice.prompt_logprobs = self._logprob_writer.prompt(self._prompt(index), delta.scores, count)
         return self._with_prompt(index, self._with_ids(delta, choice))

@@ -22,7 +22,7 @@ class LogprobWriter:
         return ChatLogprobs([self._content(token) for token in tokens])
 
     def completion(self, tokens: Sequence[Token], *, begin: int = 0) -> CompletionLogprobs:
-        """The chosen token is always among `top_logprobs`: one more than were asked for, perhaps. begin: of the answer in the text."""
+        """The chosen token is the first of `top_logprobs`: one more than were asked for, perhaps. begin: of the answer in the text."""
         result = CompletionLogprobs([], [], [], [])
         for token in tokens:
             assert token.logprob is not None
@@ -56,7 +56,7 @@ class LogprobWriter:
         name, chosen = self._name(token), max(logprob, _LOWEST)
         result.tokens.append(name)
         result.token_logprobs.append(chosen)
-        result.top_logprobs.append({**{self._name(id): max(value, _LOWEST) for id, value in top}, name: chosen})
+        result.top_logprobs.append({name: chosen, **{other: max(value, _LOWEST) for id, value in top if (other := self._name(id)) != name}})
         result.text_offset.append(offset)
 
 

@@ -80,9 +80,12 @@ class Ask:
         return self.logprobs is not None or self.token_ids
 
 
-def keep_end(tokens: list[int], count: int | None, room: int) -> list[int]:
-    """The last `count` tokens of a prompt, -1 for as many as there is `room` for, None for all."""
-    return tokens if count is None else tokens[-(room if count < 0 else count) :]
+def truncated(tokens: list[int], count: int | None, room: int, *, right: bool) -> list[int]:
+    """The last `count` tokens of a prompt, or the first if the right side is what goes. -1: as many as there is `room` for; None: all."""
+    if count is None:
+        return tokens
+    kept = room if count < 0 else count
+    return tokens[:kept] if right else tokens[-kept:]
 
 
 def check_prompts(ask: Ask, limits: ModelLimits) -> None:
@@ -94,7 +97,7 @@ def check_prompts(ask: Ask, limits: ModelLimits) -> None:
         if max(prompt.tokens) >= limits.vocab_size or min(prompt.tokens) < 0:
             wrong = next(token for token in prompt.tokens if not 0 <= token < limits.vocab_size)
             raise RequestError(
-                f"the prompt has the token {wrong}, which is outside of the vocabulary of {limits.vocab_size}",
+                f"the prompt has the token {wrong}, which is out of vocabulary: the model has {limits.vocab_size} tokens",
                 param=ask.param,
                 hint="POST /tokenize tells the tokens of a text",
             )

@@ -5,7 +5,7 @@ not supported. Fields that cannot change an answer of this server are accepted: 
 """
 
 import re
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -40,6 +40,8 @@ Messages = Annotated[list[dict[str, Any]], Meta(max_length=MAX_MESSAGES)]
 Tools = Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)]
 _REQUEST = TypeVar("_REQUEST", bound=msgspec.Struct)
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
+_KEY = re.compile(r" - at `key` in `\$\.(\w+)`$")
+_INTEGER = re.compile(r"-?\d+")
 _FIELD = re.compile(r"(?:unknown|missing required) field `([^`]*)`")
 _BYTE = re.compile(r"\(byte (\d+)\)$")
 
@@ -100,6 +102,8 @@ class GenerateRequest(GenerationParams, kw_only=True):
     """Default: false. Tokens in `logprobs` are called `token_id:ID`."""
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     """Keeps the last so many tokens of a prompt; -1: as many as the context holds beside `max_tokens`."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Default: left. What `truncate_prompt_tokens` cuts off: the beginning, or with right the end."""
     add_special_tokens: bool | None = None
     """Default: of a chat false, of completions true. What the tokenizer puts around a text."""
     echo: bool | None = None
@@ -120,6 +124,10 @@ class GenerateRequest(GenerationParams, kw_only=True):
     def continuous_usage(self) -> bool:
         """Whether every chunk says how much it is so far."""
         return bool(self.stream_options and self.stream_options.include_usage and self.stream_options.continuous_usage_stats)
+
+    def cuts_right(self) -> bool:
+        """Whether it is the end of a prompt that `truncate_prompt_tokens` cuts off."""
+        return self.truncation_side == "right"
 
     def unsupported(self) -> dict[str, tuple[Any, ...]]:
         """Fields that would change the answer, each with the values that ask for what happens anyway."""
@@ -368,7 +376,7 @@ def _read_again(body: bytes, kind: type[_REQUEST], message: str) -> _REQUEST:
     try:
         return msgspec.convert(plain, type=kind, str_keys=True)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from None
+        raise _refusal(str(error), plain) from None
 
 
 def _as_integer(value: Any) -> Any:
@@ -383,7 +391,12 @@ def checked(value: _REQUEST, kind: type[_REQUEST]) -> _REQUEST:
         raise _refusal(str(error)) from None
 
 
-def _refusal(message: str) -> RequestError:
+def _refusal(message: str, fields: dict[str, Any] | None = None) -> RequestError:
+    """fields: of the request, as far as they are known."""
+    if (key := _KEY.search(message)) and fields is not None and isinstance(given := fields.get(key[1]), dict):
+        wrong = [name for name in given if not _INTEGER.fullmatch(name)]
+        text = f"{key[1]} has the keys {', '.join(map(repr, wrong))}, which are no numbers" if wrong else _KEY.sub("", message)
+        return RequestError(text, param=key[1], code="invalid_value", hint="its keys are token ids, which POST /tokenize tells")
     path = match[1] if (match := _PATH.search(message)) else ""
     reason = _PATH.sub("", message)
     if field := _FIELD.search(reason):

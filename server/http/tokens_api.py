@@ -4,7 +4,6 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import Depends
-from msgspec import UNSET
 from starlette.responses import Response
 
 from ...errors import RequestError
@@ -35,7 +34,7 @@ async def tokenize(service: Served, request: Annotated[TokenizeRequest, Depends(
         (tokens,) = await service.encode_prompts(
             [request.prompt or ""], add_special_tokens=request.add_special_tokens is not False, fits=False
         )
-    names = await offload(len(tokens), partial(service.text.names, tokens)) if request.return_token_strs else UNSET
+    names = await offload(len(tokens), partial(service.text.names, tokens)) if request.return_token_strs else None
     answer = Tokens(tokens, len(tokens), service.limits.max_context, names)
     return await offload(len(tokens), partial(json_response, answer))
 

@@ -253,7 +253,7 @@ def test_models(server: ServingProcess) -> None:
 def test_tokenize_and_detokenize(server: ServingProcess) -> None:
     text = "lazy 🎉"
     answer = server.http.post("/tokenize", json={"prompt": text}).json()
-    assert answer == {"tokens": ids(text), "count": len(ids(text)), "max_model_len": 512}
+    assert answer == {"tokens": ids(text), "count": len(ids(text)), "max_model_len": 512, "token_strs": None}
     assert server.http.post("/detokenize", json={"tokens": answer["tokens"]}).json() == {"prompt": text}
     chat = server.http.post("/tokenize", json={"messages": HI}).json()["tokens"]
     assert chat == ids(CHAT_PROMPT)

@@ -84,6 +84,12 @@ def test_completion_fields(server: ServingProcess, fields: dict[str, Any], param
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
 
 
+def test_keys_of_logit_bias_that_are_no_numbers_are_named(server: ServingProcess) -> None:
+    error = refused(server, "/v1/completions", {"model": MODEL, "prompt": "x", "logit_bias": {"a": 1, "5": 1, "b": 2}})
+    assert (error["param"], error["code"]) == ("logit_bias", "invalid_value")
+    assert "the keys 'a', 'b'" in error["message"]
+
+
 @pytest.mark.parametrize("fields", [{"use_beam_search": True}, {"best_of": 4, "n": 2}, {"length_penalty": 0.8}, {"early_stopping": True}])
 def test_beam_search_is_refused_with_what_to_do_instead(server: ServingProcess, fields: dict[str, Any]) -> None:
     error = refused(server, "/v1/completions", {"model": MODEL, "prompt": "x", **fields})

@@ -61,7 +61,6 @@ def test_token_ids_are_all_that_came(server: ServingProcess) -> None:
     assert (choice["text"], choice["token_ids"]) == ("a b", ids("a b c"))
     answer = chat(server, messages=HI, return_token_ids=True)
     assert answer["choices"][0]["token_ids"] == [*answer["prompt_token_ids"][: answer["prompt_token_ids"].index(eos)], eos]
-    assert "token_ids" not in complete(server, prompt="a")["choices"][0]
 
 
 @pytest.mark.parametrize(("path", "fields"), [("/v1/completions", {"prompt": "a 🎉 c"}), ("/v1/chat/completions", {"messages": HI})])
@@ -118,7 +117,7 @@ def test_no_turn_is_opened_where_none_is_wanted(server: ServingProcess) -> None:
     assert chat(server, messages=HI, echo=True, max_tokens=1)["choices"][0]["message"]["content"] == ""
 
 
-def test_prompts_are_cut_from_the_left(server: ServingProcess) -> None:
+def test_prompts_are_cut(server: ServingProcess) -> None:
     text = "a b c d e f g"
     (choice,) = complete(server, prompt=text, truncate_prompt_tokens=3, echo=True, logprobs=0, max_tokens=1, return_token_ids=True)[
         "choices"
@@ -131,8 +130,18 @@ def test_prompts_are_cut_from_the_left(server: ServingProcess) -> None:
     assert (len(choice["prompt_token_ids"]), len(choice["token_ids"])) == (MAX_CONTEXT - 4, 4)
     answer = chat(server, messages=[{"role": "user", "content": "a " * 4000}], truncate_prompt_tokens=-1, max_tokens=2)
     assert answer["usage"]["prompt_tokens"] == MAX_CONTEXT - 2
+    (choice,) = complete(server, prompt=text, truncate_prompt_tokens=3, truncation_side="right", max_tokens=1, return_token_ids=True)[
+        "choices"
+    ]
+    assert choice["prompt_token_ids"] == ids(text)[:3]
     assert refusal(server, "/v1/completions", prompt="a", truncate_prompt_tokens=0) == "truncate_prompt_tokens"
     assert refusal(server, "/v1/completions", prompt="a", truncate_prompt_tokens=-2) == "truncate_prompt_tokens"
+
+
+def test_a_whole_answer_says_null_for_what_vllm_says_null_for(server: ServingProcess) -> None:
+    (choice,) = complete(server, prompt="a", max_tokens=1)["choices"]
+    assert [choice[name] for name in ("prompt_logprobs", "prompt_token_ids", "token_ids")] == [None] * 3
+    assert chat(server, messages=HI, max_tokens=1)["prompt_logprobs"] is None
 
 
 def test_usage_in_every_chunk(server: ServingProcess) -> None:
@@ -140,9 +149,13 @@ def test_usage_in_every_chunk(server: ServingProcess) -> None:
     streamed = chunks(server, "/v1/completions", prompt="a b c", max_tokens=3, stream_options=options)
     counts = [chunk["usage"]["completion_tokens"] for chunk in streamed]
     assert counts == sorted(counts)
-    assert (counts[0], counts[-1]) == (1, 3)
+    assert (counts[0] > 0, counts[-1]) == (True, 3)
     assert streamed[-1]["choices"] == []
     assert {chunk["usage"]["prompt_tokens"] for chunk in streamed} == {3}
+    spoken = chunks(server, "/v1/chat/completions", messages=HI, max_tokens=3, n=2, stream_options=options)
+    counts = [chunk["usage"]["completion_tokens"] for chunk in spoken]
+    assert (counts, counts[-1]) == (sorted(counts), 6)
+    assert counts[0] == 0, "the first chunk says who speaks, and no token"
     without = chunks(server, "/v1/completions", prompt="a b c", max_tokens=3, stream_options={"continuous_usage_stats": True})
     assert not any("usage" in chunk for chunk in without)
 
@@ -150,4 +163,4 @@ def test_usage_in_every_chunk(server: ServingProcess) -> None:
 def test_tokenize_has_options(server: ServingProcess) -> None:
     answer = post(server, "/tokenize", prompt="a 🎉", return_token_strs=True)
     assert answer["token_strs"] == [TOKENIZER.id_to_token(id) for id in ids("a 🎉")]
-    assert "token_strs" not in post(server, "/tokenize", prompt="a")
+    assert post(server, "/tokenize", prompt="a")["token_strs"] is None
