@@ -45,6 +45,16 @@ TOOLS_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking %}<think>\n{% endif %}{% endif %}"
 )
 """Calls as hermes has them, and reasoning. `say` comes first: what a worker that says its prompt back will answer."""
+CONVERSING_TEMPLATE = (
+    "{% set last = messages[-1] %}"
+    "{% if last.role == 'tool' %}The tool says {{ last.content }}."
+    '{% elif tools %}<tool_call>\n{"name": "{{ tools[0].function.name }}", "arguments": {{ last.content }}}\n</tool_call>'
+    "{% else %}{{ last.content }}{% endif %}<|im_end|>\n"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "{% for call in message.tool_calls %}{{ call.function.arguments | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+"""A worker that says its prompt back answers what the user says, calls the first tool with it, or tells a tool's result."""
 CORPUS = (
     "The quick brown fox jumps over the lazy dog, and the dog sleeps on by the river.",
     "a b c d e f g a b c d e f g a b c d e f g",
@@ -98,7 +108,12 @@ def write_tokenizer(
 
 
 def write_artifact(
-    directory: Path, *, template: str | None = CHAT_TEMPLATE, forms: AnswerForms | None = None, pooled: PooledInfo | None = None
+    directory: Path,
+    *,
+    template: str | None = CHAT_TEMPLATE,
+    forms: AnswerForms | None = None,
+    pooled: PooledInfo | None = None,
+    max_context: int = MAX_CONTEXT,
 ) -> Path:
     """pooled: of a model that makes vectors or scores, an encoder whose texts and pairs stand between special tokens."""
     tokenizer = byte_level_tokenizer()
@@ -117,7 +132,7 @@ def write_artifact(
             name=MODEL,
             architecture="echo",
             vocab_size=tokenizer.get_vocab_size(),
-            max_context=MAX_CONTEXT,
+            max_context=max_context,
             hidden_size=1,
             num_layers=1,
             parameters=1,
