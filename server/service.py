@@ -17,7 +17,7 @@ from .dialects.planning import Ask, ModelLimits, check_prompts, plan
 from .dialects.schemas import GenerateRequest
 from .metrics import Metrics
 from .offload import LONG, offload
-from .parsing.parsing import FormNames
+from .parsing.names import FormNames
 from .text.assembler import Assembler
 from .text.messages import count_characters
 from .text.text import Text

@@ -19,9 +19,10 @@ from .dialects.planning import ModelLimits
 from .http.app import build_app
 from .http.connection import Connection
 from .http.limits import BodyMemory
+from .late import import_late
 from .metrics import Metrics
 from .options import ServeOptions
-from .parsing.parsing import FormNames
+from .parsing.names import FormNames
 from .process_age import process_age
 from .service import Service
 from .text.early_tokenizer import EarlyTokenizer
@@ -97,6 +98,7 @@ class _Serving:
         worker_task = asyncio.create_task(self._worker.run())
         http_task = asyncio.create_task(http.serve(sockets=[self._listener]))
         announcement = asyncio.create_task(self._announce())
+        importing = asyncio.create_task(asyncio.to_thread(import_late, self._text.template))
         checking = asyncio.create_task(self._check_weights())
         stopping = asyncio.create_task(self._until_stopped())
         try:
@@ -109,16 +111,16 @@ class _Serving:
             return code if self._worker.weights != "damaged" else code or ArtifactError.exit_code
         finally:
             http.should_exit = True
-            for task in (announcement, checking, stopping):
+            for task in (announcement, importing, checking, stopping):
                 task.cancel()
-            await asyncio.gather(worker_task, http_task, announcement, checking, stopping, return_exceptions=True)
+            await asyncio.gather(worker_task, http_task, announcement, importing, checking, stopping, return_exceptions=True)
 
     def _load(self) -> Service:
         started = time.monotonic()
         manifest = self._manifest = load_manifest(self._options.artifacts, digest=self._options.digest)
         check_servable(manifest)
         check_text(self._options.artifacts, manifest)
-        text = Text.load(
+        text = self._text = Text.load(
             self._options.artifacts / "tokenizer", tokenizer=self._tokenizer, special_in_messages=self._options.special_in_messages
         )
         self._phases["tokenizer"] = time.monotonic() - started
@@ -130,7 +132,7 @@ class _Serving:
             text=text,
             forms=self._forms(manifest),
             worker=self._worker,
-            metrics=Metrics(self._worker, self._phases),
+            metrics=Metrics(self._phases),
             hold_timeout=self._options.hold_timeout,
             stream_silence=self._options.stream_silence,
             pooled=manifest.pooled,

@@ -34,6 +34,8 @@ async def chat_completions(http: Request, service: Served, request: Annotated[Ch
 
 async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True) -> Ask:
     """What a conversation asks for, in whichever API. fits: raise RequestError if it is longer than the model's context."""
+    from ..parsing.parsing import parsing_of
+
     service.check_request(request)
     use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
     answer_grammar = await service.grammar(request)
@@ -46,7 +48,7 @@ async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True)
         add_special_tokens=bool(request.add_special_tokens),
         fits=fits and request.truncate_prompt_tokens is None,
     )
-    parsing = service.forms.parsing(use.schemas, prompt.text, most_calls=use.most_calls)
+    parsing = parsing_of(service.forms, use.schemas, prompt.text, most_calls=use.most_calls)
     budget = request.thinking_token_budget
     grammar = None
     if use.must_call or use.strict or answer_grammar is not None or budget is not None:

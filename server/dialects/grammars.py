@@ -7,12 +7,14 @@ for the largest schemas, and lets other threads run: it belongs beside the event
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import RequestError
-from ..parsing.parsing import FormsParsing
 from .structured import MAX_GRAMMAR_CHARACTERS, WHITESPACE, ResponseFormat, Schema, Wanted
 from .tools import ToolUse
+
+if TYPE_CHECKING:
+    from ..parsing.parsing import FormsParsing
 
 _MOST_CHECKS = 2_000
 """Of parts of a schema, to find the one at fault."""
@@ -72,7 +74,7 @@ def checked_grammar(grammar: str, field: str) -> str:
 
 
 def chat_grammar(
-    answer: str | None, use: ToolUse, parsing: FormsParsing | None, added: Mapping[str, int], *, thinking_budget: int | None
+    answer: str | None, use: ToolUse, parsing: "FormsParsing | None", added: Mapping[str, int], *, thinking_budget: int | None
 ) -> str | None:
     """What the assistant's message must follow: `answer` if it has content, and what the request says about calls; None for no rules.
 

@@ -5,7 +5,6 @@ from starlette.responses import Response
 from ...version import __version__
 from ..dialects.answers import ModelCard, ModelList, SamplingParamsCard, Version
 from ..dialects.params import GenerationParams
-from ..metrics import CONTENT_TYPE
 from ..service import Served, Service
 from ..texts import tasks
 from .errors import RETRY_AFTER_SECONDS, json_response
@@ -48,4 +47,6 @@ async def version() -> Response:
 
 async def metrics(service: Served) -> Response:
     """In Prometheus' text format."""
-    return Response(service.metrics.render(), headers={"content-type": CONTENT_TYPE})
+    from ..metrics_page import CONTENT_TYPE, render
+
+    return Response(render(service.metrics, service.worker), headers={"content-type": CONTENT_TYPE})

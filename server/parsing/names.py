@@ -1,4 +1,6 @@
-"""The names of the forms in `table.py`, for who offers them without reading answers. Imports nothing."""
+"""The names of the forms in `table.py`, for who offers them without reading answers."""
+
+from typing import NamedTuple
 
 TOOL_FORM_NAMES = (
     "cohere", "deepseek_v3", "deepseek_v31", "deepseek_v32", "functiongemma", "gemma4", "glm45", "gpt_oss", "granite", "hermes",
@@ -10,3 +12,10 @@ REASONING_FORM_NAMES = (
 )  # fmt: skip
 NONE = "none"
 """In place of a name: answers are not read for it."""
+
+
+class FormNames(NamedTuple):
+    """Of a model's forms. None: not known."""
+
+    tools: str | None = None
+    reasoning: str | None = None

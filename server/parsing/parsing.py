@@ -10,7 +10,7 @@ from .findings import Findings
 from .forms.form import CallForm, Form, ReasoningForm
 from .forms.think import Think
 from .lark import FREE, Lark
-from .names import NONE
+from .names import NONE, FormNames
 from .pieces import CallId, OutputParser
 from .reader import Reader
 from .table import BARE_JSON, REASONING_FORMS, TOOL_FORMS
@@ -99,16 +99,9 @@ def _reasons(form: Form | None) -> bool:
     return isinstance(form, ReasoningForm)
 
 
-@dataclass(frozen=True)
-class FormNames:
-    """The names of a model's forms in the tables. None: not known, NONE: answers are not read for it."""
-
-    tools: str | None = None
-    reasoning: str | None = None
-
-    def parsing(self, tools: Mapping[str, Any], prompt: str, *, most_calls: int | None = None) -> FormsParsing | None:
-        """None if there is nothing to look for. Calls are looked for where functions were offered, bare ones with every model."""
-        reasoning = REASONING_FORMS.get(self.reasoning or NONE, ())
-        calls = (*TOOL_FORMS.get(self.tools or NONE, ()), BARE_JSON) if tools and self.tools != NONE else ()
-        forms = tuple(dict.fromkeys((*reasoning, *calls)))
-        return FormsParsing(forms, tools, prompt, most_calls) if forms else None
+def parsing_of(names: FormNames, tools: Mapping[str, Any], prompt: str, *, most_calls: int | None = None) -> FormsParsing | None:
+    """None if there is nothing to look for. Calls are looked for where functions were offered, bare ones with every model."""
+    reasoning = REASONING_FORMS.get(names.reasoning or NONE, ())
+    calls = (*TOOL_FORMS.get(names.tools or NONE, ()), BARE_JSON) if tools and names.tools != NONE else ()
+    forms = tuple(dict.fromkeys((*reasoning, *calls)))
+    return FormsParsing(forms, tools, prompt, most_calls) if forms else None

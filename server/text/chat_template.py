@@ -1,22 +1,17 @@
 """Messages to prompt, by the Jinja template that came with the model, in a sandbox."""
 
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError, meta, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from ...errors import ArtifactError, RequestError
+from ...errors import RequestError
 from .messages import Habits, content_text, normalize
 
+if TYPE_CHECKING:
+    from .template_engine import Template
+
 _AS_TRAINED = "send roles in the order in which the model was trained to see them"
-_GENERATION = {"generation"}
 _END = "\ue000the end\ue000"
 """Marks where a message ends, in what a template makes of it."""
 _THINKING = re.compile(r"""\.thinking\b|\[["']thinking["']\]""")
@@ -24,53 +19,26 @@ _NEEDLE = "needle"
 _ARGUMENTS = f'{{"{_NEEDLE}": "x"}}'
 
 
-class _GenerationBlock(Extension):
-    """`{% generation %}...{% endgeneration %}` marks trainable text; for inference it is just its body."""
-
-    tags = _GENERATION
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
-
-
-def _strftime_now(format: str) -> str:
-    return datetime.now().strftime(format)
-
-
 class ChatTemplate:
-    """One model's chat template. Raises ArtifactError if it does not parse."""
+    """One model's chat template, compiled when it is first used."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols])
-        environment.filters["tojson"] = _tojson
-        globals: dict[str, Callable[..., Any]] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-        environment.globals.update(globals)
-        try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise ArtifactError(f"the chat template does not parse: {error}", hint="rebuild the artifact") from error
         self.source = source
         self._special_tokens = dict(special_tokens)
 
     @cached_property
+    def compiled(self) -> "Template":
+        """Raises ArtifactError if it does not parse."""
+        from .template_engine import compile_template
+
+        return compile_template(self.source)
+
+    @cached_property
     def reads_tools(self) -> bool:
         """Whether the template has a place for definitions of tools."""
-        return "tools" in meta.find_undeclared_variables(self._template.environment.parse(self.source))
+        from .template_engine import variables_of
+
+        return "tools" in variables_of(self.compiled, self.source)
 
     @cached_property
     def habits(self) -> Habits:
@@ -99,8 +67,9 @@ class ChatTemplate:
         return rendered is not None and text in rendered and "{'type'" not in rendered
 
     def _tries(self, messages: list[dict[str, Any]]) -> str | None:
+        template = self.compiled
         try:
-            return self._template.render(**self._special_tokens, messages=messages, add_generation_prompt=True, tools=None, documents=None)
+            return template.render(**self._special_tokens, messages=messages, add_generation_prompt=True, tools=None, documents=None)
         except Exception:  # it is a program
             return None
 
@@ -123,10 +92,12 @@ class ChatTemplate:
                 code="unsupported_parameter",
                 hint="describe them in a message, or choose a model that was trained to call tools",
             )
+        from .template_engine import TemplateError
+
         normal = normalize(messages, self.habits)
         context = {**(extra or {}), **self._special_tokens, "messages": normal, "add_generation_prompt": add_generation_prompt}
         try:
-            return self._template.render(tools=list(tools) or None, documents=None, **context)
+            return self.compiled.render(tools=list(tools) or None, documents=None, **context)
         except TemplateError as error:
             raise RequestError(f"the chat template refuses these messages: {error}", param="messages", hint=_AS_TRAINED) from error
         except Exception as error:

@@ -21,7 +21,7 @@ from engine.server.http import answering
 from engine.server.http.answering import Dialect, Stream
 from engine.server.http.connection import Connection
 from engine.server.http.sse import DONE, EventSink
-from engine.server.parsing.parsing import FormNames
+from engine.server.parsing.names import FormNames
 from engine.server.service import Service
 from engine.server.text.assembler import Finish
 from engine.server.text.text import Text, TextSpec

@@ -9,7 +9,8 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 from toy_tokenizer import END, write_toy_tokenizer
 
-from engine.server.parsing.parsing import FormNames, FormsParsing
+from engine.server.parsing.names import FormNames
+from engine.server.parsing.parsing import FormsParsing, parsing_of
 from engine.server.parsing.pieces import Message, call_ids
 from engine.server.parsing.table import TOOL_FORMS
 
@@ -37,7 +38,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> LLTokenizer:
 
 
 def parsing(form: str, reasoning: str | None = None, prompt: str = "", most_calls: int | None = None) -> FormsParsing:
-    found = FormNames(form, reasoning).parsing(FUNCTIONS, prompt, most_calls=most_calls)
+    found = parsing_of(FormNames(form, reasoning), FUNCTIONS, prompt, most_calls=most_calls)
     assert found is not None
     return found
 

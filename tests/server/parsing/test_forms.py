@@ -8,7 +8,8 @@ from call_examples import ANSWERS, CITY, MORE, PLAIN, STRINGS_ARE_QUOTED, TOOLS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.server.parsing.parsing import FormNames
+from engine.server.parsing.names import FormNames
+from engine.server.parsing.parsing import parsing_of
 from engine.server.parsing.pieces import CallArguments, CallStart, Message, Piece, call_ids, joined
 from engine.server.parsing.table import REASONING_FORMS, TOOL_FORMS
 
@@ -32,7 +33,7 @@ THOUGHTS = {
 def read(
     parts: Sequence[str], form: str | None = None, reasoning: str | None = None, prompt: str = "", most_calls: int | None = None
 ) -> list[Piece]:
-    parsing = FormNames(form, reasoning).parsing(TOOLS if form else {}, prompt, most_calls=most_calls)
+    parsing = parsing_of(FormNames(form, reasoning), TOOLS if form else {}, prompt, most_calls=most_calls)
     assert parsing is not None
     parser = parsing.begin(call_ids("s"))
     pieces = [piece for part in parts for piece in parser.push(part)]
@@ -128,7 +129,7 @@ def test_any_text_comes_back(form: str, text: str) -> None:
 
 def test_a_mark_in_prose_does_not_swallow_what_follows() -> None:
     text = "Use the <tool_call> tag. It holds JSON.\n"
-    parsing = FormNames("hermes").parsing(TOOLS, "")
+    parsing = parsing_of(FormNames("hermes"), TOOLS, "")
     assert parsing is not None
     parser = parsing.begin(call_ids("s"))
     shown = [said(parser.push(character)) for character in text]
@@ -144,7 +145,7 @@ def test_a_mark_in_prose_does_not_swallow_what_follows() -> None:
     ],
 )
 def test_arguments_come_as_they_are_written(form: str, before: str, parts: list[str]) -> None:
-    parsing = FormNames(form).parsing(TOOLS, "")
+    parsing = parsing_of(FormNames(form), TOOLS, "")
     assert parsing is not None
     parser = parsing.begin(call_ids("s"))
     assert isinstance(parser.push(before)[0], CallStart)
