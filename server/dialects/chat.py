@@ -48,7 +48,8 @@ async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True)
         add_special_tokens=bool(request.add_special_tokens),
         fits=fits and request.truncate_prompt_tokens is None,
     )
-    parsing = parsing_of(service.forms, use.schemas, prompt.text, most_calls=use.most_calls)
+    shows_reasoning = request.include_reasoning is not False
+    parsing = parsing_of(service.forms, use.schemas, prompt.text, most_calls=use.most_calls, shows_reasoning=shows_reasoning)
     budget = request.thinking_token_budget
     grammar = None
     if use.must_call or use.strict or answer_grammar is not None or budget is not None:

@@ -171,6 +171,8 @@ class ChatRequest(GenerateRequest, kw_only=True):
     continue_final_message: bool | None = None
     """Default: false. Whether the last message goes on instead of a new one."""
 
+    include_reasoning: bool | None = None
+    """Default: true. False leaves the reasoning out of the answer; it is generated, and counted, all the same."""
     thinking_token_budget: Natural | None = None
     """Ends the reasoning after so many tokens, if the model has a token for that."""
     tools: Tools | None = None

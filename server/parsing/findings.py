@@ -10,11 +10,12 @@ class Findings:
     """Collects pieces.
 
     tools: the schema of the parameters of each function that was offered. most_calls: further calls are left out.
+    shows_reasoning: whether reasoning is a piece, or left out.
     calls: how many have begun. in_reasoning: whether a reader is inside of reasoning.
     at_line_start, at_start: whether nothing but space stands before what comes next, in its line and in all of the content.
     """
 
-    def __init__(self, call_id: CallId, tools: Mapping[str, Any], most_calls: int | None) -> None:
+    def __init__(self, call_id: CallId, tools: Mapping[str, Any], most_calls: int | None, *, shows_reasoning: bool = True) -> None:
         self.tools = tools
         self.calls = 0
         self.in_reasoning = False
@@ -22,13 +23,14 @@ class Findings:
         self.count = 0
         self._call_id = call_id
         self._most_calls = most_calls
+        self._shows_reasoning = shows_reasoning
         self._dropping = False
         self._pieces: list[Piece] = []
 
     def take(self) -> list[Piece]:
         """Those that were found since the last time."""
         pieces, self._pieces = self._pieces, []
-        return pieces
+        return pieces if self._shows_reasoning else [piece for piece in pieces if not isinstance(piece, Reasoning)]
 
     def content(self, text: str) -> None:
         self._add(Content(text), text)

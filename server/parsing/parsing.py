@@ -20,12 +20,16 @@ _SPECIAL_TOKEN = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]|◁/?\w+▷|｜\w+｜")
 
 @dataclass(frozen=True)
 class FormsParsing:
-    """A `Parsing`. tools: the schema of the parameters of each function that was offered. prompt: what the model reads."""
+    """A `Parsing`. tools: the schema of the parameters of each function that was offered. prompt: what the model reads.
+
+    shows_reasoning: whether answers have their reasoning.
+    """
 
     forms: tuple[Form, ...]
     tools: Mapping[str, Any]
     prompt: str
     most_calls: int | None = None
+    shows_reasoning: bool = True
 
     @property
     def markers(self) -> frozenset[str]:
@@ -34,7 +38,7 @@ class FormsParsing:
         return frozenset(token for text in texts for token in (text, *_SPECIAL_TOKEN.findall(text)))
 
     def begin(self, call_id: CallId) -> OutputParser:
-        return Reader(self.forms, Findings(call_id, self.tools, self.most_calls), self._inside())
+        return Reader(self.forms, Findings(call_id, self.tools, self.most_calls, shows_reasoning=self.shows_reasoning), self._inside())
 
     def grammar(
         self,
@@ -99,9 +103,11 @@ def _reasons(form: Form | None) -> bool:
     return isinstance(form, ReasoningForm)
 
 
-def parsing_of(names: FormNames, tools: Mapping[str, Any], prompt: str, *, most_calls: int | None = None) -> FormsParsing | None:
+def parsing_of(
+    names: FormNames, tools: Mapping[str, Any], prompt: str, *, most_calls: int | None = None, shows_reasoning: bool = True
+) -> FormsParsing | None:
     """None if there is nothing to look for. Calls are looked for where functions were offered, bare ones with every model."""
     reasoning = REASONING_FORMS.get(names.reasoning or NONE, ())
     calls = (*TOOL_FORMS.get(names.tools or NONE, ()), BARE_JSON) if tools and names.tools != NONE else ()
     forms = tuple(dict.fromkeys((*reasoning, *calls)))
-    return FormsParsing(forms, tools, prompt, most_calls) if forms else None
+    return FormsParsing(forms, tools, prompt, most_calls, shows_reasoning) if forms else None

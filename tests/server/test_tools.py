@@ -85,6 +85,9 @@ def test_reasoning(server: ServingProcess) -> None:
     assert (message["reasoning"], message["reasoning_content"], message["content"]) == ("Hm.", "Hm.", "So.")
     tokens = len(TOKENIZER.encode("Hm.\n</think>").ids)
     assert abs(answer["usage"]["completion_tokens_details"]["reasoning_tokens"] - tokens) <= 1
+    hidden = ask(server, "Hm.\n</think>\n\nSo.", chat_template_kwargs={"enable_thinking": True}, include_reasoning=False)
+    assert (hidden["choices"][0]["message"]["content"], "reasoning" in hidden["choices"][0]["message"]) == ("So.", False)
+    assert hidden["usage"] == answer["usage"]
     plain = ask(server, "So.")["choices"][0]["message"]
     assert (plain["content"], "reasoning" in plain) == ("So.", False)
     calling = ask(server, f"<think>Hm.</think>{CALLS}", tools=[NOW])["choices"][0]["message"]
