@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 from patience import PATIENCE, wait_until
+from worker_of import worker_of
 
 ENGINE = Path(sys.executable).with_name("engine")
 FORBIDDEN = ("torch", "triton", "transformers", "engine.compiler", "engine.passes", "engine.models", "sympy")
@@ -170,8 +170,7 @@ def test_kill_9_of_the_worker_is_a_pause_for_the_client(server: Server) -> None:
         for count, line in enumerate(line for line in response.iter_lines() if line.startswith("data: {")):
             text += json.loads(line.removeprefix("data: "))["choices"][0]["text"]
             if count == 10:
-                (worker,) = psutil.Process(server.process.pid).children()
-                worker.kill()
+                worker_of(server.process.pid).kill()
     assert text == expected
     assert server.metric("engine_worker_restarts_total") == 1
 
@@ -181,8 +180,7 @@ def test_kill_9_in_the_midst_of_scoring_changes_no_score(server: Server) -> None
     expected = server.http.post("/v1/completions", json=body).json()["choices"][0]
     text, token_logprobs, top_logprobs = "", [], []
     with server.http.stream("POST", "/v1/completions", json=body | {"stream": True}) as response:
-        (worker,) = psutil.Process(server.process.pid).children()
-        worker.kill()  # the head comes with the first scores
+        worker_of(server.process.pid).kill()  # the head comes with the first scores
         for line in response.iter_lines():
             if line.startswith("data: {"):
                 (choice,) = json.loads(line.removeprefix("data: "))["choices"]

@@ -203,8 +203,8 @@ Tensor attend(const AttentionTensors& in, const AttentionOptions& options) {
                              .chunk = options.chunk};
   STD_TORCH_CHECK(cu_seqlens.sizes[0] == shape.sequences + 1 && seq_lens.sizes[0] == shape.sequences, "cu_seqlens and seq_lens do not fit block_table");
   STD_TORCH_CHECK(slot_mapping.sizes[0] == shape.tokens, "slot_mapping must have one element per token");
-  check_heads(shape, k, v);
   check_cache(shape, k_cache, v_cache);
+  check_heads(shape, k, v);
   check_options(in, options);
   Tensor out = empty_floats({shape.tokens, shape.query_heads, shape.head_dim});
   AttentionInputs inputs = read_inputs(in, options, shape, q, k, v, out);

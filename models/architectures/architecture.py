@@ -78,10 +78,15 @@ class HFEntry:
     def own_tensors(self, stored: Mapping[str, Stored]) -> dict[str, Stored]:
         """What belongs to the model, of all tensors of its checkpoint, by the names that they would have in one of its own with a head."""
         if not self.prefixes:
-            has_base = any(name.startswith(self.base) for name in stored)
-            return dict(stored) if has_base else {self.base + name: tensor for name, tensor in stored.items()}
+            return {self.base + name: tensor for name, tensor in stored.items()} if self._lacks_base(stored) else dict(stored)
         found = {name: next((prefix for prefix in self.prefixes if name.startswith(prefix)), None) for name in stored}
         return {self.prefixes[prefix] + name[len(prefix) :]: stored[name] for name, prefix in found.items() if prefix is not None}
+
+    def _lacks_base(self, stored: Mapping[str, Stored]) -> bool:
+        """Whether a checkpoint is of a model without a head. Not all families of decoders begin as most do: their layers say so."""
+        return not any(name.startswith(self.base) for name in stored) and (
+            self.encodes or any(name.startswith("layers.") for name in stored)
+        )
 
 
 def _several(entry: Entry) -> tuple[Source | str, ...]:

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from ...protocol import HEADER_BYTES, ToServer, ToWorker, body_length, decode_to_worker, encode
-from ..validate import too_large
 
 _READ_BYTES = 1 << 18
 
@@ -129,4 +128,6 @@ def _decode(body: bytes) -> ToWorker | Unreadable:
             raise
         return Unreadable(id, f"the request does not follow the protocol: {error}")
     except MemoryError:
+        from ..validate import too_large  # which imports numpy, and that is not needed to start
+
         return Unreadable(msgspec.msgpack.decode(body, type=_Named).id, str(too_large()))

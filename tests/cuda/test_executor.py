@@ -273,7 +273,7 @@ def test_an_old_driver(artifact: Path, fake: FakeCuda) -> None:
 @pytest.mark.parametrize(
     ("total", "words", "hint"),
     [
-        (300, "the weights need 512 bytes of the GPU's memory; of its 300 bytes 300 are free", "--quantize"),
+        (300, "the weights need 512 bytes of the GPU's memory; of its 300 bytes 300 are free", "free memory of the GPU"),
         (1_700, "the inputs of a step need", "--max-num-seqs"),
         (5_000, "the block tables need", "--max-num-seqs"),
         (6_300, "the activations of a step need", "--max-batch-tokens"),

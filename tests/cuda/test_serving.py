@@ -49,7 +49,7 @@ def test_the_workers_loop_computes_in_a_thread_of_its_own(fake: FakeCuda, tmp_pa
     assert isinstance(executor, CudaExecutor)
     ours, theirs = socket.socketpair()
     core = EngineCore(executor, RuntimeOptions(max_num_seqs=8, max_batch_tokens=32))
-    thread = threading.Thread(target=serve, args=(core, Channel(theirs)))
+    thread = threading.Thread(target=serve, args=(core, Channel(theirs), tmp_path / "toy"))
     tokens: dict[str, list[int]] = {submit.id: [] for submit in submits}
     with ours, theirs, ours.makefile("rb") as stream:
         thread.start()

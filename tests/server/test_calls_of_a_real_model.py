@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
 from artifact_stand_in import TOOLS_TEMPLATE, seal
 from serving_process import ServingProcess
+from worker_of import worker_of
 
 from engine.artifacts import AnswerForms, load_manifest
 
@@ -81,8 +81,7 @@ def test_a_killed_worker_changes_nothing(server: ServingProcess) -> None:
             for call in choice.delta.tool_calls or []:
                 said[choice.index] = said.get(choice.index, "") + (call.function.name or "") + (call.function.arguments or "")
         if not killed and sum(map(len, said.values())) > 10:
-            (worker,) = psutil.Process(server.process.pid).children()
-            worker.kill()
+            worker_of(server.process.pid).kill()
             killed = True
     assert killed
     calls = {choice.index: choice.message.tool_calls[0].function for choice in whole.choices}

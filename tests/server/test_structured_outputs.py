@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 import pytest
 from pydantic import BaseModel, Field
 from serving_process import ServingProcess
+from worker_of import worker_of
 
 from engine.server.llm import LLM, Params
 
@@ -139,8 +139,7 @@ def test_a_killed_worker_changes_nothing(server: ServingProcess) -> None:
         for choice in chunk.choices:
             texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
         if not killed and sum(map(len, texts.values())) > 40:
-            (worker,) = psutil.Process(server.process.pid).children()
-            worker.kill()
+            worker_of(server.process.pid).kill()
             killed = True
     assert killed
     assert texts == {choice.index: choice.message.content for choice in whole.choices}
