@@ -1,4 +1,4 @@
-"""What a server needs for its first requests but not to take them: imported while the worker loads, or by the request that is sooner."""
+"""What a server needs for some requests but not to be up: imported a little later, or by the request that is sooner."""
 
 from importlib import import_module
 

@@ -25,23 +25,23 @@ from .options import ServeOptions
 from .parsing.names import FormNames
 from .process_age import process_age
 from .service import Service
-from .text.early_tokenizer import EarlyTokenizer
 from .text.text import Text
 from .workers.client import WorkerClient
 from .workers.process import WorkerHandle
 from .workers.weights_check import check_weights_in_background
 
 FLUSH_SECONDS = 2
+LATE_SECONDS = 1.0
 SWITCH_SECONDS = 0.001
 """How long a thread with long work keeps the event loop waiting for the interpreter, each time."""
 
 
-def run_server(options: ServeOptions, listener: socket.socket, worker: WorkerHandle, tokenizer: EarlyTokenizer) -> int:
+def run_server(options: ServeOptions, listener: socket.socket, worker: WorkerHandle) -> int:
     """See `serve`."""
     phases = {"server_imports": process_age()}
     log(f"server_imports {phases['server_imports']:.2f} s")
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_Serving(options, listener, worker, tokenizer, phases).run())
+        return runner.run(_Serving(options, listener, worker, phases).run())
 
 
 def log(line: str) -> None:
@@ -78,12 +78,10 @@ class _Serving:
         options: ServeOptions,
         listener: socket.socket,
         worker: WorkerHandle,
-        tokenizer: EarlyTokenizer,
         phases: dict[str, float],
     ) -> None:
         self._options = options
         self._listener = listener
-        self._tokenizer = tokenizer
         self._phases = phases
         self._worker = WorkerClient(options, worker, max_queue=options.max_queue, log=log)
         self._signals: asyncio.Queue[int] = asyncio.Queue()
@@ -98,7 +96,7 @@ class _Serving:
         worker_task = asyncio.create_task(self._worker.run())
         http_task = asyncio.create_task(http.serve(sockets=[self._listener]))
         announcement = asyncio.create_task(self._announce())
-        importing = asyncio.create_task(asyncio.to_thread(import_late, self._text.template))
+        importing = asyncio.create_task(self._import_late())
         checking = asyncio.create_task(self._check_weights())
         stopping = asyncio.create_task(self._until_stopped())
         try:
@@ -120,9 +118,7 @@ class _Serving:
         manifest = self._manifest = load_manifest(self._options.artifacts, digest=self._options.digest)
         check_servable(manifest)
         check_text(self._options.artifacts, manifest)
-        text = self._text = Text.load(
-            self._options.artifacts / "tokenizer", tokenizer=self._tokenizer, special_in_messages=self._options.special_in_messages
-        )
+        text = self._text = Text.load(self._options.artifacts / "tokenizer", special_in_messages=self._options.special_in_messages)
         self._phases["tokenizer"] = time.monotonic() - started
         log(f"tokenizer {self._phases['tokenizer']:.2f} s")
         return Service(
@@ -164,6 +160,12 @@ class _Serving:
     async def _announce(self) -> None:
         await self._worker.life.until_ready()
         log(f"ready in {process_age():.2f} s at {_url(self._listener)}")
+
+    async def _import_late(self) -> None:
+        """Once the start is over, which has no time for it. A request that is sooner imports what it needs by itself."""
+        await self._worker.life.until_ready()
+        await asyncio.sleep(LATE_SECONDS)
+        await asyncio.to_thread(import_late, self._text.template)
 
     async def _check_weights(self) -> None:
         """Find out whether the weights are those that were built; if they are not, stop serving, but stay to say so."""

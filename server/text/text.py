@@ -9,7 +9,6 @@ from tokenizers import Tokenizer
 
 from ...errors import ArtifactError, RequestError
 from .chat_template import ChatTemplate
-from .early_tokenizer import TOKENIZER_FILE, EarlyTokenizer
 from .plain_content import PlainContent, cut
 from .token_bound import TokenBound
 from .token_bytes import TokenBytes
@@ -44,17 +43,17 @@ class Text:
         self._content = PlainContent(() if special_in_messages else self.token_bytes.special_texts.values())
 
     @classmethod
-    def load(cls, directory: Path, *, tokenizer: EarlyTokenizer | None = None, special_in_messages: bool = False) -> "Text":
-        """Reads text.json, chat_template.jinja if it is there, and tokenizer.json unless `tokenizer` does already. Raises ArtifactError."""
+    def load(cls, directory: Path, *, special_in_messages: bool = False) -> "Text":
+        """Reads tokenizer.json, text.json and, if it is there, chat_template.jinja. Raises ArtifactError."""
         try:
             spec = msgspec.json.decode((directory / "text.json").read_bytes(), type=TextSpec)
-            read = (tokenizer or EarlyTokenizer(directory / TOKENIZER_FILE)).result()
+            tokenizer = Tokenizer.from_buffer((directory / "tokenizer.json").read_bytes())
             template_file = directory / "chat_template.jinja"
             source = template_file.read_text(encoding="utf-8") if template_file.exists() else None
         except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
             raise ArtifactError(f"the tokenizer in {directory} cannot be read: {error}", hint="rebuild the artifact") from error
         template = None if source is None else ChatTemplate(source, spec.special_tokens)
-        return cls(read, spec, template, special_in_messages=special_in_messages)
+        return cls(tokenizer, spec, template, special_in_messages=special_in_messages)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a prompt, with exactly one beginning-of-sequence token if the model wants one."""
