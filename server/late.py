@@ -4,7 +4,7 @@ from importlib import import_module
 
 from .text.chat_template import ChatTemplate
 
-_MODULES = (".metrics_page", ".parsing.parsing")
+_MODULES = (".http.later_endpoints", ".metrics_page", ".parsing.parsing")
 
 
 def import_late(template: ChatTemplate | None) -> None:

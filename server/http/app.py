@@ -11,21 +11,13 @@ from ...version import __version__
 from ..dialects.answers import Answer, ChatChoice, ChatChunkChoice, CompletionChoice, ModelCard, ModelList, Text, Tokens, Version
 from ..dialects.chat import chat_completions
 from ..dialects.completions import completions
-from ..dialects.embeddings import embeddings
-from ..dialects.messages_api.answers import Message, MessageEvent, TokenCount
-from ..dialects.messages_api.endpoints import count_tokens, create_message
-from ..dialects.ranking import rerank, score
-from ..dialects.responses_api.answers import Deleted, ItemList, ResponseObject
-from ..dialects.responses_api.endpoints import cancel_response, create_response, delete_response, get_response, list_input_items
-from ..dialects.responses_api.events import ResponseEvent
-from ..dialects.responses_api.store import ResponseStore
-from ..dialects.text_answers import Embeddings, Ranking, Scores
 from ..options import ServeOptions
 from ..service import Service
 from .access import LOCAL_ORIGIN, AccessMiddleware, is_loopback
 from .auth import ApiKey
 from .disconnect import ClientDisconnectedError
 from .errors import on_bug, on_disconnect, on_engine_error, on_http_error
+from .later import LaterEndpoints
 from .openapi import Endpoint, docs, openapi
 from .page_api import no_page, page
 from .status_api import health, metrics, model, models, version
@@ -34,17 +26,6 @@ from .tokens_api import detokenize, tokenize
 ENDPOINTS = (
     Endpoint("POST", "/v1/chat/completions", chat_completions, Answer[ChatChoice], events=Answer[ChatChunkChoice]),
     Endpoint("POST", "/v1/completions", completions, Answer[CompletionChoice], events=Answer[CompletionChoice]),
-    Endpoint("POST", "/v1/messages", create_message, Message, events=MessageEvent),
-    Endpoint("POST", "/v1/messages/count_tokens", count_tokens, TokenCount),
-    Endpoint("POST", "/v1/responses", create_response, ResponseObject, events=ResponseEvent),
-    Endpoint("GET", "/v1/responses/{id}", get_response, ResponseObject),
-    Endpoint("DELETE", "/v1/responses/{id}", delete_response, Deleted),
-    Endpoint("POST", "/v1/responses/{id}/cancel", cancel_response, ResponseObject),
-    Endpoint("GET", "/v1/responses/{id}/input_items", list_input_items, ItemList),
-    Endpoint("POST", "/v1/embeddings", embeddings, Embeddings),
-    Endpoint("POST", "/v1/rerank", rerank, Ranking),
-    Endpoint("POST", "/rerank", rerank, Ranking, hidden=True),
-    Endpoint("POST", "/v1/score", score, Scores),
     Endpoint("GET", "/v1/models", models, ModelList),
     Endpoint("GET", "/v1/models/", models, ModelList, hidden=True),
     Endpoint("GET", "/v1/models/{name:path}", model, ModelCard),
@@ -76,12 +57,12 @@ def build_app(service: Service, options: ServeOptions) -> FastAPI:
         },
     )
     app.state.service = service
-    app.state.responses = ResponseStore()
-    app.state.endpoints = ENDPOINTS
     key: list[params.Depends] = [Security(ApiKey(options.api_key))] if options.api_key else []
     home = Endpoint("GET", "/", no_page if options.no_page else page, str, keyless=True, hidden=True)
     for endpoint in (*ENDPOINTS, home):
         endpoint.add_to(app, [] if endpoint.keyless else key)
+    app.state.endpoints = ENDPOINTS
+    app.state.later = LaterEndpoints(app, key)
     return app
 
 

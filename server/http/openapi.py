@@ -54,7 +54,8 @@ async def openapi(http: Request) -> Response:
     """The document, made when it is first asked for."""
     app: FastAPI = http.app
     if app.openapi_schema is None:
-        app.openapi_schema = document(app, app.state.endpoints)
+        later = app.state.later.add()
+        app.openapi_schema = document(app, [*app.state.endpoints, *later])
     return json_response(app.openapi_schema)
 
 
