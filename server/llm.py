@@ -15,10 +15,10 @@ from ..artifacts import SamplingDefaults, check_text, load_manifest
 from ..errors import RequestError
 from ..options.runtime import Scheduling
 from ..protocol import Ready
+from .dialects.decoding import checked
 from .dialects.grammars import grammar_of
 from .dialects.params import MAX_LOGPROBS, GenerationParams
 from .dialects.planning import Ask, ModelLimits, Prompt, check_prompts, plan
-from .dialects.schemas import checked
 from .generation import Generation, Observer
 from .loop_thread import LoopThread
 from .options import GenerationConfig, WorkerOptions

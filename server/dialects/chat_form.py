@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...errors import RequestError
+from .decoding import checked
 from .params import GenerationParams
-from .schemas import ChatRequest, checked
+from .schemas import ChatRequest
 
 
 def chat_request(request: GenerationParams, **fields: Any) -> ChatRequest:

@@ -6,8 +6,8 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from ...errors import RequestError
+from ..dialects.decoding import decode_request
 from ..dialects.json_values import check_values
-from ..dialects.schemas import decode_request
 from ..offload import offload
 from .connection import Connection
 from .disconnect import ClientDisconnectedError

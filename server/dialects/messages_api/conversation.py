@@ -73,7 +73,7 @@ def _assistant(blocks: Sequence[Any], where: str) -> dict[str, Any]:
             case {"type": "thinking", "thinking": str(more)}:
                 reasoning += more
             case {"type": "redacted_thinking"}:
-                pass  # of another server: nobody here can read it
+                continue  # of another server: nobody here can read it
             case {"type": "tool_use", "id": str(id), "name": str(name), "input": dict(input)}:
                 arguments = msgspec.json.encode(input).decode()
                 calls.append({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from engine.errors import RequestError
-from engine.server.dialects.schemas import WITHOUT_EFFECT, ChatRequest, CompletionRequest, StreamOptions, decode_request
+from engine.server.dialects.decoding import decode_request
+from engine.server.dialects.schemas import WITHOUT_EFFECT, ChatRequest, CompletionRequest, StreamOptions
 
 LEAST: dict[type, dict[str, Any]] = {ChatRequest: {"messages": []}, CompletionRequest: {"prompt": "Hi"}}
 UNREAD = [(kind, name) for kind in LEAST for name, type_ in get_type_hints(kind).items() if type_ is Any]

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from engine.errors import RequestError
+from engine.server.dialects.decoding import decode_request
 from engine.server.dialects.grammars import grammar_of
-from engine.server.dialects.schemas import ChatRequest, CompletionRequest, decode_request
+from engine.server.dialects.schemas import ChatRequest, CompletionRequest
 from engine.server.dialects.structured import MAX_GRAMMAR_CHARACTERS, WHITESPACE, Wanted
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}

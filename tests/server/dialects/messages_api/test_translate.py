@@ -7,10 +7,11 @@ import pytest
 from checkout import ROOT
 
 from engine.errors import RequestError
+from engine.server.dialects.decoding import decode_request
 from engine.server.dialects.messages_api.conversation import chat_messages
 from engine.server.dialects.messages_api.schema import WITHOUT_EFFECT, MessagesRequest
 from engine.server.dialects.messages_api.translate import as_chat
-from engine.server.dialects.schemas import ChatRequest, decode_request
+from engine.server.dialects.schemas import ChatRequest
 
 TOOL = {"name": "f", "description": "does it", "input_schema": {"type": "object"}}
 UNREAD = [name for name, type_ in get_type_hints(MessagesRequest).items() if type_ is Any]

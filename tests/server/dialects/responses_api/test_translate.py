@@ -7,10 +7,11 @@ import pytest
 from checkout import ROOT
 
 from engine.errors import RequestError
+from engine.server.dialects.decoding import decode_request
 from engine.server.dialects.responses_api.items import items_of
 from engine.server.dialects.responses_api.schema import WITHOUT_EFFECT, ResponsesRequest
 from engine.server.dialects.responses_api.translate import as_chat
-from engine.server.dialects.schemas import ChatRequest, decode_request
+from engine.server.dialects.schemas import ChatRequest
 
 UNREAD = [name for name, type_ in get_type_hints(ResponsesRequest).items() if type_ is Any]
 """Fields whose values no schema looks at."""
