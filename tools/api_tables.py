@@ -99,7 +99,7 @@ def _refused() -> Iterator[tuple[str, ...]]:
 
 
 def _errors() -> list[tuple[str, ...]]:
-    """Status, code and message of every error that a source of the server raises with a code, the first of each."""
+    """Status, code and message of every error that the server raises with a code: the first of each that says anything by itself."""
     found: dict[tuple[int, str], str] = {}
     for path in sorted((ROOT / "server").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -107,7 +107,8 @@ def _errors() -> list[tuple[str, ...]]:
                 named = {each.arg: each.value for each in node.keywords}
                 match named.get("code"), named.get("status", ast.Constant(400)):
                     case ast.Constant(value=str(code)), ast.Constant(value=int(status)):
-                        found.setdefault((status, code), _message(node.args[0]))
+                        before = found.get((status, code), "")
+                        found[status, code] = before if before.strip("… :") else _message(node.args[0])
     return [(str(status), f"`{code}`", message) for (status, code), message in sorted(found.items())]
 
 
