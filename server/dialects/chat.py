@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -32,8 +33,11 @@ async def chat_completions(http: Request, service: Served, request: Annotated[Ch
     return await answer(http, service, ask, writer, stream=bool(request.stream))
 
 
-async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True) -> Ask:
-    """What a conversation asks for, in whichever API. fits: raise RequestError if it is longer than the model's context."""
+async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True, must_bound: bool = True) -> Ask:
+    """What a conversation asks for, in whichever API. fits: raise RequestError if it is longer than the model's context.
+
+    must_bound: raise RequestError for a budget of reasoning that this model cannot keep.
+    """
     from ..parsing.parsing import parsing_of
 
     service.check_request(request)
@@ -54,7 +58,8 @@ async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True)
     grammar = None
     if use.must_call or use.strict or answer_grammar is not None or budget is not None:
         added = {text: id for text, id in service.text.added_tokens().items() if parsing and text in parsing.markers}
-        grammar = await asyncio.to_thread(chat_grammar, answer_grammar, use, parsing, added, thinking_budget=budget)
+        held = partial(chat_grammar, answer_grammar, use, parsing, added, thinking_budget=budget, must_bound=must_bound)
+        grammar = await asyncio.to_thread(held)
     max_tokens = request.token_limit()
     tokens = truncated(prompt.tokens, request.truncate_prompt_tokens, service.limits.room(max_tokens), right=request.cuts_right())
     return Ask(

@@ -74,20 +74,28 @@ def checked_grammar(grammar: str, field: str) -> str:
 
 
 def chat_grammar(
-    answer: str | None, use: ToolUse, parsing: "FormsParsing | None", added: Mapping[str, int], *, thinking_budget: int | None
+    answer: str | None,
+    use: ToolUse,
+    parsing: "FormsParsing | None",
+    added: Mapping[str, int],
+    *,
+    thinking_budget: int | None,
+    must_bound: bool = True,
 ) -> str | None:
     """What the assistant's message must follow: `answer` if it has content, and what the request says about calls; None for no rules.
 
-    thinking_budget: tokens of reasoning, after which it is ended.
+    thinking_budget: tokens of reasoning, after which it is ended. must_bound: whether one that cannot be kept is refused, or left out.
     Raises RequestError for what cannot be honoured: a budget, or schemas of functions that must be followed.
     """
     if thinking_budget is not None and (parsing is None or not parsing.is_bounded(added)):
-        raise RequestError(
-            "thinking_token_budget needs a model that ends its reasoning with a token of its own",
-            param="thinking_token_budget",
-            code="unsupported_parameter",
-            hint="leave it out; max_tokens bounds reasoning and answer together",
-        )
+        if must_bound:
+            raise RequestError(
+                "thinking_token_budget needs a model that ends its reasoning with a token of its own",
+                param="thinking_token_budget",
+                code="unsupported_parameter",
+                hint="leave it out; max_tokens bounds reasoning and answer together",
+            )
+        thinking_budget = None
     if parsing is None:
         return answer
     if use.must_call or use.strict:

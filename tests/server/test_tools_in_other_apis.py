@@ -102,6 +102,28 @@ def test_the_choice_of_a_tool_is_a_grammar(server: ServingProcess, path: str, fi
     assert offered == ["name" not in str(fields), True]
 
 
+def test_a_budget_of_thinking_is_kept_where_it_can_be(server: ServingProcess, tmp_path: Path) -> None:
+    def grammar(server: ServingProcess, path: str, **fields: Any) -> str | None:
+        server.forget_events()
+        answer = server.http.post(path, json={"messages": ASKED, "max_tokens": 9, **fields})
+        assert answer.status_code == 200, answer.text
+        found: str | None = server.event("submit")["grammar"]
+        return found
+
+    enabled = {"thinking": {"type": "enabled", "budget_tokens": 3}}
+    assert grammar(server, "/v1/messages", **enabled) is None, "its marks are no tokens"
+    forms, tokens = AnswerForms(reasoning="think"), ("<think>", "</think>")
+    with ServingProcess(write_artifact(tmp_path / "a", template=TOOLS_TEMPLATE, forms=forms, added_tokens=tokens)) as bounded:
+        bounded.ready()
+        for opened in (True, False):
+            variables = {"enable_thinking": opened}
+            chat = grammar(bounded, "/v1/chat/completions", thinking_token_budget=3, chat_template_kwargs=variables)
+            assert "max_tokens=3" in (chat or "")
+            assert grammar(bounded, "/v1/messages", **enabled, chat_template_kwargs=variables) == chat
+        for kind in ("adaptive", "disabled"):
+            assert grammar(bounded, "/v1/messages", thinking={"type": kind}) is None
+
+
 @pytest.mark.parametrize(
     ("path", "tool", "param"),
     [

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +114,11 @@ def write_artifact(
     forms: AnswerForms | None = None,
     pooled: PooledInfo | None = None,
     max_context: int = MAX_CONTEXT,
+    added_tokens: Sequence[str] = (),
 ) -> Path:
     """pooled: of a model that makes vectors or scores, an encoder whose texts and pairs stand between special tokens."""
     tokenizer = byte_level_tokenizer()
+    tokenizer.add_tokens(list(added_tokens))
     if pooled is not None:
         special = [(token, token_id(tokenizer, token)) for token in (BOS, EOS)]
         single, pair = f"{BOS} $A {EOS}", f"{BOS} $A {EOS} $B:1 {EOS}:1"

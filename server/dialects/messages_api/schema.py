@@ -87,5 +87,9 @@ class MessagesRequest(GenerationParams, kw_only=True):
         """Raises RequestError for what would change the answer and is not supported."""
         refuse_set_fields(self, _UNSUPPORTED, _INSTEAD)
 
+    def thinking_budget(self) -> int | None:
+        """Tokens of reasoning, None for no bound."""
+        return self.thinking.budget_tokens if isinstance(self.thinking, ThinkingEnabled) else None
+
     def shows_thinking(self) -> bool:
         return not isinstance(self.thinking, ThinkingEnabled | ThinkingAdaptive) or self.thinking.display != "omitted"

@@ -33,6 +33,7 @@ def as_chat(request: MessagesRequest) -> ChatRequest:
         stop=request.stop_sequences or request.stop,
         tools=[_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ())] or None,
         chat_template_kwargs=_template_variables(request),
+        thinking_token_budget=request.thinking_budget(),
         **_tool_choice(request.tool_choice),
         **_output_config(request.output_config),
     )

@@ -139,7 +139,11 @@ def test_fields_under_other_names() -> None:
     wanted = chat.wanted()
     assert wanted is not None
     assert (wanted.kind, wanted.value) == ("json", schema)
-    assert translated(thinking={"type": "adaptive"}).chat_template_kwargs == {"enable_thinking": True, "thinking": True}
+    assert chat.thinking_token_budget is None
+    enabled = translated(thinking={"type": "enabled", "budget_tokens": 7})
+    assert (enabled.thinking_token_budget, enabled.chat_template_kwargs) == (7, {"enable_thinking": True, "thinking": True})
+    adaptive = translated(thinking={"type": "adaptive"})
+    assert (adaptive.thinking_token_budget, adaptive.chat_template_kwargs) == (None, {"enable_thinking": True, "thinking": True})
     assert translated().chat_template_kwargs is None
 
 
