@@ -8,6 +8,7 @@ from typing import Any
 FREE = "/(?s:.*)/"
 LINE = '"\\n"?'
 SPACE = r"/\s*/"
+_SYNTAX = re.compile(r"[\\.+*?()|\[\]{}^$#&~/-]")
 
 
 class Lark:
@@ -48,9 +49,13 @@ class Lark:
             tokens = " | ".join(self._token(end) for end in ends if end in self._added)
             text = FREE if most_tokens is None else self.rule(FREE, f"[max_tokens={most_tokens}]") if most_tokens else ""
             return f"{text} ({tokens})"
-        end = ends[0] if len(ends) == 1 else ""
-        suffix = json.dumps(end, ensure_ascii=False) if end else f"/{'|'.join(re.escape(each).replace('/', '[/]') for each in ends)}/"
-        return self.rule(FREE, f"[suffix={suffix}]")
+        if len(ends) == 1 and ends[0]:
+            return self.rule(FREE, f"[suffix={json.dumps(ends[0], ensure_ascii=False)}]")
+        return self.free_until("|".join(map(exactly, ends)))
+
+    def free_until(self, pattern: str) -> str:
+        """Any text up to the first match of a regular expression, which is read as well."""
+        return self.rule(FREE, f"[suffix=/{pattern}/]")
 
     def repeated(self, one: str, *, between: str, several: bool) -> str:
         return f"{one} ({between} {one})*" if several else one
@@ -73,3 +78,8 @@ class Lark:
 
     def _token(self, text: str) -> str:
         return f"<[{self._added[text]}]>"
+
+
+def exactly(text: str) -> str:
+    """The regular expression of this text. `re.escape` escapes more than llguidance reads."""
+    return _SYNTAX.sub(r"\\\g<0>", text)

@@ -8,6 +8,7 @@ from typing import Any
 
 from .findings import Findings
 from .forms.form import CallForm, Form, ReasoningForm
+from .forms.json_calls import JsonCalls
 from .forms.think import Think
 from .lark import FREE, Lark
 from .names import NONE, FormNames
@@ -55,7 +56,7 @@ class FormsParsing:
         must_call: one function at least is called. strict: calls follow the functions' schemas. answer: content follows another
         grammar, `@answer`. Reasoning may stand before all of it, up to `budget` tokens if that `is_bounded`.
         added: ids of the added tokens among `markers`. whitespace: a pattern of what may stand inside JSON.
-        What has no opening mark cannot be strict, unless it must be.
+        A call without an opening mark is held to its schema from the function's name on, if that comes before the arguments.
         """
         lark = Lark(added, whitespace)
         form = next((form for form in self.forms if isinstance(form, CallForm)), None) if self.tools else None
@@ -67,6 +68,9 @@ class FormsParsing:
             return lark.written(f"{own_before} {calls}")
         if answer and (calls or before):
             return lark.written(f"({own_before} {calls}) | ({before} @answer)" if calls else f"{before} @answer")
+        if strict and isinstance(form, JsonCalls) and form.bare:
+            markers = {opener for other in self.forms if isinstance(other, CallForm) for opener in other.openers if opener in added}
+            return lark.written(f"{own_before} {form.among_text(lark, self.tools, sorted(markers))}")
         if strict and form is not None and form.where == "anywhere":
             calls = form.grammar(lark, self.tools, several=several, opened=True)
             return lark.written(f"{own_before} ({lark.free(form.openers[0])} {calls})? {lark.rule(FREE)}")

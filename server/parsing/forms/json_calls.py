@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import json_text
 from ..findings import Findings
-from ..lark import LINE, Lark
+from ..lark import FREE, LINE, Lark, exactly
 from ..source import NotACall, Scan, Source
 from .form import Where
 
@@ -70,9 +70,22 @@ class JsonCalls:
         between = '"; "' if self.bare else LINE
         return f"{first} ({between} {again})*" if several else first
 
+    def among_text(self, lark: Lark, functions: Mapping[str, Any], markers: Collection[str]) -> str:
+        """Any text, in which arguments behind the name of one of these functions follow its schema. markers: tokens that text may have."""
+        held = (f"{lark.free_until(_before_arguments(name))} /[ \\n]?/ {lark.json(schema)}" for name, schema in functions.items())
+        marked = (f"{FREE} {lark.text(marker)}" for marker in markers)
+        return f"({' | '.join(f'({one})' for one in (*held, *marked))})* {lark.rule(FREE)}"
+
     def _object(self, lark: Lark, name: str, schema: Any) -> str:
         before = f'{{"{self.name_key}": {json.dumps(name, ensure_ascii=False)}, "{self.arguments_key}": '
         return f'({lark.text(before)} {lark.json(schema)} "}}")'
+
+
+def _before_arguments(name: str) -> str:
+    """A pattern of what stands between the brace of a call of this function and its arguments."""
+    known = r'("(type|id|tool_call_id)"\s*:\s*"[^"]*"\s*,\s*)*'
+    names = "|".join((*_NAMES, "function"))
+    return rf'\{{\s*{known}"({names})"\s*:\s*{exactly(json.dumps(name, ensure_ascii=False))}\s*,\s*"({"|".join(_ARGUMENTS)})"\s*:'
 
 
 def _call(source: Source, found: Findings, known: Collection[str] | None, stop: str) -> Scan[None]:

@@ -119,7 +119,43 @@ def test_strict_calls_among_text(vocabulary: LLTokenizer) -> None:
     assert allows(vocabulary, grammar, f"Sure.\n<tool_call>\n{good}\n</tool_call>")
     assert not allows(vocabulary, grammar, '<tool_call>\n{"name": "other", "arguments": {}}\n</tool_call>')
     assert allows(vocabulary, grammar, f"As in {bad}.")
-    assert parsing("llama3_json").grammar({}, SPACE, strict=True) is None
+
+
+@pytest.mark.parametrize("form", ["llama3_json", "xlam"])
+def test_strict_calls_without_marks_are_held_from_the_name_on(vocabulary: LLTokenizer, form: str) -> None:
+    def strictly(text: str) -> bool:
+        return allows(vocabulary, grammar, text)
+
+    grammar = parsing(form).grammar({}, SPACE, strict=True)
+    good = '{"name": "get_weather", "parameters": {"city": "R/o", "place": {"x": 1}}}'
+    bad = '{"name": "get_weather", "parameters": {"city": 1, "place": {"x": 1}}}'
+    for text in ("", "Sure. {} [x]", '{"name": "Ann", "parameters": 3}', '[{"name": "other", "arguments": {}}]', '{"city": "get_weather"}'):
+        assert strictly(text)
+    for before, between, after in (("", "; ", ""), ("Sure.\n", "\n", "\nDone."), ("[", ", ", "]"), ('{"function": ', " and ", "}")):
+        assert strictly(before + good + between + good + after)
+        assert not strictly(before + bad)
+        assert not strictly(before + good + between + bad)
+    for odd in ('{ "name":"get_weather" ,"arguments":', '{"type": "function", "id": "a", "name": "get_weather", "parameters": '):
+        assert strictly(odd + '{"city": "R", "place": {"x": 1}}}')
+        assert not strictly(odd + '{"city": "R", "place": {"x": "1"}}}')
+
+
+def test_strict_calls_without_marks_may_have_odd_names_and_the_tokens_of_other_forms(tmp_path: Path) -> None:
+    tokenizer = write_toy_tokenizer(tmp_path)
+    tokenizer.add_special_tokens(["<|python_tag|>"])
+    vocabulary = LLTokenizer(tokenizer.to_str(), eos_token=[tokenizer.token_to_id(END) or 0])
+    for name in ("get-weather", "a.b/c d", 'say "hi" <now>', "größe", "f(x)*"):
+        schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+        parsed = parsing_of(FormNames("llama3_json"), {name: schema}, "")
+        assert parsed is not None
+        grammar = parsed.grammar({"<|python_tag|>": tokenizer.token_to_id("<|python_tag|>") or 0}, SPACE, strict=True)
+        for before in ("", "<|python_tag|>", "Sure.\n<|python_tag|>"):
+            for value, holds in (("1", True), ('"1"', False)):
+                call = f'{before}{{"name": {json.dumps(name, ensure_ascii=False)}, "parameters": {{"a": {value}}}}}'
+                matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar or ""), log_level=0)
+                assert not matcher.is_error(), matcher.get_error()
+                tokens = tokenizer.encode(call).ids
+                assert (matcher.try_consume_tokens(tokens) == len(tokens)) == holds
 
 
 def test_marks_that_are_special_tokens_are_asked_for_as_such(tmp_path: Path) -> None:
