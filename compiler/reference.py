@@ -5,13 +5,15 @@ from the checkpoint and dequantized exactly, those of a layer when it is its tur
 needs one layer of memory beside embedding and head. Activations are never quantized here.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..artifacts.step_arrays import step_arrays, whole_prompts
-from ..kernels.attention.reference import attention
+from ..artifacts.step_arrays import Piece, step_arrays, whole_prompts
+from ..kernels import mean_pool
+from ..kernels.attention.reference import attention, bidirectional_attention
 from ..models.cache_groups import cache_groups
 from ..models.checkpoint import Checkpoint
 from ..models.decoder import Decoder, Layer, constants
@@ -21,15 +23,34 @@ from .recipes import dequantize
 _BLOCK_SIZE = 16
 
 
-@torch.no_grad()
 def reference_logits(checkpoint: Checkpoint, prompts: list[list[int]]) -> list[torch.Tensor]:
     """Logits after every token of every prompt, each [len(prompt), V] float32."""
-    sizes = {group.name: _BLOCK_SIZE for group in cache_groups(checkpoint.spec)}
-    arrays = step_arrays(whole_prompts(prompts, sizes), sizes)
-    step = Step.of({name: torch.from_numpy(array) for name, array in arrays.items()})
-    every_row = torch.arange(len(step.tokens), dtype=torch.int32)
-    logits_TV = _decoder(checkpoint)(step._replace(logit_rows=every_row), _caches(checkpoint, prompts))
-    return list(logits_TV.split([len(prompt) for prompt in prompts]))
+    sizes = _block_sizes(checkpoint)
+    pieces = [piece._replace(wanted=range(len(piece.tokens))) for piece in whole_prompts(prompts, sizes)]
+    return list(_result(checkpoint, pieces, sizes).split([len(prompt) for prompt in prompts]))
+
+
+def reference_pooled(checkpoint: Checkpoint, texts: list[list[int]], pair_starts: Sequence[int]) -> torch.Tensor:
+    """What pooling gives for every text, [texts, size] float32. pair_starts: as in `Piece`, of each."""
+    assert checkpoint.spec.pooling is not None
+    sizes = _block_sizes(checkpoint)
+    wanted = [0] if checkpoint.spec.pooling.kind == "cls" else None
+    pieces = [
+        piece._replace(pair_start=start) for piece, start in zip(whole_prompts(texts, sizes, wanted=wanted), pair_starts, strict=True)
+    ]
+    return _result(checkpoint, pieces, sizes)
+
+
+def _block_sizes(checkpoint: Checkpoint) -> dict[str, int]:
+    return {group.name: _BLOCK_SIZE for group in cache_groups(checkpoint.spec)}
+
+
+@torch.no_grad()
+def _result(checkpoint: Checkpoint, pieces: list[Piece], sizes: dict[str, int]) -> torch.Tensor:
+    """Of one step that runs all of them."""
+    step = Step.of({name: torch.from_numpy(array) for name, array in step_arrays(pieces, sizes).items()})
+    rows: torch.Tensor = _decoder(checkpoint)(step, _caches(checkpoint, pieces))
+    return rows
 
 
 def _decoder(checkpoint: Checkpoint) -> Decoder:
@@ -37,9 +58,11 @@ def _decoder(checkpoint: Checkpoint) -> Decoder:
         model = Decoder(checkpoint.spec).eval()
     outside = {name: _read(checkpoint, name) for name in checkpoint.parameters if not name.startswith("layers.")}
     model.load_state_dict(outside | constants(checkpoint.spec), assign=True, strict=False)
+    if model.pooling is not None:
+        model.pooling.mean = mean_pool.reference
     for index, layer in enumerate(model.layers):
         assert isinstance(layer, Layer)
-        layer.attention.attend = attention
+        layer.attention.attend = attention if layer.attention.spec.causal else bidirectional_attention
         _load_when_run(checkpoint, layer, f"layers.{index}.")
     return model
 
@@ -61,12 +84,17 @@ def _read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     return dequantize(loaded.format, loaded.data)
 
 
-def _caches(checkpoint: Checkpoint, prompts: list[list[int]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Keys and values of every layer, as many blocks as the prompts fill."""
-    blocks = sum(-(-len(prompt) // _BLOCK_SIZE) for prompt in prompts)
-    caches: list[tuple[torch.Tensor, torch.Tensor]] = []
+def _caches(checkpoint: Checkpoint, pieces: list[Piece]) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+    """Keys and values of every layer that keeps them, as many blocks as the texts fill."""
+    blocks = sum(-(-len(piece.tokens) // _BLOCK_SIZE) for piece in pieces)
+    caches: list[tuple[torch.Tensor, torch.Tensor] | None] = []
     for layer in checkpoint.spec.layers:
         mixer = layer.mixer
-        shape = (blocks, mixer.num_kv_heads, _BLOCK_SIZE, mixer.head_dim)
-        caches.append((torch.zeros(shape), torch.zeros(shape)) if mixer.source is None else caches[mixer.source])
+        if mixer.source is not None:
+            caches.append(caches[mixer.source])
+        elif mixer.causal:
+            shape = (blocks, mixer.num_kv_heads, _BLOCK_SIZE, mixer.head_dim)
+            caches.append((torch.zeros(shape), torch.zeros(shape)))
+        else:
+            caches.append(None)
     return caches

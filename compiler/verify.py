@@ -1,6 +1,6 @@
 """`engine verify DIR --against CHECKPOINT`: how far the artifact's numbers are from the model's.
 
-The artifact runs as it would be served, one token at a time, in a process of its own; the
+The artifact runs as it would be served, one token at a time or a whole text, in a process of its own; the
 reference is the checkpoint in plain PyTorch float32, with quantized blocks dequantized exactly.
 """
 
@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from ..artifacts import load_manifest
-from ..errors import Misfit, MismatchError, UsageError
+from ..artifacts import Manifest, PooledInfo, load_manifest
+from ..errors import Misfit, MismatchError
 from ..models.checkpoint import Checkpoint
 from ..models.open import open_checkpoint
+from .new_manifest import pooled_info
 from .reference import reference_logits
 from .run_artifact import artifact_logits
+from .verify_texts import TextComparison, compare_texts
 
 TEXTS = (
     "The lighthouse keeper wrote down the weather every evening: wind from the west, rain before midnight, and a ship that did not answer. "
@@ -67,22 +69,19 @@ class Comparison:
         )
 
 
-def compare(directory: Path, model: str, *, ignored: Collection[str] = ()) -> Comparison:
+def compare(directory: Path, model: str, *, ignored: Collection[str] = ()) -> Comparison | TextComparison:
     """Compare the artifact at `directory` with the checkpoint `model` on TEXTS. ignored: as of `open_checkpoint`.
 
-    Raises UsageError for an artifact that makes no tokens, MismatchError if they are not the same model, and what opening either of
-    them raises.
+    Raises MismatchError if they are not the same model, and what opening either of them raises.
     """
     manifest = load_manifest(directory)
-    if manifest.pooled is not None:
-        raise UsageError(
-            f"--against compares next tokens, and {manifest.model.name} makes none",
-            hint="engine verify DIR says whether the artifact is whole",
-        )
     checkpoint = open_checkpoint(model, ignored=ignored)
     checkpoint.spec = checkpoint.spec.for_context(manifest.model.max_context)
-    _check_same_model(checkpoint, manifest.model.vocab_size, manifest.model.num_layers, manifest.model.hidden_size)
-    prompts = [tokens[: manifest.model.max_context] for tokens in _tokenize(checkpoint, TEXTS)]
+    _check_same_model(checkpoint, manifest)
+    tokenizer = _tokenizer(checkpoint)
+    if manifest.pooled is not None:
+        return compare_texts(directory, manifest.pooled, checkpoint, tokenizer, TEXTS)
+    prompts = [tokenizer.encode(text).ids[: manifest.model.max_context] for text in TEXTS]
     return compare_logits(torch.cat(reference_logits(checkpoint, prompts)), torch.cat(artifact_logits(directory, prompts, last_only=False)))
 
 
@@ -100,19 +99,22 @@ def compare_logits(reference_TV: torch.Tensor, artifact_TV: torch.Tensor) -> Com
     )
 
 
-def _tokenize(checkpoint: Checkpoint, texts: tuple[str, ...]) -> list[list[int]]:
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     with tempfile.TemporaryDirectory(prefix="engine-tokenizer-") as scratch:
         checkpoint.write_tokenizer(Path(scratch))
         tokenizer = Tokenizer.from_file(str(Path(scratch) / "tokenizer.json"))
-    return [tokenizer.encode(text).ids for text in texts]
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
-def _check_same_model(checkpoint: Checkpoint, vocab_size: int, num_layers: int, hidden_size: int) -> None:
-    spec = checkpoint.spec
+def _check_same_model(checkpoint: Checkpoint, manifest: Manifest) -> None:
+    spec, model = checkpoint.spec, manifest.model
     rows = [
-        ("vocab_size", vocab_size, spec.vocab_size),
-        ("num_layers", num_layers, len(spec.layers)),
-        ("hidden_size", hidden_size, spec.hidden_size),
+        ("vocab_size", model.vocab_size, spec.vocab_size),
+        ("num_layers", model.num_layers, len(spec.layers)),
+        ("hidden_size", model.hidden_size, spec.hidden_size),
+        ("makes", _made(manifest.pooled), _made(pooled_info(checkpoint))),
     ]
     misfits = [Misfit(field=name, artifact=str(ours), machine=str(theirs)) for name, ours, theirs in rows if ours != theirs]
     if misfits:
@@ -122,3 +124,10 @@ def _check_same_model(checkpoint: Checkpoint, vocab_size: int, num_layers: int, 
             other="checkpoint",
             hint="compare with the checkpoint it was built from",
         )
+
+
+def _made(info: PooledInfo | None) -> str:
+    """What the rows of a model's result are."""
+    if info is None:
+        return "tokens"
+    return f"{'vectors' if info.task == 'embed' else 'scores'} of {info.size}, pooled by {info.pooling}"

@@ -4,7 +4,8 @@
 
 Reads [[token, ...], ...] from stdin and writes OUTPUT, a safetensors file with one tensor
 [len(prompt), V] float32 per prompt, named by its index: row i holds the logits after token i.
-With --last only the last row is computed, in one prefill. This is how a build records the golden
+With --last only the last row is computed, in one prefill; of a model that makes vectors or scores it is what
+pooling gives. This is how a build records the golden
 probe and how `engine verify --against` compares, without compiler and runtime ever meeting.
 """
 
@@ -30,13 +31,18 @@ def main() -> int:
     parser.add_argument("artifacts", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--last", action="store_true", help="only the logits after each prompt's last token")
+    parser.add_argument("--pair-starts", type=int, nargs="*", help="with --last: where the second text of each prompt begins, or 0")
     options = parser.parse_args()
     try:
         prompts: list[list[int]] = json.load(sys.stdin)
         longest = max(map(len, prompts))
         executor = load_executor(options.artifacts, kv_memory=_kv_memory(options.artifacts, longest), max_batch_tokens=longest)
-        compute = _last if options.last else _every_position
-        save_file({str(index): compute(executor, prompt) for index, prompt in enumerate(prompts)}, options.output)
+        if options.last:
+            starts = options.pair_starts or [0] * len(prompts)
+            rows = [_last(executor, prompt, start) for prompt, start in zip(prompts, starts, strict=True)]
+        else:
+            rows = [_every_position(executor, prompt) for prompt in prompts]
+        save_file({str(index): found for index, found in enumerate(rows)}, options.output)
     except EngineError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -50,8 +56,9 @@ def _kv_memory(artifacts: Path, longest: int) -> int | None:
     return sum((-(-longest // group.block_size) + 2) * group.bytes_per_block for group in caches) if caches else None
 
 
-def _last(executor: StepExecutor, prompt: list[int]) -> NDArray[np.float32]:
-    return executor.step(whole_prompt(prompt, executor.manifest.caches, wanted=executor.manifest.wanted_rows))[0][None]
+def _last(executor: StepExecutor, prompt: list[int], pair_start: int) -> NDArray[np.float32]:
+    manifest = executor.manifest
+    return executor.step(whole_prompt(prompt, manifest.caches, wanted=manifest.wanted_rows, pair_start=pair_start))[0][None]
 
 
 def _every_position(executor: StepExecutor, prompt: list[int]) -> NDArray[np.float32]:

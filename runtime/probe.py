@@ -22,10 +22,13 @@ below what a wrong weight would cause."""
 Step = Callable[[StepInputs], Logits]
 
 
-def whole_prompt(tokens: list[int], groups: Sequence[CacheGroup], *, wanted: Sequence[int] | None = None) -> StepInputs:
-    """Inputs of one step that runs a whole prompt in blocks 0, 1, 2, ... of empty caches. wanted: as in `Piece`."""
+def whole_prompt(
+    tokens: list[int], groups: Sequence[CacheGroup], *, wanted: Sequence[int] | None = None, pair_start: int = 0
+) -> StepInputs:
+    """Inputs of one step that runs a whole prompt in blocks 0, 1, 2, ... of empty caches. wanted, pair_start: as in `Piece`."""
     sizes = {group.name: group.block_size for group in groups}
-    return StepInputs(step_arrays(whole_prompts([tokens], sizes, wanted=wanted), sizes))
+    (piece,) = whole_prompts([tokens], sizes, wanted=wanted)
+    return StepInputs(step_arrays([piece._replace(pair_start=pair_start)], sizes))
 
 
 def replay(manifest: Manifest, step: Step, pools: Mapping[str, int]) -> None:

@@ -14,6 +14,8 @@ from text_checkpoints import FAMILIES, Recipe, expected_scores, expected_vectors
 from engine.artifacts import load_manifest
 from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
+from engine.compiler.verify import compare
+from engine.compiler.verify_texts import TextComparison
 from engine.errors import UnsupportedModelError
 from engine.options.runtime import RuntimeOptions
 from engine.protocol import Embed
@@ -75,6 +77,15 @@ def test_vectors_are_those_of_transformers_and_no_work_is_left_to_one_thread(fam
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
 
 
+def test_they_are_those_of_the_checkpoint_in_plain_pytorch(model: tuple[Path, Path]) -> None:
+    checkpoint, artifact = model
+    comparison = compare(artifact, str(checkpoint))
+    assert isinstance(comparison, TextComparison)
+    assert comparison.distance_max < 1e-6
+    assert 0 < comparison.max_error < 1e-4
+    comparison.check(1e-6)
+
+
 @pytest.mark.parametrize("batch", [1, 8, 48, 4096])
 def test_bits_do_not_depend_on_what_is_computed_together_nor_on_chunks(model: tuple[Path, Path], batch: int) -> None:
     alone = [vectors(loaded(model[1]), embeds([text]))[0] for text in TEXTS]
@@ -103,6 +114,12 @@ def test_scores_are_those_of_transformers(family: str, store: Path, tmp_path: Pa
     requests = [Embed(f"{index}", text, pair_start=start) for index, (text, start) in enumerate(zip(TEXTS, starts, strict=True))]
     expected = [1 / (1 + math.exp(-score)) for score in expected_scores(checkpoint, list(zip(TEXTS, starts, strict=True)))]
     np.testing.assert_allclose([score[0] for score in vectors(loaded(tmp_path / "artifact"), requests)], expected, rtol=0, atol=1e-5)
+
+    comparison = compare(tmp_path / "artifact", str(checkpoint))
+    assert isinstance(comparison, TextComparison)
+    assert (comparison.task, comparison.count) == ("score", 16)
+    assert comparison.distance_max < 1e-5
+    assert comparison.max_error < 1e-4
 
 
 def test_an_nvidia_target_refuses_them_by_name(tmp_path: Path) -> None:

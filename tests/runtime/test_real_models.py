@@ -12,7 +12,7 @@ from text_checkpoints import Recipe, expected_vectors
 from engine.artifacts import load_manifest
 from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
-from engine.compiler.verify import compare
+from engine.compiler.verify import Comparison, compare
 from engine.server.llm import LLM
 
 # Longer than two windows of Gemma's.
@@ -45,6 +45,7 @@ def test_a_file_of_k_quants_is_served_as_it_is(store: Path, tmp_path: Path) -> N
     build(BuildOptions(model=str(file), output=artifact, store=store))
     assert {weight.format for weight in load_manifest(artifact).weights.values()} == {"f32", "q8_0"}
     comparison = compare(artifact, str(file))
+    assert isinstance(comparison, Comparison)
     assert comparison.positions > 100
     assert comparison.kl_mean < 0.01
     assert comparison.top1 > 0.9

@@ -8,7 +8,7 @@ from against_transformers import PROMPTS, TOKENS, choices_along, greedy_answers,
 from engine.artifacts import load_manifest
 from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
-from engine.compiler.verify import compare
+from engine.compiler.verify import Comparison, compare
 
 
 def test_greedy_tokens_equal_those_of_transformers(smollm2_gguf: Path, store: Path, tmp_path: Path) -> None:
@@ -26,6 +26,7 @@ def test_greedy_tokens_equal_those_of_transformers(smollm2_gguf: Path, store: Pa
 def test_carried_over_blocks_lose_only_what_8_bit_activations_lose(smollm2: Path, smollm2_gguf: Path) -> None:
     """Against the same blocks dequantized and run in float32."""
     comparison = compare(smollm2, str(smollm2_gguf))
+    assert isinstance(comparison, Comparison)
     assert comparison.positions > 100
     assert comparison.kl_mean < 0.01
     assert comparison.top1 > 0.9
