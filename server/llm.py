@@ -7,7 +7,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 from msgspec import Meta
 
@@ -16,12 +16,15 @@ from ..errors import RequestError
 from ..options.runtime import Scheduling
 from ..protocol import Ready
 from .dialects.decoding import checked
-from .dialects.grammars import grammar_of
+from .dialects.grammars import chat_grammar, grammar_of
 from .dialects.params import MAX_LOGPROBS, GenerationParams
 from .dialects.planning import Ask, ModelLimits, Prompt, check_prompts, plan
+from .dialects.schemas import check_template_variables
+from .dialects.tools import ToolUse, tool_use
 from .generation import Generation, Observer
 from .loop_thread import LoopThread
 from .options import GenerationConfig, WorkerOptions
+from .parsing.names import FormNames
 from .text.assembler import Assembler, Delta
 from .text.completion import Collector, Completion
 from .text.text import Text
@@ -29,7 +32,11 @@ from .texts import GENERATES, Texts, check_task
 from .workers.client import WorkerClient
 from .workers.process import WorkerHandle, spawn_worker
 
+if TYPE_CHECKING:
+    from .parsing.parsing import FormsParsing
+
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
+_NO_TOOLS = ToolUse()
 
 
 class Params(GenerationParams, kw_only=True):
@@ -109,6 +116,7 @@ class LLM:
     ) -> list[Completion]:
         """One completion per prompt, in their order, computed together. A prompt is a text, tokens or messages.
 
+        The text is what the model writes: only `chat` reads calls and reasoning in it.
         `on_token` is called with the index of a prompt and the text that a step added to its answer.
         Raises RequestError for prompts or params that cannot be served.
         """
@@ -122,19 +130,37 @@ class LLM:
             return error
         return None
 
-    def chat(self, messages: Messages, params: Params | None = None, on_token: Callable[[str], None] | None = None) -> Completion:
-        """The assistant's next message. `on_token` is called with the text that each step added."""
-        stream = self.stream(messages, params)
+    def chat(
+        self,
+        messages: Messages,
+        params: Params | None = None,
+        on_token: Callable[[str], None] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> Completion:
+        """The assistant's next message, read as chat completions do: its text, reasoning and calls.
+
+        `on_token` is called with what each step added to the text. tools, tool_choice, chat_template_kwargs: as of chat completions.
+        Raises RequestError for what cannot be served.
+        """
+        from .parsing.parsing import parsing_of
+
+        check_template_variables(chat_template_kwargs)
+        use = tool_use(tools, tool_choice, None)
+        parts = self.text.render_parts(messages, tools=use.definitions, extra=chat_template_kwargs)
+        forms = FormNames.chosen(self.manifest.forms)
+        parsing = parsing_of(forms, use.schemas, "".join(parts), most_calls=use.most_calls)
+        stream = self._stream(self._plan([Prompt(self.text.encode_parts(parts), continues=False)], params, use, parsing))
         for piece in stream:
             if on_token is not None:
                 on_token(piece)
         return stream.completion
 
     def stream(self, prompt: str | list[int] | Messages, params: Params | None = None) -> "TextStream":
-        """The completion of one prompt, or the assistant's next message, piece by piece."""
-        assemblers = self._plan([self._prompt(prompt)], params)
-        collector = Collector(assemblers[0])
-        return TextStream((piece for _, piece in self._pieces(assemblers, [collector]) if piece), collector)
+        """The completion of one prompt, or the assistant's next message as the model writes it, piece by piece."""
+        return self._stream(self._plan([self._prompt(prompt)], params))
 
     def embed(self, texts: Sequence[str], *, dimensions: int | None = None, prompt_name: str | None = None) -> list[list[float]]:
         """A vector of each text, computed together. dimensions, prompt_name: as of /v1/embeddings; a text that is too long is cut.
@@ -166,10 +192,14 @@ class LLM:
             return Prompt(self.text.encode_chat(cast(Messages, prompt)), continues=False)
         return Prompt(list(cast(list[int], prompt)), continues=True)
 
-    def _plan(self, prompts: Sequence[Prompt], params: Params | None) -> list[Assembler]:
+    def _plan(
+        self, prompts: Sequence[Prompt], params: Params | None, use: ToolUse = _NO_TOOLS, parsing: "FormsParsing | None" = None
+    ) -> list[Assembler]:
+        """use: of the tools of a chat. parsing: how its answer is read."""
         check_task(self.manifest.pooled, GENERATES)
         valid = checked(params or Params(), Params)
         wanted = valid.wanted()
+        answer = None if wanted is None else grammar_of(wanted)
         ask = Ask(
             prompts=prompts,
             params=valid,
@@ -178,10 +208,16 @@ class LLM:
             logprobs=valid.logprobs,
             prompt_logprobs=valid.prompt_logprobs,
             lists_tokens=True,
-            grammar=None if wanted is None else grammar_of(wanted),
+            parsing=parsing,
+            grammar=chat_grammar(answer, use, parsing, self.text.added_tokens()),
         )
         check_prompts(ask, self._limits)
         return plan(ask, self.text, self._limits, self._ready)
+
+    def _stream(self, assemblers: list[Assembler]) -> "TextStream":
+        """Of one prompt."""
+        collector = Collector(assemblers[0])
+        return TextStream((piece for _, piece in self._pieces(assemblers, [collector]) if piece), collector)
 
     def _complete(self, assemblers: list[Assembler], on_token: Callable[[int, str], None] | None) -> list[Completion]:
         collectors = [Collector(assembler) for assembler in assemblers]
@@ -196,7 +232,7 @@ class LLM:
         try:
             for index, delta in self._loop.iterate(partial(self._run, assemblers)):
                 collectors[index].add(delta)
-                yield index, delta.text
+                yield index, delta.content()
         except RequestError as error:
             if error.code == "worker_failed":
                 self._running.result()

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import uvicorn
 
-from ..artifacts import AnswerForms, Manifest, check_servable, check_text, load_manifest
+from ..artifacts import check_servable, check_text, load_manifest
 from ..errors import ArtifactError, WorkerError
 from .dialects.planning import ModelLimits
 from .http.app import build_app
@@ -126,17 +126,13 @@ class _Serving:
             created=manifest.created,
             limits=ModelLimits.of(manifest, self._options.generation_config),
             text=text,
-            forms=self._forms(manifest),
+            forms=FormNames.chosen(manifest.forms, self._options.tool_parser, self._options.reasoning_parser),
             worker=self._worker,
             metrics=Metrics(self._phases),
             hold_timeout=self._options.hold_timeout,
             stream_silence=self._options.stream_silence,
             pooled=manifest.pooled,
         )
-
-    def _forms(self, manifest: Manifest) -> FormNames:
-        found = manifest.forms or AnswerForms()
-        return FormNames(self._options.tool_parser or found.tools, self._options.reasoning_parser or found.reasoning)
 
     def _http_server(self, service: Service) -> _HttpServer:
         config = uvicorn.Config(

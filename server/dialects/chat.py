@@ -57,7 +57,7 @@ async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True,
     budget = request.thinking_token_budget
     grammar = None
     if use.must_call or use.strict or answer_grammar is not None or budget is not None:
-        added = {text: id for text, id in service.text.added_tokens().items() if parsing and text in parsing.markers}
+        added = service.text.added_tokens()
         held = partial(chat_grammar, answer_grammar, use, parsing, added, thinking_budget=budget, must_bound=must_bound)
         grammar = await asyncio.to_thread(held)
     max_tokens = request.token_limit()

@@ -79,11 +79,12 @@ def chat_grammar(
     parsing: "FormsParsing | None",
     added: Mapping[str, int],
     *,
-    thinking_budget: int | None,
+    thinking_budget: int | None = None,
     must_bound: bool = True,
 ) -> str | None:
     """What the assistant's message must follow: `answer` if it has content, and what the request says about calls; None for no rules.
 
+    added: texts and ids of the tokenizer's added tokens.
     thinking_budget: tokens of reasoning, after which it is ended. must_bound: whether one that cannot be kept is refused, or left out.
     Raises RequestError for what cannot be honoured: a budget, or schemas of functions that must be followed.
     """
@@ -102,7 +103,8 @@ def chat_grammar(
         for index, name in use.checked:
             json_grammar(use.schemas[name], f"tools[{index}].function.parameters", whitespace=WHITESPACE)
     asked = {"must_call": use.must_call, "strict": use.strict, "answer": answer is not None}
-    lark = parsing.grammar(added, WHITESPACE, **asked, budget=thinking_budget)
+    markers = {text: id for text, id in added.items() if text in parsing.markers}
+    lark = parsing.grammar(markers, WHITESPACE, **asked, budget=thinking_budget)
     if lark is None:
         return answer
     from llguidance import LLMatcher

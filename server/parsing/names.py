@@ -1,6 +1,9 @@
 """The names of the forms in `table.py`, for who offers them without reading answers."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from ...artifacts import AnswerForms
 
 TOOL_FORM_NAMES = (
     "cohere", "deepseek_v3", "deepseek_v31", "deepseek_v32", "functiongemma", "gemma4", "glm45", "gpt_oss", "granite", "hermes",
@@ -19,3 +22,10 @@ class FormNames(NamedTuple):
 
     tools: str | None = None
     reasoning: str | None = None
+
+    @classmethod
+    def chosen(cls, found: "AnswerForms | None", tools: str | None = None, reasoning: str | None = None) -> Self:
+        """The forms that the build found, unless another is given."""
+        if found is None:
+            return cls(tools, reasoning)
+        return cls(tools or found.tools, reasoning or found.reasoning)

@@ -75,6 +75,10 @@ class Delta(msgspec.Struct, frozen=True):
             return self.pieces
         return [Content(self.text)] if self.text else []
 
+    def content(self) -> str:
+        """What of the text is for the reader."""
+        return "".join(piece.text for piece in self.all_pieces() if isinstance(piece, Content))
+
     def only_content(self) -> str:
         """The content, if there is nothing but content and more to come."""
         if self.finish_reason is not None:

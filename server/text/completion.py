@@ -2,20 +2,25 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from ...protocol import PromptLogprob, TokenLogprob
+from ..parsing.pieces import Call, Message
 from .assembler import Assembler, Delta, Finish
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """A generated text. `tokens` are those that the text shows; `generated_tokens` counts the end of text too.
+    """A generated text. `tokens` are those that the answer shows; `generated_tokens` counts the end of text too.
 
+    reasoning, tool_calls: of `LLM.chat`, what the model wrote that is not part of the text.
     logprobs: one per token, if they were asked for; prompt_logprobs: one per token of the prompt, None for
     its first. time_to_first_token and seconds count from the call. finish_reason is None if generation was broken off.
     """
 
     text: str
+    reasoning: str
+    tool_calls: list[Call]
     tokens: list[int]
     finish_reason: Finish | None
     logprobs: list[TokenLogprob] | None
@@ -25,6 +30,14 @@ class Completion:
     generated_tokens: int
     time_to_first_token: float
     seconds: float
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The assistant's message, as it is given back in a conversation that goes on."""
+        functions = [(call.id, {"name": call.name, "arguments": call.arguments}) for call in self.tool_calls]
+        calls = [{"id": id, "type": "function", "function": function} for id, function in functions]
+        message: dict[str, Any] = {"role": "assistant", "content": self.text or (None if calls else "")}
+        return message | ({"reasoning": self.reasoning} if self.reasoning else {}) | ({"tool_calls": calls} if calls else {})
 
     @property
     def tokens_per_second(self) -> float:
@@ -50,9 +63,12 @@ class Collector:
     def completion(self) -> Completion:
         plan = self._assembler.plan
         whole = Delta.joined(self._deltas)
+        said = Message.of(whole.all_pieces())
         logprobs = [token.logprob for token in whole.tokens if token.logprob is not None]
         return Completion(
-            text=whole.text,
+            text=said.content,
+            reasoning=said.reasoning,
+            tool_calls=said.calls,
             tokens=[token.id for token in whole.tokens],
             finish_reason=whole.finish_reason,
             logprobs=logprobs if plan.sampling.logprobs is not None else None,

@@ -1,6 +1,7 @@
 """The offline API, over the same protocol to a scripted worker."""
 
 import asyncio
+import json
 import socket
 import sys
 import threading
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from artifact_stand_in import byte_level_tokenizer, write_artifact
+from artifact_stand_in import TOOLS_TEMPLATE, byte_level_tokenizer, write_artifact
 from patience import PATIENCE
-from serving_process import WORKER
+from serving_process import WORKER, ServingProcess
 
+from engine.artifacts import AnswerForms
 from engine.errors import ArtifactError, MismatchError, RequestError, WorkerError
 from engine.server.llm import LLM, Params
 
@@ -85,6 +87,60 @@ def test_chat_streams_and_counts(llm: LLM) -> None:
     stream = llm.stream("a b c", GREEDY)
     assert "".join(stream) == "a b c"
     assert stream.completion.generated_tokens == 4
+
+
+def test_chat_says_what_chat_completions_say(tmp_path: Path) -> None:
+    artifact = write_artifact(tmp_path / "artifact", template=TOOLS_TEMPLATE, forms=AnswerForms(tools="hermes", reasoning="think"))
+    tools = [{"type": "function", "function": {"name": name}} for name in "fg"]
+    call = '<tool_call>{"name": "f", "arguments": {"a": "</"}}</tool_call>'
+    asked: list[dict[str, Any]] = [
+        {"say": f"<think>Hm</think>So\n{call}\n{call}", "tools": tools},
+        {"say": f"<think>Hm</think>{call}", "tools": tools, "tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"say": f"So\n{call}", "tools": tools, "tool_choice": "none"},
+        {"say": f"So\n{call}"},
+        {"say": "Hm</think>So", "enable_thinking": True},
+    ]
+    with ServingProcess(artifact) as server, LLM(artifact, worker_command=command()) as llm:
+        server.ready()
+        for fields in asked:
+            variables: dict[str, Any] = {name: fields.pop(name) for name in ("say", "enable_thinking") if name in fields}
+            body = {"messages": HI, "temperature": 0, "chat_template_kwargs": variables, **fields}
+            choice = server.http.post("/v1/chat/completions", json=body).json()["choices"][0]
+            pieces: list[str] = []
+            completion = llm.chat(HI, GREEDY, pieces.append, chat_template_kwargs=variables, **fields)
+            assert "".join(pieces) == completion.text
+            assert completion.finish_reason == choice["finish_reason"]
+            ours, theirs = completion.message, choice["message"]
+            for call_of_ours, call_of_theirs, given in zip(
+                ours.get("tool_calls", []), theirs.get("tool_calls", []), completion.tool_calls, strict=True
+            ):
+                assert len(call_of_ours["id"]) == len(call_of_theirs.pop("id")) == 9
+                assert call_of_ours.pop("id") == given.id
+                assert call_of_ours["function"] == {"name": given.name, "arguments": given.arguments}
+            assert ours == {name: theirs[name] for name in ("role", "content", "reasoning", "tool_calls") if name in theirs}
+            llm.chat([*HI, completion.message], GREEDY, chat_template_kwargs=variables)  # it can be given back
+
+
+def test_chats_are_held_to_what_they_ask_for(tmp_path: Path) -> None:
+    artifact = write_artifact(tmp_path / "artifact", template=TOOLS_TEMPLATE, forms=AnswerForms(tools="hermes"))
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as events:
+        events.bind(str(tmp_path / "events"))
+        events.settimeout(PATIENCE)
+        with LLM(artifact, worker_command=command("--events", str(tmp_path / "events"))) as llm:
+            for choice, held in (("required", True), ("auto", False)):
+                llm.chat(HI, GREEDY, tools=tools, tool_choice=choice)
+                heard = json.loads(events.recv(1 << 16))
+                while heard["event"] != "submit":
+                    heard = json.loads(events.recv(1 << 16))
+                assert ("<tool_call>" in (heard["grammar"] or "")) == held
+            for arguments, param in (
+                ({"tools": [{}]}, "tools[0].function"),
+                ({"chat_template_kwargs": {"tools": 1}}, "chat_template_kwargs"),
+            ):
+                with pytest.raises(RequestError) as refused:
+                    llm.chat(HI, GREEDY, **arguments)
+                assert refused.value.param == param
 
 
 def test_a_stream_that_is_left_is_aborted(artifact: Path, tmp_path: Path) -> None:
