@@ -39,7 +39,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     temperature 0 is greedy. top_k 0, top_p 1 and min_p 0 switch the filter off. `seed` None
     means the worker draws one. `logprobs` is the number of alternatives reported per token
     (None: no logprobs at all, 0: only the chosen token's), `prompt_logprobs` the same of the prompt's
-    tokens. Logprobs are those of the model's own distribution, before temperature and penalties.
+    tokens. logprob_token_ids: tokens that are reported after the chosen one, instead of the most likely ones.
+    Logprobs are those of the model's own distribution, before temperature and penalties.
     max_tokens 0 computes the prompt and chooses nothing. bad_words: the last token of one may not follow
     the ones before it. grammar: what the answer must follow, as
     llguidance's matcher reads it (Lark, or JSON with a list of grammars); it ends where the grammar does.
@@ -58,6 +59,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     bad_words: tuple[tuple[int, ...], ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    logprob_token_ids: tuple[int, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
@@ -65,7 +67,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """Log probability (natural log) of the chosen token, and of the most likely ones, best first."""
+    """Log probability (natural log) of the chosen token, and of the most likely ones, best first; or of it and those that were named."""
 
     logprob: float
     top: list[tuple[int, float]] = []

@@ -43,6 +43,7 @@ def check_request(request: Submit, *, vocab_size: int, max_context: int, capacit
         if not word:
             raise RequestError("bad_words has an empty word", param="bad_words", hint="leave it out")
     _check_ids("stop_token_ids", request.params.stop_token_ids, vocab_size)
+    _check_ids("logprob_token_ids", request.params.logprob_token_ids, vocab_size)
     _check_sampling(request)
 
 

@@ -61,10 +61,7 @@ def sample(
 def _take(token: int, logits: Logits, row: int, state: SamplingState) -> Choice:
     if token < 0:
         return Choice(-1, error=NOT_FINITE)
-    count = state.params.logprobs
-    if count is None:
-        return Choice(token)
-    return Choice(token, token_logprob(logits[row], token, count))
+    return Choice(token) if state.params.logprobs is None else Choice(token, _logprob(logits[row], token, state))
 
 
 def _choose(row: NDArray[np.float32], state: SamplingState) -> Choice:
@@ -84,4 +81,9 @@ def _choose(row: NDArray[np.float32], state: SamplingState) -> Choice:
     else:
         u = uniform(state.seed, state.index)
         token = sample_row(scaled, u, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p)
-    return Choice(token, None if params.logprobs is None else token_logprob(row, token, params.logprobs))
+    return Choice(token, _logprob(row, token, state))
+
+
+def _logprob(row: NDArray[np.float32], token: int, state: SamplingState) -> TokenLogprob | None:
+    params = state.params
+    return None if params.logprobs is None else token_logprob(row, token, params.logprobs, params.logprob_token_ids)

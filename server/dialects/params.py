@@ -14,6 +14,7 @@ from .structured import StructuredRequest
 
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
+MAX_LOGPROB_TOKENS = 256
 MAX_BAD_WORDS = 256
 _SEED_MASK = 2**63 - 1
 
@@ -66,6 +67,8 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
     """Default: 0. Neither end of text nor a stop ends the answer before this many tokens."""
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     """Logprobs of the prompt's tokens, with so many alternatives each; not in a stream, and not on a GPU."""
+    logprob_token_ids: Annotated[list[Natural], Meta(max_length=MAX_LOGPROB_TOKENS)] | None = None
+    """Alternatives that are reported of each token instead of the most likely ones, after the chosen one; needs `logprobs`."""
     skip_special_tokens: bool | None = None
     """Default: true. False shows special tokens in the text; `stop` finds them in any case."""
 
@@ -95,6 +98,7 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
             presence_penalty=_or(self.presence_penalty, 0.0),
             frequency_penalty=_or(self.frequency_penalty, 0.0),
             token_rules=rules,
+            logprob_token_ids=tuple(_or(self.logprob_token_ids, [])),
             stop_token_ids=tuple(_or(self.stop_token_ids, [])),
             ignore_eos=_or(self.ignore_eos, False),
             min_tokens=_or(self.min_tokens, 0),
@@ -116,9 +120,14 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
                 hint="lower it, or raise max_tokens",
             )
 
+    def check_logprobs(self, logprobs: int | None) -> None:
+        """Raises RequestError if tokens are named of which no logprobs are asked for."""
+        if self.logprob_token_ids and logprobs is None:
+            raise RequestError("logprob_token_ids needs logprobs", param="logprob_token_ids", hint="set logprobs, or leave it out")
+
     def check_token_ids(self, vocab_size: int) -> None:
         """Raises RequestError for token ids outside of the vocabulary."""
-        for name in ("logit_bias", "allowed_token_ids", "stop_token_ids"):
+        for name in ("logit_bias", "allowed_token_ids", "stop_token_ids", "logprob_token_ids"):
             if wrong := [id for id in getattr(self, name) or () if not 0 <= id < vocab_size]:
                 raise RequestError(
                     f"token {wrong[0]} is not in the vocabulary of {vocab_size} tokens",

@@ -110,6 +110,7 @@ def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assemb
     """
     ask = replace(ask, params=ask.params.or_else(limits.sampling), usual_tokens=ask.usual_tokens or limits.sampling.max_new_tokens)
     ask.params.check_token_ids(limits.vocab_size)
+    ask.params.check_logprobs(ask.logprobs)
     rules, bad_words = ask.params.token_rules(), text.word_tokens(ask.params.bad_words or ())
     plans: list[Plan] = []
     for prompt in ask.prompts:

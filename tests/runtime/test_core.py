@@ -96,6 +96,7 @@ def test_a_resumed_sequence_that_was_over_just_ends(sent: list[int], reason: str
         (Submit("bad", [1], params(token_rules=TokenRules.of({40: 1.0}))), "logit_bias"),
         (Submit("bad", [1], params(token_rules=TokenRules.of({4: float("nan")}))), "logit_bias"),
         (Submit("bad", [1], params(stop_token_ids=(-5,))), "stop_token_ids"),
+        (Submit("bad", [1], params(logprob_token_ids=(40,))), "logprob_token_ids"),
         (Submit("bad", [1], params(token_rules=TokenRules.of({}, [40]))), "allowed_token_ids"),
         (Submit("bad", [1], params(bad_words=((1, 40),))), "bad_words"),
         (Submit("bad", [1], params(temperature=float("nan"))), "temperature"),

@@ -295,6 +295,10 @@ def test_logprobs_are_those_of_the_model() -> None:
         assert choice.logprob.logprob == pytest.approx(exact[choice.token], abs=1e-5)
         assert [token for token, _ in choice.logprob.top] == order[:5].tolist()
         assert [value for _, value in choice.logprob.top] == pytest.approx(exact[order[:5]], abs=1e-5)
+    named = choose(row, state_of(SamplingParams(max_tokens=1, temperature=0, logprobs=5, logprob_token_ids=(7, int(order[0]), 3))))
+    assert named.logprob is not None
+    assert [token for token, _ in named.logprob.top] == [named.token, 7, 3]
+    assert [value for _, value in named.logprob.top] == pytest.approx(exact[[named.token, 7, 3]], abs=1e-5)
     none_asked = choose(row, state_of(SamplingParams(max_tokens=1, temperature=0, logprobs=0)))
     assert none_asked.logprob is not None
     assert none_asked.logprob.top == []

@@ -62,6 +62,8 @@ def refused(server: ServingProcess, path: str, body: Any, status: int = 400) -> 
         ({"stop": ["a"] * 17}, "stop"),
         ({"stop": ["a", 1]}, "stop[1]"),
         ({"stop_token_ids": [99999]}, "stop_token_ids"),
+        ({"logprob_token_ids": [99999]}, "logprob_token_ids"),
+        ({"logprob_token_ids": [5]}, "logprob_token_ids"),
         ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"what": 1}}, "stream_options.what"),

@@ -84,6 +84,17 @@ def test_tokens_may_be_called_by_their_ids(server: ServingProcess) -> None:
     assert bytes(entry["bytes"]).decode() == BOS
 
 
+def test_logprobs_of_named_tokens_stand_in_place_of_the_most_likely_ones(server: ServingProcess) -> None:
+    fields: dict[str, Any] = {"max_tokens": 1, "logprob_token_ids": [7, 5], "return_tokens_as_token_ids": True}
+    chosen = f"token_id:{token_id(TOKENIZER, BOS)}"
+    answer = chat(server, messages=HI, logprobs=True, top_logprobs=3, **fields)
+    (entry,) = answer["choices"][0]["logprobs"]["content"]
+    assert [each["token"] for each in entry["top_logprobs"]] == [chosen, "token_id:7", "token_id:5"]
+    assert entry["top_logprobs"][0]["logprob"] == entry["logprob"]
+    (choice,) = complete(server, prompt="a b", logprobs=3, **fields)["choices"]
+    assert list(choice["logprobs"]["top_logprobs"][0]) == [choice["logprobs"]["tokens"][0], "token_id:7", "token_id:5"]
+
+
 def test_special_tokens_are_shown_to_who_asks(server: ServingProcess) -> None:
     prompt = [*ids("a"), token_id(TOKENIZER, END), *ids(" b")]
     assert complete(server, prompt=prompt)["choices"][0]["text"] == "a b"

@@ -84,7 +84,8 @@ class Sequence:
         finish = "stop" if ends else "length" if len(self.tokens) >= params.max_tokens else None
         logprobs = []
         if params.logprobs is not None:
-            logprobs = [TokenLogprob(-0.5, [((token + k) % 256, -0.5 - k) for k in range(params.logprobs)])]
+            others = [token, *params.logprob_token_ids] if params.logprob_token_ids else [(token + k) % 256 for k in range(params.logprobs)]
+            logprobs = [TokenLogprob(-0.5, [(id, -0.5 - k) for k, id in enumerate(others)])]
         return Output(self.submit.id, [token], logprobs, finish, cached_tokens=CACHED)
 
 
