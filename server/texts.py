@@ -57,7 +57,7 @@ class Texts:
     async def encode(self, texts: Sequence[str], *, prompt: str, truncate: int | None, param: str) -> list[Tokens]:
         """Tokens of texts, with `prompt` in front of each. truncate: as `truncate_prompt_tokens`. Raises RequestError."""
         whole = [prompt + text for text in texts] if prompt else texts
-        found = await offload(sum(map(len, texts)), partial(self.text.encode_texts, whole, limit=self._limit(truncate)))
+        found = await offload(sum(map(len, texts)), partial(self.text.encode_texts, whole, limit=self.limit(truncate)))
         self.check(found, param)
         return found
 
@@ -67,7 +67,7 @@ class Texts:
         query_first: whether the first text of each is a question, and the second one of its answers.
         """
         if self.info.task == "score":
-            encode = partial(self.text.encode_pairs, pairs, limit=self._limit(truncate))
+            encode = partial(self.text.encode_pairs, pairs, limit=self.limit(truncate))
             tokens = await offload(sum(len(first) + len(second) for first, second in pairs), encode)
             self.check(tokens, "text_2")
             return [array("f", score)[0] for score in await self.vectors(tokens)], count(tokens)
@@ -130,7 +130,8 @@ class Texts:
         """The prompt of that name where there is one, else the usual one."""
         return self.prompt(name if name in self.info.prompts else None)
 
-    def _limit(self, truncate: int | None) -> int | None:
+    def limit(self, truncate: int | None) -> int | None:
+        """Tokens to which a longer text is cut, None if it is not. truncate: as `truncate_prompt_tokens`. Raises RequestError."""
         if truncate is None:
             return None
         if not (truncate == -1 or 1 <= truncate <= self.max_context):

@@ -190,5 +190,23 @@ class Text(msgspec.Struct):
     prompt: str
 
 
+class AddedToken(msgspec.Struct):
+    content: str
+    special: bool
+
+
+class TokenizerInfo(msgspec.Struct):
+    """Under the names of transformers' tokenizer_config.json. added_tokens_decoder: by their ids."""
+
+    model_max_length: int
+    added_tokens_decoder: dict[int, AddedToken]
+    chat_template: str | None
+    bos_token: str | None
+    eos_token: str | None
+    unk_token: str | None
+    pad_token: str | None
+    tokenizer_class: str = "PreTrainedTokenizerFast"
+
+
 class Version(msgspec.Struct):
     version: str

@@ -1,6 +1,8 @@
 """POST /v1/embeddings"""
 
 import base64
+import time
+import uuid
 from array import array
 from typing import Annotated
 
@@ -31,7 +33,7 @@ async def embeddings(http: Request, service: Served, request: Annotated[Embeddin
     written = _numbers if request.encoding_format == "float" else _base64
     used = count(tokens)
     data = [Embedding(index, written(vector)) for index, vector in enumerate(found)]
-    return json_response(Embeddings(data, service.model, TextUsage(used, used)))
+    return json_response(Embeddings(f"embd-{uuid.uuid4().hex}", int(time.time()), data, service.model, TextUsage(used, used)))
 
 
 async def _tokens(texts: Texts, request: EmbeddingRequest) -> list[Tokens]:
@@ -39,10 +41,10 @@ async def _tokens(texts: Texts, request: EmbeddingRequest) -> list[Tokens]:
     given = [text for text in inputs if isinstance(text, str)]
     if given:
         return await texts.encode(given, prompt=texts.prompt(request.prompt_name), truncate=truncate, param="input")
-    for name, value in (("prompt_name", request.prompt_name), ("truncate_prompt_tokens", truncate)):
-        if value is not None:
-            raise RequestError(f"{name} is for texts, and the input is tokens", param=name, hint="leave it out, or give texts")
-    tokens = [Tokens(ids) for ids in inputs if not isinstance(ids, str)]
+    if request.prompt_name is not None:
+        raise RequestError("prompt_name is for texts, and the input is tokens", param="prompt_name", hint="leave it out, or give texts")
+    limit = texts.limit(truncate)
+    tokens = [Tokens(ids[:limit]) for ids in inputs if not isinstance(ids, str)]
     texts.check(tokens, "input")
     return tokens
 

@@ -8,7 +8,6 @@ from fastapi import Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ...errors import RequestError
 from ..http.body import JsonBody
 from ..http.connection import Connection
 from ..http.disconnect import unless_disconnected
@@ -36,17 +35,6 @@ async def score(http: Request, service: Served, request: Annotated[ScoreRequest,
     """How well pairs of texts belong together."""
     texts = service.texts_for("score", request.model)
     with unless_disconnected(Connection.of(http.scope)):
-        scores, used = await texts.scores(_pairs(request), truncate=request.truncate_prompt_tokens, query_first=False)
+        scores, used = await texts.scores(request.pairs(), truncate=request.truncate_prompt_tokens, query_first=False)
     data = [Score(index, value) for index, value in enumerate(scores)]
     return json_response(Scores(f"score-{uuid.uuid4().hex}", int(time.time()), service.model, data, TextUsage(used, used)))
-
-
-def _pairs(request: ScoreRequest) -> list[tuple[str, str]]:
-    first, second = ([each] if isinstance(each, str) else each for each in (request.text_1, request.text_2))
-    if len(first) == 1:
-        first = first * len(second)
-    if len(first) != len(second):
-        raise RequestError(
-            f"text_1 has {len(first)} texts and text_2 {len(second)}", param="text_2", hint="give one text_1, or as many as text_2 has"
-        )
-    return list(zip(first, second, strict=True))

@@ -18,6 +18,8 @@ class Embedding(msgspec.Struct):
 
 
 class Embeddings(msgspec.Struct):
+    id: str
+    created: int
     data: list[Embedding]
     model: str
     usage: TextUsage

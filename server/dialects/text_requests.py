@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from ...errors import RequestError
 from .params import Natural
 from .schemas import MAX_PROMPTS, prompt_list
 
@@ -50,8 +51,35 @@ class RerankRequest(TextRequest, kw_only=True):
         return [document if isinstance(document, str) else document.text for document in self.documents]
 
 
-class ScoreRequest(TextRequest, kw_only=True):
-    """One text with each of several, or as many with as many, pair by pair."""
+_SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
 
-    text_1: str | Texts
-    text_2: str | Texts
+
+class ScoreRequest(TextRequest, kw_only=True):
+    """One text with each of several, or as many with as many, pair by pair. Clients have several names for the two sides."""
+
+    text_1: str | Texts | None = None
+    text_2: str | Texts | None = None
+    queries: str | Texts | None = None
+    documents: str | Texts | None = None
+    items: str | Texts | None = None
+    data_1: str | Texts | None = None
+    data_2: str | Texts | None = None
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Raises RequestError if there are not two sides that go together."""
+        given = {name for names in _SIDES for name in names if getattr(self, name) is not None}
+        names = next((names for names in _SIDES if given == set(names)), None)
+        if names is None:
+            hint = "take one of " + ", ".join(" with ".join(names) for names in _SIDES)
+            raise RequestError("two sides are needed, each of them once", param="text_1", code="missing_field", hint=hint)
+        sides: list[str | list[str]] = [getattr(self, name) for name in names]
+        first, second = ([side] if isinstance(side, str) else side for side in sides)
+        if len(first) == 1:
+            first = first * len(second)
+        if len(first) != len(second):
+            raise RequestError(
+                f"{names[0]} has {len(first)} texts and {names[1]} {len(second)}",
+                param=names[1],
+                hint=f"give one text in {names[0]}, or as many as {names[1]} has",
+            )
+        return list(zip(first, second, strict=True))

@@ -8,7 +8,18 @@ from starlette.middleware.cors import CORSMiddleware
 
 from ...errors import EngineError
 from ...version import __version__
-from ..dialects.answers import Answer, ChatChoice, ChatChunkChoice, CompletionChoice, ModelCard, ModelList, Text, Tokens, Version
+from ..dialects.answers import (
+    Answer,
+    ChatChoice,
+    ChatChunkChoice,
+    CompletionChoice,
+    ModelCard,
+    ModelList,
+    Text,
+    TokenizerInfo,
+    Tokens,
+    Version,
+)
 from ..dialects.chat import chat_completions
 from ..dialects.completions import completions
 from ..options import ServeOptions
@@ -21,7 +32,7 @@ from .later import LaterEndpoints
 from .openapi import Endpoint, docs, openapi
 from .page_api import no_page, page
 from .status_api import health, metrics, model, models, version
-from .tokens_api import detokenize, tokenize
+from .tokens_api import detokenize, tokenize, tokenizer_info
 
 ENDPOINTS = (
     Endpoint("POST", "/v1/chat/completions", chat_completions, Answer[ChatChoice], events=Answer[ChatChunkChoice]),
@@ -31,6 +42,7 @@ ENDPOINTS = (
     Endpoint("GET", "/v1/models/{name:path}", model, ModelCard),
     Endpoint("POST", "/tokenize", tokenize, Tokens),
     Endpoint("POST", "/detokenize", detokenize, Text),
+    Endpoint("GET", "/tokenizer_info", tokenizer_info, TokenizerInfo),
     Endpoint("GET", "/health", health, dict, keyless=True),
     Endpoint("GET", "/version", version, Version),
     Endpoint("GET", "/metrics", metrics, str, keyless=True),

@@ -22,4 +22,5 @@ ENDPOINTS = (
     Endpoint("POST", "/v1/rerank", rerank, Ranking),
     Endpoint("POST", "/rerank", rerank, Ranking, hidden=True),
     Endpoint("POST", "/v1/score", score, Scores),
+    Endpoint("POST", "/score", score, Scores, hidden=True),
 )

@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize"""
+"""POST /tokenize and /detokenize, GET /tokenizer_info"""
 
 from functools import partial
 from typing import Annotated
@@ -7,7 +7,7 @@ from fastapi import Depends
 from starlette.responses import Response
 
 from ...errors import RequestError
-from ..dialects.answers import Text, Tokens
+from ..dialects.answers import AddedToken, Text, TokenizerInfo, Tokens
 from ..dialects.schemas import DetokenizeRequest, TokenizeRequest
 from ..offload import offload
 from ..service import Served
@@ -50,3 +50,13 @@ async def detokenize(service: Served, request: Annotated[DetokenizeRequest, Depe
             hint="POST /tokenize tells the tokens of a text",
         )
     return json_response(Text(await service.decode(request.tokens)))
+
+
+async def tokenizer_info(service: Served) -> Response:
+    """The special tokens and the chat template."""
+    text = service.text
+    special = text.token_bytes.special_texts
+    added = {id: AddedToken(content, id in special) for content, id in text.added_tokens().items()}
+    bos, eos, unk, pad = (text.spec.special_tokens.get(name) for name in ("bos_token", "eos_token", "unk_token", "pad_token"))
+    template = None if text.template is None else text.template.source
+    return json_response(TokenizerInfo(service.limits.max_context, added, template, bos, eos, unk, pad))

@@ -5,7 +5,7 @@ from typing import Any
 
 import openai
 import pytest
-from artifact_stand_in import END, EOS, MODEL, byte_level_tokenizer, write_artifact
+from artifact_stand_in import BOS, END, EOS, MODEL, byte_level_tokenizer, write_artifact
 from serving_process import ServingProcess
 
 TOKENIZER = byte_level_tokenizer()
@@ -259,6 +259,13 @@ def test_tokenize_and_detokenize(server: ServingProcess) -> None:
     assert chat == ids(CHAT_PROMPT)
     bare = server.http.post("/tokenize", json={"messages": HI, "add_generation_prompt": False}).json()["tokens"]
     assert TOKENIZER.decode(bare, skip_special_tokens=False).endswith(f"{EOS}\n")
+
+
+def test_what_a_client_needs_that_renders_prompts_itself(server: ServingProcess) -> None:
+    info = server.http.get("/tokenizer_info").json()
+    assert (info["bos_token"], info["eos_token"], info["model_max_length"]) == (BOS, EOS, 512)
+    assert info["added_tokens_decoder"][str(TOKENIZER.token_to_id(EOS))] == {"content": EOS, "special": True}
+    assert EOS in info["chat_template"]
 
 
 def test_fields_that_only_describe_the_caller_are_accepted(server: ServingProcess) -> None:

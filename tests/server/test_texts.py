@@ -81,6 +81,7 @@ def test_a_text_a_list_tokens_and_lists_of_tokens(embedder: ServingProcess) -> N
         assert [entry.index for entry in answer.data] == list(range(len(tokens)))
         assert answer.usage.prompt_tokens == answer.usage.total_tokens == sum(map(len, tokens))
         assert (answer.object, answer.model, answer.data[0].object) == ("list", MODEL, "embedding")
+        assert answer.model_dump()["id"].startswith("embd-")
 
 
 def test_base64_is_the_same_numbers_and_what_clients_ask_for_by_themselves(embedder: ServingProcess) -> None:
@@ -122,7 +123,8 @@ def test_texts_that_are_too_long_are_refused_or_cut(embedder: ServingProcess) ->
         answer = post(embedder, "/v1/embeddings", input=long, truncate_prompt_tokens=asked).json()
         assert answer["data"][0]["embedding"] == vector(ids(long, limit=limit))
     assert error(post(embedder, "/v1/embeddings", input="x", truncate_prompt_tokens=MAX_CONTEXT + 1))["param"] == "truncate_prompt_tokens"
-    assert error(post(embedder, "/v1/embeddings", input=[5], truncate_prompt_tokens=3))["param"] == "truncate_prompt_tokens"
+    answer = post(embedder, "/v1/embeddings", input=[5, 6, 7, 8], truncate_prompt_tokens=3).json()
+    assert (answer["data"][0]["embedding"], answer["usage"]["total_tokens"]) == (vector([5, 6, 7]), 3)
 
 
 @pytest.mark.parametrize("given", ["", [], [[]], ["a", 5], [10_000]])
@@ -165,6 +167,16 @@ def test_scores_of_one_text_with_many_and_of_many_with_many(embedder: ServingPro
     many = post(scorer, "/v1/score", text_1=["dog", "fox"], text_2=["the dog", "dog"]).json()
     assert len(many["data"]) == 2
     assert error(post(scorer, "/v1/score", text_1=["a", "b"], text_2=["c"]))["param"] == "text_2"
+
+
+def test_the_sides_of_a_score_have_several_names(scorer: ServingProcess) -> None:
+    wanted = post(scorer, "/v1/score", text_1="dog", text_2=["the dog", "dog"]).json()["data"]
+    for first, second in (("queries", "documents"), ("queries", "items"), ("data_1", "data_2")):
+        assert post(scorer, "/score", **{first: "dog", second: ["the dog", "dog"]}).json()["data"] == wanted
+    assert error(post(scorer, "/score", queries=["a", "b"], items=["c"]))["param"] == "items"
+    for wrong in ({"text_1": "a"}, {"text_1": "a", "documents": "b"}, {"text_1": "a", "text_2": "b", "queries": "c"}, {}):
+        refused = error(post(scorer, "/score", **wrong))
+        assert (refused["param"], refused["code"]) == ("text_1", "missing_field")
 
 
 def test_long_pairs_are_cut_and_the_shorter_text_stays(scorer: ServingProcess) -> None:
