@@ -1,7 +1,8 @@
 """A worker without a model: it says its prompt back, token by token, over the real protocol.
 
 Token i of an answer is token i of the prompt, counted around; with a temperature above 0 it is the
-prompt's token at a place drawn from the seed and i. A prompt is scored a few tokens per step. So an answer
+prompt's token at a place drawn from the seed and i, which is never the end of text where there is
+another: how long an answer gets does not depend on the draw. A prompt is scored a few tokens per step. So an answer
 depends on the request alone, and a second worker goes on where the first one stopped. After the whole
 prompt comes the end of text. The vector of a text says what the request was.
 
@@ -75,8 +76,7 @@ class Sequence:
             )
         if params.max_tokens == 0:
             return Output(self.submit.id, [], finish_reason="length", cached_tokens=CACHED)
-        at = i if params.temperature == 0 else random.Random(f"{params.seed}:{i}").randrange(len(prompt))
-        token = prompt[at % len(prompt)]
+        token = prompt[i % len(prompt)] if params.temperature == 0 else self.drawn(eos)
         if i >= len(prompt) and not params.ignore_eos and i >= params.min_tokens:
             token = eos
         self.tokens.append(token)
@@ -87,6 +87,10 @@ class Sequence:
             others = [token, *params.logprob_token_ids] if params.logprob_token_ids else [(token + k) % 256 for k in range(params.logprobs)]
             logprobs = [TokenLogprob(-0.5, [(id, -0.5 - k) for k, id in enumerate(others)])]
         return Output(self.submit.id, [token], logprobs, finish, cached_tokens=CACHED)
+
+    def drawn(self, eos):
+        choices = [token for token in self.submit.prompt if token != eos] or self.submit.prompt
+        return random.Random(f"{self.submit.params.seed}:{len(self.tokens)}").choice(choices)
 
 
 class Text:
