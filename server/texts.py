@@ -54,10 +54,13 @@ class Texts:
     observer: Observer
     hold_timeout: float
 
-    async def encode(self, texts: Sequence[str], *, prompt: str, truncate: int | None, param: str) -> list[Tokens]:
-        """Tokens of texts, with `prompt` in front of each. truncate: as `truncate_prompt_tokens`. Raises RequestError."""
+    async def encode(self, texts: Sequence[str], *, prompt: str, truncate: int | None, param: str, keeps_end: bool = False) -> list[Tokens]:
+        """Tokens of texts, with `prompt` in front of each. Raises RequestError.
+
+        truncate: as `truncate_prompt_tokens`. keeps_end: the beginning of a longer text is what is cut off.
+        """
         whole = [prompt + text for text in texts] if prompt else texts
-        found = await offload(sum(map(len, texts)), partial(self.text.encode_texts, whole, limit=self.limit(truncate)))
+        found = await offload(sum(map(len, texts)), partial(self.text.encode_texts, whole, limit=self.limit(truncate), keeps_end=keeps_end))
         self.check(found, param)
         return found
 

@@ -185,8 +185,9 @@ def test_kill_9_in_the_midst_of_scoring_changes_no_score(server: Server) -> None
             if line.startswith("data: {"):
                 (choice,) = json.loads(line.removeprefix("data: "))["choices"]
                 text += choice["text"]
-                token_logprobs += choice["logprobs"]["token_logprobs"]
-                top_logprobs += choice["logprobs"]["top_logprobs"]
+                if choice["logprobs"] is not None:
+                    token_logprobs += choice["logprobs"]["token_logprobs"]
+                    top_logprobs += choice["logprobs"]["top_logprobs"]
     assert text == expected["text"]
     assert token_logprobs == expected["logprobs"]["token_logprobs"]
     assert top_logprobs == expected["logprobs"]["top_logprobs"]

@@ -103,7 +103,8 @@ class _ChatStyle:
     def chunk(self, index: int, delta: Delta) -> ChatChunkChoice:
         pieces = delta.all_pieces()
         said = _delta_of(pieces[0]) if pieces else ChatDelta()
-        return ChatChunkChoice(index, said, delta.finish_reason, self._logprobs(delta), self._ids(delta))
+        logprobs = self._logprobs(delta) if delta.tokens else None
+        return ChatChunkChoice(index, said, delta.finish_reason, logprobs, self._ids(delta))
 
     def whole(self, index: int, delta: Delta) -> ChatChoice:
         message = _message_of(delta.all_pieces())

@@ -80,7 +80,8 @@ class _CompletionStyle:
         return self._with_prompt(index, choice)
 
     def chunk(self, index: int, delta: Delta) -> CompletionChoice:
-        return self._with_ids(delta, CompletionChoice(index, delta.text, delta.finish_reason, self._logprobs(index, delta)))
+        logprobs = self._logprobs(index, delta) if delta.tokens else None
+        return self._with_ids(delta, CompletionChoice(index, delta.text, delta.finish_reason, logprobs))
 
     def whole(self, index: int, delta: Delta) -> CompletionChoice:
         logprobs = self._logprobs(index, delta)

@@ -30,7 +30,7 @@ async def embeddings(http: Request, service: Served, request: Annotated[Embeddin
     texts.check_dimensions(dimensions)
     with unless_disconnected(Connection.of(http.scope)):
         found = await texts.vectors(tokens, dimensions=dimensions)
-    written = _numbers if request.encoding_format == "float" else _base64
+    written = numbers if request.encoding_format == "float" else as_base64
     used = count(tokens)
     data = [Embedding(index, written(vector)) for index, vector in enumerate(found)]
     return json_response(Embeddings(f"embd-{uuid.uuid4().hex}", int(time.time()), data, service.model, TextUsage(used, used)))
@@ -49,9 +49,9 @@ async def _tokens(texts: Texts, request: EmbeddingRequest) -> list[Tokens]:
     return tokens
 
 
-def _numbers(vector: bytes) -> list[float]:
+def numbers(vector: bytes) -> list[float]:
     return array("f", vector).tolist()
 
 
-def _base64(vector: bytes) -> str:
+def as_base64(vector: bytes) -> str:
     return base64.b64encode(vector).decode()

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from .openapi import Endpoint
 
-PATHS = ("/v1/messages", "/v1/responses", "/v1/embeddings", "/v1/rerank", "/rerank", "/v1/score", "/score")
+PATHS = ("/v1/messages", "/v1/responses", "/v1/embeddings", "/v2/embed", "/v1/rerank", "/rerank", "/v1/score", "/score")
 """Where they lie, and below."""
 
 

@@ -1,5 +1,6 @@
 """Endpoints that a start has no time for: Anthropic's Messages, OpenAI's Responses, and those of models of texts. `later.py` adds them."""
 
+from ..dialects.cohere_embed import CohereEmbeddings, cohere_embed
 from ..dialects.embeddings import embeddings
 from ..dialects.messages_api.answers import Message, MessageEvent, TokenCount
 from ..dialects.messages_api.endpoints import count_tokens, create_message
@@ -19,6 +20,7 @@ ENDPOINTS = (
     Endpoint("POST", "/v1/responses/{id}/cancel", cancel_response, ResponseObject),
     Endpoint("GET", "/v1/responses/{id}/input_items", list_input_items, ItemList),
     Endpoint("POST", "/v1/embeddings", embeddings, Embeddings),
+    Endpoint("POST", "/v2/embed", cohere_embed, CohereEmbeddings),
     Endpoint("POST", "/v1/rerank", rerank, Ranking),
     Endpoint("POST", "/rerank", rerank, Ranking, hidden=True),
     Endpoint("POST", "/v1/score", score, Scores),

@@ -71,10 +71,10 @@ class Text:
             raise _no_text(texts) from None
         return [self._with_bos(each.ids) if one_bos else each.ids for each in encoded]
 
-    def encode_texts(self, texts: Sequence[str], *, limit: int | None = None) -> list[Tokens]:
-        """Of texts that are computed whole. limit: tokens of each, to which longer ones are cut."""
+    def encode_texts(self, texts: Sequence[str], *, limit: int | None = None, keeps_end: bool = False) -> list[Tokens]:
+        """Of texts that are computed whole. limit: tokens of each, to which longer ones are cut, at their beginning if keeps_end."""
         try:
-            return encode_texts(self._tokenizer, texts, limit)
+            return encode_texts(self._tokenizer, texts, limit, keeps_end=keeps_end)
         except TypeError:
             raise _no_text(texts) from None
 

@@ -15,10 +15,14 @@ class Tokens:
     pair_start: int = 0
 
 
-def encode_texts(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None = None) -> list[Tokens]:
-    """With the special tokens that the tokenizer puts around a text. limit: tokens in all; the end of a longer text is left out."""
-    added = tokenizer.num_special_tokens_to_add(is_pair=False)
-    return [Tokens(tokenizer.post_process(_cut(each, _room(limit, added))).ids) for each in _plain(tokenizer, texts)]
+def encode_texts(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None = None, *, keeps_end: bool = False) -> list[Tokens]:
+    """With the special tokens that the tokenizer puts around a text. limit: tokens in all.
+
+    The end of a longer text is left out, its beginning if keeps_end.
+    """
+    room = _room(limit, tokenizer.num_special_tokens_to_add(is_pair=False))
+    side = "left" if keeps_end else "right"
+    return [Tokens(tokenizer.post_process(_cut(each, room, side)).ids) for each in _plain(tokenizer, texts)]
 
 
 def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], limit: int | None = None) -> list[Tokens]:
@@ -51,9 +55,10 @@ def _room(limit: int | None, added: int) -> int | None:
     return None if limit is None else max(0, limit - added)
 
 
-def _cut(encoding: Any, room: int | None) -> Any:
+def _cut(encoding: Any, room: int | None, side: str = "right") -> Any:
+    """side: the one that goes."""
     if room is not None and len(encoding) > room:
-        encoding.truncate(room)
+        encoding.truncate(room, direction=side)
     return encoding
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 from artifact_stand_in import BOS, EOS, MAX_CONTEXT, MODEL, byte_level_tokenizer, token_id, write_artifact
@@ -97,6 +98,36 @@ def test_dimensions_and_prompts(embedder: ServingProcess) -> None:
     assert asked["data"][0]["embedding"] == vector(ids("find: the dog"))
     assert error(post(embedder, "/v1/embeddings", input="x", dimensions=9))["param"] == "dimensions"
     assert "'query', 'document'" in error(post(embedder, "/v1/embeddings", input="x", prompt_name="other"))["message"]
+
+
+def test_cohere_s_clients_get_vectors_in_the_types_that_they_ask_for(embedder: ServingProcess) -> None:
+    kinds = ["float", "base64", "binary", "ubinary"]
+    answer = post(embedder, "/v2/embed", texts=["the dog", "dog"], embedding_types=kinds, input_type="search_query").json()
+    for index, text in enumerate(["find: the dog", "find: dog"]):
+        wanted, packed = vector(ids(text)), np.packbits(np.array(vector(ids(text))) > 0)
+        found = [answer["embeddings"][kind][index] for kind in kinds]
+        assert found[0] == array("f", base64.b64decode(found[1])).tolist() == wanted
+        assert found[3] == packed.tolist()
+        assert found[2] == [byte - 128 for byte in packed.tolist()]
+    assert answer["texts"] == ["the dog", "dog"]
+    assert answer["meta"]["billed_units"]["input_tokens"] == len(ids("find: the dog")) + len(ids("find: dog"))
+    plain = post(embedder, "/v2/embed", texts=["the dog"], output_dimension=3).json()
+    assert plain["embeddings"] == {"float": [vector(ids("the dog"))[:3]]}
+
+
+def test_cohere_s_clients_say_which_end_is_cut(embedder: ServingProcess) -> None:
+    long = "a b c " * 400 + "the lazy dog"
+    end, start = (post(embedder, "/v2/embed", texts=[long], truncate=side).json()["embeddings"]["float"][0] for side in ("END", "START"))
+    assert end == vector(ids(long, limit=MAX_CONTEXT))
+    assert start == vector([FIRST, *TOKENIZER.encode(long).ids[-(MAX_CONTEXT - 2) :], LAST])
+    assert error(post(embedder, "/v2/embed", texts=[long], truncate="NONE"))["param"] == "texts"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"texts": []}, {"texts": ["a"], "input_type": "other"}, {"texts": ["a"], "embedding_types": ["int8"]}]
+)
+def test_what_cohere_s_clients_cannot_have_is_refused(embedder: ServingProcess, wrong: dict[str, Any]) -> None:
+    assert error(post(embedder, "/v2/embed", **wrong))["param"] is not None
 
 
 def test_more_texts_than_the_queue_holds_are_sent_a_few_at_a_time(tmp_path: Path) -> None:

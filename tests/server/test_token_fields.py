@@ -95,6 +95,15 @@ def test_logprobs_of_named_tokens_stand_in_place_of_the_most_likely_ones(server:
     assert list(choice["logprobs"]["top_logprobs"][0]) == [choice["logprobs"]["tokens"][0], "token_id:7", "token_id:5"]
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [("/v1/completions", {"prompt": "a b", "logprobs": 0}), ("/v1/chat/completions", {"messages": HI, "logprobs": True})],
+)
+def test_a_chunk_without_tokens_has_no_logprobs(server: ServingProcess, path: str, fields: dict[str, Any]) -> None:
+    found = [chunk["choices"][0]["logprobs"] for chunk in chunks(server, path, max_tokens=2, **fields)]
+    assert [logprobs is None for logprobs in found[-2:]] == [False, True]
+
+
 def test_special_tokens_are_shown_to_who_asks(server: ServingProcess) -> None:
     prompt = [*ids("a"), token_id(TOKENIZER, END), *ids(" b")]
     assert complete(server, prompt=prompt)["choices"][0]["text"] == "a b"
