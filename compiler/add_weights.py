@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from torch import fx
 
-from ..artifacts import Manifest, Probe, SamplingDefaults, load_manifest, parse_target, seal
+from ..artifacts import AnswerForms, Manifest, Probe, SamplingDefaults, load_manifest, parse_target, seal
 from ..artifacts.verify import check_files
 from ..errors import ArtifactError, MismatchError
 from ..models.checkpoint import Checkpoint
@@ -47,13 +47,13 @@ def add_weights(options: PackOptions, reporter: Reporter | None = None) -> Build
             checkpoint.spec = checkpoint.spec.for_context(code.model.max_context)
             check_fit(code, checkpoint)
             check_files(options.code, code, code.code_files)
+            forms = write_tokenizer(checkpoint, scratch, required=True)
             _copy_code(options.code, code, scratch)
             stage.note(f"{checkpoint.name}: fits {code.model.name}, {len(code.code_files)} files of code")
         with reporter.stage("pack") as stage:
             weights = pack_weights(planned(code), checkpoint, scratch, stage)
-            write_tokenizer(checkpoint, scratch, required=True)
         with reporter.stage("probe") as stage:
-            manifest = _manifest(code, weights, options.name or checkpoint.name, checkpoint.generation.sampling)
+            manifest = _manifest(code, weights, options.name or checkpoint.name, checkpoint.generation.sampling, forms)
             manifest = finish_with_probe(manifest, scratch, weights, lambda: _reference(code, checkpoint), stage)
         with reporter.stage("seal"):
             seal.write_manifest(scratch, manifest)
@@ -95,7 +95,7 @@ def _copy_code(directory: Path, manifest: Manifest, scratch: Path) -> None:
         shutil.copyfile(directory / name, scratch / name)
 
 
-def _manifest(code: Manifest, weights: Packed, name: str, sampling: Mapping[str, float]) -> Manifest:
+def _manifest(code: Manifest, weights: Packed, name: str, sampling: Mapping[str, float], forms: AnswerForms | None) -> Manifest:
     """The code's manifest with other weights: no digests, no probe. What the two models have in common stays."""
     return msgspec.structs.replace(
         code,
@@ -106,6 +106,7 @@ def _manifest(code: Manifest, weights: Packed, name: str, sampling: Mapping[str,
         memory=msgspec.structs.replace(code.memory, weight_bytes=sum(info.bytes for info in weights.files.values())),
         sampling=msgspec.convert(sampling, SamplingDefaults),
         probe=Probe(recorded_on="reference", prompts=[]),
+        forms=forms,
         files={},
     )
 

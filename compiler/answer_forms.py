@@ -11,10 +11,8 @@ from ..artifacts import AnswerForms
 from ..errors import BuildError
 
 
-def answer_forms(directory: Path) -> AnswerForms | None:
-    """Of the artifact at `directory`, None if it has no tokenizer. Raises BuildError for one that could not serve."""
-    if not (directory / "tokenizer" / "tokenizer.json").exists():
-        return None
+def answer_forms(directory: Path) -> AnswerForms:
+    """Of the artifact at `directory`. Raises BuildError for a tokenizer or template that could not serve."""
     command = [sys.executable, "-P", "-m", "engine.server.find_forms", str(directory)]
     done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONSAFEPATH": "1"})
     if done.returncode != 0:

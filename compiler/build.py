@@ -43,6 +43,8 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
         with reporter.stage("resolve") as stage:
             checkpoint, formats = resolve(options, kind, stage)
             options = replace(options, kv_dtype=kind.kv_dtype(options.kv_dtype, checkpoint, formats))
+            everything = options.weights == "all"
+            forms = write_tokenizer(checkpoint, scratch, required=everything)
         wanted = Wanted.of(checkpoint, formats, kv_dtype=options.kv_dtype, kind=kind, disable_pass=options.disable_pass)
         if options.require_warm:
             check_warm(wanted, store)
@@ -53,9 +55,7 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
             graphs = kind.write_graphs(scratch, program.parts, code.segments, wanted.groups, max_context)
             reporter.summary.tuning = tuning_summary(tuned, code.segments.values())
         with reporter.stage("pack") as stage:
-            everything = options.weights == "all"
             weights = pack_weights(program.weights, checkpoint, scratch, stage) if everything else leave_out(program.weights)
-            write_tokenizer(checkpoint, scratch, required=everything)
         with reporter.stage("probe") as stage:
             manifest = new_manifest(
                 options,
@@ -68,6 +68,7 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
                 graphs=graphs,
                 weights=weights,
                 tuned_on=tuned.device if tuned else "",
+                forms=forms,
             )
             manifest = finish_with_probe(manifest, scratch, weights, lambda: reference(program, checkpoint, kind), stage)
         with reporter.stage("seal"):

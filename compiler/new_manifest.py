@@ -5,7 +5,7 @@ from math import prod
 
 import msgspec
 
-from ..artifacts import AnyTarget, Manifest, MemoryPlan, ModelInfo, PooledInfo, Probe, SamplingDefaults, SegmentInfo
+from ..artifacts import AnswerForms, AnyTarget, Manifest, MemoryPlan, ModelInfo, PooledInfo, Probe, SamplingDefaults, SegmentInfo
 from ..artifacts.manifest import SCHEMA_VERSION, STEP
 from ..artifacts.store.ingredients import recorded
 from ..models.checkpoint import Checkpoint
@@ -30,10 +30,11 @@ def new_manifest(
     graphs: Graphs,
     weights: Packed,
     tuned_on: str,
+    forms: AnswerForms | None,
 ) -> Manifest:
     """All but the digests of the files and the probe.
 
-    wanted: what the program was made from. tuned_on: the GPU that its choices were measured on.
+    wanted: what the program was made from. tuned_on: the GPU that its choices were measured on. forms: what the chat template says.
     """
     parts, segments = program.parts, code.segments
     spec = checkpoint.spec
@@ -76,6 +77,7 @@ def new_manifest(
         unfused=program.unfused,
         sampling=msgspec.convert(checkpoint.generation.sampling, SamplingDefaults),
         probe=Probe(recorded_on="reference", prompts=[]),
+        forms=forms,
         files={},
     )
 

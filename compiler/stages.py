@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..artifacts import Manifest, Target, check_machine, parse_target, seal
+from ..artifacts import AnswerForms, Manifest, Target, check_machine, parse_target, seal
 from ..errors import MismatchError, UsageError
 from ..models.checkpoint import Checkpoint
 from ..models.open import open_checkpoint
@@ -87,12 +87,17 @@ def pack_weights(plan: list[PackedWeight], checkpoint: Checkpoint, scratch: Path
     return packed
 
 
-def write_tokenizer(checkpoint: Checkpoint, scratch: Path, *, required: bool) -> None:
-    """Write the tokenizer. Raises CheckpointError for one that is required and missing or damaged."""
+def write_tokenizer(checkpoint: Checkpoint, scratch: Path, *, required: bool) -> AnswerForms | None:
+    """Write the tokenizer and load it as serving would, before anything takes long. What its chat template says; None without one.
+
+    Raises CheckpointError for one that is required and missing or damaged, BuildError for one that could not serve.
+    """
     directory = scratch / "tokenizer"
     directory.mkdir()
-    if required or checkpoint.has_tokenizer:
-        checkpoint.write_tokenizer(directory)
+    if not required and not checkpoint.has_tokenizer:
+        return None
+    checkpoint.write_tokenizer(directory)
+    return answer_forms(scratch)
 
 
 def reference(program: StepProgram, checkpoint: Checkpoint, kind: TargetKind) -> GraphInterpreter:
@@ -103,9 +108,9 @@ def reference(program: StepProgram, checkpoint: Checkpoint, kind: TargetKind) ->
 def finish_with_probe(
     manifest: Manifest, scratch: Path, weights: Packed, interpreter: Callable[[], GraphInterpreter], stage: Stage
 ) -> Manifest:
-    """The manifest with digests of all files, with what the chat template says and with golden values; without weights there are none."""
+    """The manifest with digests of all files and with golden values; without weights there are none."""
     others = {name: info for name, info in seal.file_infos(scratch).items() if name not in weights.files}
-    manifest = msgspec.structs.replace(manifest, files=dict(sorted((others | weights.files).items())), forms=answer_forms(scratch))
+    manifest = msgspec.structs.replace(manifest, files=dict(sorted((others | weights.files).items())))
     if not manifest.has_weights:
         stage.note("none: no weights")
         return manifest

@@ -21,6 +21,7 @@ from engine.artifacts import AnswerForms, load_manifest, verify
 from engine.artifacts.describe import describe
 from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
+from engine.compiler.progress import Reporter
 from engine.errors import BuildError, CheckpointError, UnsupportedModelError, UsageError
 
 ENGINE = Path(sys.executable).with_name("engine")
@@ -72,14 +73,17 @@ def test_a_missing_and_an_unknown_tensor(checkpoint: Path, store: Path, tmp_path
 
 
 @pytest.mark.parametrize(("damage", "says"), [("template", "does not parse"), ("decoder", "decoder")])
-def test_text_that_could_not_be_served(checkpoint: Path, store: Path, tmp_path: Path, damage: str, says: str) -> None:
+def test_text_that_could_not_be_served_fails_before_anything_is_compiled(checkpoint: Path, tmp_path: Path, damage: str, says: str) -> None:
     if damage == "template":
         (checkpoint / "chat_template.jinja").write_text("{% if %}")
     else:
         tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
         (checkpoint / "tokenizer.json").write_text(json.dumps({**tokenizer, "decoder": None}))
+    reporter = Reporter(quiet=True)
     with pytest.raises(BuildError, match=says):
-        build(BuildOptions(model=str(checkpoint), output=tmp_path / "out", store=store))
+        build(BuildOptions(model=str(checkpoint), output=tmp_path / "out", store=tmp_path / "store"), reporter)
+    assert reporter.summary.seconds == {}, "no stage was over"
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
     assert_nothing_left(tmp_path / "out")
 
 

@@ -19,8 +19,9 @@ from engine.compiler.add_weights import add_weights
 from engine.compiler.build import build
 from engine.compiler.model_facts import made_for, model_facts
 from engine.compiler.options import BuildOptions, PackOptions
+from engine.compiler.progress import Reporter
 from engine.compiler.run_artifact import artifact_logits
-from engine.errors import ArtifactError, MismatchError
+from engine.errors import ArtifactError, BuildError, MismatchError
 from engine.models.open import open_checkpoint
 from engine.models.parts.attention import AttentionSpec
 from engine.models.spec import LayerSpec, ModelSpec
@@ -75,6 +76,16 @@ def test_a_fine_tune_computes_what_its_own_build_computes(code: Path, store: Pat
     assert sampling == [SamplingDefaults(temperature=0.6, top_k=20)] * 2
     (packed,), (built,) = (artifact_logits(tmp_path / name, [PROMPT], last_only=True) for name in ("packed", "built"))
     assert packed.tolist() == built.tolist()
+
+
+def test_text_that_could_not_be_served_fails_before_weights_are_packed(code: Path, tmp_path: Path) -> None:
+    tuned = write_random_checkpoint("llama", tmp_path / "tuned", seed=23)
+    (tuned / "chat_template.jinja").write_text("{% if %}")
+    reporter = Reporter(quiet=True)
+    with pytest.raises(BuildError, match="does not parse"):
+        add_weights(PackOptions(code=code, weights_from=str(tuned), output=tmp_path / "packed"), reporter)
+    assert reporter.summary.seconds == {}, "no stage was over"
+    assert not (tmp_path / "packed").exists()
 
 
 def test_a_whole_artifact_lends_its_code_too_and_may_be_replaced(tiny_artifact: Path, tmp_path: Path) -> None:
