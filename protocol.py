@@ -216,7 +216,12 @@ decode_to_server = msgspec.msgpack.Decoder(ToServer).decode
 def encode(message: ToWorker | ToServer) -> bytes:
     """One framed message, ready for the socket."""
     body = _encoder.encode(message)
-    return len(body).to_bytes(HEADER_BYTES, "little") + body
+    return header(body) + body
+
+
+def header(body: bytes) -> bytes:
+    """What goes before it."""
+    return len(body).to_bytes(HEADER_BYTES, "little")
 
 
 def body_length(header: bytes | memoryview) -> int:

@@ -45,6 +45,8 @@ def large_requests() -> dict[str, tuple[str, bytes]]:
         "300,000 empty messages": ("/v1/chat/completions", {"messages": [{}] * 300_000}),
         "4,000,000 lists as metadata": ("/v1/completions", {"prompt": "a", "metadata": [[]] * 4_000_000}),
         "8 MB to tokenize": ("/tokenize", {"prompt": text}),
+        "8 MB to count": ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": text}]}),
+        "8 MB to cut": ("/v1/completions", {"prompt": text, "max_tokens": 1, "truncate_prompt_tokens": 100}),
         "262,144 tokens to decode": ("/detokenize", {"tokens": [300] * 262_144}),
     }
     return {name: (path, msgspec.json.encode(body)) for name, (path, body) in named.items()}

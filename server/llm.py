@@ -29,6 +29,7 @@ from .text.assembler import Assembler, Delta
 from .text.completion import Collector, Completion
 from .text.text import Text
 from .texts import GENERATES, Texts, check_task
+from .tokenizing import Tokenizing
 from .workers.client import WorkerClient
 from .workers.process import WorkerHandle, spawn_worker
 
@@ -81,6 +82,7 @@ class LLM:
             self.manifest = load_manifest(options.artifacts)
             check_text(options.artifacts, self.manifest)
             self.text = Text.load(options.artifacts / "tokenizer")
+            self._tokenizing = Tokenizing(self.text, options.artifacts, self.manifest.digest)
             self._limits = ModelLimits.of(self.manifest, generation_config)
             self._client = self._loop.call(_client(options, handle, log))
             self._running = self._loop.start(self._client.run())
@@ -176,7 +178,7 @@ class LLM:
             info=self.manifest.pooled,
             max_context=self._limits.max_context,
             vocab_size=self._limits.vocab_size,
-            text=self.text,
+            tokenizing=self._tokenizing,
             worker=self._client,
             observer=Observer(),
             hold_timeout=math.inf,

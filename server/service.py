@@ -21,7 +21,9 @@ from .parsing.names import FormNames
 from .text.assembler import Assembler
 from .text.messages import count_characters
 from .text.text import Text
+from .text.token_jobs import Conversation, Prompts
 from .texts import GENERATES, Texts, check_task
+from .tokenizing import Tokenizing
 from .workers.client import WorkerClient
 
 
@@ -30,7 +32,7 @@ class ChatPrompt:
     """A conversation as the model reads it."""
 
     text: str
-    tokens: list[int]
+    tokens: Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class Service:
     created: int
     limits: ModelLimits
     text: Text
+    tokenizing: Tokenizing
     forms: FormNames
     worker: WorkerClient
     metrics: Metrics
@@ -75,12 +78,11 @@ class Service:
         wanted = params.wanted()
         return None if wanted is None else await asyncio.to_thread(grammar_of, wanted)
 
-    async def encode(self, prompts: Sequence[str], *, add_special_tokens: bool = True, one_bos: bool = True) -> list[list[int]]:
-        """Tokens of prompts as they come, beside the event loop if they are long."""
-        work = partial(self.text.encode_all, prompts, add_special_tokens=add_special_tokens, one_bos=one_bos)
-        return await offload(sum(map(len, prompts)), work)
+    async def encode(self, prompts: Sequence[str], *, add_special_tokens: bool = True, one_bos: bool = True) -> list[Sequence[int]]:
+        """Tokens of prompts as they come."""
+        return [tokens.ids for tokens in await self.tokenizing.run(Prompts(prompts, add_special_tokens, one_bos))]
 
-    async def encode_prompts(self, prompts: Sequence[str], *, add_special_tokens: bool = True, fits: bool = True) -> list[list[int]]:
+    async def encode_prompts(self, prompts: Sequence[str], *, add_special_tokens: bool = True, fits: bool = True) -> list[Sequence[int]]:
         """The same, of prompts to complete. fits: raise RequestError for one that cannot fit, before any work is done."""
         for prompt in prompts if fits else ():
             await self._check_length(prompt, "prompt")
@@ -110,8 +112,8 @@ class Service:
         rendered = "".join(parts)
         if fits:
             await self._check_length(rendered, "messages")
-        encode = partial(self.text.encode_parts, parts, add_special_tokens=add_special_tokens)
-        return ChatPrompt(rendered, await offload(len(rendered), encode))
+        (tokens,) = await self.tokenizing.run(Conversation(parts, add_special_tokens))
+        return ChatPrompt(rendered, tokens.ids)
 
     async def _check_length(self, text: str, param: str) -> None:
         if len(text) > LONG and (least := await asyncio.to_thread(self.text.bound.least, text)) > self.limits.max_context:
@@ -138,7 +140,7 @@ class Service:
             info=self.pooled,
             max_context=self.limits.max_context,
             vocab_size=self.limits.vocab_size,
-            text=self.text,
+            tokenizing=self.tokenizing,
             worker=self.worker,
             observer=self.metrics,
             hold_timeout=self.hold_timeout,

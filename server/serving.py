@@ -26,6 +26,7 @@ from .parsing.names import FormNames
 from .process_age import process_age
 from .service import Service
 from .text.text import Text
+from .tokenizing import Tokenizing
 from .workers.client import WorkerClient
 from .workers.process import WorkerHandle
 from .workers.weights_check import check_weights_in_background
@@ -126,6 +127,7 @@ class _Serving:
             created=manifest.created,
             limits=ModelLimits.of(manifest, self._options.generation_config),
             text=text,
+            tokenizing=Tokenizing(text, self._options.artifacts, manifest.digest),
             forms=FormNames.chosen(manifest.forms, self._options.tool_parser, self._options.reasoning_parser),
             worker=self._worker,
             metrics=Metrics(self._phases),

@@ -5,15 +5,15 @@ from array import array
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from operator import mul
 
 from ..artifacts import PooledInfo
 from ..errors import RequestError
 from .generation import Observer
 from .offload import offload
-from .text.text import Text
+from .text.token_jobs import Pairs, WholeTexts
 from .text.whole_texts import Tokens
+from .tokenizing import Tokenizing
 from .vectors import Vectors
 from .workers.client import WorkerClient
 
@@ -49,7 +49,7 @@ class Texts:
     info: PooledInfo
     max_context: int
     vocab_size: int
-    text: Text
+    tokenizing: Tokenizing
     worker: WorkerClient
     observer: Observer
     hold_timeout: float
@@ -60,7 +60,7 @@ class Texts:
         truncate: as `truncate_prompt_tokens`. keeps_end: the beginning of a longer text is what is cut off.
         """
         whole = [prompt + text for text in texts] if prompt else texts
-        found = await offload(sum(map(len, texts)), partial(self.text.encode_texts, whole, limit=self.limit(truncate), keeps_end=keeps_end))
+        found = await self.tokenizing.run(WholeTexts(whole, self.limit(truncate), keeps_end))
         self.check(found, param)
         return found
 
@@ -70,8 +70,7 @@ class Texts:
         query_first: whether the first text of each is a question, and the second one of its answers.
         """
         if self.info.task == "score":
-            encode = partial(self.text.encode_pairs, pairs, limit=self.limit(truncate))
-            tokens = await offload(sum(len(first) + len(second) for first, second in pairs), encode)
+            tokens = await self.tokenizing.run(Pairs(pairs, self.limit(truncate)))
             self.check(tokens, "text_2")
             return [array("f", score)[0] for score in await self.vectors(tokens)], count(tokens)
         names = ("query", "document") if query_first else ("", "")

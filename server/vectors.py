@@ -26,7 +26,7 @@ class Vectors:
         self._observer = observer
         self._arrived = time.monotonic()
         id = uuid.uuid4().hex
-        self._requests = [Embed(f"{id}-{n}", text.ids, dimensions, text.pair_start) for n, text in enumerate(texts)]
+        self._requests = [Embed(f"{id}-{n}", list(text.ids), dimensions, text.pair_start) for n, text in enumerate(texts)]
         self._index = {request.id: n for n, request in enumerate(self._requests)}
         self._found: list[bytes] = [b""] * len(texts)
         self._left = len(texts)

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from fastapi import Depends
 from msgspec import UNSET, UnsetType
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ..http.answering import answer
@@ -25,12 +24,12 @@ from .schemas import ChatRequest
 from .tools import tool_use
 
 
-async def chat_completions(http: Request, service: Served, request: Annotated[ChatRequest, Depends(JsonBody(ChatRequest))]) -> Response:
+async def chat_completions(service: Served, request: Annotated[ChatRequest, Depends(JsonBody(ChatRequest))]) -> Response:
     """The next message of a conversation."""
     ask = await chat_ask(service, request)
     style = _ChatStyle(service.text.token_bytes, request, ask)
     writer = ChoicesWriter(service.model, ask, style, with_usage=request.include_usage(), continuous_usage=request.continuous_usage())
-    return await answer(http, service, ask, writer, stream=bool(request.stream))
+    return await answer(service, ask, writer, stream=bool(request.stream))
 
 
 async def chat_ask(service: Service, request: ChatRequest, *, fits: bool = True, must_bound: bool = True) -> Ask:
@@ -91,7 +90,7 @@ class _ChatStyle:
     def begin(self, answer: Answer[Any], first: Delta) -> None:
         (prompt,) = self._ask.prompts
         if self._ask.token_ids:
-            answer.prompt_token_ids = prompt.tokens
+            answer.prompt_token_ids = list(prompt.tokens)
         if answer.object == self.whole_object:
             answer.prompt_logprobs = None
         if self._ask.prompt_logprobs is not None:

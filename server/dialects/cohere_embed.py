@@ -8,12 +8,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from fastapi import Depends
 from msgspec import Meta
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ..http.body import JsonBody
-from ..http.connection import Connection
-from ..http.disconnect import unless_disconnected
 from ..http.errors import json_response
 from ..service import Served
 from ..texts import count
@@ -59,9 +56,7 @@ class CohereEmbeddings(msgspec.Struct):
     meta: AnswerMeta
 
 
-async def cohere_embed(
-    http: Request, service: Served, request: Annotated[CohereEmbedRequest, Depends(JsonBody(CohereEmbedRequest))]
-) -> Response:
+async def cohere_embed(service: Served, request: Annotated[CohereEmbedRequest, Depends(JsonBody(CohereEmbedRequest))]) -> Response:
     """A vector of every text, in several types."""
     texts = service.texts_for("embed", request.model)
     dimensions = request.output_dimension or 0
@@ -69,8 +64,7 @@ async def cohere_embed(
     prompt = "" if request.input_type is None else texts.usual_prompt(_PROMPTS.get(request.input_type, request.input_type))
     truncate = None if request.truncate == "NONE" else -1
     tokens = await texts.encode(request.texts, prompt=prompt, truncate=truncate, keeps_end=request.truncate == "START", param="texts")
-    with unless_disconnected(Connection.of(http.scope)):
-        found = await texts.vectors(tokens, dimensions=dimensions)
+    found = await texts.vectors(tokens, dimensions=dimensions)
     written = {kind: [_WRITERS[kind](vector) for vector in found] for kind in request.embedding_types}
     return json_response(CohereEmbeddings(uuid.uuid4().hex, written, request.texts, AnswerMeta(BilledUnits(count(tokens)))))
 

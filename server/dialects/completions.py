@@ -1,9 +1,9 @@
 """POST /v1/completions"""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 from fastapi import Depends
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ..http.answering import answer
@@ -19,16 +19,14 @@ from .planning import Ask, Prompt, truncated
 from .schemas import COMPLETION_TOKENS, CompletionRequest
 
 
-async def completions(
-    http: Request, service: Served, request: Annotated[CompletionRequest, Depends(JsonBody(CompletionRequest))]
-) -> Response:
+async def completions(service: Served, request: Annotated[CompletionRequest, Depends(JsonBody(CompletionRequest))]) -> Response:
     """Texts that go on from prompts."""
     service.check_request(request)
     grammar = await service.grammar(request)
     given = request.prompts()
     service.check_sequences(len(given) * request.choices())
     texts = [prompt for prompt in given if isinstance(prompt, str)]
-    prompts = await _tokens(service, request, texts) if texts else cast(list[list[int]], given)
+    prompts = await _tokens(service, request, texts) if texts else cast(list[Sequence[int]], given)
     room, right = service.limits.room(request.max_tokens), request.cuts_right()
     kept = [truncated(tokens, request.truncate_prompt_tokens, room, right=right) for tokens in prompts]
     ask = Ask(
@@ -50,10 +48,10 @@ async def completions(
         echoes = texts if texts and kept == prompts else [await service.decode(tokens) for tokens in kept]
     style = _CompletionStyle(service.text.token_bytes, request, ask, echoes)
     writer = ChoicesWriter(service.model, ask, style, with_usage=request.include_usage(), continuous_usage=request.continuous_usage())
-    return await answer(http, service, ask, writer, stream=bool(request.stream))
+    return await answer(service, ask, writer, stream=bool(request.stream))
 
 
-async def _tokens(service: Service, request: CompletionRequest, texts: list[str]) -> list[list[int]]:
+async def _tokens(service: Service, request: CompletionRequest, texts: list[str]) -> list[Sequence[int]]:
     fits = request.truncate_prompt_tokens is None
     return await service.encode_prompts(texts, add_special_tokens=request.add_special_tokens is not False, fits=fits)
 
@@ -94,7 +92,7 @@ class _CompletionStyle:
 
     def _with_prompt(self, index: int, choice: CompletionChoice) -> CompletionChoice:
         if self._ask.token_ids:
-            choice.prompt_token_ids = self._prompt(index)
+            choice.prompt_token_ids = list(self._prompt(index))
         return choice
 
     def _with_ids(self, delta: Delta, choice: CompletionChoice) -> CompletionChoice:
@@ -102,7 +100,7 @@ class _CompletionStyle:
             choice.token_ids = delta.ids
         return choice
 
-    def _prompt(self, index: int) -> list[int]:
+    def _prompt(self, index: int) -> Sequence[int]:
         return self._ask.prompts[index // self._ask.choices].tokens
 
     def _echo(self, index: int) -> str:

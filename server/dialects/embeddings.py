@@ -7,13 +7,10 @@ from array import array
 from typing import Annotated
 
 from fastapi import Depends
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ...errors import RequestError
 from ..http.body import JsonBody
-from ..http.connection import Connection
-from ..http.disconnect import unless_disconnected
 from ..http.errors import json_response
 from ..service import Served
 from ..text.whole_texts import Tokens
@@ -22,14 +19,13 @@ from .text_answers import Embedding, Embeddings, TextUsage
 from .text_requests import EmbeddingRequest
 
 
-async def embeddings(http: Request, service: Served, request: Annotated[EmbeddingRequest, Depends(JsonBody(EmbeddingRequest))]) -> Response:
+async def embeddings(service: Served, request: Annotated[EmbeddingRequest, Depends(JsonBody(EmbeddingRequest))]) -> Response:
     """A vector of every text."""
     texts = service.texts_for("embed", request.model)
     tokens = await _tokens(texts, request)
     dimensions = request.dimensions or 0
     texts.check_dimensions(dimensions)
-    with unless_disconnected(Connection.of(http.scope)):
-        found = await texts.vectors(tokens, dimensions=dimensions)
+    found = await texts.vectors(tokens, dimensions=dimensions)
     written = numbers if request.encoding_format == "float" else as_base64
     used = count(tokens)
     data = [Embedding(index, written(vector)) for index, vector in enumerate(found)]

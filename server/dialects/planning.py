@@ -39,7 +39,7 @@ class ModelLimits:
 class Prompt:
     """Token ids. `continues`: the answer goes on from the prompt's text, as a chat's answer does not."""
 
-    tokens: list[int]
+    tokens: Sequence[int]
     continues: bool
 
 
@@ -80,7 +80,7 @@ class Ask:
         return self.logprobs is not None or self.token_ids
 
 
-def truncated(tokens: list[int], count: int | None, room: int, *, right: bool) -> list[int]:
+def truncated(tokens: Sequence[int], count: int | None, room: int, *, right: bool) -> Sequence[int]:
     """The last `count` tokens of a prompt, or the first if the right side is what goes. -1: as many as there is `room` for; None: all."""
     if count is None:
         return tokens
@@ -116,6 +116,7 @@ def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assemb
     for prompt in ask.prompts:
         budget = _budget(ask, len(prompt.tokens), limits, ready)
         ask.params.check_min_tokens(budget)
+        tokens = list(prompt.tokens)
         for choice in range(ask.choices):
             sampling = ask.params.sampling(
                 max_tokens=budget,
@@ -129,7 +130,7 @@ def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assemb
             plans.append(
                 Plan(
                     id=f"{ask.id}-{len(plans)}",
-                    prompt=prompt.tokens,
+                    prompt=tokens,
                     sampling=sampling,
                     arrived=ask.arrived,
                     stops=ask.params.stops(),

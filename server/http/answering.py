@@ -6,7 +6,6 @@ from functools import partial
 from typing import Protocol
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ...errors import EngineError
@@ -15,8 +14,6 @@ from ..generation import Generation
 from ..offload import offload
 from ..service import Service
 from ..text.assembler import Assembler, Delta
-from .connection import Connection
-from .disconnect import unless_disconnected
 from .errors import json_response
 from .sse import EventSink, EventStream
 
@@ -48,13 +45,12 @@ class Dialect(Protocol):
         """The answer. deltas: of each sequence, in order."""
 
 
-async def answer(http: Request, service: Service, ask: Ask, dialect: Dialect, *, stream: bool) -> Response:
-    """Raises RequestError, and ClientDisconnectedError when there is nobody to answer."""
+async def answer(service: Service, ask: Ask, dialect: Dialect, *, stream: bool) -> Response:
+    """Raises RequestError."""
     if stream:
         start = partial(_stream, service, ask, dialect)
         return EventStream(start, dialect.headers, failed=dialect.error, silence=service.stream_silence)
-    with unless_disconnected(Connection.of(http.scope)):
-        return json_response(await whole(service, ask, dialect), headers=dialect.headers)
+    return json_response(await whole(service, ask, dialect), headers=dialect.headers)
 
 
 async def whole(service: Service, ask: Ask, dialect: Dialect) -> msgspec.Struct:

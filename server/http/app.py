@@ -26,7 +26,7 @@ from ..options import ServeOptions
 from ..service import Service
 from .access import LOCAL_ORIGIN, AccessMiddleware, is_loopback
 from .auth import ApiKey
-from .disconnect import ClientDisconnectedError
+from .disconnect import ClientDisconnectedError, WatchedRoute
 from .errors import on_bug, on_disconnect, on_engine_error, on_http_error
 from .later import LaterEndpoints
 from .openapi import Endpoint, docs, openapi
@@ -68,6 +68,7 @@ def build_app(service: Service, options: ServeOptions) -> FastAPI:
             Exception: on_bug,
         },
     )
+    app.router.route_class = WatchedRoute
     app.state.service = service
     key: list[params.Depends] = [Security(ApiKey(options.api_key))] if options.api_key else []
     home = Endpoint("GET", "/", no_page if options.no_page else page, str, keyless=True, hidden=True)

@@ -28,6 +28,7 @@ class JsonBody:
         _check_content_type(http.headers.get("content-type"))
         _check_encoding(http.headers.get("content-encoding"))
         body = await _read_body(http)
+        Connection.of(http.scope).watch()
         return await offload(len(body) // 16, partial(self._decode, body))
 
     def _decode(self, body: bytes) -> msgspec.Struct:

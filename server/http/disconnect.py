@@ -1,8 +1,13 @@
 """Work that nobody waits for any more is dropped at once."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
 
 from .connection import Connection
 
@@ -13,7 +18,7 @@ class ClientDisconnectedError(Exception):
 
 @contextmanager
 def unless_disconnected(connection: Connection) -> Iterator[None]:
-    """Cancels the block when the client goes away, once the request's body has been read.
+    """Cancels the block when the client goes away.
 
     Raises ClientDisconnectedError after the block has cleaned up.
     """
@@ -26,7 +31,6 @@ def unless_disconnected(connection: Connection) -> Iterator[None]:
         gone = True
         task.cancel()
 
-    connection.watch()
     connection.on_lost = leave
     try:
         yield
@@ -36,3 +40,16 @@ def unless_disconnected(connection: Connection) -> Iterator[None]:
         raise
     finally:
         connection.on_lost = None
+
+
+class WatchedRoute(APIRoute):
+    """A route whose handler is cancelled when the client goes away. Streams see to that by themselves, after it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def watched(http: Request) -> Response:
+            with unless_disconnected(Connection.of(http.scope)):
+                return await handler(http)
+
+        return watched

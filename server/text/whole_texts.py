@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 class Tokens:
     """ids: of a text, or of a pair whose second text begins at `pair_start`, as far as the tokenizer tells; else 0."""
 
-    ids: list[int]
+    ids: Sequence[int]
     pair_start: int = 0
 
 

@@ -46,12 +46,17 @@ def spawn_worker(options: WorkerOptions) -> WorkerHandle:
                 stdout=_STDERR,
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
-                env={name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE},
+                env=environment(),
             )
         except OSError as error:
             ours.close()
             raise _cannot_start(error) from error
     return WorkerHandle(process, ours)
+
+
+def environment() -> dict[str, str]:
+    """Of a process that the server starts: its own, without the API key, which is the server's alone."""
+    return {name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE}
 
 
 def _cannot_start(error: OSError) -> WorkerError:

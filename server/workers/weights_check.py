@@ -1,11 +1,9 @@
 """Are the weights those that were built? Asked beside a server that is already serving."""
 
-import asyncio
-import subprocess
-import sys
 from pathlib import Path
 
 from ...errors import ArtifactError, WorkerError, split_hint
+from .ask_process import ask_process
 from .process import describe_exit
 
 
@@ -14,21 +12,12 @@ async def check_weights_in_background(artifacts: Path, digest: str) -> None:
 
     Raises ArtifactError if they differ, WorkerError if it could not be found out. Ends the process if it is cancelled.
     """
-    command = (sys.executable, "-P", "-m", "engine.artifacts.background_check", str(artifacts), digest)
     try:
-        process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        code, answer = await ask_process("engine.artifacts.background_check", str(artifacts), digest)
     except OSError as error:
         raise WorkerError(f"the check of the weights cannot be started: {error}", hint="engine verify DIR finds out") from error
-    try:
-        assert process.stdout is not None
-        said = (await process.stdout.read()).decode(errors="replace").strip()
-        code = await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
     if code == ArtifactError.exit_code:
-        message, hint = split_hint(said)
+        message, hint = split_hint(answer.decode(errors="replace").strip())
         raise ArtifactError(message, hint=hint)
     if code != 0:
         raise WorkerError(f"the check of the weights {describe_exit(code)}", hint="engine verify DIR finds out")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from engine.server.parsing.names import FormNames
 from engine.server.service import Service
 from engine.server.text.assembler import Finish
 from engine.server.text.text import Text, TextSpec
+from engine.server.tokenizing import Tokenizing
 from engine.server.workers.dispatch import Receiver
 
 TOKENIZER = byte_level_tokenizer()
@@ -99,6 +101,7 @@ class ScriptedStream:
             created=0,
             limits=ModelLimits(max_context=1000, vocab_size=TOKENIZER.get_vocab_size()),
             text=text,
+            tokenizing=Tokenizing(text, Path(), ""),
             forms=FormNames(),
             worker=cast(Any, SimpleNamespace(dispatch=self.worker)),
             metrics=cast(Any, Observer()),

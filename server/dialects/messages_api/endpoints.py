@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Annotated
 
 from fastapi import Depends
-from starlette.requests import Request
 from starlette.responses import Response
 
 from ...http.answering import answer
@@ -22,11 +21,11 @@ from .writer import MessageWriter
 Body = Annotated[MessagesRequest, Depends(JsonBody(MessagesRequest))]
 
 
-async def create_message(http: Request, service: Served, request: Body) -> Response:
+async def create_message(service: Served, request: Body) -> Response:
     """The next message of a conversation, as Anthropic's API has it."""
     ask = await _ask(service, request)
     writer = MessageWriter(service.model, ask, shows_thinking=request.shows_thinking())
-    return await answer(http, service, ask, writer, stream=bool(request.stream))
+    return await answer(service, ask, writer, stream=bool(request.stream))
 
 
 async def count_tokens(service: Served, request: Body) -> Response:

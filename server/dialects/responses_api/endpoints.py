@@ -39,7 +39,7 @@ async def create_response(
     keep = partial(_keep, _store(http), [*history, *given]) if request.is_stored() else _forget
     logprobs = LogprobWriter(service.text.token_bytes) if request.wants_logprobs() else None
     writer = ResponseWriter(service.model, ask, request, logprobs, keep)
-    return await answer(http, service, ask, writer, stream=bool(request.stream))
+    return await answer(service, ask, writer, stream=bool(request.stream))
 
 
 async def get_response(http: Request, id: str) -> Response:
