@@ -18,6 +18,8 @@ from .progress import Progress
 State = Literal["loading", "ready", "restarting", "damaged", "draining", "stopped"]
 MAX_DEATHS = 3
 DEATH_WINDOW = 60.0
+STEPS_OF_A_WORKER_THAT_WORKS = 16
+"""Deaths before one that computed so many are forgotten: whatever ended them, going on brings the requests further."""
 EXIT_PATIENCE = 5.0
 
 
@@ -127,6 +129,8 @@ class WorkerLife:
         if explained:
             self._deaths.clear()
             return
+        if self.progress.steps >= STEPS_OF_A_WORKER_THAT_WORKS:
+            self._deaths.clear()
         now = time.monotonic()
         self._deaths.append(now)
         if len(self._deaths) == MAX_DEATHS and now - self._deaths[0] <= DEATH_WINDOW:
@@ -139,6 +143,7 @@ class WorkerLife:
         """Start a worker in the place of one that died. Raises WorkerError if it cannot be started."""
         self.restarts += 1
         self.phases = {}
+        self.progress = Progress()
         if self.state != "draining":
             self.set_state("restarting")
         self._handle = spawn_worker(self._options)

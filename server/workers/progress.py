@@ -10,12 +10,14 @@ SECONDS_OF_THE_FIRST_STEP = 120.0
 
 
 class Progress:
-    """The steps of one worker, and when it last went on. A step may be no longer than a few of the longest that are to be expected:
+    """The steps of one worker, how many they are, and when it last went on.
 
-    of the longest so far, or of a full one at the least time per token so far, since no token is cheaper alone.
+    A step may be no longer than a few of the longest that are to be expected: of the longest so far, or of a full one at the least
+    time per token so far, since no token is cheaper alone.
     """
 
     def __init__(self) -> None:
+        self.steps = 0
         self._last = time.monotonic()
         self._longest = 0.0
         self._per_token: float | None = None
@@ -26,6 +28,7 @@ class Progress:
 
     def step(self, stats: Stats) -> None:
         """The worker has told of a step."""
+        self.steps += 1
         self._last = time.monotonic()
         self._longest = max(self._longest, stats.step_seconds)
         per_token = stats.step_seconds / max(1, stats.step_tokens)

@@ -268,6 +268,17 @@ def test_kills_from_outside_fail_no_request(artifact: Path) -> None:
         assert asked.result() == "a b c"
 
 
+def test_kills_in_pairs_fail_no_stream(artifact: Path) -> None:
+    """More of them than a worker may die within a minute, but those in between get on with their work."""
+    with ServingProcess(artifact, *SLOW) as server, ThreadPoolExecutor() as pool:
+        expected = whole_text(server.ready())
+        for _ in range(3):
+            asked = pool.submit(whole_text, server)
+            for _ in range(2):
+                os.kill(server.event("started")["pid"], signal.SIGKILL)
+            assert asked.result() == expected
+
+
 def test_a_log_that_nobody_reads_any_more_ends_nothing(artifact: Path) -> None:
     with ServingProcess(artifact, *SLOW) as server:
         expected = whole_text(server.ready())
