@@ -21,6 +21,7 @@ import random
 import re
 import signal
 import statistics
+import time
 import urllib.request
 from collections.abc import Sequence
 from itertools import pairwise
@@ -42,8 +43,8 @@ CLIENTS, LONG_CLIENTS, LONG_TOKENS, SHORT_TOKENS, SHORTS = 64, 20, 6000, 32, 60
 SETTLED_S = 5.0
 """How long after a death the rate is that of a server that had none."""
 KILL_CLIENTS, KILL_REQUESTS, SAMPLED = 8, 16, {"temperature": 1, "seed": 7}
-BETWEEN_KILLS_S, BETWEEN_PAIRS_S = (0.1, 3.0), (1.0, 3.0)
-"""The second time is from when a worker is ready again."""
+BETWEEN_KILLS_S, BETWEEN_PAIRS_S, STEPS_BETWEEN_PAIRS = (0.1, 3.0), (1.0, 3.0), 8
+"""Seconds between pairs are from when the streams have gone on for so many steps."""
 
 
 def death(artifact: Path, seconds: float) -> dict[str, Any]:
@@ -142,7 +143,15 @@ async def _kill_in_pairs(server: EngineServer, pairs: int) -> None:
         first = await _kill_worker(server, None)
         await asyncio.sleep(draw.uniform(*BETWEEN_KILLS_S))
         await _kill_worker(server, first)
-        await asyncio.to_thread(server.wait_until_ready)
+        await asyncio.to_thread(_wait_for_steps, server)
+
+
+def _wait_for_steps(server: EngineServer) -> None:
+    """By a worker that is ready."""
+    server.wait_until_ready()
+    begin = _metric(server, "engine_steps_total")
+    while _metric(server, "engine_steps_total") < begin + STEPS_BETWEEN_PAIRS:
+        time.sleep(0.05)
 
 
 async def _kill_worker(server: EngineServer, killed: int | None) -> int:

@@ -18,7 +18,7 @@ from .progress import Progress
 State = Literal["loading", "ready", "restarting", "damaged", "draining", "stopped"]
 MAX_DEATHS = 3
 DEATH_WINDOW = 60.0
-STEPS_OF_A_WORKER_THAT_WORKS = 16
+STEPS_OF_A_WORKER_THAT_WORKS = 4
 """Deaths before one that computed so many are forgotten: whatever ended them, going on brings the requests further."""
 EXIT_PATIENCE = 5.0
 
