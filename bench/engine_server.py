@@ -57,6 +57,10 @@ class EngineServer:
         self._log.close()
 
     @property
+    def process(self) -> subprocess.Popen[bytes]:
+        return self._process
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 

@@ -109,9 +109,10 @@ class Texts:
                     code="context_length_exceeded",
                     hint="shorten it, or cut it with truncate_prompt_tokens: -1",
                 )
-            if max(each.ids) >= self.vocab_size:
+            if min(each.ids) < 0 or max(each.ids) >= self.vocab_size:
+                wrong = next(token for token in each.ids if not 0 <= token < self.vocab_size)
                 raise RequestError(
-                    f"text {index} has the token {max(each.ids)}, which is outside of the vocabulary of {self.vocab_size}",
+                    f"text {index} has the token {wrong}, which is out of vocabulary: the model has {self.vocab_size} tokens",
                     param=param,
                     hint="POST /tokenize tells the tokens of a text",
                 )

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from ...errors import RequestError
-from .params import Natural
+from .params import Int64
 from .schemas import MAX_PROMPTS, prompt_list
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -25,7 +25,7 @@ class EmbeddingRequest(TextRequest, kw_only=True):
     """dimensions: leading numbers of every vector, for models that were trained for that. prompt_name: the text that the model wants in
     front, by its name in the checkpoint."""
 
-    input: str | list[str | Natural | list[Natural]]
+    input: str | list[str | Int64 | list[Int64]]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Positive | None = None
     prompt_name: str | None = None

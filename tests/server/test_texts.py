@@ -158,7 +158,7 @@ def test_texts_that_are_too_long_are_refused_or_cut(embedder: ServingProcess) ->
     assert (answer["data"][0]["embedding"], answer["usage"]["total_tokens"]) == (vector([5, 6, 7]), 3)
 
 
-@pytest.mark.parametrize("given", ["", [], [[]], ["a", 5], [10_000]])
+@pytest.mark.parametrize("given", ["", [], [[]], ["a", 5], [10_000], [5, -1]])
 def test_inputs_that_cannot_be_are_refused(embedder: ServingProcess, given: Any) -> None:
     response = post(embedder, "/v1/embeddings", input=given)
     if given == "":  # special tokens are left
