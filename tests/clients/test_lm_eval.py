@@ -11,7 +11,7 @@ from client_environments import python_with
 from patience import PATIENCE
 from serving_process import ServingProcess
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(3600)]
 
 ITEMS = 20
 CHOICES = """

@@ -13,7 +13,7 @@ from engine.compiler.options import BuildOptions
 from engine.server.dialects.structured import StructuredOutputs
 from engine.server.llm import LLM, Params
 
-pytestmark = pytest.mark.exhaustive
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(3600)]
 
 SEEDS = 50
 SHORT = {"type": "string", "maxLength": 24}
