@@ -103,13 +103,14 @@ class Embed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Compute the vector of a text, or the score of a pair of texts: one message out, whose `vector` it is.
 
     `prompt` is never empty and fits the context. dimensions: leading numbers of the vector that are wanted, 0 for all. pair_start:
-    where the second text of a pair begins, 0 if there is none.
+    where the second text of a pair begins, 0 if there is none. raw: neither scaled to length 1, nor through the activation of a score.
     """
 
     id: str
     prompt: list[int]
     dimensions: int = 0
     pair_start: int = 0
+    raw: bool = False
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):

@@ -19,9 +19,9 @@ def vector_of(row: NDArray[np.float32], info: PooledInfo, request: Embed) -> Cho
     if not np.isfinite(row).all():
         return Choice(-1, error=NOT_FINITE)
     if info.task == "score":
-        return Choice(-1, vector=_bytes(np.array([_activated(float(row[0]), info.activation)])))
+        return Choice(-1, vector=_bytes(np.array([_activated(float(row[0]), "none" if request.raw else info.activation)])))
     values = row[: request.dimensions] if request.dimensions else row
-    if info.normalize:
+    if info.normalize and not request.raw:
         # the exact sum of squares, rounded once: it depends neither on the order nor on where the row lies
         norm = math.sqrt(math.fsum(np.square(values, dtype=np.float64)))
         values = values / np.float32(max(norm, SMALLEST_NORM))

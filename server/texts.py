@@ -14,7 +14,7 @@ from .offload import offload
 from .text.token_jobs import Pairs, WholeTexts
 from .text.whole_texts import Tokens
 from .tokenizing import Tokenizing
-from .vectors import Vectors
+from .vectors import Vectors, embeds
 from .workers.client import WorkerClient
 
 GENERATES = "generate"
@@ -54,38 +54,57 @@ class Texts:
     observer: Observer
     hold_timeout: float
 
-    async def encode(self, texts: Sequence[str], *, prompt: str, truncate: int | None, param: str, keeps_end: bool = False) -> list[Tokens]:
+    async def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str,
+        truncate: int | None,
+        param: str,
+        most: int | None = None,
+        keeps_end: bool = False,
+    ) -> list[Tokens]:
         """Tokens of texts, with `prompt` in front of each. Raises RequestError.
 
-        truncate: as `truncate_prompt_tokens`. keeps_end: the beginning of a longer text is what is cut off.
+        truncate: as `truncate_prompt_tokens`. most: the same, without special tokens. keeps_end: the beginning of a longer text is what
+        is cut off.
         """
         whole = [prompt + text for text in texts] if prompt else texts
-        found = await self.tokenizing.run(WholeTexts(whole, self.limit(truncate), keeps_end))
+        found = await self.tokenizing.run(WholeTexts(whole, self.limit(truncate), most, keeps_end))
         self.check(found, param)
         return found
 
-    async def scores(self, pairs: Sequence[tuple[str, str]], *, truncate: int | None, query_first: bool) -> tuple[list[float], int]:
+    async def scores(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        truncate: int | None,
+        query_first: bool,
+        most_of_second: int | None = None,
+        activated: bool = True,
+    ) -> tuple[list[float], int]:
         """Scores of pairs, and how many tokens they took: by the model's head, or the cosine of vectors.
 
-        query_first: whether the first text of each is a question, and the second one of its answers.
+        query_first: whether the first text of each is a question, and the second one of its answers. most_of_second: tokens of the second
+        text, with what stands in front of it; the rest is cut off. activated: whether the head's activation is applied.
         """
         if self.info.task == "score":
-            tokens = await self.tokenizing.run(Pairs(pairs, self.limit(truncate)))
+            tokens = await self.tokenizing.run(Pairs(pairs, self.limit(truncate), most_of_second))
             self.check(tokens, "text_2")
-            return [array("f", score)[0] for score in await self.vectors(tokens)], count(tokens)
+            return [array("f", score)[0] for score in await self.vectors(tokens, activated=activated)], count(tokens)
         names = ("query", "document") if query_first else ("", "")
         sides = [list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1)]
         tokens = []
-        for texts, name in zip(sides, names, strict=True):
-            tokens += await self.encode(texts, prompt=self.usual_prompt(name), truncate=truncate, param="text_2")
+        for texts, name, most in zip(sides, names, (None, most_of_second), strict=True):
+            tokens += await self.encode(texts, prompt=self.usual_prompt(name), truncate=truncate, param="text_2", most=most)
         rows = [array("f", vector) for vector in await self.vectors(tokens)]
         split = len(sides[0])
         of_first, of_second = dict(zip(sides[0], rows[:split], strict=True)), dict(zip(sides[1], rows[split:], strict=True))
         work = lambda: [cosine(of_first[first], of_second[second]) for first, second in pairs]  # noqa: E731
         return await offload(len(pairs) * self.info.size, work), count(tokens)
 
-    async def vectors(self, tokens: Sequence[Tokens], *, dimensions: int = 0) -> list[bytes]:
-        """Float32, little-endian, in the order of the texts. Raises RequestError."""
+    async def vectors(self, tokens: Sequence[Tokens], *, dimensions: int = 0, activated: bool = True) -> list[bytes]:
+        """Float32, little-endian, in the order of the texts. activated: normalized, where the model's are. Raises RequestError."""
         ready = await self.worker.dispatch.hold(self.hold_timeout)
         if (longest := max(len(each.ids) for each in tokens)) > ready.max_tokens:
             raise RequestError(
@@ -94,7 +113,8 @@ class Texts:
                 hint="shorten it, or start the server with more --kv-memory",
             )
         window = WINDOW * ready.max_num_seqs
-        with closing(Vectors(self.worker.dispatch, tokens, self.observer, window=window, dimensions=dimensions)) as found:
+        requests = embeds(tokens, dimensions=dimensions, activated=activated)
+        with closing(Vectors(self.worker.dispatch, requests, self.observer, window=window)) as found:
             return await found.all()
 
     def check(self, tokens: Sequence[Tokens], param: str) -> None:

@@ -15,22 +15,27 @@ from .workers.dispatch import Dispatch
 _CHOOSES_NOTHING = SamplingParams(max_tokens=0)
 
 
+def embeds(texts: Sequence[Tokens], *, dimensions: int = 0, activated: bool = True) -> list[Embed]:
+    """What the worker is asked for texts; see `Embed`."""
+    id = uuid.uuid4().hex
+    return [Embed(f"{id}-{n}", list(text.ids), dimensions, text.pair_start, not activated) for n, text in enumerate(texts)]
+
+
 class Vectors:
     """Sends texts to the worker, `window` at a time so that a long list takes no more of the queue than others do, and collects.
 
     `close` it to abort what has not finished. Raises RequestError if the server is overloaded.
     """
 
-    def __init__(self, dispatch: Dispatch, texts: Sequence[Tokens], observer: Observer, *, window: int, dimensions: int = 0) -> None:
+    def __init__(self, dispatch: Dispatch, requests: Sequence[Embed], observer: Observer, *, window: int) -> None:
         self._dispatch = dispatch
         self._observer = observer
         self._arrived = time.monotonic()
-        id = uuid.uuid4().hex
-        self._requests = [Embed(f"{id}-{n}", list(text.ids), dimensions, text.pair_start) for n, text in enumerate(texts)]
-        self._index = {request.id: n for n, request in enumerate(self._requests)}
-        self._found: list[bytes] = [b""] * len(texts)
-        self._left = len(texts)
-        self._next = min(window, len(texts))
+        self._requests = requests
+        self._index = {request.id: n for n, request in enumerate(requests)}
+        self._found: list[bytes] = [b""] * len(requests)
+        self._left = len(requests)
+        self._next = min(window, len(requests))
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         dispatch.generate(self._requests[: self._next], self)
 

@@ -18,7 +18,13 @@ async def rerank(service: Served, request: Annotated[RerankRequest, Depends(Json
     """Documents by how well they answer a query."""
     texts, documents = service.texts_for("rerank", request.model), request.texts()
     pairs = [(request.query, document) for document in documents]
-    scores, used = await texts.scores(pairs, truncate=request.truncate_prompt_tokens, query_first=True)
+    scores, used = await texts.scores(
+        pairs,
+        truncate=request.truncate_prompt_tokens,
+        query_first=True,
+        most_of_second=request.most_of_a_document(),
+        activated=request.use_activation is not False,
+    )
     best = sorted(range(len(scores)), key=lambda index: -scores[index])[: request.top_n]
     results = [Ranked(index, scores[index]) for index in best]
     if request.return_documents:
@@ -30,6 +36,8 @@ async def rerank(service: Served, request: Annotated[RerankRequest, Depends(Json
 async def score(service: Served, request: Annotated[ScoreRequest, Depends(JsonBody(ScoreRequest))]) -> Response:
     """How well pairs of texts belong together."""
     texts = service.texts_for("score", request.model)
-    scores, used = await texts.scores(request.pairs(), truncate=request.truncate_prompt_tokens, query_first=False)
+    scores, used = await texts.scores(
+        request.pairs(), truncate=request.truncate_prompt_tokens, query_first=False, activated=request.use_activation is not False
+    )
     data = [Score(index, value) for index, value in enumerate(scores)]
     return json_response(Scores(f"score-{uuid.uuid4().hex}", int(time.time()), service.model, data, TextUsage(used, used)))

@@ -14,10 +14,12 @@ Texts = Annotated[list[str], Meta(min_length=1, max_length=MAX_PROMPTS)]
 
 
 class TextRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What requests about texts have in common. truncate_prompt_tokens: to how many a longer text is cut; -1 to what the model takes."""
+    """What requests about texts have in common. truncate_prompt_tokens: to how many a longer text is cut; -1 to what the model takes.
+    use_activation: false for vectors that are not scaled to length 1, and for a cross-encoder's scores before its sigmoid."""
 
     model: str | None = None
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    use_activation: bool | None = None
     user: Any = None
 
 
@@ -40,15 +42,27 @@ class Document(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class RerankRequest(TextRequest, kw_only=True):
-    """top_n: of the results, the best; all by default. return_documents: whether results have the texts."""
+    """top_n: of the results, the best; all by default. return_documents: whether results have the texts. max_tokens_per_doc: to how
+    many tokens a longer document is cut; 0 for none."""
 
     query: str
     documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_PROMPTS)]
     top_n: Positive | None = None
     return_documents: bool = True
+    max_tokens_per_doc: Int64 | None = None
 
     def texts(self) -> list[str]:
         return [document if isinstance(document, str) else document.text for document in self.documents]
+
+    def most_of_a_document(self) -> int | None:
+        """Tokens. Raises RequestError."""
+        if self.max_tokens_per_doc is not None and self.max_tokens_per_doc < 0:
+            raise RequestError(
+                f"max_tokens_per_doc must be a non-negative integer, not {self.max_tokens_per_doc}",
+                param="max_tokens_per_doc",
+                hint="leave it out to cut no document",
+            )
+        return self.max_tokens_per_doc or None
 
 
 _SIDES = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))

@@ -71,17 +71,24 @@ class Text:
             raise _no_text(texts) from None
         return [self._with_bos(each.ids) if one_bos else each.ids for each in encoded]
 
-    def encode_texts(self, texts: Sequence[str], *, limit: int | None = None, keeps_end: bool = False) -> list[Tokens]:
-        """Of texts that are computed whole. limit: tokens of each, to which longer ones are cut, at their beginning if keeps_end."""
+    def encode_texts(
+        self, texts: Sequence[str], *, limit: int | None = None, most: int | None = None, keeps_end: bool = False
+    ) -> list[Tokens]:
+        """Of texts that are computed whole. limit: tokens of each, to which longer ones are cut, at their beginning if keeps_end.
+
+        most: the same, without special tokens.
+        """
         try:
-            return encode_texts(self._tokenizer, texts, limit, keeps_end=keeps_end)
+            return encode_texts(self._tokenizer, texts, limit, most=most, keeps_end=keeps_end)
         except TypeError:
             raise _no_text(texts) from None
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]], *, limit: int | None = None) -> list[Tokens]:
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], *, limit: int | None = None, most_of_second: int | None = None
+    ) -> list[Tokens]:
         """Of pairs of texts, likewise."""
         try:
-            return encode_pairs(self._tokenizer, pairs, limit)
+            return encode_pairs(self._tokenizer, pairs, limit, most_of_second=most_of_second)
         except TypeError:
             raise _no_text([text for pair in pairs for text in pair]) from None
 

@@ -40,30 +40,32 @@ class Conversation(msgspec.Struct, frozen=True, tag=True):
 
 
 class WholeTexts(msgspec.Struct, frozen=True, tag=True):
-    """Texts that are computed whole, cut to `limit` tokens each: the last ones if `keeps_end`."""
+    """Texts that are computed whole; see `Text.encode_texts`."""
 
     texts: Sequence[str]
     limit: int | None
-    keeps_end: bool
+    most: int | None = None
+    keeps_end: bool = False
 
     def characters(self) -> int:
         return sum(map(len, self.texts))
 
     def run(self, text: Text) -> list[Tokens]:
-        return text.encode_texts(self.texts, limit=self.limit, keeps_end=self.keeps_end)
+        return text.encode_texts(self.texts, limit=self.limit, most=self.most, keeps_end=self.keeps_end)
 
 
 class Pairs(msgspec.Struct, frozen=True, tag=True):
-    """Pairs of texts, likewise."""
+    """Pairs of texts; see `Text.encode_pairs`."""
 
     pairs: Sequence[tuple[str, str]]
     limit: int | None
+    most_of_second: int | None = None
 
     def characters(self) -> int:
         return sum(len(first) + len(second) for first, second in self.pairs)
 
     def run(self, text: Text) -> list[Tokens]:
-        return text.encode_pairs(self.pairs, limit=self.limit)
+        return text.encode_pairs(self.pairs, limit=self.limit, most_of_second=self.most_of_second)
 
 
 Job = Prompts | Conversation | WholeTexts | Pairs

@@ -15,23 +15,29 @@ class Tokens:
     pair_start: int = 0
 
 
-def encode_texts(tokenizer: Tokenizer, texts: Sequence[str], limit: int | None = None, *, keeps_end: bool = False) -> list[Tokens]:
-    """With the special tokens that the tokenizer puts around a text. limit: tokens in all.
+def encode_texts(
+    tokenizer: Tokenizer, texts: Sequence[str], limit: int | None = None, *, most: int | None = None, keeps_end: bool = False
+) -> list[Tokens]:
+    """With the special tokens that the tokenizer puts around a text. limit: tokens in all. most: without the special ones.
 
     The end of a longer text is left out, its beginning if keeps_end.
     """
-    room = _room(limit, tokenizer.num_special_tokens_to_add(is_pair=False))
+    room = _least(_room(limit, tokenizer.num_special_tokens_to_add(is_pair=False)), most)
     side = "left" if keeps_end else "right"
     return [Tokens(tokenizer.post_process(_cut(each, room, side)).ids) for each in _plain(tokenizer, texts)]
 
 
-def encode_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], limit: int | None = None) -> list[Tokens]:
+def encode_pairs(
+    tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]], limit: int | None = None, *, most_of_second: int | None = None
+) -> list[Tokens]:
     """Of pairs, likewise; the longer text of a pair is cut first. A text that is in several pairs is tokenized once."""
     different = list(dict.fromkeys(text for pair in pairs for text in pair))
     known = dict(zip(different, _plain(tokenizer, different), strict=True))
     room = _room(limit, tokenizer.num_special_tokens_to_add(is_pair=True))
     found = []
     for first, second in ((known[first], known[second]) for first, second in pairs):
+        if most_of_second is not None and len(second) > most_of_second:
+            second = _cut(_copy(tokenizer, second), most_of_second)
         if room is not None and len(first) + len(second) > room:
             first_room, second_room = _shares(len(first), len(second), room)
             first, second = _cut(_copy(tokenizer, first), first_room), _cut(_copy(tokenizer, second), second_room)
@@ -53,6 +59,10 @@ def _copy(tokenizer: Tokenizer, encoding: Any) -> Any:
 
 def _room(limit: int | None, added: int) -> int | None:
     return None if limit is None else max(0, limit - added)
+
+
+def _least(*counts: int | None) -> int | None:
+    return min((count for count in counts if count is not None), default=None)
 
 
 def _cut(encoding: Any, room: int | None, side: str = "right") -> Any:

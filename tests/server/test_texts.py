@@ -216,6 +216,30 @@ def test_long_pairs_are_cut_and_the_shorter_text_stays(scorer: ServingProcess) -
     assert answer["data"][0]["score"] == answer["usage"]["total_tokens"] == MAX_CONTEXT
 
 
+def test_a_document_is_cut_to_so_many_tokens(embedder: ServingProcess, scorer: ServingProcess) -> None:
+    query, documents = TOKENIZER.encode("dog").ids, ["the lazy dog sleeps by the river", "a b"]
+    sizes = [len(TOKENIZER.encode(text).ids) for text in documents]
+    assert sizes[0] > 4 > sizes[1]
+    for most, cut in ((4, [4, sizes[1]]), (0, sizes)):
+        answer = post(scorer, "/v1/rerank", query="dog", documents=documents, max_tokens_per_doc=most).json()
+        assert sorted(result["relevance_score"] for result in answer["results"]) == sorted(len(query) + size + 3 for size in cut)
+        used = post(embedder, "/v1/rerank", query="dog", documents=documents, max_tokens_per_doc=most).json()["usage"]["total_tokens"]
+        whole = post(embedder, "/v1/rerank", query="dog", documents=documents).json()["usage"]["total_tokens"]
+        assert whole - used == sum(sizes) - sum(cut)
+    assert error(post(scorer, "/v1/rerank", query="dog", documents=documents, max_tokens_per_doc=-5))["param"] == "max_tokens_per_doc"
+
+
+def test_vectors_and_scores_as_the_model_gives_them(embedder: ServingProcess, scorer: ServingProcess) -> None:
+    for wanted, sign in ((None, 1), (True, 1), (False, -1)):  # the worker's sign says that it was asked for a raw one
+        answer = post(embedder, "/v1/embeddings", input="dog", use_activation=wanted).json()
+        assert answer["data"][0]["embedding"] == [sign * value for value in vector(ids("dog"))]
+        for path, body in (("/v1/rerank", {"query": "dog", "documents": ["fox"]}), ("/v1/score", {"text_1": "dog", "text_2": "fox"})):
+            (found,) = next(
+                iter(each for each in post(scorer, path, use_activation=wanted, **body).json().values() if isinstance(each, list))
+            )
+            assert (found.get("score") or found.get("relevance_score")) * sign > 0
+
+
 def test_models_say_what_they_do_and_refuse_the_rest(embedder: ServingProcess, scorer: ServingProcess, generator: ServingProcess) -> None:
     tasks = [httpx.get(f"{server.url}/v1/models").json()["data"][0]["tasks"] for server in (embedder, scorer, generator)]
     assert tasks == [["embed", "rerank", "score"], ["rerank", "score"], ["generate"]]

@@ -94,7 +94,10 @@ class Sequence:
 
 
 class Text:
-    """Its vector says what was asked: how many tokens, where the second text begins, their sum, and the first tokens."""
+    """Its vector says what was asked: how many tokens, where the second text begins, their sum, and the first tokens.
+
+    Of a raw one, less than 0.
+    """
 
     def __init__(self, embed):
         self.submit = embed
@@ -102,7 +105,7 @@ class Text:
     def step(self, eos):
         prompt = self.submit.prompt
         values = [len(prompt), self.submit.pair_start, sum(prompt), *prompt[:5], *[0] * 5][:8]
-        values = values[: self.submit.dimensions or 8]
+        values = [-value if self.submit.raw else value for value in values[: self.submit.dimensions or 8]]
         return Output(self.submit.id, [], finish_reason="stop", vector=struct.pack(f"<{len(values)}f", *values))
 
 
