@@ -81,17 +81,17 @@ class Texts:
         truncate: int | None,
         query_first: bool,
         most_of_second: int | None = None,
-        activated: bool = True,
+        raw: bool = False,
     ) -> tuple[list[float], int]:
         """Scores of pairs, and how many tokens they took: by the model's head, or the cosine of vectors.
 
         query_first: whether the first text of each is a question, and the second one of its answers. most_of_second: tokens of the second
-        text, with what stands in front of it; the rest is cut off. activated: whether the head's activation is applied.
+        text, with what stands in front of it; the rest is cut off. raw: before the head's activation.
         """
         if self.info.task == "score":
             tokens = await self.tokenizing.run(Pairs(pairs, self.limit(truncate), most_of_second))
             self.check(tokens, "text_2")
-            return [array("f", score)[0] for score in await self.vectors(tokens, activated=activated)], count(tokens)
+            return [array("f", score)[0] for score in await self.vectors(tokens, raw=raw)], count(tokens)
         names = ("query", "document") if query_first else ("", "")
         sides = [list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1)]
         tokens = []
@@ -103,8 +103,8 @@ class Texts:
         work = lambda: [cosine(of_first[first], of_second[second]) for first, second in pairs]  # noqa: E731
         return await offload(len(pairs) * self.info.size, work), count(tokens)
 
-    async def vectors(self, tokens: Sequence[Tokens], *, dimensions: int = 0, activated: bool = True) -> list[bytes]:
-        """Float32, little-endian, in the order of the texts. activated: normalized, where the model's are. Raises RequestError."""
+    async def vectors(self, tokens: Sequence[Tokens], *, dimensions: int = 0, raw: bool = False) -> list[bytes]:
+        """Float32, little-endian, in the order of the texts. raw: as `Embed` has it. Raises RequestError."""
         ready = await self.worker.dispatch.hold(self.hold_timeout)
         if (longest := max(len(each.ids) for each in tokens)) > ready.max_tokens:
             raise RequestError(
@@ -113,7 +113,7 @@ class Texts:
                 hint="shorten it, or start the server with more --kv-memory",
             )
         window = WINDOW * ready.max_num_seqs
-        requests = embeds(tokens, dimensions=dimensions, activated=activated)
+        requests = embeds(tokens, dimensions=dimensions, raw=raw)
         with closing(Vectors(self.worker.dispatch, requests, self.observer, window=window)) as found:
             return await found.all()
 

@@ -15,10 +15,10 @@ from .workers.dispatch import Dispatch
 _CHOOSES_NOTHING = SamplingParams(max_tokens=0)
 
 
-def embeds(texts: Sequence[Tokens], *, dimensions: int = 0, activated: bool = True) -> list[Embed]:
+def embeds(texts: Sequence[Tokens], *, dimensions: int = 0, raw: bool = False) -> list[Embed]:
     """What the worker is asked for texts; see `Embed`."""
     id = uuid.uuid4().hex
-    return [Embed(f"{id}-{n}", list(text.ids), dimensions, text.pair_start, not activated) for n, text in enumerate(texts)]
+    return [Embed(f"{id}-{n}", list(text.ids), dimensions, text.pair_start, raw) for n, text in enumerate(texts)]
 
 
 class Vectors:

@@ -25,7 +25,7 @@ async def embeddings(service: Served, request: Annotated[EmbeddingRequest, Depen
     tokens = await _tokens(texts, request)
     dimensions = request.dimensions or 0
     texts.check_dimensions(dimensions)
-    found = await texts.vectors(tokens, dimensions=dimensions, activated=request.use_activation is not False)
+    found = await texts.vectors(tokens, dimensions=dimensions, raw=request.use_activation is False)
     written = numbers if request.encoding_format == "float" else as_base64
     used = count(tokens)
     data = [Embedding(index, written(vector)) for index, vector in enumerate(found)]

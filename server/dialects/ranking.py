@@ -23,7 +23,7 @@ async def rerank(service: Served, request: Annotated[RerankRequest, Depends(Json
         truncate=request.truncate_prompt_tokens,
         query_first=True,
         most_of_second=request.most_of_a_document(),
-        activated=request.use_activation is not False,
+        raw=request.use_activation is False,
     )
     best = sorted(range(len(scores)), key=lambda index: -scores[index])[: request.top_n]
     results = [Ranked(index, scores[index]) for index in best]
@@ -37,7 +37,7 @@ async def score(service: Served, request: Annotated[ScoreRequest, Depends(JsonBo
     """How well pairs of texts belong together."""
     texts = service.texts_for("score", request.model)
     scores, used = await texts.scores(
-        request.pairs(), truncate=request.truncate_prompt_tokens, query_first=False, activated=request.use_activation is not False
+        request.pairs(), truncate=request.truncate_prompt_tokens, query_first=False, raw=request.use_activation is False
     )
     data = [Score(index, value) for index, value in enumerate(scores)]
     return json_response(Scores(f"score-{uuid.uuid4().hex}", int(time.time()), service.model, data, TextUsage(used, used)))
