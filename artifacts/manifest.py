@@ -16,7 +16,8 @@ from msgspec import Meta
 from .graph import GraphInfo, KernelInfo
 from .numbers import Count, Index, Seconds, Sha256, Shape, Size
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
+"""Artifacts of another version are built again. Since 6, linears on CPUs add K in eight leaves (kernels/cpu/sum_tree.h), to other bits."""
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "manifest.sig"
 UNDIGESTED = ("created", "digest")

@@ -16,15 +16,14 @@ from ..artifacts import CacheGroup, Manifest
 from ..kernels.attention.op import attention
 from ..kernels.attention.options import AttentionOptions
 from ..kernels.linear import quantize_activations
-from ..kernels.linear.blocks import FORMATS, GROUP
-from ..kernels.linear.formats import PANEL, pack_blocks, pack_dense
+from ..kernels.linear.blocks import FORMATS
+from ..kernels.linear.formats import PANEL, pack_dense
 from ..kernels.linear.packed import DENSE_DTYPES, kernel_of, packed_shape
 from .limits import last_cache_bytes
 
 _LEAST_ROTATION = 128 << 20
 _MOST_COPIES = 1024
 _KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-FORMATS_COMPARED = ("q4_0", "q4_1", "q8_0", "f32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +57,17 @@ def linear_shapes(manifest: Manifest) -> list[LinearShape]:
     shapes = set()
     for weight in manifest.weights.values():
         if len(weight.shape) == 3:
-            inputs = weight.shape[1] * (1 if kernel_of(weight.format) == "dense" else GROUP)
+            inputs = weight.shape[1] * (1 if kernel_of(weight.format) == "dense" else FORMATS[weight.format].block)
             shape = LinearShape(weight.format, weight.shape[0] * PANEL, inputs)
             assert packed_shape(shape.format, shape.outputs, shape.inputs) == tuple(weight.shape), "weights are packed in another way"
             shapes.add(shape)
     return sorted(shapes)
+
+
+def compared(outputs: int, inputs: int) -> list[LinearShape]:
+    """A linear layer in every format that has blocks of which its inputs are a multiple."""
+    dense = [LinearShape(format, outputs, inputs) for format in ("f32", "bf16")]
+    return [*(LinearShape(name, outputs, inputs) for name, spec in FORMATS.items() if inputs % spec.block == 0), *dense]
 
 
 def linear_cases(shape: LinearShape, rows: tuple[int, ...]) -> Iterator[Case]:
@@ -105,13 +110,11 @@ def _linear_call(kernel: str, x: Tensor, weights: Sequence[Tensor], outputs: int
 
 
 def _weight(shape: LinearShape) -> Tensor:
-    """A packed weight with random quants and scales of an ordinary size."""
+    """A packed weight of random numbers."""
     if shape.format not in FORMATS:
         return pack_dense(torch.randn(shape.outputs, shape.inputs).to(DENSE_DTYPES[shape.format]))
-    spec = FORMATS[shape.format]
-    blocks = torch.randint(0, 256, (shape.outputs, shape.inputs // GROUP, spec.block_bytes), dtype=torch.uint8)
-    blocks[:, :, : 2 * spec.scales] = torch.full((spec.scales,), 0.01, dtype=torch.float16).view(torch.uint8)
-    return pack_blocks(shape.format, blocks.flatten(1))
+    # Bytes of which no two are a float16 that is large.
+    return torch.randint(0, 0x3C, packed_shape(shape.format, shape.outputs, shape.inputs), dtype=torch.uint8)
 
 
 def _copies(tensor: Tensor) -> Sequence[Tensor]:

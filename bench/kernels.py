@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..kernels import ops
 from ..runtime.capacity.machine import default_threads
 from ..runtime.kinds.choose import kind_of
-from .kernel_cases import FORMATS_COMPARED, Case, LinearShape, attention_cases, linear_cases, linear_shapes
+from .kernel_cases import Case, LinearShape, attention_cases, compared, linear_cases, linear_shapes
 from .limits import Limits, describe_limits, measure_limits, share_of_read
 from .options import Kernels, settings
 from .provenance import provenance
@@ -65,7 +65,7 @@ def measure(options: Kernels) -> Report:
 
 def _cases(options: Kernels, manifest: Manifest) -> Iterator[Case]:
     torch.manual_seed(0)
-    shapes = dict.fromkeys([*linear_shapes(manifest), *(LinearShape(format, *options.shape) for format in FORMATS_COMPARED)])
+    shapes = dict.fromkeys([*linear_shapes(manifest), *compared(*options.shape)])
     for shape in shapes:
         yield from linear_cases(shape, options.rows)
     for group in manifest.caches:

@@ -77,15 +77,14 @@ struct Int8Sum {
 #endif
   static constexpr int kMultiplyAdds = 4 * kLanes;
   static Operand operand(int i) { return Vb{} + uint8_t(1 + i); }
-  ENGINE_INLINE void add(Operand a, Operand b) {
-    dot.add(a, b);
-    touch(dot.sum);
-  }
-  ENGINE_INLINE void use() {
-    Vi total = dot.total();
-    touch(total);
-  }
-  NibbleDot dot;
+#if defined(ENGINE_PAIRS)
+  ENGINE_INLINE void add(Operand a, Operand b) { sum = add_pairs(sum, multiply_pairs(a, b)), touch(sum); }
+  Vs sum{};
+#else
+  ENGINE_INLINE void add(Operand a, Operand b) { sum = add_products(sum, a, b), touch(sum); }
+  Vi sum{};
+#endif
+  ENGINE_INLINE void use() { touch(sum); }
 };
 
 struct Float32Sum {

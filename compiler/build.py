@@ -20,6 +20,7 @@ from .stages import finish_with_probe, lower, pack_weights, reference, resolve, 
 from .step_program import Wanted, step_program
 from .summary import summarize, tuning_summary
 from .target_kind import kind_of
+from .weight_formats import widened
 
 
 def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSummary:
@@ -42,6 +43,7 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
     ):
         with reporter.stage("resolve") as stage:
             checkpoint, formats = resolve(options, kind, stage)
+            reporter.summary.widened = widened(checkpoint, formats)
             options = replace(options, kv_dtype=kind.kv_dtype(options.kv_dtype, checkpoint, formats))
             everything = options.weights == "all"
             forms = write_tokenizer(checkpoint, scratch, required=everything)

@@ -31,7 +31,7 @@ class BuildOptions:
         "int8 halves the memory and time per token of 16-bit weights and costs little accuracy, int4 halves both again and "
         "costs more (see engine verify --against). On NVIDIA, fp8 multiplies FP8 weights (a scale per output; fp8-block: per 128 x 128) "
         "with activations rounded to FP8 as they come: half the memory, twice the arithmetic. none keeps the checkpoint's weights; "
-        "a GGUF's quantized blocks are always kept as they are",
+        "what has no more bits than asked for, as most matrices of a Q4_K_M file, stays as it is",
         choices=("none", "int8", "int4", "fp8", "fp8-block"),
     )
     kv_dtype: str = option(

@@ -13,7 +13,8 @@ from rich.table import Table
 
 @dataclass(kw_only=True)
 class BuildSummary:
-    """What a build did. seconds: per stage, in order. store_refusal: why the store could not keep what was compiled."""
+    """What a build did. seconds: per stage, in order. widened: quantized weights that became numbers. store_refusal: why the store could
+    not keep what was compiled."""
 
     output: str = ""
     target: str = ""
@@ -27,6 +28,7 @@ class BuildSummary:
     tuning: str = ""
     code_bytes: int = 0
     weight_bytes: int = 0
+    widened: str = ""
     probe: str = ""
     store_refusal: str = ""
 
@@ -100,6 +102,8 @@ class Reporter:
             left = ", ".join(f"{name} {count}" for name, count in summary.unfused.items())
             table.add_row("left to one thread", left or "nothing")
         table.add_row("bytes", f"code {summary.code_bytes / 1e6:.1f} MB, weights {summary.weight_bytes / 1e6:.1f} MB")
+        if summary.widened:
+            table.add_row("widened", summary.widened)
         table.add_row("probe", summary.probe)
         if summary.store_refusal:
             table.add_row("[bold yellow]store", f"[bold yellow]{escape(summary.store_refusal)}")

@@ -4,9 +4,10 @@ import torch
 
 from ..errors import ArtifactError, CheckpointError
 from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS
-from ..kernels.linear.blocks import FORMATS, GROUP
+from ..kernels.linear.blocks import FORMATS
 from ..kernels.linear.formats import pack_blocks, pack_dense, unpack
 from ..kernels.linear.quantize import quantize as quantize_blocks
+from ..kernels.linear.stored_blocks import BLOCK_BYTES, split_head
 from ..kernels.nvidia import formats as rows
 from ..kernels.nvidia import fp8
 from ..kernels.nvidia.packed_rows import fp8_in_features
@@ -37,6 +38,8 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> 
         return constant.to(torch.float32).contiguous()
     loaded = checkpoint.read(source)
     data, held = loaded.data, loaded.format
+    if held in QUANTIZED_FORMATS:
+        _check_blocks(held, data, _tensors(checkpoint, source))
     for operation in recipe:
         match operation.partition(":"):
             case "to_float32", _, _:
@@ -44,8 +47,7 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> 
             case "to_bfloat16", _, _:
                 data, held = dequantize(held, data).bfloat16(), "bf16"
             case "quantize", _, wanted:
-                tensor = " and ".join(checkpoint.tensors_of(source))
-                data, held = _quantize(wanted, dequantize(held, data), tensor), wanted  # type: ignore[assignment]
+                data, held = _quantize(wanted, dequantize(held, data), _tensors(checkpoint, source)), wanted
             case "pack_rows", _, _:
                 data = rows.pack_rows(held, data)
             case "pack", _, _:
@@ -55,6 +57,18 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> 
             case _:
                 raise ArtifactError(f"there is no recipe {operation!r} for weights in this version", hint="build the artifact again")
     return data
+
+
+def _tensors(checkpoint: Checkpoint, source: str) -> str:
+    """What the checkpoint calls a parameter."""
+    return " and ".join(checkpoint.tensors_of(source))
+
+
+def _check_blocks(format: str, data: torch.Tensor, tensor: str) -> None:
+    try:
+        split_head(format, data)
+    except ValueError as error:
+        raise CheckpointError(f"tensor {tensor} is damaged: {error}", hint="fetch the file again") from error
 
 
 def _quantize(wanted: str, values: torch.Tensor, tensor: str) -> torch.Tensor:
@@ -81,4 +95,4 @@ def dequantize(stored: str, data: torch.Tensor) -> torch.Tensor:
         return fp8.unpack_fp8(stored, data, fp8_in_features(stored, data.shape[1]))
     if stored not in QUANTIZED_FORMATS:
         return data.to(torch.float32)
-    return unpack(stored, pack_blocks(stored, data), data.shape[0], data.shape[1] // FORMATS[stored].block_bytes * GROUP)
+    return unpack(stored, pack_blocks(stored, data), data.shape[0], data.shape[1] // BLOCK_BYTES[stored] * FORMATS[stored].block)

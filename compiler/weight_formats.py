@@ -1,7 +1,12 @@
 """How an artifact stores each parameter: as the checkpoint does, or quantized."""
 
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+
 from ..errors import UsageError
-from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS
+from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS, ROW_FORMATS
+from ..kernels.linear.blocks import FORMATS
 from ..kernels.linear.packed import DENSE_DTYPES, Layout
 from ..kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP
 from ..models.checkpoint import Checkpoint
@@ -13,28 +18,50 @@ _TABLES = frozenset({"embed.weight", "head.weight"})
 
 
 def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "panels") -> dict[str, str]:
-    """Storage format of every parameter, by name. In rows, matrices that are not quantized are bfloat16: what tensor cores multiply. In
-    panels, FP8 ones are widened: no CPU multiplies them.
+    """Storage format of every parameter, by name. In rows, matrices are bfloat16, what tensor cores multiply, unless they are in a format
+    that NVIDIA's kernels read. In panels, FP8 ones are widened: no CPU multiplies them. What has as few bits already as `quantize` asks
+    for stays as it is.
 
-    Raises UsageError if `quantize` asks to quantize a checkpoint that is quantized already.
+    Raises UsageError if nothing is left to quantize.
     """
-    stored = {name: info.format for name, info in checkpoint.parameters.items()}
-    if layout == "panels":
-        stored |= {name: "f32" for name, format in stored.items() if format in FP8_FORMATS}
-    if layout == "rows":
-        stored |= {n: "bf16" for n, info in checkpoint.parameters.items() if len(info.shape) == 2 and info.format in DENSE_DTYPES}
+    parameters = checkpoint.parameters
+    stored = {name: _kept(info.format, len(info.shape) == 2, layout) for name, info in parameters.items()}
     if quantize == "none":
-        return dict(stored)
+        return stored
     if _MATRIX_FORMAT[quantize] in FP8_FORMATS:
         _check_fp8(checkpoint, quantize, layout)
-    quantized = sorted(set(stored.values()) & set(QUANTIZED_FORMATS))
-    if quantized:
+    wanted = {name: _TABLE_FORMAT[quantize] if name in _TABLES else _MATRIX_FORMAT[quantize] for name in stored}
+    narrowed = {name for name, info in parameters.items() if len(info.shape) == 2 and _narrows(stored[name], wanted[name])}
+    if not narrowed:
+        found = ", ".join(sorted({*stored.values()} & {*QUANTIZED_FORMATS}))
         raise UsageError(
-            f"--quantize {quantize} on a checkpoint that is quantized already ({', '.join(quantized)})",
+            f"--quantize {quantize} on a checkpoint that is quantized already ({found})",
             hint="leave --quantize out: the blocks are carried over exactly; or start from an unquantized checkpoint",
         )
-    table = {name: _TABLE_FORMAT[quantize] if name in _TABLES else _MATRIX_FORMAT[quantize] for name in stored}
-    return {name: table[name] if len(info.shape) == 2 else info.format for name, info in checkpoint.parameters.items()}
+    return {name: wanted[name] if name in narrowed else format for name, format in stored.items()}
+
+
+def widened(checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
+    """Which quantized parameters an artifact with these `formats` holds as numbers, in words; empty if none."""
+    bytes_of = {"f32": 4, "f16": 2, "bf16": 2}
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for name, info in checkpoint.parameters.items():
+        stored = info.widened_from or (info.format.upper() if info.format not in DENSE_DTYPES else "")
+        if stored and formats[name] in DENSE_DTYPES:
+            found[stored, formats[name]].append(math.prod(info.shape) * bytes_of[formats[name]])
+    parts = [f"{len(sizes)} of {stored} to {format}, {sum(sizes) / 1e6:.0f} MB" for (stored, format), sizes in sorted(found.items())]
+    return f"{'; '.join(parts)} (exact, but large and slow: see --quantize)" if parts else ""
+
+
+def _kept(format: str, is_matrix: bool, layout: Layout) -> str:
+    if layout == "panels":
+        return "f32" if format in FP8_FORMATS else format
+    return "bf16" if is_matrix and format not in (*ROW_FORMATS, *FP8_FORMATS) else format
+
+
+def _narrows(stored: str, wanted: str) -> bool:
+    """Whether blocks of `wanted` have fewer bits. What is in no blocks always counts: FP8 too, which is scaled anew."""
+    return stored not in FORMATS or (wanted in FORMATS and FORMATS[stored].bits > FORMATS[wanted].bits)
 
 
 def _check_fp8(checkpoint: Checkpoint, quantize: str, layout: Layout) -> None:

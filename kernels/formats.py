@@ -1,12 +1,14 @@
 """Which kernels read which weight formats. Names alone: of operators, as `linear_KERNEL`, and of the storage formats that they unpack."""
 
+from .linear.blocks import FORMATS
 from .nvidia.packed_rows import FP8_FORMATS as FP8_FORMATS
 from .nvidia.packed_rows import FP8_LAYOUTS
+from .nvidia.packed_rows import ROW_FORMATS as ROW_FORMATS
 
-QUANTIZED_FORMATS = ("q8_0", "q4_0", "q4_1")
+QUANTIZED_FORMATS = tuple(FORMATS)
 PANEL_KERNELS = ("dense", *QUANTIZED_FORMATS)
 """Linears and embeddings of CPU targets: weights in panels, float32 results (see linear/formats.py)."""
-ROW_KERNELS = tuple(f"rows_{kernel}" for kernel in PANEL_KERNELS)
+ROW_KERNELS = tuple(f"rows_{kernel}" for kernel in ("dense", *ROW_FORMATS))
 """Those of NVIDIA targets: weights row by row, bfloat16 activations and results (see nvidia/formats.py)."""
 FP8_KERNELS = tuple(f"rows_{layout}" for layout in FP8_LAYOUTS)
 """Linears of NVIDIA targets that multiply FP8 activations with FP8 weights (see nvidia/fp8.py)."""

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -15,15 +15,20 @@ from .names import Located
 from .pooled import Pooled
 from .spec import ModelSpec
 
-Format = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "fp8_channel", "fp8_block", "fp8_tensor"]
+Format = str
+"""How values are stored: f32, f16 or bf16, a block format (kernels/linear/blocks.py) or one of FP8 (kernels/nvidia/packed_rows.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterInfo:
-    """shape: the logical shape, [N, K] for a matrix. format: how the checkpoint stores the values."""
+    """shape: the logical shape, [N, K] for a matrix. format: how the values are read.
+
+    widened_from: what the checkpoint calls the type that it stores them in, where nothing here reads that as it is.
+    """
 
     shape: tuple[int, ...]
     format: Format
+    widened_from: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,7 @@ class LoadedTensor:
     """One parameter in memory.
 
     data: for "f32", "f16" and "bf16" a tensor of that dtype and of the logical shape; for a quantized format
-    the GGUF blocks of every row as they are, uint8 [N, K / 32 * bytes per block]; for FP8 its rows with their
+    the blocks of every row, uint8 [N, bytes] (kernels/linear/stored_blocks.py); for FP8 its rows with their
     scales, uint8 [N, row_bytes] (kernels/nvidia/fp8.py).
     """
 

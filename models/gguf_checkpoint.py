@@ -14,7 +14,7 @@ from .architectures.registry import spec_from_gguf
 from .checkpoint import Checkpoint, Format, Generation, LoadedTensor, ParameterInfo, check_shape, parameter_shapes
 from .names import locate
 from .storage.file_ranges import read_range
-from .storage.gguf_header import GGUFTensor, read_gguf_header
+from .storage.gguf_header import GGUFTensor, model_name, read_gguf
 from .tokenizers.gguf import tokenizer_from_gguf
 
 _FLOATS: dict[GGMLQuantizationType, tuple[Format, torch.dtype]] = {
@@ -26,10 +26,22 @@ _BLOCKS: dict[GGMLQuantizationType, Format] = {
     GGMLQuantizationType.Q8_0: "q8_0",
     GGMLQuantizationType.Q4_0: "q4_0",
     GGMLQuantizationType.Q4_1: "q4_1",
+    GGMLQuantizationType.Q5_0: "q5_0",
+    GGMLQuantizationType.Q5_1: "q5_1",
+    GGMLQuantizationType.IQ4_NL: "iq4_nl",
+    GGMLQuantizationType.MXFP4: "mxfp4",
+    GGMLQuantizationType.Q2_K: "q2_k",
+    GGMLQuantizationType.Q3_K: "q3_k",
+    GGMLQuantizationType.Q4_K: "q4_k",
+    GGMLQuantizationType.Q5_K: "q5_k",
+    GGMLQuantizationType.Q6_K: "q6_k",
+    GGMLQuantizationType.IQ4_XS: "iq4_xs",
 }
 # Types without a kernel of ours: their values, exactly as ggml's own dequantization gives them, are loaded as float32.
 _DEQUANTIZED = frozenset(
-    GGMLQuantizationType[name] for name in ("Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
+    GGMLQuantizationType[name]
+    for name in ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0", "NVFP4")
+    if name in GGMLQuantizationType.__members__
 )
 
 
@@ -37,13 +49,9 @@ class GGUFCheckpoint(Checkpoint):
     """Opens and checks a file; see `Checkpoint`."""
 
     def __init__(self, path: Path, *, ignored: Collection[str] = ()) -> None:
-        self.name = path.stem
+        self.name = model_name(path)
         self._path = path
-        header = read_gguf_header(path)
-        if header.metadata.get("split.count", 0) > 1:
-            raise UnsupportedModelError(
-                f"{path.name} is one part of {header.metadata['split.count']}", hint="merge the parts with `llama-gguf-split --merge`"
-            )
+        header = read_gguf(path)
         self._tensors = header.tensors
         vectors = {name: self._vector(name, self._tensors[name]) for name in VECTORS if name in self._tensors}
         found = GGUFSource(tensors=frozenset(self._tensors), vectors=vectors)
@@ -55,21 +63,25 @@ class GGUFCheckpoint(Checkpoint):
         for located in self._located.values():
             for name in located.tensors:
                 check_shape(name, stored[name], located.shape, path.name)
-        self.parameters = {name: ParameterInfo(shape=shape, format=self._parameter_format(name)) for name, shape in shapes.items()}
+        self.parameters = {name: self._info(name, shape) for name, shape in shapes.items()}
         self._tokenizer = tokenizer_from_gguf(header.metadata, path.name)
         self._tokenizer.check_size(self.spec.vocab_size, path.name)
         self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids)
 
-    def _parameter_format(self, parameter: str) -> Format:
+    def _info(self, parameter: str, shape: tuple[int, ...]) -> ParameterInfo:
         located = self._located[parameter]
         tensor = located.tensors[0]
-        return "f32" if located.plus or tensor in self._values else _format(tensor, self._tensors[tensor])
+        if located.plus or tensor in self._values:
+            return ParameterInfo(shape=shape, format="f32")
+        type = self._tensors[tensor].type
+        widened = type.name if type in _DEQUANTIZED else ""
+        return ParameterInfo(shape=shape, format=_format(tensor, self._tensors[tensor]), widened_from=widened)
 
     def _load(self, tensor: str) -> LoadedTensor:
         if tensor in self._values:
             return LoadedTensor(format="f32", data=self._values[tensor].clone())
         stored = self._tensors[tensor]
-        raw = read_range(self._path, stored.offset, stored.size)
+        raw = read_range(stored.file, stored.offset, stored.size)
         if stored.type in _FLOATS:
             data = raw.view(_FLOATS[stored.type][1]).view(stored.shape)
         elif stored.type in _BLOCKS:
@@ -86,7 +98,7 @@ class GGUFCheckpoint(Checkpoint):
             raise UnsupportedModelError(
                 f"{self._path.name}: {name} is of type {tensor.type.name}; only F32 is supported", hint="convert the model to GGUF again"
             )
-        values = read_range(self._path, tensor.offset, tensor.size).view(torch.float32)
+        values = read_range(tensor.file, tensor.offset, tensor.size).view(torch.float32)
         if not bool(torch.all(values > 0)):
             raise CheckpointError(f"{self._path.name}: {name} has values that are not positive", hint="the file is damaged; fetch it again")
         return tuple(values.tolist())

@@ -3,23 +3,23 @@
 import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from ..errors import CheckpointError
-from ..kernels.nvidia.packed_rows import FP8_STATIC, input_scale_name
+from ..kernels.nvidia.packed_rows import input_scale_name
 from .architectures.registry import spec_from_hf
-from .checkpoint import Checkpoint, Format, Generation, LoadedTensor, ParameterInfo, check_shape, parameter_shapes
+from .checkpoint import Checkpoint, Generation, LoadedTensor, ParameterInfo, check_shape, parameter_shapes
 from .names import NameTable, locate, tensor_of
 from .pooled import Pooled, read_pooled
 from .sampling_defaults import sampling_defaults
 from .spec import ModelSpec
 from .storage.dense import DenseStorage, Storage
 from .storage.file_ranges import read_range
-from .storage.fp8 import FP8Storage, fp8_format
 from .storage.json_file import read_json
 from .storage.safetensors_header import StoredTensor, read_header
+from .storage.schemes import KEYS, opener_of
 from .tokenizers.hf import tokenizer_from_hf
 
 WEIGHTS = "model.safetensors"
@@ -32,16 +32,16 @@ class HFCheckpoint(Checkpoint):
     def __init__(self, directory: Path, *, name: str, weights: bool = True, ignored: Collection[str] = ()) -> None:
         self.name = name
         values = read_json(directory / "config.json", hint=_what_to_give(directory))
-        fp8 = fp8_format(values)
+        opener = opener_of(values)
         pooled = read_pooled(directory, values)
-        spec, entry = spec_from_hf(values if fp8 is None else _without_quantization(values), ignored=ignored, pooled=pooled)
+        spec, entry = spec_from_hf(values if opener is None else _without_quantization(values), ignored=ignored, pooled=pooled)
         self.pooled = None if spec.pooling is None else pooled or Pooled(task="embed")
         if not weights and not _has_weights(directory):
             self._describe_only(spec, values)
             return
         stored = entry.own_tensors(_read_headers(directory))
         stored |= {} if pooled is None else _dense_tensors(pooled)
-        self._storage: Storage = DenseStorage(stored) if fp8 is None else FP8Storage(fp8, stored)
+        self._storage: Storage = (opener or DenseStorage)(stored)
         tensors = self._storage.tensors
         self.spec = _resolve_tying(spec, entry.names_of(spec), tensors)
         shapes = parameter_shapes(self.spec)
@@ -49,18 +49,18 @@ class HFCheckpoint(Checkpoint):
         for located in self._located.values():
             for name in located.tensors:
                 check_shape(name, tensors[name].shape, located.shape, tensors[name].path.name)
-        self.parameters = {name: ParameterInfo(shape=shape, format=self._format(name)) for name, shape in shapes.items()}
+        self.parameters = {name: self._info(name, shape) for name, shape in shapes.items()}
         self._tokenizer = tokenizer_from_hf(directory, values)
         self._tokenizer.check_size(self.spec.vocab_size, str(directory))
         self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids, sampling=sampling_defaults(directory))
-        self._input_scales = self._read_input_scales() if fp8 == FP8_STATIC else {}
+        self._input_scales = self._read_input_scales()
 
     def _describe_only(self, spec: ModelSpec, values: Mapping[str, Any]) -> None:
         """What the configuration alone says: every parameter in the dtype that it names."""
         self.spec = spec
         dtype = str(values.get("dtype") or values.get("torch_dtype") or "bfloat16")
         format = {"float32": "f32", "float16": "f16"}.get(dtype, "bf16")
-        self.parameters = {name: ParameterInfo(shape=shape, format=cast(Format, format)) for name, shape in parameter_shapes(spec).items()}
+        self.parameters = {name: ParameterInfo(shape=shape, format=format) for name, shape in parameter_shapes(spec).items()}
         self._located = {}
         self.has_tokenizer = False
         self.generation = Generation(bos_id=None, eos_ids=())
@@ -70,10 +70,10 @@ class HFCheckpoint(Checkpoint):
         scales = {name: self._storage.scale_of_input(located.tensors[0]) for name, located in self._located.items()}
         return {input_scale_name(name): scale for name, scale in scales.items() if scale is not None}
 
-    def _format(self, parameter: str) -> Format:
+    def _info(self, parameter: str, shape: tuple[int, ...]) -> ParameterInfo:
         located = self._located[parameter]
-        stored = self._storage.format(located.tensors[0])
-        return "f32" if located.plus else stored
+        stored, widened_from = self._storage.format(located.tensors[0]), self._storage.widened_from(located.tensors[0])
+        return ParameterInfo(shape=shape, format="f32" if located.plus else stored, widened_from=widened_from)
 
     def read(self, parameter: str) -> LoadedTensor:
         """As `Checkpoint.read`. A linear NAME whose weight is stored as "fp8_tensor" also has NAME.input_scale, the static scale of its
@@ -90,7 +90,7 @@ class HFCheckpoint(Checkpoint):
 
 
 def _without_quantization(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in ("quantization_config", "compression_config")}
+    return {key: value for key, value in values.items() if key not in KEYS}
 
 
 def _dense_tensors(pooled: Pooled) -> dict[str, StoredTensor]:

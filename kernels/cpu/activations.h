@@ -1,8 +1,8 @@
 // Activations as the quantized linears read them: int8, one scale per row and group of 32.
 //
 // A tensor [T, G, 48] of bytes. Each group is 32 quants, then float32 scale, float32 scale * sum,
-// int32 sum of the quants, and four zero bytes. All of a group lies together, so that a kernel
-// reaches everything of a row through one pointer.
+// int32 sum of the quants, and int16 sums of the first and of the last 16. All of a group lies
+// together, so that a kernel reaches everything of a row through one pointer.
 //
 // scale = amax / 127 and quant = x * (127 / amax) rounded to even. A group that is all but zero
 // is zero. A group with an infinity or a NaN makes its whole row NaN and no other row.
@@ -21,7 +21,7 @@ struct ActivationGroup {
   float scale;
   float scaled_sum;
   int32_t sum;
-  int32_t zero;
+  int16_t half_sums[2];
 };
 static_assert(sizeof(ActivationGroup) == kActivationBytes);
 
@@ -41,18 +41,18 @@ ENGINE_INLINE void quantize_group(const GroupValues& x, ActivationGroup& to) {
   const float amax = bit_cast<float>(amax_bits);
   const bool finite = amax_bits < 0x7f800000, usable = finite && amax >= kSmallestAmax;
   const float inverse = usable ? 127.0f / amax : 0.0f;
-  Vi sum{};
+  Vi halves[2] = {};
 #pragma GCC unroll 8
   for (int v = 0; v < kGroupVectors; ++v) {
     typedef int8_t Bytes __attribute__((vector_size(kLanes), may_alias));
     const Vi quant = usable ? round_to_int(x.part[v] * inverse) : Vi{};
     store(to.quants + v * kLanes, __builtin_convertvector(quant, Bytes));
-    sum += quant;
+    halves[v / (kGroupVectors / 2)] += quant;
   }
   to.scale = usable ? amax / 127.0f : finite ? 0.0f : NAN;
-  to.sum = reduce_add(sum);
+  for (int half = 0; half < 2; ++half) to.half_sums[half] = int16_t(reduce_add(halves[half]));
+  to.sum = to.half_sums[0] + to.half_sums[1];
   to.scaled_sum = to.scale * float(to.sum);
-  to.zero = 0;
 }
 
 // The first `count` of the values, then zeros.

@@ -2,8 +2,8 @@
 //
 // A lane is one output feature and holds four consecutive k as bytes. Activations lie in
 // -127..127. Both accumulators below are exact on every ISA, so all of them agree bitwise:
-//   NibbleDot  weights 0..15, at most 8 additions (32 k)
-//   ByteDot    weights -128..127, any number of additions
+//   CodeDot<Most>  weights 0..Most, any number of additions; unrolled, so that it knows their number
+//   ByteDot        weights -128..127, any number of additions
 #pragma once
 
 #include "simd.h"
@@ -14,10 +14,11 @@
 
 namespace engine {
 
-ENGINE_INLINE Vb low_nibbles(Vb packed) { return packed & 0x0f; }
-ENGINE_INLINE Vb high_nibbles(Vb packed) {
+// The bits of `mask` of every byte, moved up by `distance`, or down where that is negative.
+ENGINE_INLINE Vb bits_moved(Vb bytes, int distance, uint8_t mask) {
   typedef uint16_t Pairs __attribute__((vector_size(4 * kLanes), may_alias));  // x86 shifts no single bytes
-  return bit_cast<Vb>(bit_cast<Pairs>(packed) >> 4) & 0x0f;
+  const Pairs pairs = bit_cast<Pairs>(bytes);
+  return bit_cast<Vb>(distance < 0 ? pairs >> -distance : pairs << distance) & mask;
 }
 
 #if defined(ENGINE_VNNI)
@@ -30,7 +31,8 @@ ENGINE_INLINE Vi add_products(Vi sum, Vb unsigned_weight, Vb activation) {
 #endif
 }
 
-struct NibbleDot {
+template <int Most>
+struct CodeDot {
   Vi sum{};
   ENGINE_INLINE void add(Vb weight, Vb activation) { sum = add_products(sum, weight, activation); }
   ENGINE_INLINE Vi total() const { return sum; }
@@ -48,6 +50,7 @@ struct ByteDot {
 };
 
 #elif defined(ENGINE_AVX512) || defined(ENGINE_AVX2)
+#define ENGINE_PAIRS
 
 #if defined(ENGINE_AVX512)
 typedef __m512i Vs;  // pairs of products, 16 bits each
@@ -77,11 +80,19 @@ ENGINE_INLINE Vb apply_sign(Vb activation, Sign weight) {
 }
 #endif
 
-// 8 additions reach 16 * 15 * 127 = 30480 per 16-bit lane at most: no widening in between.
-struct NibbleDot {
-  Vs sum{};
-  ENGINE_INLINE void add(Vb weight, Vb activation) { sum = add_pairs(sum, multiply_pairs(weight, activation)); }
-  ENGINE_INLINE Vi total() const { return widen(sum); }
+// Pairs of products are widened before they could exceed 16 bits: of nibbles after 8 additions, which a group has.
+template <int Most>
+struct CodeDot {
+  static constexpr int kMostPairs = INT16_MAX / (2 * Most * 127);
+
+  Vi sum{};
+  Vs pairs{};
+  int count = 0;
+  ENGINE_INLINE void add(Vb weight, Vb activation) {
+    pairs = add_pairs(pairs, multiply_pairs(weight, activation));
+    if (++count % kMostPairs == 0) sum += widen(pairs), pairs = Vs{};
+  }
+  ENGINE_INLINE Vi total() const { return count % kMostPairs == 0 ? sum : sum + widen(pairs); }
 };
 
 // A pair of unsigned times signed bytes may exceed 16 bits; |weight| times (activation with
@@ -113,7 +124,8 @@ ENGINE_INLINE Vi add_products(Vi sum, Vb weight, Vb activation) {
   return sum + (w >> 24) * (a >> 24);
 }
 
-struct NibbleDot {
+template <int Most>
+struct CodeDot {
   Vi sum{};
   ENGINE_INLINE void add(Vb weight, Vb activation) { sum = add_products(sum, weight, activation); }
   ENGINE_INLINE Vi total() const { return sum; }

@@ -3,6 +3,9 @@
 // C[r][n] += sum over k of A[r][k] * W[k][n], summed in the order of k, one fused
 // multiply-add at a time. Lanes run over n, so the sum of one output never meets another's
 // and is bitwise the same whatever the number of rows, columns or calls it is cut into.
+//
+// With `begins`, C has no sums yet. Last, a sum meets `met` others, which wait `level_stride` floats
+// apart before C, the nearest last (see sum_tree.h).
 #pragma once
 
 #include "simd.h"
@@ -34,6 +37,9 @@ struct Product {
   int64_t depth;
   float* c;
   int64_t c_stride;
+  bool begins = false;
+  int met = 0;
+  int64_t level_stride = 0;
 
   template <int Rows, int Panels>
   ENGINE_INLINE void block(int64_t row, int64_t panel) const {
@@ -45,7 +51,7 @@ struct Product {
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = load(c_row + r * c_stride + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = begins ? Vf{} : load(c_row + r * c_stride + v * kLanes);
     for (int64_t k = 0; k < depth; ++k) {
       Vf weight[kVectors];
 #pragma GCC unroll 16
@@ -58,6 +64,11 @@ struct Product {
         for (int v = 0; v < kVectors; ++v) sum[r][v] = fma(activation, weight[v], sum[r][v]);
       }
     }
+    for (int level = met; level > 0; --level)
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = load(c_row - level * level_stride + r * c_stride + v * kLanes) + sum[r][v];
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16

@@ -1,10 +1,11 @@
 // linear_dense and embedding_dense: weights [N/16, K, 16] stored as float32, float16 or
-// bfloat16, computed in float32.
+// bfloat16, computed in float32. The products of a leaf of sum_tree.h are added by fused multiply-adds.
 
 #include <algorithm>
 
 #include "gemm.h"
 #include "c_linear.h"
+#include "sum_tree.h"
 
 namespace engine {
 namespace {
@@ -24,26 +25,36 @@ struct DenseLinear {
   int64_t rows, in_features, out_features, panels;
 
   void tile(int64_t row, int64_t panel) const {
-    alignas(64) float sums[kTileRows * kTileColumns];
+    alignas(64) float sums[kLevels + 1][kTileRows * kTileColumns];  // by level of the tree: the whole is the last
     const int64_t tile_rows = std::min(kTileRows, rows - row);
     const int64_t tile_panels = std::min(kTilePanels, panels - panel);
-    std::fill_n(sums, tile_rows * kTileColumns, 0.0f);
-    for (int64_t k = 0; k < in_features; k += kTileDepth) {
-      const Product<Weight> product{.a = x + row * x_stride + k,
-                                    .a_stride = x_stride,
-                                    .w = w + (panel * in_features + k) * kPanel,
-                                    .w_stride = kPanel,
-                                    .panel_stride = in_features * kPanel,
-                                    .depth = std::min(kTileDepth, in_features - k),
-                                    .c = sums,
-                                    .c_stride = kTileColumns};
-      product.run(tile_rows, tile_panels);
+    const int64_t groups = (in_features + kGroup - 1) / kGroup;
+    for (int leaf = 0; leaf < kLeaves; ++leaf) {
+      const int64_t begin = leaf_begin(groups, leaf) * kGroup, end = std::min(leaf_begin(groups, leaf + 1) * kGroup, in_features);
+      const int met = sums_met(leaf);
+      int64_t k = begin;
+      do {
+        const int64_t depth = std::min(kTileDepth, end - k);
+        const Product<Weight> product{.a = x + row * x_stride + k,
+                                      .a_stride = x_stride,
+                                      .w = w + (panel * in_features + k) * kPanel,
+                                      .w_stride = kPanel,
+                                      .panel_stride = in_features * kPanel,
+                                      .depth = depth,
+                                      .c = sums[met],
+                                      .c_stride = kTileColumns,
+                                      .begins = k == begin,
+                                      .met = k + depth == end ? met : 0,
+                                      .level_stride = kTileRows * kTileColumns};
+        product.run(tile_rows, tile_panels);
+        k += depth;
+      } while (k < end);
     }
     const int64_t column = panel * kPanel;
     const int64_t columns = std::min(tile_panels * kPanel, out_features - column);
     for (int64_t r = 0; r < tile_rows; ++r) {
       float* to = out + (row + r) * out_features + column;
-      const float* sum = sums + r * kTileColumns;
+      const float* sum = sums[kLevels] + r * kTileColumns;
       int64_t n = 0;
       for (; n + kLanes <= columns; n += kLanes) store(to + n, epilogue.apply(load(sum + n), row + r, column + n));
       for (; n < columns; ++n) to[n] = epilogue.apply_one(sum[n], row + r, column + n);

@@ -159,6 +159,17 @@ ENGINE_INLINE Vector max(Vector a, Vector b) {
   return a > b ? a : b;
 }
 
+// For each byte, 0 to 15, that of the table.
+ENGINE_INLINE Vb look_up(const int8_t (&table)[16], Vb indices) {
+#if defined(ENGINE_AVX512)
+  return bit_cast<Vb>(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(load_vector<__m128i>(table)), bit_cast<__m512i>(indices)));
+#elif defined(ENGINE_AVX2)
+  return bit_cast<Vb>(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_vector<__m128i>(table)), bit_cast<__m256i>(indices)));
+#else
+  return __builtin_shuffle(load_vector<Vb>(table), indices);
+#endif
+}
+
 // The vector with its lanes moved down by `Distance`, around the end.
 template <int Distance, class Vector>
 ENGINE_INLINE Vector rotate(Vector value) {

@@ -1,7 +1,7 @@
 """Quantized activations: what `engine.quantize` makes of float rows, and the quantized linears read.
 
 uint8 [T, G, 48], one entry per row and group of 32 elements (K is padded with zeros):
-32 int8 quants, float32 scale, float32 scale * sum(quants), int32 sum(quants), four zero bytes.
+32 int8 quants, float32 scale, float32 scale * sum(quants), int32 sum(quants), int16 sums of the first and of the last 16.
 """
 
 from dataclasses import dataclass
@@ -37,8 +37,9 @@ def quantize(x: Tensor) -> Tensor:
     inverse = torch.full_like(amax, 127) / amax  # a number over a tensor would round twice
     quants = torch.where(used, groups * inverse, 0).round().to(torch.int8)
     scales = torch.where(used, amax / 127, torch.where(finite, 0.0, torch.nan))
-    sums = quants.sum(2, keepdim=True, dtype=torch.int32)
-    parts = (quants, scales, scales * sums, sums, torch.zeros_like(sums))
+    halves = quants.unflatten(2, (2, -1)).sum(3, dtype=torch.int16)
+    sums = halves.sum(2, keepdim=True, dtype=torch.int32)
+    parts = (quants, scales, scales * sums, sums, halves)
     return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=2)
 
 

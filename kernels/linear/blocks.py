@@ -1,38 +1,108 @@
-"""The block formats of GGUF that we carry: what a group of 32 weights is made of."""
+"""The registry of quantized weights: the block formats of GGUF, and those of GPTQ, AWQ and compressed-tensors.
+
+A row of weights is cut into blocks. Each has one or two numbers, `d` (and `m`), and a code of a few bits for each
+weight; in formats of two levels also small integers that scale (and shift) every 16 or 32 of them. With c the code
+and v(c) what it stands for, c - zero (the format's, or a zero point that the block has) or an entry of a table:
+
+- of one level    value = d * v(c) (+ m)
+- of two levels   value = d * scale * v(c) (- m * min)
+
+Everything else about a format is derived from its row here: `stored_blocks.py` reads its blocks, `formats.py` has their
+layout in memory, `reference.py` their arithmetic.
+"""
 
 from dataclasses import dataclass
 
 GROUP = 32
+_IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+"""Doubled, so that they are whole: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedFormat:
-    """A GGUF block: `scales` float16 numbers (scale, then min), then 32 values of `bits` bits."""
+    """What a block is made of. bits: of a code. zero: the code that stands for 0, where there is no table."""
 
     name: str
     bits: int
-    scales: int
     zero: int = 0
-    """What is subtracted from the stored value."""
+    table: tuple[int, ...] = ()
+    """What each code stands for."""
+    has_min: bool = False
+    block: int = GROUP
+    """Weights of a block."""
+    subgroup: int = 0
+    """Of two levels: weights with an integer scale of their own."""
+    has_zero_point: bool = False
+    """Each block has one, a signed byte."""
+    number_bytes: int = 2
+    """d and m are float16; of four bytes, float32; of one byte, d is the exponent of a power of two (e8m0), halved."""
 
     @property
-    def quant_bytes(self) -> int:
+    def two_levels(self) -> bool:
+        return self.subgroup > 0
+
+    @property
+    def groups(self) -> int:
+        """Of a block."""
+        return self.block // GROUP
+
+    @property
+    def numbers(self) -> int:
+        """Of a block: d, and m where there are minima."""
+        return 2 if self.has_min else 1
+
+    @property
+    def head_bytes(self) -> int:
+        """Of a block: its numbers and its zero point."""
+        return self.number_bytes * self.numbers + self.has_zero_point
+
+    @property
+    def code_bytes(self) -> int:
+        """Of the codes of a group."""
         return GROUP * self.bits // 8
 
     @property
-    def block_bytes(self) -> int:
-        return 2 * self.scales + self.quant_bytes
+    def subscales(self) -> int:
+        """Integer scales of a group."""
+        return GROUP // self.subgroup if self.two_levels else 0
 
     @property
-    def has_min(self) -> bool:
-        return self.scales == 2
+    def group_bytes(self) -> int:
+        """Of a group as it is packed: codes, integer scales and minima."""
+        return self.code_bytes + self.subscales * self.numbers
+
+    @property
+    def packed_bytes(self) -> int:
+        """Of a block as it is packed."""
+        return self.head_bytes + self.groups * self.group_bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.packed_bytes / self.block
 
 
 FORMATS = {
     spec.name: spec
     for spec in (
-        QuantizedFormat(name="q8_0", bits=8, scales=1),
-        QuantizedFormat(name="q4_0", bits=4, scales=1, zero=8),
-        QuantizedFormat(name="q4_1", bits=4, scales=2),
+        QuantizedFormat(name="q8_0", bits=8),
+        QuantizedFormat(name="q4_0", bits=4, zero=8),
+        QuantizedFormat(name="q4_1", bits=4, has_min=True),
+        QuantizedFormat(name="q5_0", bits=5, zero=16),
+        QuantizedFormat(name="q5_1", bits=5, has_min=True),
+        QuantizedFormat(name="iq4_nl", bits=4, table=_IQ4),
+        QuantizedFormat(name="mxfp4", bits=4, table=_E2M1, number_bytes=1),
+        QuantizedFormat(name="q2_k", bits=2, has_min=True, block=256, subgroup=16),
+        QuantizedFormat(name="q3_k", bits=3, zero=4, block=256, subgroup=16),
+        QuantizedFormat(name="q4_k", bits=4, has_min=True, block=256, subgroup=32),
+        QuantizedFormat(name="q5_k", bits=5, has_min=True, block=256, subgroup=32),
+        QuantizedFormat(name="q6_k", bits=6, zero=32, block=256, subgroup=16),
+        QuantizedFormat(name="iq4_xs", bits=4, table=_IQ4, block=256, subgroup=32),
+        *(
+            QuantizedFormat(name=f"w{bits}_g{block}", bits=bits, has_zero_point=True, block=block, number_bytes=4)
+            for bits in (4, 8)
+            for block in (32, 64, 128)
+        ),
     )
 }
+"""By name. Codes of 8 bits are signed bytes. w4_g128 and its like are what GPTQ, AWQ and compressed-tensors publish, a scale per 128."""

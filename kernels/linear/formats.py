@@ -1,19 +1,23 @@
 """How linear and embedding weights lie in memory: the specification of the packed formats.
 
 A weight [N, K] is cut into panels of 16 output rows; N is padded with zeros. A panel of a
-quantized weight is cut into groups of 32 along K; K is padded with zeros.
+quantized weight is cut into blocks along K, and those into groups of 32; K is padded with zeros.
 
-- dense   [N/16, K, 16], float32, float16 or bfloat16: element (n, k) at [n // 16, k, n % 16].
-- q8_0    uint8 [N/16, K/32, 544]: quants, 16 scales.          value = scale * q
-- q4_0    uint8 [N/16, K/32, 288]: nibbles, 16 scales.         value = scale * (q - 8)
-- q4_1    uint8 [N/16, K/32, 320]: nibbles, 16 scales, 16 mins. value = scale * q + min
+- dense      [N/16, K, 16], float32, float16 or bfloat16: element (n, k) at [n // 16, k, n % 16].
+- quantized  uint8 [N/16, K/block, 16 * packed_bytes] (see blocks.py). The head of a block of a panel
+  is 16 d, then 16 m if any, then 16 zero points if any. A block of one group is its codes and then
+  its head. A larger one is its head, then for each of its groups the codes, and of two levels 16
+  integer scales (two rows of 16 where they are for 16 weights each) and as many integer minima if any.
 
-Quants are int8 [8, 16, 4]: element (n, k) of the group at [k // 4, n, k % 4]. Nibbles are
-bytes [4, 16, 4] = element (n, k) in the low half, element (n, k + 16) in the high half, at
-[k // 4, n, k % 4] for k below 16. Scales and mins are float16, one per output row. They are
-the very quants and the very scales of GGUF's blocks of the same names.
+d and m are float16, float32 or one byte of exponent; integer scales and zero points are signed. Codes of 8 bits are [8, 16, 4]:
+element (n, k) of the group at [k // 4, n, k % 4]. Others are cut into planes: four bits (of codes below
+4 bits, two), then the bits above them, if any. With q = k // 4, a plane of
+4 bits is [4, 16, 4], q below 4 in the low half of [q, n, k % 4] and q + 4 in the high half;
+2 bits is [2, 16, 4], bits 2i and 2i + 1 of [q // 4, n, k % 4] for q % 4 == i;
+1 bit is [1, 16, 4], bit q of [0, n, k % 4].
+They are the very codes and the very numbers of GGUF's blocks of the same names.
 
-Legend: P panels, G groups along K.
+Legend: P panels, B blocks along K, G groups along K.
 """
 
 from dataclasses import dataclass
@@ -22,21 +26,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .blocks import FORMATS
+from .blocks import FORMATS, GROUP, QuantizedFormat
 from .quantize import quantize
+from .stored_blocks import Blocks, numbers_of, read_blocks
 
-__all__ = ["PANEL", "Groups", "pack_blocks", "pack_dense", "quantize", "unpack", "unpack_groups"]
+__all__ = ["PANEL", "Groups", "pack_blocks", "pack_dense", "quantize", "unpack", "unpack_blocks", "unpack_groups"]
 
 PANEL = 16
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The numbers in a packed weight. `quants` [N, G, 32] int8 (the zero point subtracted), `scales` and `mins` [N, G] float32."""
+    """The numbers in a packed weight as linears read them: value = scales * quants + mins * min_steps, but for roundings of zero points.
+
+    quants [N, G, 32] int16: what the codes stand for, times the scale of 16 weights where there is one. scales and mins [N, G] float32.
+    min_steps [N, G, 2] float32: the integer minima of both halves, where they have their own; 1 otherwise.
+    """
 
     quants: Tensor
     scales: Tensor
-    mins: Tensor | None
+    mins: Tensor | None = None
+    min_steps: Tensor | None = None
 
 
 def pack_dense(weight: Tensor) -> Tensor:
@@ -46,39 +56,122 @@ def pack_dense(weight: Tensor) -> Tensor:
 
 
 def pack_blocks(format: str, raw: Tensor) -> Tensor:
-    """GGUF blocks, uint8 [N, G * block_bytes] -> uint8 [N/16, G, 16 * block_bytes]. Every bit is kept.
+    """GGUF blocks, uint8 [N, B * bytes of a block] -> uint8 [N/16, B, 16 * packed_bytes]. Every bit is kept.
 
-    Raises ValueError if the rows do not hold whole blocks.
+    Raises ValueError if the rows do not hold whole blocks, or a scale is not finite.
     """
+    spec, blocks = FORMATS[format], read_blocks(format, functional.pad(raw, (0, 0, 0, -raw.shape[0] % PANEL)))
+    numbers, zeros = blocks.head.split((spec.number_bytes * spec.numbers, int(spec.has_zero_point)), dim=2)
+    head = torch.cat((_panels(numbers, spec.numbers).flatten(2), zeros.unflatten(0, (-1, PANEL)).transpose(1, 2).flatten(2)), dim=2)
+    groups = [_pack_codes(spec.bits, blocks.codes)]
+    integers = (each.view(torch.uint8) for each in (blocks.scales, blocks.minima) if each is not None)
+    groups += [_panels(each, spec.groups).transpose(3, 4).flatten(3) for each in integers]
+    packed = torch.cat(groups, dim=3).flatten(2)
+    return torch.cat((head, packed) if spec.groups > 1 else (packed, head), dim=2)
+
+
+def _panels(rows: Tensor, parts: int) -> Tensor:
+    """[N, B, parts * size] -> [P, B, parts, 16, size]"""
+    panels: Tensor = rows.unflatten(0, (-1, PANEL)).unflatten(3, (parts, -1))
+    return panels.permute(0, 2, 3, 1, 4)
+
+
+def _planes(bits: int) -> list[tuple[int, int]]:
+    """Width of each plane of a code, and the bits below it."""
+    low = 4 if bits >= 4 else 2
+    return [(low, 0), (bits - low, low)] if bits > low else [(low, 0)]
+
+
+def _pack_codes(bits: int, codes: Tensor) -> Tensor:
+    """[N, B, block] -> [P, B, groups of a block, bytes]"""
+    quads: Tensor = codes.unflatten(0, (-1, PANEL)).unflatten(3, (-1, GROUP // 4, 4)).permute(0, 2, 3, 4, 1, 5)
+    if bits == 8:
+        return quads.flatten(3)
+    parts = []
+    for width, below in _planes(bits):
+        shared = (quads >> below & (1 << width) - 1).unflatten(3, (2, 4) if width == 4 else (-1, 8 // width))
+        shared = shared if width == 4 else shared.transpose(3, 4)
+        parts.append((shared << _shifts(width)).sum(3, dtype=torch.uint8).flatten(3))
+    return torch.cat(parts, dim=3)
+
+
+def _unpack_codes(bits: int, packed: Tensor) -> Tensor:
+    """What `_pack_codes` was given, [N, B, groups of a block, 32]."""
+    if bits == 8:
+        quads: Tensor = packed.unflatten(3, (GROUP // 4, PANEL, 4))
+        return quads.permute(0, 4, 1, 2, 3, 5).flatten(4).flatten(0, 1)
+    codes = torch.zeros((), dtype=torch.uint8)
+    parts = packed.split([PANEL * GROUP * width // 8 for width, _ in _planes(bits)], dim=3)
+    for (width, below), part in zip(_planes(bits), parts, strict=True):
+        shared = part.unflatten(3, (1, -1, PANEL, 4)) >> _shifts(width) & (1 << width) - 1
+        shared = shared if width == 4 else shared.transpose(3, 4)
+        codes = codes | shared.flatten(3, 4) << below
+    return codes.permute(0, 4, 1, 2, 3, 5).flatten(4).flatten(0, 1)
+
+
+def _shifts(width: int) -> Tensor:
+    """Of the quads that share a byte, along the fourth dimension."""
+    return torch.arange(0, 8, width, dtype=torch.uint8)[:, None, None, None]
+
+
+def unpack_blocks(format: str, packed: Tensor, out_features: int) -> Blocks:
+    """Take a packed weight apart again, without the padding rows."""
     spec = FORMATS[format]
-    if raw.shape[1] % spec.block_bytes:
-        raise ValueError(f"rows of {raw.shape[1]} bytes do not hold whole {format} blocks of {spec.block_bytes}")
-    blocks = functional.pad(raw, (0, 0, 0, -raw.shape[0] % PANEL)).view(-1, PANEL, raw.shape[1] // spec.block_bytes, spec.block_bytes)
-    scales, quants = blocks.split((2 * spec.scales, spec.quant_bytes), dim=3)
-    scales_PGs16 = scales.unflatten(3, (spec.scales, 2)).permute(0, 2, 3, 1, 4)
-    quants_PGk164 = quants.unflatten(3, (-1, 4)).permute(0, 2, 3, 1, 4)
-    return torch.cat((quants_PGk164.flatten(2), scales_PGs16.flatten(2)), dim=2)
+    sizes = (PANEL * spec.head_bytes, PANEL * spec.groups * spec.group_bytes)
+    head, rest = packed.split(sizes, dim=2) if spec.groups > 1 else reversed(packed.split(sizes[::-1], dim=2))
+    codes, *integers = rest.unflatten(2, (spec.groups, -1)).split(
+        [PANEL * size for size in (spec.code_bytes, *[spec.subscales] * spec.numbers * spec.two_levels)], dim=3
+    )
+    numbers, zeros = head.split((PANEL * spec.number_bytes * spec.numbers, PANEL * spec.has_zero_point), dim=2)
+    numbers = numbers.unflatten(2, (spec.numbers, PANEL, spec.number_bytes)).permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1)
+    zeros = zeros.unflatten(2, (-1, PANEL)).permute(0, 3, 1, 2).flatten(0, 1)
+    integers = [each.unflatten(3, (-1, PANEL)).permute(0, 4, 1, 2, 3).flatten(3).flatten(0, 1) for each in integers]
+    integers = [each if i else each.view(torch.int8) for i, each in enumerate(integers)]
+    return Blocks(
+        *(part[:out_features] for part in (_unpack_codes(spec.bits, codes).flatten(2), torch.cat((numbers, zeros), dim=2), *integers))
+    )
 
 
 def unpack_groups(format: str, packed: Tensor, out_features: int) -> Groups:
-    """Take a packed weight apart, without the padding rows."""
-    spec = FORMATS[format]
-    panels, groups, _ = packed.shape
-    quants, scales = packed.split((PANEL * spec.quant_bytes, PANEL * 2 * spec.scales), dim=2)
-    quants = quants.view(panels, groups, -1, PANEL, 4).permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1)[:out_features]
-    if spec.bits == 4:
-        quants = torch.cat((quants & 0x0F, quants >> 4), dim=2)
-    numbers = scales.contiguous().view(torch.float16).view(panels, groups, spec.scales, PANEL)
-    numbers = numbers.permute(2, 0, 3, 1).flatten(1, 2)[:, :out_features].float()
-    return Groups(quants.view(torch.int8) - spec.zero, numbers[0], numbers[1] if spec.has_min else None)
+    """The numbers of a packed weight, without the padding rows."""
+    spec, blocks = FORMATS[format], unpack_blocks(format, packed, out_features)
+    quants = _meanings(spec, blocks)
+    quants = quants.unflatten(2, (-1, GROUP)).flatten(1, 2)
+    numbers = numbers_of(format, blocks.head)
+    d, m = numbers[:, :, :1], numbers[:, :, 1:]
+    if spec.has_zero_point:
+        m = -(d * blocks.head[:, :, -1:].view(torch.int8))
+    if blocks.scales is None:
+        scales, mins = (each.expand(-1, -1, spec.groups * each.shape[2]).flatten(1) for each in (d, m))
+        return Groups(quants, scales, mins if m.shape[2] else None)
+    if spec.subgroup == GROUP:
+        return Groups(quants, (d * blocks.scales).flatten(1), None if blocks.minima is None else -(m * blocks.minima).flatten(1))
+    quants = quants * blocks.scales.to(torch.int16).unflatten(2, (-1, 2)).flatten(1, 2).repeat_interleave(spec.subgroup, dim=2)
+    scales = d.expand(-1, -1, spec.groups).flatten(1)
+    if blocks.minima is None:
+        return Groups(quants, scales)
+    steps = blocks.minima.float().unflatten(2, (-1, 2)).flatten(1, 2)
+    return Groups(quants, scales, -m.expand(-1, -1, spec.groups).flatten(1), steps)
+
+
+def _meanings(spec: QuantizedFormat, blocks: Blocks) -> Tensor:
+    """What codes stand for, int16 [N, B, block]."""
+    if spec.table:
+        return torch.tensor(spec.table, dtype=torch.int16)[blocks.codes.int()]
+    return (blocks.codes.view(torch.int8) if spec.bits == 8 else blocks.codes).to(torch.int16) - spec.zero
 
 
 def unpack(format: str, packed: Tensor, out_features: int, in_features: int) -> Tensor:
     """Packed weight, dense or quantized -> the float32 [N, K] it stands for, exactly."""
     if format == "dense":
         return packed.transpose(1, 2).flatten(0, 1)[:out_features].float()
+    if FORMATS[format].has_zero_point:
+        blocks = unpack_blocks(format, packed, out_features)
+        codes = _meanings(FORMATS[format], blocks) - blocks.head[:, :, -1:].view(torch.int8)
+        return (codes.float() * numbers_of(format, blocks.head)).flatten(1)[:, :in_features]
     groups = unpack_groups(format, packed, out_features)
     values = groups.quants.float() * groups.scales[:, :, None]
     if groups.mins is not None:
-        values = values + groups.mins[:, :, None]
+        steps = torch.ones(()) if groups.min_steps is None else groups.min_steps.repeat_interleave(GROUP // 2, dim=2)
+        values = values + groups.mins[:, :, None] * steps
     return values.flatten(1)[:, :in_features]

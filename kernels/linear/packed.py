@@ -6,7 +6,7 @@ import torch
 
 from ..formats import QUANTIZED_FORMATS, QUANTIZERS
 from ..nvidia import packed_rows
-from .blocks import FORMATS, GROUP
+from .blocks import FORMATS
 from .formats import PANEL
 
 DENSE_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -35,7 +35,8 @@ def packed_shape(format: str, out_features: int, in_features: int, layout: Layou
     panels = -(-out_features // PANEL)
     if format not in QUANTIZED_FORMATS:
         return panels, in_features, PANEL
-    return panels, -(-in_features // GROUP), PANEL * FORMATS[format].block_bytes
+    spec = FORMATS[format]
+    return panels, -(-in_features // spec.block), PANEL * spec.packed_bytes
 
 
 def packed_dtype(format: str) -> torch.dtype:

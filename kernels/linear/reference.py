@@ -1,16 +1,23 @@
 """What the linear and embedding operators compute, in plain PyTorch.
 
 `linear` of a quantized format is the kernel's own arithmetic, bit for bit: exact integer
-products of quantized activations and weights, float32 sums over the groups in order.
+products of quantized activations and weights, float32 sums over the groups as `sum_in_order` says.
 `linear_dequantized` is what a perfect kernel without activation rounding would give.
 """
+
+import functools
+from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from . import activations
+from .blocks import FORMATS
 from .formats import PANEL, unpack, unpack_groups
+
+LEAVES = 8
 
 
 def linear(format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int, multiplier: float) -> Tensor:
@@ -28,14 +35,31 @@ def _dense(x: Tensor, w: Tensor, out_features: int) -> Tensor:
 
 def _quantized(format: str, x: activations.Activations, w: Tensor, out_features: int) -> Tensor:
     weight = unpack_groups(format, w, out_features)
-    out = torch.zeros(x.quants.shape[0], out_features)
-    for g in range(weight.quants.shape[1]):
+
+    def add(out: Tensor, g: int) -> Tensor:
         # Below 2^24 in size, so float32 holds every partial sum exactly.
         dots = x.quants[:, g] @ weight.quants[:, g].float().T
         out = out + dots * (x.scales[:, g, None] * weight.scales[:, g])
-        if weight.mins is not None:
-            out = out + x.scaled_sums[:, g, None] * weight.mins[:, g]
-    return out
+        if weight.mins is None:
+            return out
+        if weight.min_steps is None:
+            return out + x.scaled_sums[:, g, None] * weight.mins[:, g]
+        steps: Tensor = x.quants[:, g].unflatten(1, (2, -1)).sum(2) @ weight.min_steps[:, g].T
+        return out + steps * (x.scales[:, g, None] * weight.mins[:, g])
+
+    return sum_in_order(torch.zeros(x.quants.shape[0], out_features), w.shape[1], FORMATS[format].groups, add)
+
+
+def sum_in_order(zero: Tensor, blocks: int, groups: int, add: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """The order in which every linear adds its K: eight leaves of whole blocks, each in order, that meet as a tree.
+
+    Leaf i has the blocks from blocks * i // 8 on, of `groups` groups each. add(sum, g) adds group g to a sum, which is `zero` at first.
+    """
+    bounds = [blocks * leaf // LEAVES * groups for leaf in range(LEAVES + 1)]
+    sums = [functools.reduce(add, range(begin, end), zero) for begin, end in pairwise(bounds)]
+    while len(sums) > 1:
+        sums = [left + right for left, right in zip(sums[::2], sums[1::2], strict=True)]
+    return sums[0]
 
 
 def linear_dequantized(format: str, x: Tensor, w: Tensor, bias: Tensor | None, out_features: int) -> Tensor:

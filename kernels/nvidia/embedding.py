@@ -5,10 +5,10 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from ..linear.blocks import FORMATS
 from .context import Context, Emit
 from .launch import Launch, Tensor, cdiv
 from .linear_quantized import format_constants
+from .packed_rows import ROW_FORMATS
 
 _BLOCK = 1024
 
@@ -79,5 +79,5 @@ def embedding_quantized(format: str) -> Emit:
 
 EMITTERS: dict[str, Emit] = {
     "embedding_rows_dense": embedding_dense,
-    **{f"embedding_rows_{format}": embedding_quantized(format) for format in FORMATS},
+    **{f"embedding_rows_{format}": embedding_quantized(format) for format in ROW_FORMATS},
 }

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..linear.blocks import FORMATS
 from ..row_operators import ROW_OPERATORS, TWINS, twin
-from .packed_rows import FP8_FORMATS, FP8_LAYOUTS
+from .packed_rows import FP8_FORMATS, FP8_LAYOUTS, ROW_FORMATS
 
 if TYPE_CHECKING:
     from .context import Emit
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
 _NORMS = ("rms_norm", "layer_norm")
 _LINEARS = {
     "dense": "linear",
-    **dict.fromkeys(FORMATS, "linear_quantized"),
+    **dict.fromkeys(ROW_FORMATS, "linear_quantized"),
     **dict.fromkeys(FP8_LAYOUTS, "linear_fp8"),
 }
 
 MODULES: dict[str, str] = {
     **{f"{result}_rows_{kernel}": module for result in ("linear", "logits") for kernel, module in _LINEARS.items()},
-    **{f"embedding_rows_{kernel}": "embedding" for kernel in ("dense", *FORMATS)},
+    **{f"embedding_rows_{kernel}": "embedding" for kernel in ("dense", *ROW_FORMATS)},
     **{f"quantize_{format}": "quantize_fp8" for format in FP8_FORMATS},
     **{twin(row.name, f"quantize_{format}"): "quantize_fp8" for row in TWINS for format in FP8_FORMATS},
     **{name: "norms" if name in _NORMS else "activations" for name, row in ROW_OPERATORS.items() if not row.cpu_only},

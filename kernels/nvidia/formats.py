@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..linear.blocks import FORMATS, GROUP
-from .packed_rows import ALIGNMENT, packed_shape
+from ..linear.stored_blocks import split_head
+from .packed_rows import ALIGNMENT, ROW_FORMATS, packed_shape
 
 __all__ = ["pack_rows", "packed_shape", "scales_offset", "unpack_rows"]
 
@@ -29,36 +30,32 @@ def _padded(count: int) -> int:
 def scales_offset(format: str, in_features: int) -> tuple[int, int]:
     """Bytes from the start of a row to its scales, and from there to its minima (or to the row's end)."""
     groups = -(-in_features // GROUP)
-    return _padded(groups * FORMATS[format].quant_bytes), _padded(2 * groups)
+    return _padded(groups * FORMATS[format].code_bytes), _padded(2 * groups)
 
 
 def pack_rows(format: str, raw: Tensor) -> Tensor:
     """GGUF blocks, uint8 [N, G * block_bytes] -> uint8 [N, row_bytes]. Every bit is kept.
 
-    Raises ValueError if the rows do not hold whole blocks.
+    Raises ValueError if the rows do not hold whole blocks, or a scale is not finite.
     """
-    spec = FORMATS[format]
-    if raw.shape[1] % spec.block_bytes:
-        raise ValueError(f"rows of {raw.shape[1]} bytes do not hold whole {format} blocks of {spec.block_bytes}")
-    blocks = raw.unflatten(1, (-1, spec.block_bytes))
-    *numbers, quants = blocks.split((*[2] * spec.scales, spec.quant_bytes), dim=2)
-    parts = [part.flatten(1) for part in (quants, *numbers)]
+    numbers, quants = split_head(format, raw)
+    parts = [part.flatten(1) for part in (quants, *numbers.split(2, dim=2))]
     return torch.cat([functional.pad(part, (0, _padded(part.shape[1]) - part.shape[1])) for part in parts], dim=1)
 
 
 def unpack_rows(format: str, packed: Tensor, in_features: int) -> Tensor:
     """Packed weight, dense or quantized -> the float32 [N, K] it stands for, exactly."""
-    if format not in FORMATS:
+    if format not in ROW_FORMATS:
         return packed.float()
     spec, groups = FORMATS[format], -(-in_features // GROUP)
-    quants = packed[:, : groups * spec.quant_bytes].unflatten(1, (groups, -1))
+    quants = packed[:, : groups * spec.code_bytes].unflatten(1, (groups, -1))
     if spec.bits == 4:
         quants = torch.cat((quants & 0x0F, quants >> 4), dim=2)
     values = (quants.contiguous().view(torch.int8) - spec.zero).float()
     at, size = scales_offset(format, in_features)
     numbers = [
         packed[:, at + i * size : at + i * size + 2 * groups].contiguous().view(torch.float16).float()[:, :, None]
-        for i in range(spec.scales)
+        for i in range(spec.numbers)
     ]
     values = values * numbers[0]
     if spec.has_min:

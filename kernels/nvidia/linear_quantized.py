@@ -21,6 +21,7 @@ from .launch import Launch, Tensor
 from .linear import FLAT, SMALL, SQUARE
 from .linear_cuts import Family, FewRows, linear_launches
 from .linear_launches import Linear, finish, grouped_tile
+from .packed_rows import ROW_FORMATS
 
 _STEP_BYTES = 4096
 """Quants that a program of `few_rows_quantized_kernel` takes per step: several steps are on their way, and registers hold them."""
@@ -147,7 +148,7 @@ def format_constants(format: str, in_features: int) -> dict[str, Any]:
 
 def few_cuts(format: str) -> tuple[FewRows, ...]:
     """For each number of w's rows per program, steps of _STEP_BYTES. k: groups of K per step, one for each of 4 warps at least."""
-    groups = {n: max(4, _STEP_BYTES // (FORMATS[format].quant_bytes * n)) for n in (16, 32, 64)}
+    groups = {n: max(4, _STEP_BYTES // (FORMATS[format].code_bytes * n)) for n in (16, 32, 64)}
     cuts = [FewRows(n=n, k=k, stages=_FEW_ROWS_STAGES) for n, k in groups.items()]
     return (*cuts, FewRows(n=16, k=max(4, groups[16] // 2), stages=_FEW_ROWS_STAGES), FewRows(n=32, k=groups[32], stages=4))
 
@@ -177,4 +178,6 @@ def linear_quantized(format: str) -> Emit:
     return emit
 
 
-EMITTERS: dict[str, Emit] = {f"{result}_rows_{format}": linear_quantized(format) for result in ("linear", "logits") for format in FORMATS}
+EMITTERS: dict[str, Emit] = {
+    f"{result}_rows_{format}": linear_quantized(format) for result in ("linear", "logits") for format in ROW_FORMATS
+}

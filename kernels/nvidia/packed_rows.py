@@ -5,6 +5,9 @@ from ..linear.blocks import FORMATS, GROUP
 ALIGNMENT = 16
 """Rows start at multiples of this many bytes: what one thread loads at once."""
 
+ROW_FORMATS = ("q8_0", "q4_0", "q4_1")
+"""Block formats that NVIDIA's kernels read."""
+
 FP8_LAYOUTS = ("fp8_channel", "fp8_block")
 """How rows of FP8 numbers, of weights and of activations, carry their scales (see fp8.py)."""
 FP8_STATIC = "fp8_tensor"
@@ -44,8 +47,8 @@ def packed_shape(format: str, out_features: int, in_features: int) -> tuple[int,
     """Shape of a weight [out_features, in_features]: elements of a dense one, bytes of a quantized one."""
     if format in FP8_FORMATS:
         return out_features, fp8_row_bytes(format, in_features)
-    if format not in FORMATS:
+    if format not in ROW_FORMATS:
         return out_features, in_features
     groups, spec = -(-in_features // GROUP), FORMATS[format]
-    parts = (groups * spec.quant_bytes, *(2 * groups for _ in range(spec.scales)))
+    parts = (groups * spec.code_bytes, *(2 * groups for _ in range(spec.numbers)))
     return out_features, sum(-(-part // ALIGNMENT) * ALIGNMENT for part in parts)

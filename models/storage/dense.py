@@ -30,6 +30,10 @@ class Storage(ABC):
     def load(self, name: str) -> LoadedTensor:
         """Reads a tensor from disk. Raises CheckpointError if the file changed or cannot be read."""
 
+    def widened_from(self, name: str) -> str:
+        """What the checkpoint calls the type of a tensor that is read as float32 because nothing here reads it as it is."""
+        return ""
+
     def scale_of_input(self, name: str) -> torch.Tensor | None:
         """The static scale [1] float32 of what a linear with that weight reads, if there is one."""
         return None

@@ -17,7 +17,7 @@ import torch
 
 from ...errors import CheckpointError
 from ...kernels.nvidia.fp8 import pack_fp8, scales_of_rows
-from ...kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP
+from ...kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP, FP8_STATIC
 from ..checkpoint import Format, LoadedTensor
 from .dense import DenseStorage
 from .file_ranges import read_range
@@ -95,7 +95,7 @@ class FP8Storage(DenseStorage):
         return LoadedTensor(format=self._fp8, data=_read(self.tensors[name], self._scales[name], self._fp8))
 
     def scale_of_input(self, name: str) -> torch.Tensor | None:
-        return read_input_scale(self._all, name) if name in self._scales else None
+        return read_input_scale(self._all, name) if self._fp8 == FP8_STATIC and name in self._scales else None
 
 
 def _take_scales(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:

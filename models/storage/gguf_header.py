@@ -1,10 +1,12 @@
 """The header of a GGUF file (versions 2 and 3): metadata and where each tensor lies, checked against the file's size.
 
+A large model comes in several files, `NAME-00001-of-00003.gguf`: the first has the metadata, each has tensors.
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
 import mmap
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +24,9 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 
 @dataclass(frozen=True, kw_only=True)
 class GGUFTensor:
-    """shape: the logical shape, rows first (GGUF itself counts the other way). offset: bytes from the beginning of the file."""
+    """shape: the logical shape, rows first (GGUF itself counts the other way). offset: bytes from the beginning of `file`."""
 
+    file: Path
     type: GGMLQuantizationType
     shape: tuple[int, ...]
     offset: int
@@ -48,6 +51,63 @@ def read_gguf_header(path: Path) -> GGUFHeader:
         raise CheckpointError(
             f"{path.name} cannot be read: {error.strerror or error}", hint="look at its permissions and at the disk"
         ) from error
+
+
+def read_gguf(path: Path) -> GGUFHeader:
+    """The header of a model: of a file, or of all the files of which `path` is one.
+
+    Raises CheckpointError unless all of them are there and agree.
+    """
+    header = read_gguf_header(path)
+    count = header.metadata.get("split.count", 0)
+    if count <= 1:
+        return header
+    parts = [read_gguf_header(part) for part in _parts(path, count)]
+    tensors: dict[str, GGUFTensor] = {}
+    for number, part in enumerate(parts):
+        stored = part.metadata.get("split.no"), part.metadata.get("split.count")
+        if stored != (number, count):
+            raise CheckpointError(
+                f"part {number + 1} of {path.name} says that it is part {_counted(stored[0])} of {stored[1]}",
+                hint="files of different models, or a renamed one: fetch all parts again",
+            )
+        if again := sorted(tensors.keys() & part.tensors.keys()):
+            raise CheckpointError(f"two parts of {path.name} have a tensor named {again[0]}", hint="fetch all parts again")
+        tensors |= part.tensors
+    wanted = parts[0].metadata.get("split.tensors.count", len(tensors))
+    if len(tensors) != wanted:
+        raise CheckpointError(f"the parts of {path.name} have {len(tensors)} tensors of {wanted}", hint="fetch all parts again")
+    return GGUFHeader(metadata=parts[0].metadata, tensors=tensors)
+
+
+def model_name(path: Path) -> str:
+    """What a model in this file is called: the file's name without its ending, and without the number of a part."""
+    found = _PART.fullmatch(path.name)
+    return found["name"] if found else path.stem
+
+
+_PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+def _parts(path: Path, count: int) -> list[Path]:
+    found = _PART.fullmatch(path.name)
+    if found is None or int(found["count"]) != count:
+        raise CheckpointError(
+            f"{path.name} is one part of {count}, and its name does not say which files have the others",
+            hint=f"parts are named NAME-00001-of-{count:05d}.gguf and so on, and lie in one directory",
+        )
+    parts = [path.with_name(f"{found['name']}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{path.name} is one part of {count}, of which {len(missing)} are not there: {', '.join(missing[:3])}",
+            hint="fetch all parts into one directory",
+        )
+    return parts
+
+
+def _counted(number: Any) -> Any:
+    return number + 1 if isinstance(number, int) else number
 
 
 def damaged(path: Path, reason: str) -> CheckpointError:
@@ -114,10 +174,14 @@ def _parse(cursor: _Cursor) -> GGUFHeader:
         raise CheckpointError(f"{path.name} is not a GGUF file: it begins with {magic!r}", hint="give a .gguf file or a directory")
     version = cursor.scalar("I")
     if version not in (2, 3):
-        swapped = " (or of the other byte order)" if version & 0xFFFF == 0 else ""
+        if version & 0xFFFF == 0 and version:
+            raise UnsupportedModelError(
+                f"{path.name} is a big-endian GGUF file; only little-endian ones are supported",
+                hint="turn it around with gguf-py's `gguf-convert-endian FILE little`, or fetch the usual file of this model",
+            )
         raise UnsupportedModelError(
-            f"{path.name} is a GGUF file of version {version}{swapped}; versions 2 and 3 are supported",
-            hint="convert the model again with a recent llama.cpp, on a machine of this byte order",
+            f"{path.name} is a GGUF file of version {version}; versions 2 and 3 are supported",
+            hint="convert the model again with a recent llama.cpp",
         )
     tensor_count, metadata_count = cursor.scalar("Q"), cursor.scalar("Q")
     metadata: dict[str, Any] = {}
@@ -162,7 +226,7 @@ def _place(
         raise damaged(cursor.path, f"tensor {name} begins at offset {offset}, which is not a multiple of {alignment}")
     if begin + size > len(cursor.data):
         raise damaged(cursor.path, f"tensor {name} should end at byte {begin + size}, but the file has {len(cursor.data)} bytes")
-    return GGUFTensor(type=type, shape=shape, offset=begin, size=size)
+    return GGUFTensor(file=cursor.path, type=type, shape=shape, offset=begin, size=size)
 
 
 def _check_no_overlap(path: Path, tensors: dict[str, GGUFTensor]) -> None:

@@ -20,6 +20,7 @@ from engine.bench.benchmarks import BENCHMARKS
 from engine.bench.serve import only_model
 from engine.cli import main, parse
 from engine.errors import UsageError
+from engine.kernels.linear.blocks import FORMATS
 from engine.options.values import as_typed
 
 HEAVY = ("torch", "numpy", "rich", "tokenizers", "uvloop", "httptools", "matplotlib")
@@ -286,9 +287,7 @@ def test_kernels(tiny_artifact: Path, tmp_path: Path) -> None:
     content = bench("kernels", "--artifacts", str(tiny_artifact), *flags, folder=tmp_path)
     kernels, limits = content["results"]["kernels"], content["results"]["limits"]
     assert {kernel["kernel"] for kernel in kernels if kernel["shape"] == "64x96"} == {
-        "linear q4_0",
-        "linear q4_1",
-        "linear q8_0",
+        *(f"linear {name}" for name, spec in FORMATS.items() if 96 % spec.block == 0),
         "linear f32",
         "linear bf16",
     }

@@ -250,7 +250,7 @@ def test_every_source_is_part_of_the_keys_of_what_it_makes(tmp_path: Path, monke
         changed_by["plan with linear_rows_dense"] - changed_by["plan"]
         == {f"kernels/nvidia/{name}.py" for name in ("context", "choices", "linear", "linear_cuts", "linear_launches")} - changed_by["plan"]
     )
-    assert {"kernels/cpu/attention.h", "kernels/cpu/linear_quantized.cpp"} <= changed_by["kernels"]
+    assert {"kernels/cpu/attention.h", "kernels/cpu/linear_quantized.h"} <= changed_by["kernels"]
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES.values())))

@@ -1,16 +1,20 @@
 """Weights that cannot become what a recipe wants."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from gguf_files import write_gguf
 from random_checkpoints import write_random_checkpoint
 from safetensors.torch import load_file, save_file
+from weight_blocks import GGUF_TYPES
 
 from engine.compiler.recipes import make
 from engine.compiler.weights_plan import PackedWeight
 from engine.errors import CheckpointError
 from engine.models.open import open_checkpoint
+from engine.models.storage.gguf_header import read_gguf
 
 TENSOR = "model.layers.0.mlp.up_proj.weight"
 
@@ -41,3 +45,29 @@ def test_values_beyond_what_a_scale_holds_are_named(format: str, tmp_path: Path)
     directory = write_random_checkpoint("llama", tmp_path / "model", num_hidden_layers=1)
     with pytest.raises(CheckpointError, match=rf"{TENSOR} cannot be quantized: values up to 1e\+09 are beyond what {format} holds"):
         quantized(directory, 1e9, format)
+
+
+@pytest.mark.parametrize(
+    ("format", "byte", "value"), [("q4_k", 0, b"\x00\x7c"), ("q6_k", 208, b"\x01\xfe"), ("q4_0", 0, b"\x00\xfc"), ("mxfp4", 0, b"\xff")]
+)
+def test_a_scale_that_is_no_number_is_named(format: str, byte: int, value: bytes, tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": 1,
+    }
+    path = write_gguf(
+        write_random_checkpoint("llama", tmp_path / "model", **sizes), tmp_path / "model.gguf", quantization=GGUF_TYPES[format].name
+    )
+    checkpoint = open_checkpoint(str(path))
+    weight = PackedWeight(name="up", dtype="uint8", shape=(0,), format=format, sources=("layers.0.mlp.up.weight",), recipe=("pack",))
+    tensor = read_gguf(path).tensors["blk.0.ffn_up.weight"]
+    row = tensor.size // 256
+    with path.open("r+b") as file:
+        file.seek(tensor.offset + 3 * row + byte)
+        file.write(value)
+    with pytest.raises(CheckpointError, match=r"tensor blk\.0\.ffn_up\.weight is damaged: row 3: the scale of block 0 is not") as raised:
+        make(weight, checkpoint)
+    assert raised.value.hint

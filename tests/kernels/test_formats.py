@@ -1,79 +1,102 @@
 """Packed weight layouts: nothing is lost from a GGUF block, and our own blocks are good ones."""
 
 import gguf
-import numpy as np
 import pytest
 import torch
-from gguf.quants import dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from weight_blocks import GGUF_TYPES, published_values, random_blocks
 
 from engine.kernels.linear.blocks import FORMATS
-from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize, unpack, unpack_groups
+from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize, unpack, unpack_blocks
+from engine.kernels.linear.stored_blocks import BLOCK_BYTES, read_blocks
 
-GGUF_TYPES = {
-    "q8_0": gguf.GGMLQuantizationType.Q8_0,
-    "q4_0": gguf.GGMLQuantizationType.Q4_0,
-    "q4_1": gguf.GGMLQuantizationType.Q4_1,
-}
 FORMAT_NAMES = sorted(FORMATS)
+OURS = ("q8_0", "q4_0", "q4_1")
+"""Those that we quantize to."""
 
 
-def gguf_values(format: str, raw: Tensor) -> Tensor:
-    values: np.ndarray = dequantize(raw.numpy(), GGUF_TYPES[format])
-    return torch.from_numpy(values)
-
-
-def random_blocks(format: str, rows: int, groups: int, seed: int) -> Tensor:
-    """Blocks of every possible quant, with finite scales and mins of either sign."""
-    spec = FORMATS[format]
-    generator = torch.Generator().manual_seed(seed)
-    scales = torch.randn(rows, groups, spec.scales, generator=generator).half()
-    quants = torch.randint(0, 256, (rows, groups, spec.quant_bytes), dtype=torch.uint8, generator=generator)
-    return torch.cat((scales.view(torch.uint8), quants), dim=2).flatten(1)
+def test_blocks_are_those_of_gguf() -> None:
+    for name, type in GGUF_TYPES.items():
+        assert gguf.GGML_QUANT_SIZES[type] == (FORMATS[name].block, BLOCK_BYTES[name])
+    assert {name for name in FORMATS if name not in GGUF_TYPES} == {f"w{bits}_g{block}" for bits in (4, 8) for block in (32, 64, 128)}
 
 
 @settings(max_examples=40, deadline=None)
-@given(format=st.sampled_from(FORMAT_NAMES), rows=st.integers(1, 50), groups=st.integers(1, 5), seed=st.integers(0, 2**31))
-def test_gguf_blocks_are_carried_over_exactly(format: str, rows: int, groups: int, seed: int) -> None:
-    raw = random_blocks(format, rows, groups, seed)
+@given(format=st.sampled_from(FORMAT_NAMES), rows=st.integers(1, 50), blocks=st.integers(1, 5), seed=st.integers(0, 2**31))
+def test_blocks_are_carried_over_exactly(format: str, rows: int, blocks: int, seed: int) -> None:
+    spec = FORMATS[format]
+    raw = random_blocks(format, rows, blocks * spec.block, seed)
     packed = pack_blocks(format, raw)
-    assert packed.shape == (-(-rows // 16), groups, 16 * FORMATS[format].block_bytes)
+    assert packed.shape == (-(-rows // 16), blocks, 16 * spec.packed_bytes)
     assert packed.is_contiguous()
-    assert torch.equal(unpack(format, packed, rows, groups * 32), gguf_values(format, raw))
+    assert torch.equal(unpack(format, packed, rows, blocks * spec.block), published_values(format, raw))
+
+
+@pytest.mark.parametrize("format", FORMAT_NAMES)
+def test_every_bit_of_a_block_is_kept(format: str) -> None:
+    """What is packed, taken apart again, is the file's blocks taken apart; and every bit of those is in one of the parts."""
+    raw = random_blocks(format, 20, 2 * FORMATS[format].block, seed=1)
+    packed, whole = unpack_blocks(format, pack_blocks(format, raw), 20), read_blocks(format, raw)
+    for name, part in vars(whole).items():
+        assert torch.equal(getattr(packed, name), part) if part is not None else getattr(packed, name) is None
+    for bit in range(8 * BLOCK_BYTES[format]):
+        changed = raw.clone()
+        changed[:, bit // 8] ^= 1 << bit % 8
+        parts = vars(read_blocks(format, changed)).values()
+        assert any(not torch.equal(a, b) for a, b in zip(vars(whole).values(), parts, strict=True) if a is not None), bit
 
 
 @pytest.mark.parametrize("format", FORMAT_NAMES)
 def test_the_layout_is_the_documented_one(format: str) -> None:
-    raw = random_blocks(format, 20, 3, seed=1)
-    packed = pack_blocks(format, raw)
     spec = FORMATS[format]
-    blocks = raw.view(20, 3, spec.block_bytes)
-    for n, g, k in ((0, 0, 0), (5, 1, 31), (15, 2, 7), (17, 0, 16), (19, 2, 30)):
-        panel = packed[n // 16, g]
-        stored = blocks[n, g, 2 * spec.scales :]
+    raw = random_blocks(format, 20, 3 * spec.block, seed=1)
+    packed, blocks = pack_blocks(format, raw), read_blocks(format, raw)
+    group_bytes = 16 * spec.group_bytes
+    for n, b, g, k in ((0, 0, 0, 0), (5, 1, 1, 31), (15, 2, 7, 7), (17, 0, 3, 16), (19, 2, 6, 30), (3, 1, 5, 22)):
+        g %= spec.groups
+        panel, lane = packed[n // 16, b], n % 16
+        size, head = spec.number_bytes, 0 if spec.groups > 1 else group_bytes
+        group = panel[(16 * spec.head_bytes if spec.groups > 1 else 0) + g * group_bytes :][:group_bytes]
+        code = int(blocks.codes[n, b, 32 * g + k])
         if spec.bits == 8:
-            assert panel[k // 4 * 64 + n % 16 * 4 + k % 4] == stored[k]
+            assert group[k // 4 * 64 + lane * 4 + k % 4] == code
         else:
-            byte = int(panel[k % 16 // 4 * 64 + n % 16 * 4 + k % 4])
-            assert (byte >> 4 if k >= 16 else byte & 15) == (int(stored[k % 16]) >> 4 if k >= 16 else int(stored[k % 16]) & 15)
-        for i in range(spec.scales):
-            at = 16 * spec.quant_bytes + 32 * i + 2 * (n % 16)
-            assert torch.equal(panel[at : at + 2], blocks[n, g, 2 * i : 2 * i + 2])
+            stored, quad, at = 0, k // 4, lane * 4 + k % 4
+            planes = iter(group[: 16 * spec.code_bytes].view(-1, 64).tolist())
+            if spec.bits >= 4:
+                nibbles = [next(planes) for _ in range(4)]
+                stored = nibbles[quad % 4][at] >> (4 if quad >= 4 else 0) & 15
+            if spec.bits in (2, 3, 6):
+                pairs = [next(planes) for _ in range(2)]
+                stored |= (pairs[quad // 4][at] >> 2 * (quad % 4) & 3) << (4 if spec.bits == 6 else 0)
+            if spec.bits in (3, 5):
+                stored |= (next(planes)[at] >> quad & 1) << spec.bits - 1
+            assert stored == code
+        for i in range(spec.numbers):
+            at = head + 16 * size * i + size * lane
+            assert torch.equal(panel[at : at + size], blocks.head[n, b, size * i : size * (i + 1)])
+        if spec.has_zero_point:
+            assert panel[head + 16 * size * spec.numbers + lane] == blocks.head[n, b, -1]
+        if blocks.scales is not None:
+            per_group, half = spec.subscales, k * spec.subscales // 32
+            integers = group[16 * spec.code_bytes :].view(-1, 16)
+            assert integers.view(torch.int8)[half, lane] == blocks.scales[n, b, g * per_group + half]
+            if blocks.minima is not None:
+                assert integers[per_group + half, lane] == blocks.minima[n, b, g * per_group + half]
 
 
 @pytest.mark.parametrize("format", FORMAT_NAMES)
 def test_padding_rows_are_zero(format: str) -> None:
-    packed = pack_blocks(format, random_blocks(format, 3, 2, seed=2))
-    groups = unpack_groups(format, packed, 16)
-    assert not groups.scales[3:].any()
-    assert not unpack(format, packed, 16, 64)[3:].any()
+    in_features = 2 * FORMATS[format].block
+    packed = pack_blocks(format, random_blocks(format, 3, in_features, seed=2))
+    assert not unpack(format, packed, 16, in_features)[3:].any()
 
 
-def test_incomplete_blocks_are_refused() -> None:
-    with pytest.raises(ValueError, match="whole q8_0 blocks"):
-        pack_blocks("q8_0", torch.zeros(1, 35, dtype=torch.uint8))
+@pytest.mark.parametrize("format", FORMAT_NAMES)
+def test_incomplete_blocks_are_refused(format: str) -> None:
+    with pytest.raises(ValueError, match=f"whole {format} blocks"):
+        pack_blocks(format, torch.zeros(1, BLOCK_BYTES[format] + 1, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -86,27 +109,27 @@ def test_dense_round_trip(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     assert torch.equal(unpack("dense", packed, *shape), weight.float())
 
 
-@pytest.mark.parametrize("format", FORMAT_NAMES)
+@pytest.mark.parametrize("format", OURS)
 @pytest.mark.parametrize("in_features", [32, 40, 576])
 def test_quantization_is_as_good_as_ggufs(format: str, in_features: int) -> None:
     """Blocks are valid GGUF, and their squared error is no more than 2 % above the gguf package's own rounding."""
     weight = torch.randn(48, in_features, generator=torch.Generator().manual_seed(3)) * 0.05
     raw = quantize(format, weight)
     padded = torch.nn.functional.pad(weight, (0, -in_features % 32))
-    theirs = gguf_values(format, torch.from_numpy(gguf.quants.quantize(padded.numpy(), GGUF_TYPES[format])))
-    ours = gguf_values(format, raw)
+    theirs = published_values(format, torch.from_numpy(gguf.quants.quantize(padded.numpy(), GGUF_TYPES[format])))
+    ours = published_values(format, raw)
     assert torch.equal(unpack(format, pack_blocks(format, raw), 48, in_features), ours[:, :in_features])
     assert (ours - padded).square().sum() <= 1.02 * (theirs - padded).square().sum()
 
 
-@pytest.mark.parametrize("format", FORMAT_NAMES)
+@pytest.mark.parametrize("format", OURS)
 def test_quantization_of_constants_is_exact_for_what_float16_holds(format: str) -> None:
     weight = torch.stack([torch.full((64,), value) for value in (0.0, -0.0, 0.5, -2.0, 1e-9)])
     values = unpack(format, pack_blocks(format, quantize(format, weight)), 5, 64)
     assert (values - weight).abs().max() <= 2.0 * 2.0**-11
 
 
-@pytest.mark.parametrize("format", FORMAT_NAMES)
+@pytest.mark.parametrize("format", OURS)
 def test_values_beyond_the_format_are_refused(format: str) -> None:
     for value in (torch.nan, torch.inf, 1e30):
         weight = torch.zeros(2, 32)

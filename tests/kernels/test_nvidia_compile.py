@@ -9,7 +9,7 @@ import sympy
 from triton_launches import H200, Allocator, compile_launch, contiguous_strides, variant
 
 from engine.kernels.attention.options import AttentionOptions
-from engine.kernels.linear.blocks import FORMATS
+from engine.kernels.formats import ROW_FORMATS
 from engine.kernels.nvidia.context import Context
 from engine.kernels.nvidia.emitters import emitter_of
 from engine.kernels.nvidia.launch import Launch, Size, Tensor
@@ -69,7 +69,7 @@ def linears(kernel: str) -> Iterator[Operation]:
 def between() -> Iterator[Operation]:
     """All but linears and FP8."""
     halves = [tensor(T, FEATURES, strides=(2 * FEATURES, 1), offset=offset) for offset in (0, FEATURES)]
-    for kernel in ("dense", *FORMATS):
+    for kernel in ("dense", *ROW_FORMATS):
         w = tensor(*packed_shape(kernel, VOCABULARY, HIDDEN), dtype="bfloat16" if kernel == "dense" else "uint8")
         yield f"embedding_rows_{kernel}", (tensor(T, dtype="int32"), w, HIDDEN, 1.0), tensor(T, HIDDEN)
     rows, vector, scalar = tensor(T, HIDDEN), tensor(HIDDEN, dtype="float32"), tensor(1, dtype="float32")
@@ -133,7 +133,7 @@ def test_attention_with_the_widest_heads_fits() -> None:
         assert compiled.stack_bytes <= 64, launch
 
 
-@pytest.mark.parametrize("kernel", ["dense", *FORMATS, *FP8_LAYOUTS])
+@pytest.mark.parametrize("kernel", ["dense", *ROW_FORMATS, *FP8_LAYOUTS])
 def test_linears_compile_without_spilling(kernel: str) -> None:
     launches = launches_of(linears(kernel))
     assert len(launches) <= 18  # each takes a build up to a second

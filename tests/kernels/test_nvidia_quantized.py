@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from triton_launches import H200, Call, Given, interpreter, worst_error
 
+from engine.kernels.formats import ROW_FORMATS
 from engine.kernels.linear import formats as panels
-from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.nvidia import reference
 from engine.kernels.nvidia.formats import pack_rows, packed_shape, unpack_rows
 
@@ -28,7 +28,7 @@ def blocks(format: str, features: int, inputs: int) -> Tensor:
 
 
 @pytest.mark.parametrize("inputs", [32, 100, 256, 576])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ROW_FORMATS)
 def test_packing_keeps_every_block(format: str, inputs: int) -> None:
     raw = blocks(format, 33, inputs)
     packed = pack_rows(format, raw)
@@ -58,7 +58,7 @@ def linear(
 
 
 @pytest.mark.parametrize(("features", "inputs", "multiprocessors"), SHAPES)
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ROW_FORMATS)
 @pytest.mark.parametrize("count", TOKENS)
 def test_values(count: int, format: str, features: int, inputs: int, multiprocessors: int) -> None:
     """The weights are rounded to bfloat16, nothing else is; the result is float32."""
@@ -71,7 +71,7 @@ def test_values(count: int, format: str, features: int, inputs: int, multiproces
     assert worst_error(actual, exact) <= ORDER * worst_error(reference.linear(x.float(), as_used, bias, residual, 0.3), exact)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ROW_FORMATS)
 def test_large_tiles(format: str) -> None:
     x, w = numbers(150, 160).bfloat16(), pack_rows(format, blocks(format, 150, 160))
     one = replace(linear(format, x, w, None, None), device=replace(H200, multiprocessors=1))
@@ -80,7 +80,7 @@ def test_large_tiles(format: str) -> None:
     assert worst_error(interpreter().run(one)[0], exact) <= ORDER * worst_error(reference.linear(x.float(), as_used, None, None), exact)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ROW_FORMATS)
 @pytest.mark.parametrize("count", [7, 40])
 def test_rows_are_alone_and_results_repeat(count: int, format: str) -> None:
     x, w = numbers(count, 608).bfloat16(), pack_rows(format, blocks(format, 40, 608))
@@ -92,7 +92,7 @@ def test_rows_are_alone_and_results_repeat(count: int, format: str) -> None:
     assert torch.equal(interpreter().run(linear(format, x, w, None, None, "linear"))[0], whole.bfloat16())
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ROW_FORMATS)
 def test_embedding_is_exact(format: str) -> None:
     w = pack_rows(format, blocks(format, 50, 1120))
     tokens = torch.tensor([3, 49, 0, -1, 50], dtype=torch.int32)

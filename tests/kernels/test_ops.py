@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from weight_blocks import random_blocks
 
 from engine.kernels import ops
 from engine.kernels.attention.op import attention
@@ -11,7 +12,6 @@ from engine.kernels.attention.options import AttentionOptions
 from engine.kernels.formats import PANEL_KERNELS
 from engine.kernels.linear import embedding, linear, quantize_activations
 from engine.kernels.linear.formats import pack_blocks, pack_dense
-from engine.kernels.linear.quantize import quantize as quantize_weight
 from engine.kernels.row_operators import ROW_OPERATORS, TWINS, Kind, twin
 from engine.kernels.row_references import ROW_REFERENCES
 
@@ -25,9 +25,12 @@ def _fakes(kernel_library: object) -> None:
     ops.register_fakes()
 
 
+INPUTS = 256
+"""Whole blocks of every format."""
+
+
 def packed_weight(kernel: str) -> Tensor:
-    weight = torch.randn(40, 96)
-    return pack_dense(weight) if kernel == "dense" else pack_blocks(kernel, quantize_weight(kernel, weight))
+    return pack_dense(torch.randn(40, INPUTS)) if kernel == "dense" else pack_blocks(kernel, random_blocks(kernel, 40, INPUTS, seed=1))
 
 
 def attention_arguments() -> tuple[Tensor, ...]:
@@ -48,7 +51,7 @@ def attention_arguments() -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("kernel", PANEL_KERNELS)
 @pytest.mark.parametrize("extras", [True, False])
 def test_linear(kernel: str, extras: bool) -> None:
-    x = torch.randn(5, 96) if kernel == "dense" else quantize_activations(torch.randn(5, 96))
+    x = torch.randn(5, INPUTS) if kernel == "dense" else quantize_activations(torch.randn(5, INPUTS))
     bias, residual = (torch.randn(40), torch.randn(5, 40)) if extras else (None, None)
     arguments = (x, packed_weight(kernel), bias, residual, 40, 0.5)
     torch.library.opcheck(getattr(torch.ops.engine, f"linear_{kernel}"), arguments, test_utils=CHECKS)
@@ -56,7 +59,7 @@ def test_linear(kernel: str, extras: bool) -> None:
 
 @pytest.mark.parametrize("kernel", PANEL_KERNELS)
 def test_embedding(kernel: str) -> None:
-    arguments = (torch.arange(7, dtype=torch.int32), packed_weight(kernel), 96, 0.5)
+    arguments = (torch.arange(7, dtype=torch.int32), packed_weight(kernel), INPUTS, 0.5)
     torch.library.opcheck(getattr(torch.ops.engine, f"embedding_{kernel}"), arguments, test_utils=CHECKS)
 
 
@@ -99,10 +102,10 @@ def test_sizes_stay_symbolic() -> None:
     bias = torch.randn(40)
 
     def step(tokens: Tensor, x: Tensor, w: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        return embedding("q8_0", tokens, w, 96), linear("q8_0", x, w, bias, 40)
+        return embedding("q8_0", tokens, w, INPUTS), linear("q8_0", x, w, bias, 40)
 
-    traced = make_fx(step, tracing_mode="symbolic")(torch.arange(5, dtype=torch.int32), torch.randn(6, 96), w, bias)
-    tokens, x = torch.arange(9, dtype=torch.int32), torch.randn(3, 96)
+    traced = make_fx(step, tracing_mode="symbolic")(torch.arange(5, dtype=torch.int32), torch.randn(6, INPUTS), w, bias)
+    tokens, x = torch.arange(9, dtype=torch.int32), torch.randn(3, INPUTS)
     for result, expected in zip(traced(tokens, x, w, bias), step(tokens, x, w, bias), strict=True):
         assert torch.equal(result, expected)
 

@@ -81,7 +81,7 @@ def test_which_settings_are_understood(settings: Any, expected: str | None) -> N
 
 
 def test_other_quantized_checkpoints_are_refused(plain: Path, tmp_path: Path) -> None:
-    directory = write_fp8(plain, tmp_path / "model", "channel", quantization_config={"quant_method": "awq", "bits": 4})
+    directory = write_fp8(plain, tmp_path / "model", "channel", quantization_config={"quant_method": "quark"})
     with pytest.raises(UnsupportedModelError, match="quantization_config") as error:
         open_checkpoint(str(directory))
     assert "FP8 is supported" in (error.value.hint or "")

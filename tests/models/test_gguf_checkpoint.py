@@ -1,6 +1,8 @@
 """GGUF files against the Hugging Face checkpoints that they were made from."""
 
 import dataclasses
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from paged_runner import PagedRunner
 from random_checkpoints import write_random_checkpoint
 from reference_attention import use_reference_attention
 from tokenizers import Tokenizer
+from weight_blocks import GGUF_TYPES
 
 from engine.errors import CheckpointError, EngineError, UnsupportedModelError
 from engine.models.architectures.registry import GGUF
@@ -25,6 +28,14 @@ from engine.models.spec import ModelSpec
 
 # Rows of whole groups of 32, which quantized types need.
 GROUPED: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+# Of the larger blocks of K-quants.
+BLOCKS_OF_256: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
@@ -79,24 +90,79 @@ def test_stored_types_are_carried_over_exactly(family: str, quantization: str, t
         assert np.array_equal(loaded.data.view(torch.uint8).numpy().reshape(-1), stored.view(np.uint8).reshape(-1)), parameter
 
 
-@pytest.mark.parametrize("quantization", ["Q5_0", "Q5_1"])
+@pytest.mark.parametrize("format", sorted(GGUF_TYPES))
+def test_blocks_of_every_format_are_carried_over_exactly(format: str, tmp_path: Path) -> None:
+    directory = write_random_checkpoint("qwen2", tmp_path / "model", **BLOCKS_OF_256 | {"use_sliding_window": False})
+    path = write_gguf(directory, tmp_path / "model.gguf", quantization=GGUF_TYPES[format].name)
+    checkpoint, stored = open_checkpoint(str(path)), {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    for parameter, info in checkpoint.parameters.items():
+        (tensor,) = (stored[name] for name in checkpoint.tensors_of(parameter))
+        loaded = checkpoint.read(parameter)
+        if len(info.shape) == 2:
+            assert (info.format, loaded.format, info.widened_from) == (format, format, "")
+            assert np.array_equal(to_float32(loaded).numpy(), gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+            assert np.array_equal(loaded.data.numpy(), tensor.data)
+
+
+@pytest.mark.parametrize("quantization", ["TQ1_0", "TQ2_0"])
 def test_types_without_a_kernel_are_dequantized(quantization: str, tmp_path: Path) -> None:
-    directory = write_random_checkpoint("llama", tmp_path / "model", **GROUPED)
+    directory = write_random_checkpoint("llama", tmp_path / "model", **BLOCKS_OF_256)
     checkpoint = open_checkpoint(str(write_gguf(directory, tmp_path / "model.gguf", quantization=quantization)))
     original = open_checkpoint(str(directory))
     kind = gguf.GGMLQuantizationType[quantization]
     for parameter, info in checkpoint.parameters.items():
         assert info.format == "f32"
+        assert info.widened_from == (quantization if len(info.shape) == 2 else "")
         source = original.read(parameter).data.numpy()
         expected = source if source.ndim == 1 else gguf.quants.dequantize(gguf.quants.quantize(source, kind), kind)
         assert np.array_equal(checkpoint.read(parameter).data.numpy(), expected)
 
 
 def test_a_type_that_is_not_known_is_named(tmp_path: Path) -> None:
-    directory = write_random_checkpoint("llama", tmp_path / "model", hidden_size=256, intermediate_size=256, num_attention_heads=4)
-    path = write_gguf(directory, tmp_path / "model.gguf", quantization="TQ2_0")
-    with pytest.raises(UnsupportedModelError, match=r"token_embd\.weight .* TQ2_0"):
+    directory = write_random_checkpoint("llama", tmp_path / "model", **BLOCKS_OF_256)
+    path = write_gguf(directory, tmp_path / "model.gguf", quantization="Q8_K")
+    with pytest.raises(UnsupportedModelError, match=r"token_embd\.weight .* Q8_K") as raised:
         open_checkpoint(str(path))
+    assert "IQ4_XS" in raised.value.hint
+
+
+def test_a_model_in_several_files(tmp_path: Path) -> None:
+    directory = write_random_checkpoint("llama", tmp_path / "model")
+    whole = open_checkpoint(str(write_gguf(directory, tmp_path / "model.gguf")))
+    write_gguf(directory, tmp_path / "split" / "model.gguf", split_max_tensors=10)
+    parts = sorted((tmp_path / "split").iterdir())
+    assert len(parts) > 2
+    for part in (parts[0], parts[1], parts[-1]):
+        checkpoint = open_checkpoint(str(part))
+        assert (checkpoint.name, checkpoint.spec) == (whole.name, whole.spec)
+        assert all(torch.equal(checkpoint.read(name).data, whole.read(name).data) for name in whole.parameters)
+
+
+def _other_count(parts: list[Path]) -> None:
+    """One more tensor than there are is announced."""
+    key, content = b"split.tensors.count", parts[0].read_bytes()
+    at = content.index(key) + len(key) + 4
+    parts[0].write_bytes(content[:at] + bytes([content[at] + 1]) + content[at + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda parts: parts[1].unlink(), "of which 1 are not there: model-00002-of-00003.gguf"),
+        (lambda parts: parts[0].rename(parts[0].with_name("renamed.gguf")), "its name does not say which files have the others"),
+        (lambda parts: shutil.copy(parts[2], parts[1]), "part 2 of .* says that it is part 3 of 3"),
+        (_other_count, "the parts of .* have 30 tensors of 31"),
+        (lambda parts: parts[1].write_bytes(parts[1].read_bytes()[:-9]), "model-00002-of-00003.gguf is not a whole GGUF file"),
+    ],
+    ids=["missing", "renamed", "copied", "too few", "cut"],
+)
+def test_parts_that_do_not_fit_are_named(damage: Callable[[list[Path]], object], message: str, tmp_path: Path) -> None:
+    write_gguf(write_random_checkpoint("llama", tmp_path / "model"), tmp_path / "split" / "model.gguf", split_max_tensors=10)
+    damage(sorted((tmp_path / "split").iterdir()))
+    first = min((tmp_path / "split").iterdir(), key=lambda path: (path.name != "renamed.gguf", path.name))
+    with pytest.raises(CheckpointError, match=message) as raised:
+        open_checkpoint(str(first))
+    assert raised.value.hint
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +186,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"llama.logit_scale": 0.5}, UnsupportedModelError, "llama.logit_scale"),
         ({"llama.rope.scaling.type": "longrope"}, UnsupportedModelError, "longrope"),
         ({"llama.feed_forward_length": [92]}, CheckpointError, "feed_forward_length"),
-        ({"split.count": 3}, UnsupportedModelError, "one part of 3"),
+        ({"split.count": 3}, CheckpointError, "one part of 3"),
         ({"general.alignment": 48}, CheckpointError, "alignment"),
     ],
 )

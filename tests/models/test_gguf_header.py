@@ -90,7 +90,7 @@ NESTED = KEY + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000
         (b"", CheckpointError, "0 bytes"),
         (b"PK\x03\x04" + bytes(100), CheckpointError, "not a GGUF file"),
         (header(0, 0, version=1), UnsupportedModelError, "version 1"),
-        (header(0, 0, order=">"), UnsupportedModelError, "other byte order"),
+        (header(0, 0, order=">"), UnsupportedModelError, "a big-endian GGUF file"),
         (header(2**60, 0), CheckpointError, "go on to byte"),
         (header(0, 1, struct.pack("<Q", 2**63)), CheckpointError, "go on to byte"),
         (header(0, 1, KEY + struct.pack("<IIQ", 9, 8, 2**62)), CheckpointError, "array of"),

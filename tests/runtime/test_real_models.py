@@ -38,12 +38,14 @@ def test_greedy_tokens_equal_those_of_transformers(model: RealModel, windows: se
     assert answers == choices_along(unquantized, prompts, answers)
 
 
-def test_a_file_of_k_quants_is_served_as_it_is(store: Path, tmp_path: Path) -> None:
-    """Widened to float32 but for its 8-bit matrices, against the same blocks dequantized."""
-    artifact = tmp_path / "artifact"
-    file = fetched(QWEN25_CODER_05B)
-    build(BuildOptions(model=str(file), output=artifact, store=store))
-    assert {weight.format for weight in load_manifest(artifact).weights.values()} == {"f32", "q8_0"}
+@pytest.mark.parametrize("model", [GEMMA3_270M, QWEN25_CODER_05B], ids=["gemma", "qwen"])
+def test_a_file_of_k_quants_is_served_as_it_is(model: RealModel, store: Path, tmp_path: Path) -> None:
+    """Four types of blocks in one file, against the same blocks dequantized."""
+    artifact, file = tmp_path / "artifact", fetched(model)
+    summary = build(BuildOptions(model=str(file), output=artifact, store=store))
+    assert {weight.format for weight in load_manifest(artifact).weights.values()} == {"f32", "q5_0", "q8_0", "q4_k", "q6_k"}
+    assert summary.widened == ""
+    assert summary.weight_bytes < 1.03 * file.stat().st_size
     comparison = compare(artifact, str(file))
     assert isinstance(comparison, Comparison)
     assert comparison.positions > 100

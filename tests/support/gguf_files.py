@@ -1,6 +1,7 @@
 """GGUF files made from Hugging Face checkpoints the way llama.cpp's converter makes them, with the `gguf` package alone."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import gguf
 import numpy as np
 from gguf_architectures import ARCHITECTURES, common_keys
 from safetensors.numpy import load_file
+from weight_blocks import GGUF_TYPES, weight_like_blocks
 
 
 def write_gguf(
@@ -15,13 +17,15 @@ def write_gguf(
     path: Path,
     *,
     architecture: str | None = None,
-    quantization: str = "F32",
+    quantization: str | Callable[[str], str] = "F32",
     metadata: dict[str, Any] | None = None,
+    split_max_tensors: int = 0,
 ) -> Path:
-    """Writes the checkpoint in `directory` (float32, a random one) as a GGUF file; returns its path.
+    """Writes the checkpoint in `directory` (float32, a random one) as a GGUF file; returns its path, or that of the first of several.
 
-    architecture: a key of ARCHITECTURES, where it is not the checkpoint's model type. quantization: type of the matrices.
-    metadata: keys to add or, where the value is None, to leave out.
+    architecture: a key of ARCHITECTURES, where it is not the checkpoint's model type. quantization: type of the matrices, or
+    by the tensor's name; types that the `gguf` package does not quantize to get random blocks. metadata: keys to add or, where the
+    value is None, to leave out. split_max_tensors: more of them go to other files.
     """
     config = json.loads((directory / "config.json").read_text())
     how = ARCHITECTURES[architecture or config["model_type"]]
@@ -32,15 +36,16 @@ def write_gguf(
     }
     for transform in how.transforms:
         weights = transform(weights, config)
-    writer = gguf.GGUFWriter(path, how.name)
+    path.parent.mkdir(exist_ok=True)
+    writer = gguf.GGUFWriter(path, how.name, split_max_tensors=split_max_tensors)
     for key, value in (keys | tokenizer_metadata(directory) | (metadata or {})).items():
         _add(writer, key, value)
-    _add_tensors(writer, how.name, keys[f"{how.name}.block_count"], weights, gguf.GGMLQuantizationType[quantization])
+    _add_tensors(writer, how.name, keys[f"{how.name}.block_count"], weights, quantization)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return path if path.exists() else min(path.parent.glob(f"{path.stem}-00001-of-*.gguf"))
 
 
 def tokenizer_metadata(directory: Path) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 
 def _add_tensors(
-    writer: gguf.GGUFWriter, architecture: str, num_layers: int, weights: dict[str, np.ndarray], quantization: gguf.GGMLQuantizationType
+    writer: gguf.GGUFWriter, architecture: str, num_layers: int, weights: dict[str, np.ndarray], quantization: str | Callable[[str], str]
 ) -> None:
     number = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     names = gguf.get_tensor_name_map(number, num_layers)
@@ -86,5 +91,19 @@ def _add_tensors(
         if target is None:
             raise ValueError(f"GGUF's {architecture} has no name for {name}")
         matrix = weight.ndim == 2 and "norm" not in target
-        kind = quantization if matrix else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(target, gguf.quants.quantize(np.ascontiguousarray(weight), kind), raw_dtype=kind)
+        name = (quantization if isinstance(quantization, str) else quantization(target)) if matrix else "F32"
+        kind = gguf.GGMLQuantizationType[name]
+        try:
+            data = gguf.quants.quantize(np.ascontiguousarray(weight), kind)
+        except NotImplementedError:
+            data = _random_blocks(kind, weight.shape[0], weight.shape[1], seed=len(target))
+        writer.add_tensor(target, data, raw_dtype=kind)
+
+
+def _random_blocks(kind: gguf.GGMLQuantizationType, rows: int, in_features: int, seed: int) -> np.ndarray:
+    """uint8 [rows, bytes]; zeros of a type that nothing here knows."""
+    for format, type in GGUF_TYPES.items():
+        if type is kind:
+            return weight_like_blocks(format, rows, in_features, seed).numpy()
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    return np.zeros((rows, in_features // block * size), dtype=np.uint8)

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import torch
 from amx import counted_products
 from torch import Tensor
+from weight_blocks import random_blocks
 
 from engine.kernels import ops
 from engine.kernels.linear import activations
 from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.linear.formats import pack_blocks
-from engine.kernels.linear.quantize import quantize
 
 ROWS = (1, 3, 15, 16, 17, 31, 32, 33, 64, 100)
 OUT_FEATURES = (1, 40, 64, 113)
@@ -39,25 +39,38 @@ class Case(NamedTuple):
     threads: int
 
 
+IN_EVERY_SHAPE = ("q8_0", "q4_1", "q6_k")
+"""Tiles of bytes and of unpacked codes, with minima, and one for each half of a group. Others differ in what unpacks them."""
+
+
 def cases() -> list[Case]:
-    shapes = [*itertools.product(ROWS, OUT_FEATURES, IN_FEATURES), WIDE]
-    return [Case(format, *shape, threads) for format, shape, threads in itertools.product(sorted(FORMATS), shapes, THREADS)]
+    every, few = [*itertools.product(ROWS, OUT_FEATURES, IN_FEATURES), WIDE], [*itertools.product((1, 17, 33), (40, 113), (600,))]
+    return [
+        Case(format, rows, outer, whole_blocks(format, inner), threads)
+        for format in sorted(FORMATS)
+        for (rows, outer, inner), threads in itertools.product(every if format in IN_EVERY_SHAPE else few, THREADS)
+    ]
+
+
+def whole_blocks(format: str, in_features: int) -> int:
+    """Rounded up to what tensors in a format of larger blocks have."""
+    return -(-in_features // FORMATS[format].block) * FORMATS[format].block if FORMATS[format].groups > 1 else in_features
 
 
 def operands(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x quantized, w packed, bias and residual: the same in every process, and for every number of rows."""
     generator = torch.Generator().manual_seed(case.out_features * 31 + case.in_features)
-    weight = torch.randn(case.out_features, case.in_features, generator=generator)
     bias = torch.randn(case.out_features, generator=generator)
+    raw = random_blocks(case.format, case.out_features, case.in_features, seed=case.in_features)
     x = torch.randn(max(ROWS), case.in_features, generator=generator)[: case.rows]
     residual = torch.randn(max(ROWS), case.out_features, generator=generator)[: case.rows]
-    return activations.quantize(x), pack_blocks(case.format, quantize(case.format, weight)), bias, residual
+    return activations.quantize(x), pack_blocks(case.format, raw), bias, residual
 
 
 def products(case: Case) -> int:
-    """Tile products that a case takes: one per 16 rows or part of them, panel and group, from 16 rows on."""
+    """Tile products that a case takes: one per 16 rows or part of them, panel and group, or subgroup of 16, from 16 rows on."""
     panels, groups, row_tiles = (-(-size // per) for size, per in ((case.out_features, 16), (case.in_features, 32), (case.rows, 16)))
-    return row_tiles * panels * groups if case.rows >= 16 else 0
+    return row_tiles * panels * groups * max(FORMATS[case.format].subscales, 1) if case.rows >= 16 else 0
 
 
 def run(case: Case) -> Tensor:

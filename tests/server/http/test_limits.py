@@ -5,7 +5,7 @@ import random
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +179,11 @@ def test_all_bodies_together(server: ServingProcess) -> None:
     """And what they take is given back, by answers and by hang-ups."""
     whole = post({"prompt": "x" * (MAX_BODY_BYTES - 100)}, path="/tokenize")
     for _ in range(2):
-        connections = [connected(server) for _ in range(MAX_BYTES_OF_BODIES // MAX_BODY_BYTES + 1)]
-        for connection in connections:
-            connection.sendall(whole[:-2])
-        assert status(connections[-1].recv(1 << 16)) == 503
-        for connection in connections:
-            connection.close()
+        with ExitStack() as stack:
+            connections = [stack.enter_context(connected(server)) for _ in range(MAX_BYTES_OF_BODIES // MAX_BODY_BYTES + 1)]
+            for connection in connections:
+                connection.sendall(whole[:-2])
+            assert status(connections[-1].recv(1 << 16)) == 503
         for _ in range(20):
             assert server.http.post("/tokenize", json={"prompt": "x" * 10**5}).status_code == 200
 

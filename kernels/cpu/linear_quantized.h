@@ -1,0 +1,267 @@
+// linear_* and embedding_* of a block format: weights in the layout of linear/formats.py,
+// activations as activations.h has them.
+//
+// Every output is, with g running over the groups of 32 of each leaf of sum_tree.h in order and every
+// operation rounded to float32 on its own (this is also what linear/reference.py computes, bit for bit):
+//   sum += float(dot(q_w, q_x)) * (scale_w * scale_x)
+//   with minima, sum += min_w * (scale_x * float(sum(q_x)))
+// and last what epilogue.h says. Of two levels, scale_w is d * scale and min_w is -(m * min), which are exact.
+// Where 16 weights have a scale, it is in the integers: dot is scale_a * dot_a + scale_b * dot_b, and scale_w is d;
+// and their minima are: sum += (min_a * sum_a + min_b * sum_b) * (-m * scale_x). Of a zero point, min_w is -(d * zero_point).
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "activations.h"
+#include "c_linear.h"
+#include "linear_tiles.h"
+#include "sum_tree.h"
+#include "weight_formats.h"
+
+namespace engine {
+namespace {  // each file that includes this has the formats that it names
+
+template <class Format>
+struct QuantizedLinear {
+  using Numbers = typename Format::Numbers;
+
+  const ActivationGroup* x;
+  const uint8_t* w;
+  Epilogue epilogue;
+  float* out;
+  int64_t rows, out_features, panels, groups;
+
+  // Adds the products of one group: of `Rows` rows with the `Vectors` * kLanes outputs from n on of the panels of which
+  // `codes` is the first one's.
+  template <int Rows, int Vectors, class NumbersOf>
+  ENGINE_INLINE void add(const uint8_t* codes, int n, const ActivationGroup* x_row, NumbersOf numbers_of, Vf (&sums)[Rows * Vectors]) const {
+    typename Format::Dots dots[Rows][Vectors];
+#pragma GCC unroll 8
+    for (int step = 0; step < Format::kSteps; ++step) {
+      typename Format::Weight weight[Vectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) weight[v] = Format::load(panel_of(codes, v) + 4 * output_of(n, v), step);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < Vectors; ++v) Format::add(dots[r][v], weight[v], x_row[r * groups].quants, step);
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      const Numbers numbers = numbers_of(v);  // not before the products, which need the registers
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        const ActivationGroup& x_group = x_row[r * groups];
+        Vf& sum = sums[r * Vectors + v];
+        sum = numbers.add(sum, numbers.total(dots[r][v], x_group), x_group);
+      }
+    }
+  }
+
+  // Vector v of a run of panels: the same place in its panel, and its first output there.
+  ENGINE_INLINE const uint8_t* panel_of(const uint8_t* first, int v) const { return first + v / kHalves * Format::panel_bytes(groups); }
+  static ENGINE_INLINE int output_of(int n, int v) { return n + v % kHalves * kLanes; }
+
+  // The first block of these weights makes the numbers of all groups and keeps them for the others. With
+  // `ahead`, the weights that this thread will most likely read next come closer meanwhile: the
+  // processor's own prefetching does not see that one panel follows another.
+  template <int Rows, int Vectors>
+  __attribute__((noinline)) void block(int64_t row, int64_t panel, int half, bool first, bool ahead, Numbers* kept) const {
+    const ActivationGroup* x_row = x + row * groups;
+    const uint8_t* block = w + panel * Format::panel_bytes(groups);
+    const int n = half * kLanes;
+    Vf sum[Rows * Vectors];
+    SumTree<Rows * Vectors> tree;
+    for (int leaf = 0; leaf < kLeaves; ++leaf) {
+#pragma GCC unroll 16
+      for (int i = 0; i < Rows * Vectors; ++i) sum[i] = Vf{};
+      const int64_t blocks = groups / Format::kGroups;
+      for (int64_t left = leaf_begin(blocks, leaf + 1) - leaf_begin(blocks, leaf); left > 0; --left, block += Format::kBytes)
+#pragma GCC unroll 1
+        for (int group = 0; group < Format::kGroups; ++group, ++x_row) {
+          const uint8_t* codes = Format::group_at(block, group);
+          if (ahead) prefetch<Vectors>(codes);
+          const auto numbers_of = [&](int v) __attribute__((always_inline)) {
+            if (Format::kKeepsNumbers && Rows > 1 && !first) return kept[v];
+            const Numbers made = Format::numbers(panel_of(block, v), group, output_of(n, v));
+            if (Format::kKeepsNumbers && Rows > 1) kept[v] = made;
+            return made;
+          };
+          add<Rows, Vectors>(codes, n, x_row, numbers_of, sum);
+          if constexpr (Format::kKeepsNumbers && Rows > 1) kept += Vectors;
+        }
+      tree.add(leaf, sum);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) finish(row + r, panel * kPanel + (half + v) * kLanes, sum[r * Vectors + v]);
+  }
+
+  ENGINE_INLINE void finish(int64_t row, int64_t column, Vf sum) const {
+    if (column + kLanes > out_features) return finish_edge(row, column, sum);
+    store(out + row * out_features + column, epilogue.apply(sum, row, column));
+  }
+
+  // The last outputs, fewer than a vector.
+  __attribute__((noinline)) void finish_edge(int64_t row, int64_t column, Vf sum) const {
+    for (int64_t n = column; n < out_features; ++n) out[row * out_features + n] = epilogue.apply_one(sum[n - column], row, n);
+  }
+
+  // The weights of the panels at hand, kAhead bytes further on.
+  template <int Vectors>
+  ENGINE_INLINE void prefetch(const uint8_t* group) const {
+    constexpr int kPanels = (Vectors + kHalves - 1) / kHalves, kBytes = Format::kBytes / Format::kGroups;
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p)
+#pragma GCC unroll 16
+      for (int line = 0; line < kBytes; line += 64) __builtin_prefetch(group + p * Format::panel_bytes(groups) + kAhead + line, 0, 3);
+  }
+
+  // All rows of a tile with the same few vectors of weights. Blocks of few rows wait for their own
+  // sums, so the last rows are shared out evenly: 8 are 4 and 4, not 6 and 2.
+  template <int Vectors>
+  void columns(int64_t row, int64_t last_row, int64_t panel, int half) const {
+    Numbers* kept = nullptr;
+    if constexpr (Format::kKeepsNumbers) {
+      static thread_local std::vector<Numbers> numbers;
+      numbers.resize(groups * Vectors);
+      kept = numbers.data();
+    }
+    bool first = true;
+    while (row < last_row) {
+      const int64_t left = last_row - row;
+      const int64_t next = left <= kRows ? left : left >= 2 * kRows ? kRows : (left + 1) / 2;
+      rows_at_once<kRows, Vectors>(next, row, panel, half, first, kept);
+      row += next;
+      first = false;
+    }
+  }
+  template <int Most, int Vectors>
+  ENGINE_INLINE void rows_at_once(int64_t count, int64_t row, int64_t panel, int half, bool first, Numbers* kept) const {
+    if constexpr (Most > 1)
+      if (count < Most) return rows_at_once<Most - 1, Vectors>(count, row, panel, half, first, kept);
+    block<Most, Vectors>(row, panel, half, first, first && half == 0, kept);
+  }
+
+  // As many rows as the registers hold the sums of.
+#if defined(ENGINE_AVX512)
+  static constexpr int kRows = Format::kParts == 1 ? 6 : 4, kPanelsAtOnce = 2;
+#else
+  static constexpr int kRows = Format::kParts == 1 ? 5 : 3, kPanelsAtOnce = 1;
+#endif
+#if defined(ENGINE_AMX)
+  static constexpr int64_t kRowStep = kBlockRows, kRowCache = 1 << 20;  // of the 2 MiB that every processor with AMX has per core
+#else
+  static constexpr int64_t kRowStep = kRows, kRowCache = 256 << 10;
+#endif
+  static constexpr int64_t kAhead = 8 << 10;            // of 2 to 16 KiB what measured best
+  static constexpr int64_t kReadAhead = 256 << 10;      // bytes: what memory delivers between two calls
+
+  void tile(int64_t row, int64_t last_row, int64_t panel, int64_t last_panel) const {
+#if defined(ENGINE_AMX)
+    if (last_row - row >= kTileRows) return tile_blocks(row, last_row, panel, last_panel);
+#endif
+    if (last_row - row == 1) {  // a single row reads the weights once, in order
+      for (; panel < last_panel; ++panel) block<1, kHalves>(row, panel, 0, true, true, nullptr);
+      return;
+    }
+    for (; panel + kPanelsAtOnce <= last_panel; panel += kPanelsAtOnce) columns_of<kPanelsAtOnce>(row, last_row, panel);
+    for (; panel < last_panel; ++panel) columns_of<1>(row, last_row, panel);
+  }
+  template <int Panels>
+  void columns_of(int64_t row, int64_t last_row, int64_t panel) const {
+    if constexpr (kHalves == 1) columns<Panels>(row, last_row, panel, 0);
+    else
+      for (int half = 0; half < kHalves; ++half) columns<1>(row, last_row, panel, half);
+  }
+
+#if defined(ENGINE_AMX)
+  // For fewer rows than a tile has, unpacking and waiting for the tiles would cost what they save.
+  void tile_blocks(int64_t first_row, int64_t last_row, int64_t panel, int64_t last_panel) const {
+    BlockTiles<kGroup / Format::kParts> tiles;
+    for (; panel < last_panel; panel += kBlockPanels)
+      for (int64_t row = first_row; row < last_row; row += kBlockRows) {
+        const int rows = int(std::min<int64_t>(last_row - row, kBlockRows));
+        tiles.fit(rows);
+        TileBlock<Format, QuantizedLinear>(*this, row, rows, panel, int(std::min<int64_t>(last_panel - panel, kBlockPanels))).run();
+      }
+  }
+#endif
+
+  void run() const {
+    // Rows whose activations stay in the second cache level while panels stream by.
+    const int64_t tile_rows = std::clamp<int64_t>(kRowCache / (groups * kActivationBytes) / kRowStep * kRowStep, kRowStep, 64 * kRows);
+    const int threads = threads_for(rows * groups * kGroup * out_features);
+    const int64_t run = std::clamp<int64_t>(panels / (8 * threads) / kPanelsAtOnce, 1, 8 / kPanelsAtOnce) * kPanelsAtOnce;  // panels per task: long streams, even shares
+    const int64_t runs = (panels + run - 1) / run;
+    const int64_t tasks = runs * ((rows + tile_rows - 1) / tile_rows);
+    Team::instance().read_ahead(w + panels * Format::panel_bytes(groups), kReadAhead);  // weights lie in the order of their use
+    parallel_for(tasks, 1, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t row = i / runs * tile_rows, panel = i % runs * run;
+        tile(row, std::min(row + tile_rows, rows), panel, std::min(panel + run, panels));
+      }
+    });
+  }
+};
+
+template <class Format>
+void check_weight(const Tensor& w, int64_t groups) {
+  check_contiguous(w, ScalarType::Byte, 3, "w");
+  STD_TORCH_CHECK(w.size(1) * Format::kGroups == groups && w.size(2) == Format::kBytes, "w is not packed for ", groups, " groups");
+}
+
+template <class Format>
+Tensor linear(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t out_features,
+              double multiplier) {
+  check_contiguous(x, ScalarType::Byte, 3, "x");
+  STD_TORCH_CHECK(x.size(2) == kActivationBytes, "x must be what quantize gives");
+  const int64_t rows = x.size(0), groups = x.size(1), panels = (out_features + kPanel - 1) / kPanel;
+  check_weight<Format>(w, groups);
+  STD_TORCH_CHECK(out_features > 0 && w.size(0) == panels, "w has ", w.size(0), " panels, not ", panels);
+  const Epilogue epilogue(bias, multiplier, residual, rows, out_features);
+  Tensor out = empty_floats({rows, out_features});
+  QuantizedLinear<Format>{data<ActivationGroup>(x), data<uint8_t>(w), epilogue, static_cast<float*>(out.data_ptr()), rows, out_features, panels,
+                          groups}
+      .run();
+  return out;
+}
+
+template <class Format>
+Tensor embedding(Tensor tokens, Tensor w, int64_t dim, double multiplier) {
+  check_contiguous(tokens, ScalarType::Int, 1, "tokens");
+  check_weight<Format>(w, groups_of(dim));
+  const int64_t count = tokens.size(0), panel_bytes = Format::panel_bytes(groups_of(dim));
+  const int32_t* token = data<int32_t>(tokens);
+  for (int64_t t = 0; t < count; ++t)
+    STD_TORCH_CHECK(token[t] >= 0 && token[t] < w.size(0) * kPanel, "token ", token[t], " is outside the vocabulary");
+  Tensor out = empty_floats({count, dim});
+  float* to = static_cast<float*>(out.data_ptr());
+  const uint8_t* from = data<uint8_t>(w);
+  parallel_for(count, 1, threads_for(count * dim), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int n = token[t] % kPanel;
+      for (int64_t k = 0; k < dim; ++k) {
+        const int64_t group = k / kGroup;
+        const uint8_t* block = from + token[t] / kPanel * panel_bytes + group / Format::kGroups * Format::kBytes;
+        const float value = Format::value(block, group % Format::kGroups, int(k % kGroup), n);
+        to[t * dim + k] = value * float(multiplier);
+      }
+    }
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace engine
+
+// The operators and C functions of a file's formats. kernel: the last part of the operators' names.
+#define ENGINE_REGISTER_FORMAT(kernel, Format)                                           \
+  m.impl("linear_" #kernel, TORCH_BOX(&engine::linear<engine::Format>)); \
+  m.impl("embedding_" #kernel, TORCH_BOX(&engine::embedding<engine::Format>));
+#define ENGINE_EXPORT_FORMAT(kernel, Format) ENGINE_C_LINEAR(kernel, engine::linear<engine::Format>, engine::embedding<engine::Format>)
+#define ENGINE_BLOCK_FORMATS(FORMATS)                                                   \
+  STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) { FORMATS(ENGINE_REGISTER_FORMAT) } \
+  FORMATS(ENGINE_EXPORT_FORMAT)

@@ -1,0 +1,96 @@
+"""Checkpoints whose matrices are of several formats: each is kept as it is, and computed with as it is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf_files import write_gguf
+from quantized_checkpoints import Scheme, awq, gptq, write_quantized
+from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
+from weight_blocks import GGUF_TYPES
+
+from engine.artifacts import load_manifest
+from engine.cli import main
+from engine.compiler.build import build
+from engine.compiler.options import BuildOptions
+from engine.compiler.run_artifact import artifact_logits
+from engine.compiler.weight_formats import choose_formats, widened
+from engine.models.open import open_checkpoint
+
+SIZES: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
+
+
+def as_q4_k_m(tensor: str) -> str:
+    """What llama.cpp mixes under this name, of a model of two layers."""
+    return "Q6_K" if tensor == "token_embd.weight" or tensor.endswith(("0.attn_v.weight", "0.ffn_down.weight")) else "Q4_K"
+
+
+def one_after_another(tensor: str) -> str:
+    """Every matrix of a type of its own."""
+    names = [
+        f"blk.{layer}.{matrix}.weight" for layer in (0, 1) for matrix in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up")
+    ]
+    types = sorted(type.name for type in GGUF_TYPES.values())
+    return types[names.index(tensor) % len(types)] if tensor in names else "Q2_K" if "down" in tensor else "IQ4_XS"
+
+
+def write(tmp_path: Path, quantization: Any) -> Path:
+    checkpoint = write_random_checkpoint("qwen3", tmp_path / "checkpoint", num_hidden_layers=2, tie_word_embeddings=True, **SIZES)
+    return write_gguf(checkpoint, tmp_path / "model.gguf", quantization=quantization)
+
+
+@pytest.mark.parametrize("quantization", [as_q4_k_m, pytest.param(one_after_another, marks=pytest.mark.exhaustive)])
+def test_a_file_of_many_types_is_served_as_it_is(
+    quantization: Any, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, artifact = write(tmp_path, quantization), tmp_path / "artifact"
+    summary = build(BuildOptions(model=str(model), output=artifact, store=store))
+    checkpoint = open_checkpoint(str(model))
+    held = {source: weight.format for weight in load_manifest(artifact).weights.values() for source in weight.sources}
+    for name, info in checkpoint.parameters.items():
+        (tensor,) = checkpoint.tensors_of(name)
+        if len(info.shape) == 2:
+            assert held[name] == info.format == quantization(tensor).lower()
+    assert summary.widened == ""
+    generator = torch.Generator().manual_seed(3)
+    prompts = [torch.randint(0, VOCAB_SIZE, (length,), generator=generator).tolist() for length in (70, 33, 2)]
+    decoded, prefilled = (artifact_logits(artifact, prompts, last_only=last_only) for last_only in (False, True))
+    for steps, last in zip(decoded, prefilled, strict=True):
+        assert torch.equal(steps[-1], last[0])
+    # Activations are rounded to 8 bits; of a wrong scale or a swapped half the distance would be thousands of times that.
+    assert main(["verify", str(artifact), "--against", str(model), "--max-kl", "0.001"]) == 0
+    assert "KL divergence" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "scheme", [gptq(), pytest.param(awq(group=32), marks=pytest.mark.exhaustive), pytest.param(gptq(bits=8), marks=pytest.mark.exhaustive)]
+)
+def test_whole_numbers_with_zero_points_are_served_as_they_are(scheme: Scheme, store: Path, tmp_path: Path) -> None:
+    plain = write_random_checkpoint("llama", tmp_path / "plain", num_hidden_layers=2, **SIZES)
+    write_quantized(plain, tmp_path / "model", scheme)
+    model, artifact = str(tmp_path / "model"), tmp_path / "artifact"
+    summary = build(BuildOptions(model=model, output=artifact, store=store))
+    assert summary.widened == ""
+    assert any(weight.format.startswith("w") for weight in load_manifest(artifact).weights.values())
+    assert main(["verify", str(artifact), "--against", model, "--max-kl", "0.001"]) == 0
+
+
+def test_only_what_has_more_bits_is_quantized_further(tmp_path: Path) -> None:
+    model = write(tmp_path, as_q4_k_m)
+    checkpoint = open_checkpoint(str(model))
+    formats = choose_formats(checkpoint, "int4")
+    for name, info in checkpoint.parameters.items():
+        if len(info.shape) == 2:
+            table, kept = name == "embed.weight", info.format == "q4_k"
+            assert formats[name] == ("q6_k" if table else "q4_k" if kept else "q4_1"), name
+    assert set(formats.values()) == {"f32", "q6_k", "q4_k", "q4_1"}
+
+
+def test_types_that_become_numbers_are_counted(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(write(tmp_path, lambda tensor: "TQ2_0" if "ffn" in tensor else "Q4_K")))
+    megabytes = 2 * 3 * 256 * 512 * 4 / 1e6
+    assert widened(checkpoint, choose_formats(checkpoint, "none")).startswith(f"6 of TQ2_0 to f32, {megabytes:.0f} MB (exact")
+    assert widened(checkpoint, choose_formats(checkpoint, "int4")) == ""
+    # What NVIDIA's kernels do not read becomes bfloat16, and that is said, too.
+    assert "of Q4_K to bf16" in widened(checkpoint, choose_formats(checkpoint, "none", "rows"))

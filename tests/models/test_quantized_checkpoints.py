@@ -1,0 +1,125 @@
+"""GPTQ, AWQ and compressed-tensors: every code, scale and zero point is kept, and what is damaged or not understood is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from quantized_checkpoints import SHAPE, awq, compressed, gptq, write_quantized
+from random_checkpoints import write_random_checkpoint
+from safetensors.torch import load_file, save_file
+
+from engine.compiler.recipes import dequantize
+from engine.errors import CheckpointError, UnsupportedModelError
+from engine.models.open import open_checkpoint
+
+GROUP = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
+CHANNEL = {"num_bits": 8, "type": "int", "strategy": "channel"}
+SCHEMES = {
+    "gptq": (gptq(), "w4_g128"),
+    "gptq-v2": (gptq(version="gptq_v2"), "w4_g128"),
+    "gptq-g32": (gptq(group=32), "w4_g32"),
+    "gptq-channel": (gptq(group=-1), "w4_g128"),
+    "gptq-8": (gptq(bits=8), "w8_g128"),
+    "gptq-bfloat16": (gptq(group=64, dtype=torch.bfloat16), "w4_g64"),
+    "gptq-act-order": (gptq(act_order=True), "f32"),
+    "awq": (awq(), "w4_g128"),
+    "awq-g64": (awq(group=64), "w4_g64"),
+    "awq-gemv": (awq(version="gemv"), "w4_g128"),
+    "awq-gemv-g32": (awq(version="gemv", group=32), "w4_g32"),
+    "packed-g128": (compressed("pack-quantized", **GROUP), "w4_g128"),
+    "packed-g32-asymmetric": (compressed("pack-quantized", **GROUP | {"group_size": 32, "symmetric": False}), "w4_g32"),
+    "packed-8-channel": (compressed("pack-quantized", **CHANNEL), "w8_g128"),
+    "packed-g16": (compressed("pack-quantized", **GROUP | {"group_size": 16}), "f32"),
+    "int-channel": (compressed("int-quantized", **CHANNEL), "w8_g128"),
+    "int-channel-asymmetric": (compressed("int-quantized", **CHANNEL | {"symmetric": False}), "w8_g128"),
+    "mxfp4": (compressed("mxfp4-pack-quantized", num_bits=4, type="float", strategy="group", group_size=32), "mxfp4"),
+    "nvfp4": (compressed("nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16), "f32"),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint("llama", tmp_path_factory.mktemp("quantized") / "plain", **SHAPE, num_hidden_layers=1)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_value_is_kept(name: str, plain: Path, tmp_path: Path) -> None:
+    scheme, format = SCHEMES[name]
+    expected = write_quantized(plain, tmp_path / "model", scheme)
+    checkpoint = open_checkpoint(str(tmp_path / "model"))
+    seen = set()
+    for parameter, info in checkpoint.parameters.items():
+        (tensor,) = checkpoint.tensors_of(parameter)
+        loaded = checkpoint.read(parameter)
+        if tensor in expected:
+            assert loaded.format == info.format
+            seen.add(info.format)
+            assert torch.equal(dequantize(loaded.format, loaded.data), expected[tensor]), parameter
+            assert bool(info.widened_from) == (info.format == "f32")
+    # down_proj has 384 columns: three blocks of 128, six of 64.
+    assert seen == {format}
+
+
+@pytest.mark.parametrize(
+    ("config", "named", "hint"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "quantized by bitsandbytes", "--quantize int4"),
+        ({"quant_method": "torchao"}, "quantized by torchao", "--quantize int8"),
+        ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "quantized by marlin-24", "dense checkpoint"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "quantized by marlin", "GPTQ checkpoint"),
+        ({"quant_method": "gptq", "bits": 3}, "GPTQ of 3 bits", "GGUF"),
+        ({"quant_method": "awq", "bits": 4, "version": "marlin"}, "version marlin", "GGUF"),
+        ({"quant_method": "quark"}, "quantization_config", "GPTQ, AWQ and compressed-tensors"),
+    ],
+)
+def test_what_is_not_supported_is_named_with_what_to_do(config: dict[str, Any], named: str, hint: str, plain: Path, tmp_path: Path) -> None:
+    write_quantized(plain, tmp_path / "model", gptq())
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": config}))
+    with pytest.raises(UnsupportedModelError, match=named) as raised:
+        open_checkpoint(str(tmp_path / "model"))
+    assert hint in raised.value.hint
+
+
+MODULE = "model.layers.0.mlp.up_proj"
+Tensors = dict[str, torch.Tensor]
+
+
+def _g_idx_out_of_range(tensors: Tensors) -> None:
+    tensors[f"{MODULE}.g_idx"][5] = 2
+
+
+def _infinite_scale(tensors: Tensors) -> None:
+    tensors[f"{MODULE}.scales"][0, 3] = torch.inf
+
+
+def _short_zeros(tensors: Tensors) -> None:
+    tensors[f"{MODULE}.qzeros"] = tensors[f"{MODULE}.qzeros"][:, :-1].contiguous()
+
+
+def _cut_codes(tensors: Tensors) -> None:
+    tensors[f"{MODULE}.qweight"] = tensors[f"{MODULE}.qweight"][:-1].contiguous()
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (_g_idx_out_of_range, "g_idx has the group 2 of 2"),
+        (_infinite_scale, "a scale is not a finite number"),
+        (_short_zeros, r"qzeros is I32 \[2, 47\]; it must be I32 \[2, 48\]"),
+        (_cut_codes, "248 columns are not whole groups|248"),
+        (lambda tensors: tensors.pop(f"{MODULE}.scales"), "scales is missing"),
+    ],
+)
+def test_damage_is_named(damage: Callable[[Tensors], object], named: str, plain: Path, tmp_path: Path) -> None:
+    write_quantized(plain, tmp_path / "model", gptq())
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    damage(tensors)
+    save_file(tensors, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=named) as raised:
+        open_checkpoint(str(tmp_path / "model")).read("layers.0.mlp.up.weight")
+    assert MODULE in raised.value.message
+    assert raised.value.hint

@@ -1,0 +1,133 @@
+"""Checkpoints in published schemes of whole numbers, made of random ones, and the values that each stands for.
+
+GPTQ and AWQ by their formulas; compressed-tensors by its own library.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+SHAPE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+
+
+class Scheme(NamedTuple):
+    """config: of config.json. make: the tensors of a matrix, by what they are called behind its module's name, and its float32 values."""
+
+    config: dict[str, Any]
+    make: Callable[[Tensor], tuple[dict[str, Tensor], Tensor]]
+
+
+def write_quantized(plain: Path, directory: Path, scheme: Scheme) -> dict[str, Tensor]:
+    """Writes the checkpoint with every matrix of its layers in the scheme. Returns what each stands for."""
+    tensors, expected = {}, {}
+    for name, tensor in load_file(plain / "model.safetensors").items():
+        if not name.endswith("_proj.weight"):
+            tensors[name] = tensor
+            continue
+        parts, expected[name] = scheme.make(tensor)
+        tensors |= {f"{name.removesuffix('weight')}{part}": data.contiguous() for part, data in parts.items()}
+    directory.mkdir()
+    for path in plain.iterdir():
+        if path.suffix in (".json", ".jinja") and path.name != "config.json":
+            (directory / path.name).write_bytes(path.read_bytes())
+    config = json.loads((plain / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"quantization_config": scheme.config}))
+    save_file(tensors, directory / "model.safetensors")
+    return expected
+
+
+def gptq(*, bits: int = 4, group: int = 128, version: str = "gptq", act_order: bool = False, dtype: torch.dtype = torch.float16) -> Scheme:
+    def make(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        columns = weight.shape[1]
+        size = columns if group == -1 else group
+        order = torch.randperm(columns, generator=torch.Generator().manual_seed(columns)) if act_order else torch.arange(columns)
+        g_idx = torch.empty(columns, dtype=torch.int32)
+        g_idx[order] = (torch.arange(columns) // size).to(torch.int32)
+        codes, zeros, scales = _quantized(weight, g_idx, bits, dtype)
+        stored = zeros if version == "gptq_v2" else zeros - 1 & (1 << bits) - 1
+        parts = {"qweight": _packed(codes.T, bits, 0), "qzeros": _packed(stored.T, bits, 1), "scales": scales.T, "g_idx": g_idx}
+        return parts, (codes - zeros[:, g_idx]).float() * scales.float()[:, g_idx]
+
+    config = {"quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": act_order, "sym": False, "checkpoint_format": version}
+    return Scheme(config, make)
+
+
+def awq(*, group: int = 128, version: str = "gemm") -> Scheme:
+    def make(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        g_idx = torch.arange(weight.shape[1]) // group
+        codes, zeros, scales = _quantized(weight, g_idx, 4, torch.float16)
+
+        def in_order(rows: Tensor) -> Tensor:
+            return _packed(rows.unflatten(1, (-1, 8))[:, :, AWQ_ORDER].flatten(1), 4, 1)
+
+        parts = {"qweight": in_order(codes.T), "qzeros": in_order(zeros.T), "scales": scales.T}
+        if version == "gemv":  # along inputs, in their order; as wide as AutoAWQ rounds it up
+            padding = -zeros.shape[1] % (8 * max(128 // group, 1))
+            padded = [torch.nn.functional.pad(part, (0, padding)) for part in (zeros, scales)]
+            parts = {"qweight": _packed(codes, 4, 1), "qzeros": _packed(padded[0], 4, 1), "scales": padded[1]}
+        return parts, (codes - zeros[:, g_idx]).float() * scales.float()[:, g_idx]
+
+    return Scheme({"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True, "version": version}, make)
+
+
+def compressed(format: str, **weights: Any) -> Scheme:
+    """weights: as compressed-tensors' QuantizationArgs has them."""
+    arguments = QuantizationArgs(**weights)
+    scheme, library = QuantizationScheme(targets=["Linear"], weights=arguments), BaseCompressor.get_value_from_registry(format)
+
+    def make(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        columns = weight.shape[1]
+        group = arguments.group_size or columns
+        g_idx = torch.arange(columns) // group
+        if arguments.type == "float":
+            largest = weight.abs().unflatten(1, (-1, group)).amax(2)
+            scales = largest / 6 if group == 16 else (largest / 6).log2().ceil().exp2()
+            state = {"weight": weight, "weight_scale": scales}
+            if group == 16:
+                state["weight_global_scale"] = torch.tensor([448 / float(scales.max())])
+                state["weight_scale"] = scales * state["weight_global_scale"]
+        else:
+            half = 1 << arguments.num_bits - 1
+            _, zeros, scales = _quantized(weight, g_idx, arguments.num_bits, torch.float32)
+            state = {"weight": weight, "weight_scale": scales}
+            if not arguments.symmetric:
+                state["weight_zero_point"] = (zeros - half).to(torch.int8)
+        parts = library.compress(state, scheme)
+        if arguments.type == "float" and group == 16:  # the library's own values are bfloat16
+            factors = parts["weight_scale"].float() / parts["weight_global_scale"]
+            codes = unpack_fp4_from_uint8(parts["weight_packed"], len(weight), columns, torch.float32)
+            return parts, codes * factors.repeat_interleave(16, dim=1)
+        return parts, library.decompress(dict(parts), scheme)["weight"].float()
+
+    group = {"targets": ["Linear"], "weights": arguments.model_dump(mode="json"), "input_activations": None}
+    return Scheme(
+        {"quant_method": "compressed-tensors", "format": format, "config_groups": {"group_0": group}, "ignore": ["lm_head"]}, make
+    )
+
+
+def _quantized(weight: Tensor, g_idx: Tensor, bits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """codes [N, K] and zeros [N, G] int32, scales [N, G] of `dtype`: nearest codes between the extremes of each group."""
+    groups, most = int(g_idx.max()) + 1, (1 << bits) - 1
+    index = g_idx.long().expand(len(weight), -1)
+    low, high = (torch.zeros(len(weight), groups).scatter_reduce(1, index, weight, reduce) for reduce in ("amin", "amax"))
+    scales = ((high - low) / most).to(dtype)
+    zeros = (-low / scales.float()).round().clamp(0, most).to(torch.int32)
+    codes = ((weight / scales.float()[:, g_idx.long()]).round() + zeros[:, g_idx.long()]).clamp(0, most).to(torch.int32)
+    return codes, zeros, scales
+
+
+def _packed(codes: Tensor, bits: int, dim: int) -> Tensor:
+    """int32 of 32 / bits codes along a dimension, lowest bits first."""
+    words = codes.to(torch.int64).unflatten(dim, (-1, 32 // bits))
+    shifts = torch.arange(0, 32, bits).view(-1, *[1] * (codes.ndim - dim - 1))
+    total = (words << shifts).sum(dim + 1)
+    return torch.where(total >= 1 << 31, total - (1 << 32), total).to(torch.int32)

@@ -1,0 +1,63 @@
+"""Random blocks of the quantized formats, as checkpoints have them."""
+
+import gguf
+import numpy as np
+import torch
+from gguf.quants import dequantize
+from torch import Tensor
+
+from engine.kernels.linear.blocks import FORMATS
+from engine.kernels.linear.stored_blocks import BLOCK_BYTES
+
+GGUF_TYPES = {name: gguf.GGMLQuantizationType[name.upper()] for name in FORMATS if name.upper() in gguf.GGMLQuantizationType.__members__}
+
+
+def random_blocks(format: str, rows: int, in_features: int, seed: int) -> Tensor:
+    """uint8 [rows, bytes], as many blocks as hold in_features: every code and integer scale may come, d and m are of either sign."""
+    generator = torch.Generator().manual_seed(seed)
+    count, size = -(-in_features // FORMATS[format].block), BLOCK_BYTES[format]
+    blocks = torch.randint(0, 256, (rows, count, size), dtype=torch.uint8, generator=generator)
+    return with_numbers(format, blocks, torch.randn(rows, count, FORMATS[format].numbers, generator=generator) / 8).flatten(1)
+
+
+def weight_like_blocks(format: str, rows: int, in_features: int, seed: int) -> Tensor:
+    """As `random_blocks`, of values about as large as a model's: a few hundredths."""
+    spec = FORMATS[format]
+    code = max(abs(value) for value in spec.table) if spec.table else (1 << spec.bits) - 1 - spec.zero
+    scale = {0: 1, 1: 63, 2: 127 if spec.bits == 6 else 32}[spec.subscales]
+    raw = random_blocks(format, rows, in_features, seed)
+    numbers = torch.randn(rows, raw.shape[1] // BLOCK_BYTES[format], spec.numbers, generator=torch.Generator().manual_seed(seed))
+    return with_numbers(format, raw.unflatten(1, (-1, BLOCK_BYTES[format])), numbers * 0.1 / code / scale).flatten(1)
+
+
+def with_numbers(format: str, blocks: Tensor, numbers: Tensor) -> Tensor:
+    """Blocks uint8 [N, B, bytes] with d (and m) [N, B, 1 or 2] of these values, or the nearest powers of two."""
+    spec, blocks = FORMATS[format], blocks.clone()
+    if spec.number_bytes == 1:
+        blocks[:, :, 0] = (numbers[:, :, 0].abs().log2().round() + 128).clamp(0, 254).to(torch.uint8)
+        return blocks
+    stored = (numbers.half() if spec.number_bytes == 2 else numbers.float()).view(torch.uint8)
+    at_end = format in ("q2_k", "q3_k", "q6_k")
+    blocks[:, :, slice(-stored.shape[2], None) if at_end else slice(stored.shape[2])] = stored
+    return blocks
+
+
+def published_values(format: str, raw: Tensor) -> Tensor:
+    """What blocks mean, float32 [N, K], by the gguf package or by the formula of those that published the format."""
+    if format not in GGUF_TYPES:
+        return scaled_from_zero_points(format, raw)
+    values: np.ndarray = dequantize(raw.numpy(), GGUF_TYPES[format])
+    return torch.from_numpy(values)
+
+
+def scaled_from_zero_points(format: str, raw: Tensor) -> Tensor:
+    """scale * (code - zero point)."""
+    blocks = raw.unflatten(1, (-1, BLOCK_BYTES[format])).numpy()
+    scales, zeros, codes = blocks[..., :4].copy().view(np.float32), blocks[..., 4:5].view(np.int8), blocks[..., 5:]
+    if FORMATS[format].bits == 4:
+        halves = codes.reshape(*codes.shape[:2], -1, 16)
+        codes = np.concatenate((halves & 15, halves >> 4), axis=-1).reshape(*codes.shape[:2], -1)
+    else:
+        codes = codes.view(np.int8)
+    values = scales * (codes.astype(np.int32) - zeros).astype(np.float32)
+    return torch.from_numpy(values.reshape(len(raw), -1))
