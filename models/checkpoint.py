@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UnsupportedModelError
 from .decoder import Decoder
 from .names import Located
 from .pooled import Pooled
@@ -17,6 +17,9 @@ from .spec import ModelSpec
 
 Format = str
 """How values are stored: f32, f16 or bf16, a block format (kernels/linear/blocks.py) or one of FP8 (kernels/nvidia/packed_rows.py)."""
+
+
+_NUMBERS = ("f32", "f16", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +93,16 @@ class Checkpoint(ABC):
 
 
 def taken(located: Located, loaded: Sequence[LoadedTensor]) -> LoadedTensor:
-    """A parameter out of the tensors that it lies in. Rows are whole, so quantized blocks stay as they are."""
+    """A parameter out of the tensors that it lies in. Rows are whole, so quantized blocks stay as they are.
+
+    Raises UnsupportedModelError where blocks would have to be taken apart.
+    """
     format = loaded[0].format
+    if format not in _NUMBERS and (located.transposed or located.columns is not None or located.plus):
+        raise UnsupportedModelError(
+            f"tensor {located.tensors[0]} is stored in {format}, and this model holds it in another order",
+            hint="give the unquantized checkpoint, and quantize that with `engine build --quantize`",
+        )
     data = torch.stack([each.data for each in loaded]) if located.stacked else loaded[0].data
     if located.transposed:
         data = data.T.contiguous()

@@ -1,11 +1,13 @@
 """Tables of tensor names, against the names that the `gguf` package uses; and what of a tensor a parameter takes, by small examples."""
 
+from typing import Any
+
 import gguf
 import pytest
 import torch
 from tiny_specs import NORM, tiny_layer, tiny_spec
 
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, UnsupportedModelError
 from engine.models.architectures import gguf as gguf_tables
 from engine.models.architectures import llama
 from engine.models.architectures.registry import GGUF, spec_from_hf
@@ -267,6 +269,13 @@ class TestOtherChanges:
         result = taken(located, [LoadedTensor(format="q8_0", data=data)])
         assert result.format == "q8_0"
         assert torch.equal(result.data, data[[2, 0]])
+
+    @pytest.mark.parametrize("change", [{"transposed": True}, {"columns": torch.tensor([1, 0])}, {"plus": 1.0}])
+    def test_what_would_take_blocks_apart_is_refused(self, change: dict[str, Any]) -> None:
+        loaded = LoadedTensor(format="w4_g32", data=torch.zeros(21, 21, dtype=torch.uint8))
+        with pytest.raises(UnsupportedModelError, match=r"tensor q is stored in w4_g32") as raised:
+            taken(Located(tensors=("q",), shape=(21, 32), **change), [loaded])
+        assert raised.value.hint
 
 
 class TestInterleaved:
