@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,12 @@ def test_a_process_that_cannot_be_started_is_said(artifact: Path, monkeypatch: p
 
 
 def processes_of(asking: int) -> list[psutil.Process]:
-    """Those that tokenize for the process with this id."""
-    return [child for child in psutil.Process(asking).children() if tokenizing.MODULE in child.cmdline()]
+    """Those that tokenize for the process with this id; one that just ended is none."""
+    found = []
+    for child in psutil.Process(asking).children():
+        with suppress(psutil.NoSuchProcess):
+            found += [child] if tokenizing.MODULE in child.cmdline() else []
+    return found
 
 
 async def until(condition: Callable[[], Any]) -> None:

@@ -30,7 +30,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(artifact: Path) -> Iterator[ServingProcess]:
-    with ServingProcess(artifact, api_key="k") as server:
+    with ServingProcess(artifact, api_key="k", request_timeout=PATIENCE) as server:  # however slowly this machine sends
         yield server.ready()
     assert "Traceback" not in server.log()
 
