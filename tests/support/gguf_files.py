@@ -11,6 +11,9 @@ from gguf_architectures import ARCHITECTURES, common_keys
 from safetensors.numpy import load_file
 from weight_blocks import GGUF_TYPES, weight_like_blocks
 
+_QUANTIZED_BY_GGUF = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4", "TQ1_0", "TQ2_0")
+"""Types that the `gguf` package quantizes to; it only reads the others."""
+
 
 def write_gguf(
     directory: Path,
@@ -93,9 +96,9 @@ def _add_tensors(
         matrix = weight.ndim == 2 and "norm" not in target
         name = (quantization if isinstance(quantization, str) else quantization(target)) if matrix else "F32"
         kind = gguf.GGMLQuantizationType[name]
-        try:
+        if name in _QUANTIZED_BY_GGUF:
             data = gguf.quants.quantize(np.ascontiguousarray(weight), kind)
-        except NotImplementedError:
+        else:
             data = _random_blocks(kind, weight.shape[0], weight.shape[1], seed=len(target))
         writer.add_tensor(target, data, raw_dtype=kind)
 
