@@ -44,9 +44,8 @@ ENGINE_INLINE void quantize_group(const GroupValues& x, ActivationGroup& to) {
   Vi halves[2] = {};
 #pragma GCC unroll 8
   for (int v = 0; v < kGroupVectors; ++v) {
-    typedef int8_t Bytes __attribute__((vector_size(kLanes), may_alias));
     const Vi quant = usable ? round_to_int(x.part[v] * inverse) : Vi{};
-    store(to.quants + v * kLanes, __builtin_convertvector(quant, Bytes));
+    store_lanes(to.quants + v * kLanes, quant);
     halves[v / (kGroupVectors / 2)] += quant;
   }
   to.scale = usable ? amax / 127.0f : finite ? 0.0f : NAN;

@@ -25,16 +25,7 @@ constexpr int kTogether = std::is_same_v<Element, BFloat16> ? 2 : 1;
 // A vector of elements as they are multiplied: floats, or pairs of bfloat16.
 ENGINE_INLINE Vf multiplicands(const float* from) { return load(from); }
 ENGINE_INLINE Vi multiplicands(const BFloat16* from) { return load_vector<Vi>(from); }
-ENGINE_INLINE Vf multiplicands(const int8_t* from) {
-#if defined(ENGINE_AVX512)
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_vector<__m128i>(from)));
-#elif defined(ENGINE_AVX2)
-  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
-#else
-  typedef int8_t Raw __attribute__((vector_size(kLanes), may_alias));
-  return to_float(__builtin_convertvector(load_vector<Raw>(from), Vi));
-#endif
-}
+ENGINE_INLINE Vf multiplicands(const int8_t* from) { return to_float(load_lanes(from)); }
 
 // What multiplies them: elements of a query, or weights, rounded to the cache's type where that has
 // products of its own. Without an instruction for those, they are widened once and not at every product.

@@ -11,7 +11,6 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
 #include "activations.h"
 #include "c_linear.h"
@@ -63,11 +62,10 @@ struct QuantizedLinear {
   ENGINE_INLINE const uint8_t* panel_of(const uint8_t* first, int v) const { return first + v / kHalves * Format::panel_bytes(groups); }
   static ENGINE_INLINE int output_of(int n, int v) { return n + v % kHalves * kLanes; }
 
-  // The first block of these weights makes the numbers of all groups and keeps them for the others. With
-  // `ahead`, the weights that this thread will most likely read next come closer meanwhile: the
+  // With `ahead`, the weights that this thread will most likely read next come closer meanwhile: the
   // processor's own prefetching does not see that one panel follows another.
   template <int Rows, int Vectors>
-  __attribute__((noinline)) void block(int64_t row, int64_t panel, int half, bool first, bool ahead, Numbers* kept) const {
+  __attribute__((noinline)) void block(int64_t row, int64_t panel, int half, bool ahead) const {
     const ActivationGroup* x_row = x + row * groups;
     const uint8_t* block = w + panel * Format::panel_bytes(groups);
     const int n = half * kLanes;
@@ -82,14 +80,8 @@ struct QuantizedLinear {
         for (int group = 0; group < Format::kGroups; ++group, ++x_row) {
           const uint8_t* codes = Format::group_at(block, group);
           if (ahead) prefetch<Vectors>(codes);
-          const auto numbers_of = [&](int v) __attribute__((always_inline)) {
-            if (Format::kKeepsNumbers && Rows > 1 && !first) return kept[v];
-            const Numbers made = Format::numbers(panel_of(block, v), group, output_of(n, v));
-            if (Format::kKeepsNumbers && Rows > 1) kept[v] = made;
-            return made;
-          };
+          const auto numbers_of = [&](int v) __attribute__((always_inline)) { return Format::numbers(panel_of(block, v), group, output_of(n, v)); };
           add<Rows, Vectors>(codes, n, x_row, numbers_of, sum);
-          if constexpr (Format::kKeepsNumbers && Rows > 1) kept += Vectors;
         }
       tree.add(leaf, sum);
     }
@@ -123,26 +115,20 @@ struct QuantizedLinear {
   // sums, so the last rows are shared out evenly: 8 are 4 and 4, not 6 and 2.
   template <int Vectors>
   void columns(int64_t row, int64_t last_row, int64_t panel, int half) const {
-    Numbers* kept = nullptr;
-    if constexpr (Format::kKeepsNumbers) {
-      static thread_local std::vector<Numbers> numbers;
-      numbers.resize(groups * Vectors);
-      kept = numbers.data();
-    }
-    bool first = true;
+    bool ahead = half == 0;
     while (row < last_row) {
       const int64_t left = last_row - row;
       const int64_t next = left <= kRows ? left : left >= 2 * kRows ? kRows : (left + 1) / 2;
-      rows_at_once<kRows, Vectors>(next, row, panel, half, first, kept);
+      rows_at_once<kRows, Vectors>(next, row, panel, half, ahead);
       row += next;
-      first = false;
+      ahead = false;
     }
   }
   template <int Most, int Vectors>
-  ENGINE_INLINE void rows_at_once(int64_t count, int64_t row, int64_t panel, int half, bool first, Numbers* kept) const {
+  ENGINE_INLINE void rows_at_once(int64_t count, int64_t row, int64_t panel, int half, bool ahead) const {
     if constexpr (Most > 1)
-      if (count < Most) return rows_at_once<Most - 1, Vectors>(count, row, panel, half, first, kept);
-    block<Most, Vectors>(row, panel, half, first, first && half == 0, kept);
+      if (count < Most) return rows_at_once<Most - 1, Vectors>(count, row, panel, half, ahead);
+    block<Most, Vectors>(row, panel, half, ahead);
   }
 
   // As many rows as the registers hold the sums of.
@@ -164,7 +150,7 @@ struct QuantizedLinear {
     if (last_row - row >= kTileRows) return tile_blocks(row, last_row, panel, last_panel);
 #endif
     if (last_row - row == 1) {  // a single row reads the weights once, in order
-      for (; panel < last_panel; ++panel) block<1, kHalves>(row, panel, 0, true, true, nullptr);
+      for (; panel < last_panel; ++panel) block<1, kHalves>(row, panel, 0, true);
       return;
     }
     for (; panel + kPanelsAtOnce <= last_panel; panel += kPanelsAtOnce) columns_of<kPanelsAtOnce>(row, last_row, panel);

@@ -110,6 +110,42 @@ ENGINE_INLINE Vf load(const Half* from) {
 #endif
 }
 
+// kLanes bytes, each in a lane. Spelled out: of vector types a fourth as wide, compilers take single elements.
+ENGINE_INLINE Vi load_lanes(const int8_t* from) {
+#if defined(ENGINE_AVX512)
+  return bit_cast<Vi>(_mm512_cvtepi8_epi32(load_vector<__m128i>(from)));
+#elif defined(ENGINE_AVX2)
+  return bit_cast<Vi>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#else
+  Vi lanes;
+  for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = from[lane];
+  return lanes;
+#endif
+}
+ENGINE_INLINE Vi load_lanes(const uint8_t* from) {
+#if defined(ENGINE_AVX512)
+  return bit_cast<Vi>(_mm512_cvtepu8_epi32(load_vector<__m128i>(from)));
+#elif defined(ENGINE_AVX2)
+  return bit_cast<Vi>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#else
+  Vi lanes;
+  for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = from[lane];
+  return lanes;
+#endif
+}
+// The other way, of lanes -128..127.
+ENGINE_INLINE void store_lanes(int8_t* to, Vi lanes) {
+#if defined(ENGINE_AVX512)
+  store(to, _mm512_cvtepi32_epi8(bit_cast<__m512i>(lanes)));
+#elif defined(ENGINE_AVX2)
+  const __m256i all = bit_cast<__m256i>(lanes);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(words, words));
+#else
+  for (int lane = 0; lane < kLanes; ++lane) to[lane] = int8_t(lanes[lane]);
+#endif
+}
+
 // Round to nearest even; a NaN stays a NaN.
 ENGINE_INLINE BFloat16 to_bfloat16(float value) {
   const uint32_t bits = bit_cast<uint32_t>(value);

@@ -96,14 +96,8 @@ ENGINE_INLINE float to_float(HalfPower value) {
   const uint32_t e = value.exponent;
   return bit_cast<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23);
 }
-// kLanes bytes, signed or not.
-template <class Byte>
-ENGINE_INLINE Vi load_bytes(const void* from) {
-  typedef Byte Raw __attribute__((vector_size(kLanes), may_alias));
-  return __builtin_convertvector(load_vector<Raw>(from), Vi);
-}
 ENGINE_INLINE Vf load(const HalfPower* from) {
-  const Vi e = load_bytes<uint8_t>(from), tiny = e == 0 ? splat(0x00200000) : splat(0x00400000);
+  const Vi e = load_lanes(&from->exponent), tiny = e == 0 ? splat(0x00200000) : splat(0x00400000);
   return bit_cast<Vf>(e < 2 ? tiny : (e - 1) << 23);
 }
 
@@ -197,9 +191,6 @@ struct BlockFormat {
     }
     ENGINE_INLINE Vf add(Vf sum, Vf total, const ActivationGroup& x) const { return minima.add(sum + total * (scale * x.scale), x); }
   };
-  // Whether making them costs so much that those of all groups are kept for more rows than one.
-  static constexpr bool kKeepsNumbers = kSubscales > 0 || Has.zero_point || sizeof(Number) == 1;
-
   static ENGINE_INLINE Numbers numbers(const uint8_t* block, int64_t group, int n) {
     Numbers made;
     const uint8_t* codes = group_at(block, group);
@@ -217,13 +208,14 @@ struct BlockFormat {
     return made;
   }
   static ENGINE_INLINE Vf zero_point(const uint8_t* block, int n) {
-    return to_float(load_bytes<int8_t>(block + kHead + kNumberBytes + n));
+    return to_float(load_lanes(signed_at(block + kHead + kNumberBytes + n)));
   }
   // Integer scales, and then integer minima.
   static ENGINE_INLINE Vf subscale(const uint8_t* group, int row, int n) {
-    return to_float(load_bytes<int8_t>(group + Code::kBytes + row * kPanel + n));
+    return to_float(load_lanes(signed_at(group + Code::kBytes + row * kPanel + n)));
   }
 
+  static ENGINE_INLINE const int8_t* signed_at(const uint8_t* bytes) { return reinterpret_cast<const int8_t*>(bytes); }
   static ENGINE_INLINE const Number* stored(const uint8_t* block) { return reinterpret_cast<const Number*>(block + kHead); }
 
   // Element (n, k) of a group.
