@@ -15,6 +15,8 @@ from .checkpoint import Checkpoint, Format, Generation, LoadedTensor, ParameterI
 from .names import locate
 from .storage.file_ranges import read_range
 from .storage.gguf_header import GGUFTensor, model_name, read_gguf
+from .storage.gguf_nvfp4 import NVFP4, load_gguf_nvfp4, take_scales
+from .storage.nvfp4 import MUL
 from .tokenizers.gguf import tokenizer_from_gguf
 
 _FLOATS: dict[GGMLQuantizationType, tuple[Format, torch.dtype]] = {
@@ -36,11 +38,12 @@ _BLOCKS: dict[GGMLQuantizationType, Format] = {
     GGMLQuantizationType.Q5_K: "q5_k",
     GGMLQuantizationType.Q6_K: "q6_k",
     GGMLQuantizationType.IQ4_XS: "iq4_xs",
+    **({} if NVFP4 is None else {NVFP4: MUL}),
 }
 # Types without a kernel of ours: their values, exactly as ggml's own dequantization gives them, are loaded as float32.
 _DEQUANTIZED = frozenset(
     GGMLQuantizationType[name]
-    for name in ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0", "NVFP4")
+    for name in ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0")
     if name in GGMLQuantizationType.__members__
 )
 
@@ -52,7 +55,7 @@ class GGUFCheckpoint(Checkpoint):
         self.name = model_name(path)
         self._path = path
         header = read_gguf(path)
-        self._tensors = header.tensors
+        self._tensors, self._scales = take_scales(header.tensors)
         vectors = {name: self._vector(name, self._tensors[name]) for name in VECTORS if name in self._tensors}
         found = GGUFSource(tensors=frozenset(self._tensors), vectors=vectors)
         self.spec, entry = spec_from_gguf(header.metadata, found, path.name, ignored=ignored)
@@ -84,6 +87,8 @@ class GGUFCheckpoint(Checkpoint):
         raw = read_range(stored.file, stored.offset, stored.size)
         if stored.type in _FLOATS:
             data = raw.view(_FLOATS[stored.type][1]).view(stored.shape)
+        elif stored.type is NVFP4:
+            return load_gguf_nvfp4(tensor, raw.view(stored.shape[0], -1), self._scales.get(tensor))
         elif stored.type in _BLOCKS:
             data = raw.view(stored.shape[0], -1)
         else:

@@ -18,6 +18,7 @@ from .spec import ModelSpec
 from .storage.dense import DenseStorage, Storage
 from .storage.file_ranges import read_range
 from .storage.json_file import read_json
+from .storage.modelopt import quantization_settings
 from .storage.safetensors_header import StoredTensor, read_header
 from .storage.schemes import KEYS, opener_of
 from .tokenizers.hf import tokenizer_from_hf
@@ -32,6 +33,7 @@ class HFCheckpoint(Checkpoint):
     def __init__(self, directory: Path, *, name: str, weights: bool = True, ignored: Collection[str] = ()) -> None:
         self.name = name
         values = read_json(directory / "config.json", hint=_what_to_give(directory))
+        values |= quantization_settings(directory, values)
         opener = opener_of(values)
         pooled = read_pooled(directory, values)
         spec, entry = spec_from_hf(values if opener is None else _without_quantization(values), ignored=ignored, pooled=pooled)

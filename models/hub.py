@@ -7,6 +7,7 @@ from ..errors import CheckpointError
 FILES = [
     "config.json",
     "generation_config.json",
+    "hf_quant_config.json",
     "*.safetensors",
     "*.safetensors.index.json",
     "tokenizer*",

@@ -8,6 +8,7 @@
 // and last what epilogue.h says. Of two levels, scale_w is d * scale and min_w is -(m * min), which are exact.
 // Where 16 weights have a scale, it is in the integers: dot is scale_a * dot_a + scale_b * dot_b, and scale_w is d;
 // and their minima are: sum += (min_a * sum_a + min_b * sum_b) * (-m * scale_x). Of a zero point, min_w is -(d * zero_point).
+// With scales in e4m3, dot is a sum of two exact products that rounds once, and scale_w is d or 1 / d.
 #pragma once
 
 #include <algorithm>

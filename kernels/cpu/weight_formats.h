@@ -101,6 +101,33 @@ ENGINE_INLINE Vf load(const HalfPower* from) {
   return bit_cast<Vf>(e < 2 ? tiny : (e - 1) << 23);
 }
 
+// An e4m3 byte, halved as well: 1 + m / 8 times a power of two, or m times the smallest.
+struct HalfE4m3 {
+  uint8_t bits;
+};
+ENGINE_INLINE float to_float(HalfE4m3 value) {
+  const uint32_t magnitude = value.bits & 0x7f, sign = uint32_t(value.bits & 0x80) << 24;
+  const float size = magnitude < 8 ? float(magnitude) * 0x1p-10f : bit_cast<float>((magnitude << 20) + (119 << 23));
+  return bit_cast<float>(bit_cast<uint32_t>(size) | sign);
+}
+ENGINE_INLINE Vf load(const HalfE4m3* from) {
+  const Vi bits = load_lanes(&from->bits), magnitude = bits & 0x7f;
+  const Vi small = bit_cast<Vi>(to_float(magnitude) * 0x1p-10f), size = magnitude < 8 ? small : (magnitude << 20) + (119 << 23);
+  return bit_cast<Vf>(size | (bits & 0x80) << 24);
+}
+
+// A number by which scales are divided.
+struct Divisor {
+  float value;
+};
+ENGINE_INLINE float to_float(Divisor divisor) { return 1.0f / divisor.value; }
+ENGINE_INLINE Vf load(const Divisor* from) { return 1.0f / load_vector<Vf>(from); }
+
+// A scale times d, as whoever published the format computes it.
+template <class Number>
+ENGINE_INLINE float scaled(float scale, Number d) { return to_float(d) * scale; }
+ENGINE_INLINE float scaled(float scale, Divisor d) { return scale / d.value; }
+
 // What is added to the products of a group: the sums of its activations (of both halves, where they have minima of
 // their own) times the minima.
 template <bool Has, bool Halves>
@@ -121,7 +148,7 @@ struct Minima<true, true> {
   }
 };
 
-// Integer scales of the dot products of both halves.
+// Scales of the dot products of both halves.
 template <bool Halves>
 struct Subscales {};
 template <>
@@ -134,7 +161,8 @@ struct Traits {
   bool min = false;         // a minimum
   bool zero_point = false;  // of each block
   int groups = 1;           // of a block
-  int subscales = 0;        // integer scales of a group; where there are two, the dot product is of both halves, each times its own
+  int subscales = 0;        // scales of a group; where there are two, the dot product is of both halves, each times its own
+  bool e4m3_scales = false; // they are no integers
 };
 
 // Number: how d and m are stored.
@@ -181,7 +209,7 @@ struct BlockFormat {
     [[no_unique_address]] Subscales<kHalves> subscales;
     [[no_unique_address]] Minima<kHasMinima, kHalves> minima;
 
-    // The dot product; an integer, and exact.
+    // The dot product: an integer, and exact; with e4m3 scales, the sum of two exact products.
     ENGINE_INLINE Vf total(const Dots& dots, const ActivationGroup& x) const {
       if constexpr (kHalves) return total(Values::total(dots.parts[0], x.half_sums[0]), Values::total(dots.parts[1], x.half_sums[1]));
       else return to_float(Values::total(dots.parts[0], x.sum));
@@ -210,10 +238,13 @@ struct BlockFormat {
   static ENGINE_INLINE Vf zero_point(const uint8_t* block, int n) {
     return to_float(load_lanes(signed_at(block + kHead + kNumberBytes + n)));
   }
-  // Integer scales, and then integer minima.
+  // Scales, and then integer minima.
   static ENGINE_INLINE Vf subscale(const uint8_t* group, int row, int n) {
-    return to_float(load_lanes(signed_at(group + Code::kBytes + row * kPanel + n)));
+    const uint8_t* from = group + Code::kBytes + row * kPanel + n;
+    if constexpr (Has.e4m3_scales) return engine::load(reinterpret_cast<const HalfE4m3*>(from));
+    else return to_float(load_lanes(signed_at(from)));
   }
+  static float subscale(const int8_t* from) { return Has.e4m3_scales ? to_float(HalfE4m3{uint8_t(*from)}) : float(*from); }
 
   static ENGINE_INLINE const int8_t* signed_at(const uint8_t* bytes) { return reinterpret_cast<const int8_t*>(bytes); }
   static ENGINE_INLINE const Number* stored(const uint8_t* block) { return reinterpret_cast<const Number*>(block + kHead); }
@@ -223,7 +254,7 @@ struct BlockFormat {
     const uint8_t* codes = group_at(block, group);
     const int8_t* integers = reinterpret_cast<const int8_t*>(codes + Code::kBytes) + (kHalves ? k / (kGroup / 2) * kPanel : 0) + n;
     const int zero_point = Has.zero_point ? int8_t(block[kHead + kNumberBytes + n]) : 0;
-    const float d = to_float(stored(block)[n]) * (kSubscales > 0 ? float(integers[0]) : 1);
+    const float d = kSubscales > 0 ? scaled(subscale(integers), stored(block)[n]) : to_float(stored(block)[n]);
     const float product = d * float(Values::value(Code::element(codes, k, n)) - zero_point);
     if constexpr (!Has.min) return product;
     else return product + to_float(stored(block)[kPanel + n]) * (kSubscales > 0 ? -float(integers[kSubscales * kPanel]) : 1);
@@ -251,6 +282,8 @@ using Q5_0 = BlockFormat<Shifted<5, 16>, Traits{}>;
 using Q5_1 = BlockFormat<Shifted<5, 0>, Traits{.min = true}>;
 using Iq4_Nl = BlockFormat<Looked<kIq4>, Traits{}>;
 using Mxfp4 = BlockFormat<Looked<kE2m1>, Traits{}, HalfPower>;
+using Nvfp4_Mul = BlockFormat<Looked<kE2m1>, Traits{.groups = 2, .subscales = 2, .e4m3_scales = true}, float>;
+using Nvfp4_Div = BlockFormat<Looked<kE2m1>, Traits{.groups = 2, .subscales = 2, .e4m3_scales = true}, Divisor>;
 using Q2_K = BlockFormat<Shifted<2, 0>, Traits{.min = true, .groups = 8, .subscales = 2}>;
 using Q3_K = BlockFormat<Shifted<3, 4>, Traits{.groups = 8, .subscales = 2}>;
 using Q4_K = BlockFormat<Shifted<4, 0>, Traits{.min = true, .groups = 8, .subscales = 1}>;

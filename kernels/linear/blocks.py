@@ -1,11 +1,11 @@
-"""The registry of quantized weights: the block formats of GGUF, and those of GPTQ, AWQ and compressed-tensors.
+"""The registry of quantized weights: the block formats of GGUF, and those of GPTQ, AWQ, compressed-tensors and ModelOpt.
 
 A row of weights is cut into blocks. Each has one or two numbers, `d` (and `m`), and a code of a few bits for each
-weight; in formats of two levels also small integers that scale (and shift) every 16 or 32 of them. With c the code
+weight; in formats of two levels also small numbers that scale (and shift) every 16 or 32 of them. With c the code
 and v(c) what it stands for, c - zero (the format's, or a zero point that the block has) or an entry of a table:
 
 - of one level    value = d * v(c) (+ m)
-- of two levels   value = d * scale * v(c) (- m * min)
+- of two levels   value = d * scale * v(c) (- m * min), or (scale / d) * v(c)
 
 Everything else about a format is derived from its row here: `stored_blocks.py` reads its blocks, `formats.py` has their
 layout in memory, `reference.py` their arithmetic.
@@ -32,7 +32,11 @@ class QuantizedFormat:
     block: int = GROUP
     """Weights of a block."""
     subgroup: int = 0
-    """Of two levels: weights with an integer scale of their own."""
+    """Of two levels: weights with a scale of their own, an integer unless `e4m3_scales`."""
+    e4m3_scales: bool = False
+    """The scales of 16 weights are float8_e4m3fn, and mean half of it: tables are doubled."""
+    divides: bool = False
+    """d divides those scales."""
     has_zero_point: bool = False
     """Each block has one, a signed byte."""
     number_bytes: int = 2
@@ -64,12 +68,12 @@ class QuantizedFormat:
 
     @property
     def subscales(self) -> int:
-        """Integer scales of a group."""
+        """Scales of a group."""
         return GROUP // self.subgroup if self.two_levels else 0
 
     @property
     def group_bytes(self) -> int:
-        """Of a group as it is packed: codes, integer scales and minima."""
+        """Of a group as it is packed: codes, scales and minima."""
         return self.code_bytes + self.subscales * self.numbers
 
     @property
@@ -92,6 +96,12 @@ FORMATS = {
         QuantizedFormat(name="q5_1", bits=5, has_min=True),
         QuantizedFormat(name="iq4_nl", bits=4, table=_IQ4),
         QuantizedFormat(name="mxfp4", bits=4, table=_E2M1, number_bytes=1),
+        *(
+            QuantizedFormat(
+                name=name, bits=4, table=_E2M1, block=64, subgroup=16, e4m3_scales=True, divides=name == "nvfp4_div", number_bytes=4
+            )
+            for name in ("nvfp4_mul", "nvfp4_div")
+        ),
         QuantizedFormat(name="q2_k", bits=2, has_min=True, block=256, subgroup=16),
         QuantizedFormat(name="q3_k", bits=3, zero=4, block=256, subgroup=16),
         QuantizedFormat(name="q4_k", bits=4, has_min=True, block=256, subgroup=32),
@@ -105,4 +115,5 @@ FORMATS = {
         ),
     )
 }
-"""By name. Codes of 8 bits are signed bytes. w4_g128 and its like are what GPTQ, AWQ and compressed-tensors publish, a scale per 128."""
+"""By name. Codes of 8 bits are signed bytes. w4_g128 and its like are what GPTQ, AWQ and compressed-tensors publish, a scale per 128;
+nvfp4_mul and nvfp4_div are NVFP4: d is the tensor's scale, by which ModelOpt multiplies and compressed-tensors divides."""

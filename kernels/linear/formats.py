@@ -7,15 +7,15 @@ quantized weight is cut into blocks along K, and those into groups of 32; K is p
 - quantized  uint8 [N/16, K/block, 16 * packed_bytes] (see blocks.py). The head of a block of a panel
   is 16 d, then 16 m if any, then 16 zero points if any. A block of one group is its codes and then
   its head. A larger one is its head, then for each of its groups the codes, and of two levels 16
-  integer scales (two rows of 16 where they are for 16 weights each) and as many integer minima if any.
+  scales (two rows of 16 where they are for 16 weights each) and as many integer minima if any.
 
-d and m are float16, float32 or one byte of exponent; integer scales and zero points are signed. Codes of 8 bits are [8, 16, 4]:
-element (n, k) of the group at [k // 4, n, k % 4]. Others are cut into planes: four bits (of codes below
+d and m are float16, float32 or one byte of exponent; scales are signed integers or e4m3, zero points signed integers. Codes of 8 bits
+are [8, 16, 4]: element (n, k) of the group at [k // 4, n, k % 4]. Others are cut into planes: four bits (of codes below
 4 bits, two), then the bits above them, if any. With q = k // 4, a plane of
 4 bits is [4, 16, 4], q below 4 in the low half of [q, n, k % 4] and q + 4 in the high half;
 2 bits is [2, 16, 4], bits 2i and 2i + 1 of [q // 4, n, k % 4] for q % 4 == i;
 1 bit is [1, 16, 4], bit q of [0, n, k % 4].
-They are the very codes and the very numbers of GGUF's blocks of the same names.
+They are the very codes and the very numbers of the blocks of the same names (stored_blocks.py).
 
 Legend: P panels, B blocks along K, G groups along K.
 """
@@ -37,16 +37,19 @@ PANEL = 16
 
 @dataclass(frozen=True)
 class Groups:
-    """The numbers in a packed weight as linears read them: value = scales * quants + mins * min_steps, but for roundings of zero points.
+    """The numbers in a packed weight as linears read them: value = scales * quants + mins * min_steps, but for roundings of zero points
+    and of scales in e4m3.
 
-    quants [N, G, 32] int16: what the codes stand for, times the scale of 16 weights where there is one. scales and mins [N, G] float32.
-    min_steps [N, G, 2] float32: the integer minima of both halves, where they have their own; 1 otherwise.
+    quants [N, G, 32] int16: what the codes stand for, times the integer scale of 16 weights where there is one. scales and mins [N, G]
+    float32. min_steps [N, G, 2] float32: the integer minima of both halves, where they have their own; 1 otherwise. half_scales
+    [N, G, 2] float32: of both halves, where they are in e4m3.
     """
 
     quants: Tensor
     scales: Tensor
     mins: Tensor | None = None
     min_steps: Tensor | None = None
+    half_scales: Tensor | None = None
 
 
 def pack_dense(weight: Tensor) -> Tensor:
@@ -141,6 +144,9 @@ def unpack_groups(format: str, packed: Tensor, out_features: int) -> Groups:
     d, m = numbers[:, :, :1], numbers[:, :, 1:]
     if spec.has_zero_point:
         m = -(d * blocks.head[:, :, -1:].view(torch.int8))
+    if spec.e4m3_scales:
+        d = torch.where(d == 0, 0, 1 / d) if spec.divides else d
+        return Groups(quants, d.expand(-1, -1, spec.groups).flatten(1), half_scales=_half_e4m3(blocks).unflatten(2, (-1, 2)).flatten(1, 2))
     if blocks.scales is None:
         scales, mins = (each.expand(-1, -1, spec.groups * each.shape[2]).flatten(1) for each in (d, m))
         return Groups(quants, scales, mins if m.shape[2] else None)
@@ -152,6 +158,12 @@ def unpack_groups(format: str, packed: Tensor, out_features: int) -> Groups:
         return Groups(quants, scales)
     steps = blocks.minima.float().unflatten(2, (-1, 2)).flatten(1, 2)
     return Groups(quants, scales, -m.expand(-1, -1, spec.groups).flatten(1), steps)
+
+
+def _half_e4m3(blocks: Blocks) -> Tensor:
+    """The scales of every 16 weights, halved, float32 [N, B, block / 16]."""
+    assert blocks.scales is not None
+    return blocks.scales.view(torch.float8_e4m3fn).float() / 2
 
 
 def _meanings(spec: QuantizedFormat, blocks: Blocks) -> Tensor:
@@ -169,9 +181,19 @@ def unpack(format: str, packed: Tensor, out_features: int, in_features: int) -> 
         blocks = unpack_blocks(format, packed, out_features)
         codes = _meanings(FORMATS[format], blocks) - blocks.head[:, :, -1:].view(torch.int8)
         return (codes.float() * numbers_of(format, blocks.head)).flatten(1)[:, :in_features]
+    if FORMATS[format].e4m3_scales:
+        return _of_e4m3_scales(FORMATS[format], unpack_blocks(format, packed, out_features))[:, :in_features]
     groups = unpack_groups(format, packed, out_features)
     values = groups.quants.float() * groups.scales[:, :, None]
     if groups.mins is not None:
         steps = torch.ones(()) if groups.min_steps is None else groups.min_steps.repeat_interleave(GROUP // 2, dim=2)
         values = values + groups.mins[:, :, None] * steps
     return values.flatten(1)[:, :in_features]
+
+
+def _of_e4m3_scales(spec: QuantizedFormat, blocks: Blocks) -> Tensor:
+    """scale * d * code or scale / d * code, rounded after each; float32 [N, K]. A block whose d is 0 is zero: padding."""
+    scales, d = _half_e4m3(blocks), numbers_of(spec.name, blocks.head)
+    scales = torch.where(d == 0, 0, scales / d) if spec.divides else scales * d
+    values: Tensor = _meanings(spec, blocks).float() * scales.repeat_interleave(spec.subgroup, dim=2)
+    return values.flatten(1)

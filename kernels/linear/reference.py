@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from . import activations
 from .blocks import FORMATS
-from .formats import PANEL, unpack, unpack_groups
+from .formats import PANEL, Groups, unpack, unpack_groups
 
 LEAVES = 8
 
@@ -37,9 +37,7 @@ def _quantized(format: str, x: activations.Activations, w: Tensor, out_features:
     weight = unpack_groups(format, w, out_features)
 
     def add(out: Tensor, g: int) -> Tensor:
-        # Below 2^24 in size, so float32 holds every partial sum exactly.
-        dots = x.quants[:, g] @ weight.quants[:, g].float().T
-        out = out + dots * (x.scales[:, g, None] * weight.scales[:, g])
+        out = out + _dots(x, weight, g) * (x.scales[:, g, None] * weight.scales[:, g])
         if weight.mins is None:
             return out
         if weight.min_steps is None:
@@ -48,6 +46,17 @@ def _quantized(format: str, x: activations.Activations, w: Tensor, out_features:
         return out + steps * (x.scales[:, g, None] * weight.mins[:, g])
 
     return sum_in_order(torch.zeros(x.quants.shape[0], out_features), w.shape[1], FORMATS[format].groups, add)
+
+
+def _dots(x: activations.Activations, weight: Groups, g: int) -> Tensor:
+    """[T, N]: the products of a group. Below 2^24 in size, so float32 holds every partial sum exactly; with scales in e4m3, the sum of
+    both halves rounds once."""
+    quants = weight.quants[:, g].float()
+    if weight.half_scales is None:
+        return x.quants[:, g] @ quants.T
+    halves = zip(x.quants[:, g].tensor_split(2, dim=1), quants.tensor_split(2, dim=1), weight.half_scales[:, g].unbind(1), strict=True)
+    first, second = ((of_x @ of_w.T) * scale for of_x, of_w, scale in halves)
+    return first + second
 
 
 def sum_in_order(zero: Tensor, blocks: int, groups: int, add: Callable[[Tensor, int], Tensor]) -> Tensor:

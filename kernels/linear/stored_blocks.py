@@ -24,6 +24,7 @@ The scales of q4_k and q5_k are 12 bytes: eight scales and eight minima of six b
 Those of safetensors checkpoints, whose codes and scales lie in tensors of their own, are made by models/storage:
 
     w4_g32, w8_g128 and their like   d, zero point, codes: nibbles of each 32 weights as q4_0, or signed bytes
+    nvfp4_mul, nvfp4_div             d, four scales, nibbles of each 32 weights as q4_0
 """
 
 from collections.abc import Callable
@@ -42,6 +43,8 @@ BLOCK_BYTES = {
     "q5_1": 24,
     "iq4_nl": 18,
     "mxfp4": 17,
+    "nvfp4_mul": 40,
+    "nvfp4_div": 40,
     "q2_k": 84,
     "q3_k": 110,
     "q4_k": 144,
@@ -62,7 +65,7 @@ Parts = tuple[Tensor, ...]
 @dataclass(frozen=True)
 class Blocks:
     """Rows of blocks [N, B]. codes [N, B, block] and minima [N, B, block / subgroup] uint8 (codes of 8 bits: signed bytes); scales
-    [N, B, block / subgroup] int8; head [N, B, bytes] uint8: d (and m, and the zero point) as they are stored."""
+    [N, B, block / subgroup] int8 (the bytes of e4m3); head [N, B, bytes] uint8: d (and m, and the zero point) as they are stored."""
 
     codes: Tensor
     head: Tensor
@@ -126,6 +129,11 @@ def _five_bits(blocks: Tensor) -> Parts:
     return (_halves(nibbles) | bits << 4,)
 
 
+def _scaled_nibbles(blocks: Tensor) -> Parts:
+    scales, nibbles = blocks.split((4, 32), dim=-1)
+    return *_nibbles(nibbles), scales.view(torch.int8)
+
+
 def _k_two_bits(blocks: Tensor) -> Parts:
     both, pairs = blocks.split((16, 64), dim=-1)
     return _pairs(pairs), (both & 0x0F).view(torch.int8), both >> 4
@@ -169,6 +177,8 @@ _READERS: dict[str, Callable[[Tensor], Parts]] = {
     "q5_1": _five_bits,
     "iq4_nl": _nibbles,
     "mxfp4": _nibbles,
+    "nvfp4_mul": _scaled_nibbles,
+    "nvfp4_div": _scaled_nibbles,
     "q2_k": _k_two_bits,
     "q3_k": _k_three_bits,
     "q4_k": _k_nibbles,

@@ -84,9 +84,9 @@ _NEUTRAL_FACTORS = frozenset(
 )
 
 _QUANTIZED_HINT = (
-    "GPTQ, AWQ and compressed-tensors (pack-, int-, mxfp4-pack- and float-quantized) are supported. FP8 is supported as compressed-tensors "
-    "and Hugging Face (fp8) publish it: weights with scales per tensor, per output channel or, with dynamic scales of activations, per "
-    "128 x 128; activations with dynamic scales, or static per tensor. "
+    "GPTQ, AWQ, compressed-tensors (pack-, int-, mxfp4-pack-, nvfp4-pack- and float-quantized) and ModelOpt (FP8 and NVFP4) are "
+    "supported. FP8 is supported as these and Hugging Face (fp8) publish it: weights with scales per tensor, per output channel or, with "
+    "dynamic scales of activations, per 128 x 128; activations with dynamic scales, or static per tensor. "
     "Otherwise give the unquantized checkpoint (and `engine build --quantize int8` or `int4`), or a GGUF file"
 )
 _HINTS = {"quantization_config": _QUANTIZED_HINT, "compression_config": _QUANTIZED_HINT}

@@ -7,7 +7,7 @@
 - `mxfp4-pack-quantized`: MODULE.weight_packed uint8 [N, K / 2], two e2m1 numbers in each, the lower half first; MODULE.weight_scale
   uint8 [N, K / 32], exponents. Its blocks are those of mxfp4.
 - `nvfp4-pack-quantized`: the same codes, MODULE.weight_scale float8_e4m3fn [N, K / 16], MODULE.weight_global_scale float32:
-  value = code * (scale / global scale). Widened.
+  value = code * (scale / global scale), which nvfp4_div keeps.
 
 Scales of activations are not used: ours are taken from the activations themselves, per token and 32 of them.
 """
@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from ...kernels.linear.blocks import FORMATS
 from ..checkpoint import Format, LoadedTensor
+from .nvfp4 import DIV, WIDENED, load_nvfp4, nvfp4_format
 from .safetensors_header import StoredTensor
 from .zero_points import SCALE_DTYPES, Matrix, Numbers, ZeroPointStorage, unpacked, words
 
@@ -87,26 +87,27 @@ class CompressedTensorsStorage(ZeroPointStorage):
     def format(self, name: str) -> Format:
         matrix = self._matrices.get(name)
         if matrix is not None and _is_float(matrix):
-            return "mxfp4" if matrix.parts["weight_scale"].dtype == "U8" else "f32"
+            return "mxfp4" if matrix.parts["weight_scale"].dtype == "U8" else nvfp4_format(matrix.shape[1], DIV)
         return super().format(name)
 
     def widened_from(self, name: str) -> str:
         matrix = self._matrices.get(name)
-        return "NVFP4" if matrix is not None and _is_float(matrix) and self.format(name) == "f32" else super().widened_from(name)
+        return WIDENED if matrix is not None and _is_float(matrix) and self.format(name) == "f32" else super().widened_from(name)
 
     def load(self, name: str) -> LoadedTensor:
         matrix = self._matrices.get(name)
         if matrix is None or not _is_float(matrix):
             return super().load(name)
         codes = unpacked(matrix.read("weight_packed"), 4, matrix.shape[1])
-        scales = matrix.read("weight_scale")
+        scales = matrix.read("weight_scale").view(torch.uint8)
         if self.format(name) == "mxfp4":
             halves = codes.to(torch.uint8).unflatten(1, (-1, 2, 16))
             blocks = torch.cat((scales[:, :, None], halves[:, :, 0] | halves[:, :, 1] << 4), dim=2)
             return LoadedTensor(format="mxfp4", data=blocks.flatten(1))
-        factors = scales.float() / matrix.read("weight_global_scale").float()
-        values = torch.tensor(FORMATS["mxfp4"].table)[codes.long()] / 2
-        return LoadedTensor(format="f32", data=values * factors.repeat_interleave(16, dim=1))
+        try:
+            return load_nvfp4(DIV, codes, scales, matrix.read("weight_global_scale"))
+        except ValueError as error:
+            raise matrix.damaged(str(error)) from error
 
     def _numbers(self, matrix: Matrix) -> Numbers:
         rows, columns = matrix.shape

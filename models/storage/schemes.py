@@ -9,6 +9,7 @@ from .compressed_tensors import FOUR_BIT_FLOATS, WHOLE_NUMBERS, CompressedTensor
 from .dense import DenseStorage, Storage
 from .fp8 import FP8Storage, fp8_format
 from .gptq import GPTQStorage
+from .modelopt import ModelOptStorage
 from .safetensors_header import StoredTensor
 
 KEYS = ("quantization_config", "compression_config")
@@ -46,6 +47,8 @@ def opener_of(config: Mapping[str, Any]) -> Opener | None:
     if scheme in ("gptq", "awq"):
         storage = GPTQStorage if scheme == "gptq" else AWQStorage
         return lambda tensors: storage(settings, tensors)
+    if scheme.startswith("modelopt"):
+        return lambda tensors: ModelOptStorage(settings, tensors)
     if scheme == "compressed-tensors" and format in (*WHOLE_NUMBERS, *FOUR_BIT_FLOATS):
         return lambda tensors: CompressedTensorsStorage(settings, tensors)
     return None

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from gguf_files import write_gguf
-from quantized_checkpoints import Scheme, awq, gptq, write_quantized
+from quantized_checkpoints import Scheme, awq, compressed, gptq, write_quantized
 from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
 from weight_blocks import GGUF_TYPES
 
@@ -64,15 +64,21 @@ def test_a_file_of_many_types_is_served_as_it_is(
 
 
 @pytest.mark.parametrize(
-    "scheme", [gptq(), pytest.param(awq(group=32), marks=pytest.mark.exhaustive), pytest.param(gptq(bits=8), marks=pytest.mark.exhaustive)]
+    "scheme",
+    [
+        gptq(),
+        compressed("nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16),
+        pytest.param(awq(group=32), marks=pytest.mark.exhaustive),
+        pytest.param(gptq(bits=8), marks=pytest.mark.exhaustive),
+    ],
 )
-def test_whole_numbers_with_zero_points_are_served_as_they_are(scheme: Scheme, store: Path, tmp_path: Path) -> None:
+def test_published_schemes_are_served_as_they_are(scheme: Scheme, store: Path, tmp_path: Path) -> None:
     plain = write_random_checkpoint("llama", tmp_path / "plain", num_hidden_layers=2, **SIZES)
     write_quantized(plain, tmp_path / "model", scheme)
     model, artifact = str(tmp_path / "model"), tmp_path / "artifact"
     summary = build(BuildOptions(model=model, output=artifact, store=store))
     assert summary.widened == ""
-    assert any(weight.format.startswith("w") for weight in load_manifest(artifact).weights.values())
+    assert any(weight.format.startswith(("w", "nvfp4")) for weight in load_manifest(artifact).weights.values())
     assert main(["verify", str(artifact), "--against", model, "--max-kl", "0.001"]) == 0
 
 

@@ -18,6 +18,7 @@ from reference_attention import use_reference_attention
 from tokenizers import Tokenizer
 from weight_blocks import GGUF_TYPES
 
+from engine.compiler.recipes import dequantize
 from engine.errors import CheckpointError, EngineError, UnsupportedModelError
 from engine.models.architectures.registry import GGUF
 from engine.models.decoder import constants
@@ -102,6 +103,43 @@ def test_blocks_of_every_format_are_carried_over_exactly(format: str, tmp_path: 
             assert (info.format, loaded.format, info.widened_from) == (format, format, "")
             assert np.array_equal(to_float32(loaded).numpy(), gguf.quants.dequantize(tensor.data, tensor.tensor_type))
             assert np.array_equal(loaded.data.numpy(), tensor.data)
+
+
+NVFP4_SCALES = {"blk.0.ffn_up.scale": 0.3, "blk.0.ffn_up.input_scale": 7.0, "blk.1.attn_q.scale": 1e-3}
+
+
+def test_nvfp4_is_carried_over_exactly(tmp_path: Path) -> None:
+    directory = write_random_checkpoint("qwen2", tmp_path / "model", **BLOCKS_OF_256 | {"use_sliding_window": False})
+    path = write_gguf(directory, tmp_path / "model.gguf", quantization="NVFP4", scales=NVFP4_SCALES)
+    checkpoint, stored = open_checkpoint(str(path)), {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    scaled = 0
+    for parameter, info in checkpoint.parameters.items():
+        (name,) = checkpoint.tensors_of(parameter)
+        if len(info.shape) != 2:
+            continue
+        loaded = checkpoint.read(parameter)
+        assert (info.format, loaded.format, info.widened_from) == ("nvfp4_mul", "nvfp4_mul", "")
+        expected = torch.from_numpy(gguf.quants.dequantize(stored[name].data, gguf.GGMLQuantizationType.NVFP4))
+        if scale := NVFP4_SCALES.get(name.replace(".weight", ".scale")):
+            scaled += 1
+            assert torch.allclose(dequantize("nvfp4_mul", loaded.data), expected * scale, rtol=2.0**-22, atol=0)
+        else:
+            assert torch.equal(dequantize("nvfp4_mul", loaded.data), expected)
+    assert scaled == 2
+
+
+@pytest.mark.parametrize(("byte", "scale", "named"), [(0x80, 1.0, "scales below zero"), (1, 0.0, "the scale of the tensor is 0")])
+def test_scales_of_nvfp4_that_cannot_be(byte: int, scale: float, named: str, tmp_path: Path) -> None:
+    directory = write_random_checkpoint("qwen2", tmp_path / "model", **BLOCKS_OF_256 | {"use_sliding_window": False})
+    path = write_gguf(directory, tmp_path / "model.gguf", quantization="NVFP4", scales={"blk.0.ffn_up.scale": scale})
+    (offset,) = (int(tensor.data_offset) for tensor in gguf.GGUFReader(path).tensors if tensor.name == "blk.0.ffn_up.weight")
+    content = bytearray(path.read_bytes())
+    content[offset] = byte
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=named) as raised:
+        open_checkpoint(str(path)).read("layers.0.mlp.up.weight")
+    assert "blk.0.ffn_up.weight" in raised.value.message
+    assert raised.value.hint
 
 
 @pytest.mark.parametrize("quantization", ["TQ1_0", "TQ2_0"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from quantized_checkpoints import SHAPE, awq, compressed, gptq, write_quantized
+from quantized_checkpoints import SHAPE, Scheme, awq, compressed, gptq, write_quantized
 from random_checkpoints import write_random_checkpoint
 from safetensors.torch import load_file, save_file
 
@@ -17,6 +17,7 @@ from engine.models.open import open_checkpoint
 
 GROUP = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
 CHANNEL = {"num_bits": 8, "type": "int", "strategy": "channel"}
+NVFP4 = compressed("nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16)
 SCHEMES = {
     "gptq": (gptq(), "w4_g128"),
     "gptq-v2": (gptq(version="gptq_v2"), "w4_g128"),
@@ -36,7 +37,7 @@ SCHEMES = {
     "int-channel": (compressed("int-quantized", **CHANNEL), "w8_g128"),
     "int-channel-asymmetric": (compressed("int-quantized", **CHANNEL | {"symmetric": False}), "w8_g128"),
     "mxfp4": (compressed("mxfp4-pack-quantized", num_bits=4, type="float", strategy="group", group_size=32), "mxfp4"),
-    "nvfp4": (compressed("nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16), "f32"),
+    "nvfp4": (NVFP4, "nvfp4_div"),
 }
 
 
@@ -63,6 +64,16 @@ def test_every_value_is_kept(name: str, plain: Path, tmp_path: Path) -> None:
     assert seen == {format}
 
 
+def test_nvfp4_in_rows_of_no_whole_blocks_is_widened(tmp_path: Path) -> None:
+    plain = write_random_checkpoint("llama", tmp_path / "plain", **SHAPE | {"intermediate_size": 336}, num_hidden_layers=1)
+    expected = write_quantized(plain, tmp_path / "model", NVFP4)
+    checkpoint = open_checkpoint(str(tmp_path / "model"))
+    info, loaded = checkpoint.parameters["layers.0.mlp.down.weight"], checkpoint.read("layers.0.mlp.down.weight")
+    assert (info.format, info.widened_from) == ("f32", "NVFP4 in rows that are no multiple of 64")
+    assert torch.equal(loaded.data, expected["model.layers.0.mlp.down_proj.weight"])
+    assert checkpoint.parameters["layers.0.mlp.up.weight"].format == "nvfp4_div"
+
+
 @pytest.mark.parametrize(
     ("config", "named", "hint"),
     [
@@ -72,7 +83,7 @@ def test_every_value_is_kept(name: str, plain: Path, tmp_path: Path) -> None:
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "quantized by marlin", "GPTQ checkpoint"),
         ({"quant_method": "gptq", "bits": 3}, "GPTQ of 3 bits", "GGUF"),
         ({"quant_method": "awq", "bits": 4, "version": "marlin"}, "version marlin", "GGUF"),
-        ({"quant_method": "quark"}, "quantization_config", "GPTQ, AWQ and compressed-tensors"),
+        ({"quant_method": "quark"}, "quantization_config", "GPTQ, AWQ, compressed-tensors"),
     ],
 )
 def test_what_is_not_supported_is_named_with_what_to_do(config: dict[str, Any], named: str, hint: str, plain: Path, tmp_path: Path) -> None:
@@ -100,22 +111,32 @@ def _short_zeros(tensors: Tensors) -> None:
     tensors[f"{MODULE}.qzeros"] = tensors[f"{MODULE}.qzeros"][:, :-1].contiguous()
 
 
+def _nan_scale(tensors: Tensors) -> None:
+    tensors[f"{MODULE}.weight_scale"].view(torch.uint8)[3, 2] = 0xFF
+
+
+def _no_global_scale(tensors: Tensors) -> None:
+    tensors[f"{MODULE}.weight_global_scale"][0] = 0
+
+
 def _cut_codes(tensors: Tensors) -> None:
     tensors[f"{MODULE}.qweight"] = tensors[f"{MODULE}.qweight"][:-1].contiguous()
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("scheme", "damage", "named"),
     [
-        (_g_idx_out_of_range, "g_idx has the group 2 of 2"),
-        (_infinite_scale, "a scale is not a finite number"),
-        (_short_zeros, r"qzeros is I32 \[2, 47\]; it must be I32 \[2, 48\]"),
-        (_cut_codes, "248 columns are not whole groups|248"),
-        (lambda tensors: tensors.pop(f"{MODULE}.scales"), "scales is missing"),
+        (gptq(), _g_idx_out_of_range, "g_idx has the group 2 of 2"),
+        (gptq(), _infinite_scale, "a scale is not a finite number"),
+        (gptq(), _short_zeros, r"qzeros is I32 \[2, 47\]; it must be I32 \[2, 48\]"),
+        (gptq(), _cut_codes, "248 columns are not whole groups|248"),
+        (gptq(), lambda tensors: tensors.pop(f"{MODULE}.scales"), "scales is missing"),
+        (NVFP4, _nan_scale, "a scale is not a finite number"),
+        (NVFP4, _no_global_scale, "the scale of the tensor is 0; it must be a positive"),
     ],
 )
-def test_damage_is_named(damage: Callable[[Tensors], object], named: str, plain: Path, tmp_path: Path) -> None:
-    write_quantized(plain, tmp_path / "model", gptq())
+def test_damage_is_named(scheme: Scheme, damage: Callable[[Tensors], object], named: str, plain: Path, tmp_path: Path) -> None:
+    write_quantized(plain, tmp_path / "model", scheme)
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     damage(tensors)
     save_file(tensors, tmp_path / "model" / "model.safetensors")

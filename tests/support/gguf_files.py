@@ -23,12 +23,13 @@ def write_gguf(
     quantization: str | Callable[[str], str] = "F32",
     metadata: dict[str, Any] | None = None,
     split_max_tensors: int = 0,
+    scales: dict[str, float] | None = None,
 ) -> Path:
     """Writes the checkpoint in `directory` (float32, a random one) as a GGUF file; returns its path, or that of the first of several.
 
     architecture: a key of ARCHITECTURES, where it is not the checkpoint's model type. quantization: type of the matrices, or
     by the tensor's name; types that the `gguf` package does not quantize to get random blocks. metadata: keys to add or, where the
-    value is None, to leave out. split_max_tensors: more of them go to other files.
+    value is None, to leave out. split_max_tensors: more of them go to other files. scales: further tensors of one number.
     """
     config = json.loads((directory / "config.json").read_text())
     how = ARCHITECTURES[architecture or config["model_type"]]
@@ -44,6 +45,8 @@ def write_gguf(
     for key, value in (keys | tokenizer_metadata(directory) | (metadata or {})).items():
         _add(writer, key, value)
     _add_tensors(writer, how.name, keys[f"{how.name}.block_count"], weights, quantization)
+    for name, value in (scales or {}).items():
+        writer.add_tensor(name, np.array([value], dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -105,6 +108,11 @@ def _add_tensors(
 
 def _random_blocks(kind: gguf.GGMLQuantizationType, rows: int, in_features: int, seed: int) -> np.ndarray:
     """uint8 [rows, bytes]; zeros of a type that nothing here knows."""
+    if kind is gguf.GGMLQuantizationType.NVFP4:
+        blocks = np.random.default_rng(seed).integers(0, 256, (rows, in_features // 64, 36), dtype=np.uint8)
+        blocks[..., :4] &= 0x1F  # scales of up to 2^-4, and below the normal numbers
+        blocks[0, 0, 0] = 0x7F
+        return blocks.reshape(rows, -1)
     for format, type in GGUF_TYPES.items():
         if type is kind:
             return weight_like_blocks(format, rows, in_features, seed).numpy()

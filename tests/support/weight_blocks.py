@@ -24,15 +24,21 @@ def weight_like_blocks(format: str, rows: int, in_features: int, seed: int) -> T
     """As `random_blocks`, of values about as large as a model's: a few hundredths."""
     spec = FORMATS[format]
     code = max(abs(value) for value in spec.table) if spec.table else (1 << spec.bits) - 1 - spec.zero
-    scale = {0: 1, 1: 63, 2: 127 if spec.bits == 6 else 32}[spec.subscales]
+    scale = 448 if spec.e4m3_scales else {0: 1, 1: 63, 2: 127 if spec.bits == 6 else 32}[spec.subscales]
     raw = random_blocks(format, rows, in_features, seed)
     numbers = torch.randn(rows, raw.shape[1] // BLOCK_BYTES[format], spec.numbers, generator=torch.Generator().manual_seed(seed))
     return with_numbers(format, raw.unflatten(1, (-1, BLOCK_BYTES[format])), numbers * 0.1 / code / scale).flatten(1)
 
 
 def with_numbers(format: str, blocks: Tensor, numbers: Tensor) -> Tensor:
-    """Blocks uint8 [N, B, bytes] with d (and m) [N, B, 1 or 2] of these values, or the nearest powers of two."""
+    """Blocks uint8 [N, B, bytes] with d (and m) [N, B, 1 or 2] of these values, or the nearest powers of two.
+
+    Scales in e4m3 that are no number become the largest.
+    """
     spec, blocks = FORMATS[format], blocks.clone()
+    if spec.e4m3_scales:
+        scales = blocks[:, :, 4:8]
+        blocks[:, :, 4:8] = torch.where(scales & 0x7F == 0x7F, scales - 1, scales)
     if spec.number_bytes == 1:
         blocks[:, :, 0] = (numbers[:, :, 0].abs().log2().round() + 128).clamp(0, 254).to(torch.uint8)
         return blocks
@@ -44,10 +50,23 @@ def with_numbers(format: str, blocks: Tensor, numbers: Tensor) -> Tensor:
 
 def published_values(format: str, raw: Tensor) -> Tensor:
     """What blocks mean, float32 [N, K], by the gguf package or by the formula of those that published the format."""
+    if FORMATS[format].e4m3_scales:
+        return scaled_twice(format, raw)
     if format not in GGUF_TYPES:
         return scaled_from_zero_points(format, raw)
     values: np.ndarray = dequantize(raw.numpy(), GGUF_TYPES[format])
     return torch.from_numpy(values)
+
+
+def scaled_twice(format: str, raw: Tensor) -> Tensor:
+    """NVFP4: code * (scale * d), or code * (scale / d), with codes in e2m1 and scales in e4m3."""
+    blocks = raw.unflatten(1, (-1, BLOCK_BYTES[format])).numpy()
+    d, scales, codes = blocks[..., :4].copy().view(np.float32), torch.from_numpy(blocks[..., 4:8].copy()), blocks[..., 8:].reshape(-1, 16)
+    values = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=np.float32)
+    of_codes = values[np.stack((codes & 15, codes >> 4), axis=1)].reshape(-1, 16)
+    floats = scales.view(torch.float8_e4m3fn).float().numpy()
+    factors = floats / d if format == "nvfp4_div" else floats * d
+    return torch.from_numpy((of_codes * factors.reshape(-1, 1)).reshape(len(raw), -1))
 
 
 def scaled_from_zero_points(format: str, raw: Tensor) -> Tensor:
