@@ -55,7 +55,7 @@ def new_manifest(
             num_layers=len(spec.layers),
             parameters=_count_parameters(checkpoint),
             quantize=options.quantize,
-            source_format="+".join(sorted({info.format for info in checkpoint.parameters.values()})),
+            source_format="+".join(sorted({info.format for info in checkpoint.parameters.values() if not info.is_order})),
         ),
         pooled=pooled_info(checkpoint),
         caches=wanted.groups,
@@ -99,7 +99,7 @@ def pooled_info(checkpoint: Checkpoint) -> PooledInfo | None:
 
 
 def _count_parameters(checkpoint: Checkpoint) -> int:
-    return sum(prod(info.shape) for info in checkpoint.parameters.values())
+    return sum(prod(info.shape) for info in checkpoint.parameters.values() if not info.is_order)
 
 
 def _library_name(library: Lowered) -> str:

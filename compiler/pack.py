@@ -21,8 +21,8 @@ from .weights_plan import PackedWeight
 
 ALIGNMENT = 64
 SHARD_BYTES = 2 * 1024**3
-_DTYPE_CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8"}
-_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1}
+_DTYPE_CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8", "int32": "I32"}
+_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "int32": 4}
 
 
 def packed_bytes(weight: PackedWeight) -> int:

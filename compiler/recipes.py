@@ -1,5 +1,7 @@
 """Runs the recipe of a packed tensor: reads its sources from a checkpoint, one operation after another."""
 
+from functools import partial
+
 import torch
 
 from ..errors import ArtifactError, CheckpointError
@@ -38,16 +40,17 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> 
         return constant.to(torch.float32).contiguous()
     loaded = checkpoint.read(source)
     data, held = loaded.data, loaded.format
+    values = partial(values_of, order=loaded.order)
     if held in QUANTIZED_FORMATS:
         _check_blocks(held, data, _tensors(checkpoint, source))
     for operation in recipe:
         match operation.partition(":"):
             case "to_float32", _, _:
-                data, held = dequantize(held, data), "f32"
+                data, held = values(held, data), "f32"
             case "to_bfloat16", _, _:
-                data, held = dequantize(held, data).bfloat16(), "bf16"
+                data, held = values(held, data).bfloat16(), "bf16"
             case "quantize", _, wanted:
-                data, held = _quantize(wanted, dequantize(held, data), _tensors(checkpoint, source)), wanted
+                data, held = _quantize(wanted, values(held, data), _tensors(checkpoint, source)), wanted
             case "pack_rows", _, _:
                 data = rows.pack_rows(held, data)
             case "pack", _, _:
@@ -87,6 +90,12 @@ def _quantize(wanted: str, values: torch.Tensor, tensor: str) -> torch.Tensor:
             f"tensor {tensor} cannot be quantized: values up to {values.abs().max().item():g} are beyond what {wanted} holds",
             hint="build without --quantize",
         ) from error
+
+
+def values_of(stored: str, data: torch.Tensor, order: torch.Tensor | None = None) -> torch.Tensor:
+    """As `dequantize`. order: that of the columns, int [K], if it is not the parameter's own."""
+    values = dequantize(stored, data)
+    return values if order is None else torch.empty_like(values).index_copy_(1, order.long(), values)
 
 
 def dequantize(stored: str, data: torch.Tensor) -> torch.Tensor:

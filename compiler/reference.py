@@ -18,7 +18,7 @@ from ..models.cache_groups import cache_groups
 from ..models.checkpoint import Checkpoint
 from ..models.decoder import Decoder, Layer, constants
 from ..models.step import Step
-from .recipes import dequantize
+from .recipes import values_of
 
 _BLOCK_SIZE = 16
 
@@ -56,7 +56,11 @@ def _result(checkpoint: Checkpoint, pieces: list[Piece], sizes: dict[str, int]) 
 def _decoder(checkpoint: Checkpoint) -> Decoder:
     with torch.device("meta"):
         model = Decoder(checkpoint.spec).eval()
-    outside = {name: _read(checkpoint, name) for name in checkpoint.parameters if not name.startswith("layers.")}
+    outside = {
+        name: _read(checkpoint, name)
+        for name, info in checkpoint.parameters.items()
+        if not name.startswith("layers.") and not info.is_order
+    }
     model.load_state_dict(outside | constants(checkpoint.spec), assign=True, strict=False)
     if model.pooling is not None:
         model.pooling.mean = mean_pool.reference
@@ -81,7 +85,7 @@ def _load_when_run(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> No
 
 def _read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     loaded = checkpoint.read(name)
-    return dequantize(loaded.format, loaded.data)
+    return values_of(loaded.format, loaded.data, loaded.order)
 
 
 def _caches(checkpoint: Checkpoint, pieces: list[Piece]) -> list[tuple[torch.Tensor, torch.Tensor] | None]:

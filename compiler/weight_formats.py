@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ..errors import UsageError
 from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS, ROW_FORMATS
 from ..kernels.linear.blocks import FORMATS
-from ..kernels.linear.packed import DENSE_DTYPES, Layout
+from ..kernels.linear.packed import DENSE_DTYPES, Layout, order_name
 from ..kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP
 from ..models.checkpoint import Checkpoint
 
@@ -20,14 +20,16 @@ _TABLES = frozenset({"embed.weight", "head.weight"})
 def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "panels") -> dict[str, str]:
     """Storage format of every parameter, by name. In rows, matrices are bfloat16, what tensor cores multiply, unless they are in a format
     that NVIDIA's kernels read. In panels, FP8 ones are widened: no CPU multiplies them. What has as few bits already as `quantize` asks
-    for stays as it is.
+    for stays as it is. Orders of columns are those of the matrices that stay as they are.
 
     Raises UsageError if nothing is left to quantize.
     """
     parameters = checkpoint.parameters
     stored = {name: _kept(info.format, len(info.shape) == 2, layout) for name, info in parameters.items()}
+    if order_name("embed.weight") in stored:  # rows of a table are read whole
+        stored["embed.weight"] = "f32" if layout == "panels" else "bf16"
     if quantize == "none":
-        return stored
+        return _with_orders(checkpoint, stored)
     if _MATRIX_FORMAT[quantize] in FP8_FORMATS:
         _check_fp8(checkpoint, quantize, layout)
     wanted = {name: _TABLE_FORMAT[quantize] if name in _TABLES else _MATRIX_FORMAT[quantize] for name in stored}
@@ -38,7 +40,14 @@ def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "pane
             f"--quantize {quantize} on a checkpoint that is quantized already ({found})",
             hint="leave --quantize out: the blocks are carried over exactly; or start from an unquantized checkpoint",
         )
-    return {name: wanted[name] if name in narrowed else format for name, format in stored.items()}
+    return _with_orders(checkpoint, {name: wanted[name] if name in narrowed else format for name, format in stored.items()})
+
+
+def _with_orders(checkpoint: Checkpoint, formats: dict[str, str]) -> dict[str, str]:
+    """The formats without the orders of matrices that become others."""
+    parameters = checkpoint.parameters
+    changed = {order_name(name) for name in formats if order_name(name) in formats and formats[name] != parameters[name].format}
+    return {name: format for name, format in formats.items() if name not in changed}
 
 
 def widened(checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
@@ -47,7 +56,7 @@ def widened(checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
     for name, info in checkpoint.parameters.items():
         stored = info.widened_from or (info.format.upper() if info.format not in DENSE_DTYPES else "")
-        if stored and formats[name] in DENSE_DTYPES:
+        if stored and formats.get(name) in DENSE_DTYPES:
             found[stored, formats[name]].append(math.prod(info.shape) * bytes_of[formats[name]])
     parts = [f"{len(sizes)} of {stored} to {format}, {sum(sizes) / 1e6:.0f} MB" for (stored, format), sizes in sorted(found.items())]
     return f"{'; '.join(parts)} (exact, but large and slow: see --quantize)" if parts else ""

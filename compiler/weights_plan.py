@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from ..kernels.linear.blocks import FORMATS
-from ..kernels.linear.packed import Layout
+from ..kernels.linear.packed import ORDER, Layout
 from ..kernels.nvidia.packed_rows import fp8_layout
 
 _CONVERSIONS = {"f32": "to_float32", "bf16": "to_bfloat16"}
@@ -54,6 +54,8 @@ def plan_weights(graph: fx.Graph, stored: Mapping[str, str]) -> list[PackedWeigh
 
 
 def _recipe(stored: set[str], packed_format: str | None, layout: Layout | None, join: str | None) -> tuple[str, ...]:
+    if packed_format == ORDER:
+        return ()
     joined = () if join is None else (join,)
     if packed_format is None:
         return (() if stored == {"f32"} else ("to_float32",)) + joined

@@ -10,13 +10,17 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..errors import CheckpointError, UnsupportedModelError
+from ..kernels.linear.packed import ORDER
 from .decoder import Decoder
 from .names import Located
 from .pooled import Pooled
 from .spec import ModelSpec
 
 Format = str
-"""How values are stored: f32, f16 or bf16, a block format (kernels/linear/blocks.py) or one of FP8 (kernels/nvidia/packed_rows.py)."""
+"""How values are stored: f32, f16 or bf16, a block format (kernels/linear/blocks.py) or one of FP8 (kernels/nvidia/packed_rows.py).
+
+The order of a matrix's columns is a parameter, too, in the format `order:NAME` (kernels/linear/packed.py).
+"""
 
 
 _NUMBERS = ("f32", "f16", "bf16")
@@ -33,6 +37,11 @@ class ParameterInfo:
     format: Format
     widened_from: str = ""
 
+    @property
+    def is_order(self) -> bool:
+        """Whether it is the order of a matrix's columns, which no model has of its own."""
+        return self.format.startswith(f"{ORDER}:")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedTensor:
@@ -40,11 +49,13 @@ class LoadedTensor:
 
     data: for "f32", "f16" and "bf16" a tensor of that dtype and of the logical shape; for a quantized format
     the blocks of every row, uint8 [N, bytes] (kernels/linear/stored_blocks.py); for FP8 its rows with their
-    scales, uint8 [N, row_bytes] (kernels/nvidia/fp8.py).
+    scales, uint8 [N, row_bytes] (kernels/nvidia/fp8.py); for an order int32 [K].
+    order: of a matrix in act-order that of its columns, int32 [K]: column i of the blocks is column order[i] of the parameter.
     """
 
     format: Format
     data: torch.Tensor
+    order: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +70,7 @@ class Generation:
 class Checkpoint(ABC):
     """A checkpoint whose structure was checked when it was opened; tensors are read one at a time.
 
-    name: what to call the model. parameters: everything `Decoder(spec)` needs but its constants, by its names.
+    name: what to call the model. parameters: everything `Decoder(spec)` needs but its constants, by its names, and orders of columns.
     has_tokenizer: whether there is one to write. pooled: what is made of a text in place of tokens; None of a model that generates.
     """
 
@@ -97,8 +108,9 @@ def taken(located: Located, loaded: Sequence[LoadedTensor]) -> LoadedTensor:
 
     Raises UnsupportedModelError where blocks would have to be taken apart.
     """
-    format = loaded[0].format
-    if format not in _NUMBERS and (located.transposed or located.columns is not None or located.plus):
+    format, order = loaded[0].format, loaded[0].order
+    moved = located.transposed or located.columns is not None or located.plus
+    if (format not in _NUMBERS and moved) or (order is not None and located.stacked):
         raise UnsupportedModelError(
             f"tensor {located.tensors[0]} is stored in {format}, and this model holds it in another order",
             hint="give the unquantized checkpoint, and quantize that with `engine build --quantize`",
@@ -112,7 +124,7 @@ def taken(located: Located, loaded: Sequence[LoadedTensor]) -> LoadedTensor:
         data = data[:, located.columns]
     if located.plus:
         format, data = "f32", data.to(torch.float32) + located.plus
-    return LoadedTensor(format=format, data=data)
+    return LoadedTensor(format=format, data=data, order=order)
 
 
 def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

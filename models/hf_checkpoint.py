@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..kernels.linear.packed import ORDER, order_name
 from ..kernels.nvidia.packed_rows import input_scale_name
 from .architectures.registry import spec_from_hf
 from .checkpoint import Checkpoint, Generation, LoadedTensor, ParameterInfo, check_shape, parameter_shapes
@@ -51,11 +52,13 @@ class HFCheckpoint(Checkpoint):
         for located in self._located.values():
             for name in located.tensors:
                 check_shape(name, tensors[name].shape, located.shape, tensors[name].path.name)
-        self.parameters = {name: self._info(name, shape) for name, shape in shapes.items()}
+        self.parameters: dict[str, ParameterInfo] = {name: self._info(name, shape) for name, shape in shapes.items()}
         self._tokenizer = tokenizer_from_hf(directory, values)
         self._tokenizer.check_size(self.spec.vocab_size, str(directory))
         self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids, sampling=sampling_defaults(directory))
         self._input_scales = self._read_input_scales()
+        self._orders = {name: order for name, info in self.parameters.items() if (order := self._order(name, info)) is not None}
+        self.parameters |= {order_name(name): self._order_info(name) for name in self._orders}
 
     def _describe_only(self, spec: ModelSpec, values: Mapping[str, Any]) -> None:
         """What the configuration alone says: every parameter in the dtype that it names."""
@@ -72,6 +75,15 @@ class HFCheckpoint(Checkpoint):
         scales = {name: self._storage.scale_of_input(located.tensors[0]) for name, located in self._located.items()}
         return {input_scale_name(name): scale for name, scale in scales.items() if scale is not None}
 
+    def _order(self, parameter: str, info: ParameterInfo) -> torch.Tensor | None:
+        return self._storage.order(self._located[parameter].tensors[0]) if len(info.shape) == 2 else None
+
+    def _order_info(self, parameter: str) -> ParameterInfo:
+        """Of a matrix's order: siblings with equal ones have that of the first, so that their activations are gathered once."""
+        order, parent = self._orders[parameter], _parent(parameter)
+        first = next(name for name, other in self._orders.items() if _parent(name) == parent and torch.equal(other, order))
+        return ParameterInfo(shape=tuple(order.shape), format=f"{ORDER}:{first.split('.')[-2]}")
+
     def _info(self, parameter: str, shape: tuple[int, ...]) -> ParameterInfo:
         located = self._located[parameter]
         stored, widened_from = self._storage.format(located.tensors[0]), self._storage.widened_from(located.tensors[0])
@@ -79,16 +91,27 @@ class HFCheckpoint(Checkpoint):
 
     def read(self, parameter: str) -> LoadedTensor:
         """As `Checkpoint.read`. A linear NAME whose weight is stored as "fp8_tensor" also has NAME.input_scale, the static scale of its
-        activations: "f32" [1]."""
+        activations: "f32" [1]. One whose weight is in act-order also has NAME.order, int32 [K]."""
         if (input_scale := self._input_scales.get(parameter)) is not None:
             return LoadedTensor(format="f32", data=input_scale.clone())
+        if self.parameters[parameter].is_order:
+            return LoadedTensor(format=ORDER, data=self._orders[parameter.removesuffix(ORDER) + "weight"].clone())
         return super().read(parameter)
+
+    def tensors_of(self, parameter: str) -> tuple[str, ...]:
+        """As `Checkpoint.tensors_of`; those of an order are its matrix's."""
+        return super().tensors_of(f"{parameter.removesuffix(ORDER)}weight" if self.parameters[parameter].is_order else parameter)
 
     def _load(self, tensor: str) -> LoadedTensor:
         return self._storage.load(tensor)
 
     def write_tokenizer(self, directory: Path) -> None:
         self._tokenizer.write(directory)
+
+
+def _parent(parameter: str) -> str:
+    """layers.0.attention.q.weight -> layers.0.attention"""
+    return ".".join(parameter.split(".")[:-2])
 
 
 def _without_quantization(values: Mapping[str, Any]) -> dict[str, Any]:

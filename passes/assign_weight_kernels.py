@@ -2,6 +2,7 @@
 
     linear(x, w, bias)      ->  engine.linear_q4_1(engine.quantize(x), w_packed, bias, None, out_features, 1.0)
                                 engine.linear_dense(x, w_packed, bias, None, out_features, 1.0)
+                                engine.linear_w4_g128(engine.quantize(index_select(x, 1, order)), ...)    (act-order)
                                 engine.linear_rows_q4_1(x, w_packed, bias, None, out_features, 1.0)    (layout "rows")
                                 engine.linear_rows_fp8_channel(engine.quantize_fp8_tensor(x, input_scale), ...)    (fp8_tensor)
     embedding(w, tokens)    ->  engine.embedding_q4_1(tokens, w_packed, dim, 1.0)
@@ -13,7 +14,8 @@ linears read are quantized once: to int8 on CPUs, to FP8 for NVIDIA's fp8 format
 kernels take them as they are. A weight in fp8_tensor brings the scale of its activations, a new
 placeholder beside it. Linears that read the same activations share the largest of theirs: where
 they are equal, as they mostly are, nothing changes, and elsewhere nothing saturates that would not
-have. Weights keep their own scales.
+have. Weights keep their own scales. A weight in act-order has its columns sorted by group; its order is a new placeholder as well, by
+which the activations are gathered, once for all linears that share it.
 
 When not: a weight used by anything but linears and embeddings stays as it is, and a matrix
 that is used both ways with a plain operator in between is an error, never a silent copy.
@@ -30,21 +32,23 @@ from torch import fx
 
 from ..errors import BuildError
 from ..kernels.formats import QUANTIZERS
-from ..kernels.linear.packed import Layout, kernel_of, packed_dtype, packed_shape, quantizer_of
+from ..kernels.linear.packed import ORDER, Layout, kernel_of, order_of, packed_dtype, packed_shape, quantizer_of
 from ..kernels.nvidia.packed_rows import FP8_STATIC, input_scale_name
 from .rewrite import call_like, join
 
 _LINEAR = torch.ops.aten.linear.default
 _EMBEDDING = torch.ops.aten.embedding.default
+_SELECT = torch.ops.aten.index_select.default
 
 
 def assign_weight_kernels(graph: fx.Graph, *, formats: Mapping[str, str], layout: Layout = "panels") -> int:
-    """Rewrite every linear and embedding whose weight is in `formats` (weight name -> format).
+    """Rewrite every linear and embedding whose weight is in `formats` (weight name -> format; orders are in it, too).
 
     Packed weights get meta["format"] and meta["layout"], and meta["val"] becomes a fake tensor of the packed shape.
     Returns the number of operators rewritten. Raises BuildError for a matrix with mixed uses.
     """
     rewritten = 0
+    orders: dict[str, fx.Node] = {}
     for weight in graph.find_nodes(op="placeholder"):
         users = list(weight.users)
         as_matrix = [_reads_as_matrix(user, weight) for user in users]
@@ -54,10 +58,12 @@ def assign_weight_kernels(graph: fx.Graph, *, formats: Mapping[str, str], layout
         if not all(as_matrix):
             raise BuildError(f"the weight {name} is used both as a matrix of a linear or embedding and in another way")
         scale = _input_scale(graph, weight, name) if formats[name] == FP8_STATIC else None
+        order = _order(graph, weight, found, orders) if (found := order_of(name, formats)) is not None else None
         for user in users:
-            _rewrite(graph, user, formats[name], layout, scale)
+            _rewrite(graph, user, formats[name], layout, scale, order)
             rewritten += 1
         _pack_placeholder(weight, formats[name], layout)
+    _share_gathers(graph)
     _share_quantized(graph)
     return rewritten
 
@@ -74,11 +80,24 @@ def _input_scale(graph: fx.Graph, weight: fx.Node, name: str) -> fx.Node:
     return scale
 
 
-def _rewrite(graph: fx.Graph, node: fx.Node, format: str, layout: Layout, scale: fx.Node | None) -> None:
+def _order(graph: fx.Graph, weight: fx.Node, name: str, known: dict[str, fx.Node]) -> fx.Node:
+    """The placeholder of an order, made where there is none yet."""
+    if name not in known:
+        with graph.inserting_before(weight):
+            known[name] = graph.placeholder(f"{weight.name}_{ORDER}")
+        value = weight.meta["val"]
+        with value.fake_mode:
+            known[name].meta = {"ref": f"weight:{name}", "val": torch.empty(value.shape[1], dtype=torch.int32), "format": ORDER}
+    return known[name]
+
+
+def _rewrite(graph: fx.Graph, node: fx.Node, format: str, layout: Layout, scale: fx.Node | None, order: fx.Node | None) -> None:
     kernel = kernel_of(format, layout)
     with graph.inserting_before(node):
         if node.target is _LINEAR:
             x, weight, bias = (*node.args, None)[:3]
+            if order is not None:
+                x = call_like(graph, _SELECT, (x, 1, order))
             if (quantizer := quantizer_of(format, layout)) is not None:
                 x = call_like(graph, getattr(torch.ops.engine, quantizer).default, (x,) if scale is None else (x, scale))
             target, args = f"linear_{kernel}", (x, weight, bias, None, weight.meta["val"].shape[0], 1.0)  # type: ignore[union-attr]
@@ -97,6 +116,15 @@ def _pack_placeholder(weight: fx.Node, format: str, layout: Layout) -> None:
     with value.fake_mode:
         weight.meta["val"] = torch.empty(packed_shape(format, out_features, in_features, layout), dtype=packed_dtype(format))
     weight.meta |= {"format": format, "layout": layout}
+
+
+def _share_gathers(graph: fx.Graph) -> None:
+    first: dict[Any, fx.Node] = {}
+    for node in graph.find_nodes(op="call_function", target=_SELECT):
+        same = first.setdefault(node.args, node)
+        if same is not node:
+            node.replace_all_uses_with(same)
+            graph.erase_node(node)
 
 
 def _share_quantized(graph: fx.Graph) -> None:

@@ -40,14 +40,14 @@ def _row_arguments() -> dict[Any, tuple[int, ...]]:
     for quantizer in set(QUANTIZERS.values()):
         rows |= {getattr(engine, quantizer).default: (0,)}
         rows |= {getattr(engine, twin(row.name, quantizer)).default: row.rows for row in TWINS}
-    return linears | rows | {torch.ops.aten.slice.Tensor: (0,)}
+    return linears | rows | {torch.ops.aten.slice.Tensor: (0,), _SELECT: (0,)}
 
 
 def _selected_rows(node: fx.Node) -> fx.Node | None:
     """The rows that every reader of `node` selects, if they all select the same ones."""
     if not node.users or any(user.target is not _SELECT or user.args[:2] != (node, 0) for user in node.users):
         return None
-    if node.target is torch.ops.aten.slice.Tensor and node.args[1] == 0:
+    if node.target in (torch.ops.aten.slice.Tensor, _SELECT) and node.args[1] == 0:
         return None
     rows = {user.args[2] for user in node.users}
     only = rows.pop()

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 _MOVES = frozenset({torch.ops.aten.index_select.default})
-"""Which pick rows and compute nothing."""
+"""Which pick rows or columns and compute nothing."""
 
 
 def unfused(graph: fx.Graph, *, columns: int) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Shapes of packed weights and the kernel that reads them, from the storage format's name and the target's layout."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -12,6 +13,8 @@ from .formats import PANEL
 DENSE_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 Layout = Literal["panels", "rows"]
 """How weights lie: in panels of 16 rows for CPUs (formats.py), row by row for NVIDIA (nvidia/packed_rows.py)."""
+ORDER = "order"
+"""Of the columns of a matrix in act-order, whose groups are not consecutive columns: int32 [K], sorted by group."""
 
 
 def kernel_of(format: str, layout: Layout = "panels") -> str:
@@ -26,6 +29,21 @@ def kernel_of(format: str, layout: Layout = "panels") -> str:
 def quantizer_of(format: str, layout: Layout = "panels") -> str | None:
     """The operator that quantizes the activations of a linear in that format; None if its kernel takes them as they are."""
     return QUANTIZERS.get(format if layout == "panels" else f"rows_{format}")
+
+
+def order_name(weight: str) -> str:
+    """What the order of a matrix's columns is called."""
+    return weight.removesuffix("weight") + ORDER
+
+
+def order_of(weight: str, formats: Mapping[str, str]) -> str | None:
+    """The order in which the linear of a weight reads its activations; None if that is theirs.
+
+    formats: of all, by name. An order has the format `order:NAME`: it is that of the sibling NAME, maybe itself.
+    """
+    format = formats.get(order_name(weight))
+    parent = weight.removesuffix(".weight").rpartition(".")[0]
+    return None if format is None else ".".join((*([parent] if parent else []), format.removeprefix(f"{ORDER}:"), ORDER))
 
 
 def packed_shape(format: str, out_features: int, in_features: int, layout: Layout = "panels") -> tuple[int, ...]:

@@ -72,17 +72,14 @@ class CompressedTensorsStorage(ZeroPointStorage):
             columns, bits = shape[1], 4 if packed.shape[1] == words(shape[1], 4) else 8
         scales = parts["weight_scale"]
         groups = scales.shape[1] if len(scales.shape) == 2 else 1
-        reordered = "weight_g_idx" in parts
-        matrix = Matrix(module=module, shape=(rows, columns), bits=bits, groups=groups, parts=parts, reordered=reordered)
+        matrix = Matrix(module=module, shape=(rows, columns), bits=bits, groups=groups, parts=parts)
         if not groups or columns % groups:
             raise matrix.damaged(f"{columns} columns are not whole groups, of which it has scales for {groups}")
         matrix.check("weight_scale", SCALE_DTYPES, (rows, groups), (rows,), (1,), ())
         if "weight_zero_point" in parts:
             zeros = (words(rows, bits), groups) if "weight_packed" in parts else scales.shape
             matrix.check("weight_zero_point", ("I32",) if "weight_packed" in parts else ("I8",), zeros)
-        if reordered:
-            matrix.check("weight_g_idx", ("I32", "I64"), (columns,))
-        return matrix
+        return matrix.with_groups("weight_g_idx") if "weight_g_idx" in parts else matrix
 
     def format(self, name: str) -> Format:
         matrix = self._matrices.get(name)
@@ -122,13 +119,7 @@ class CompressedTensorsStorage(ZeroPointStorage):
             codes = matrix.read("weight").to(torch.int16) + half
             if "weight_zero_point" in matrix.parts:
                 zeros = zeros + matrix.read("weight_zero_point").reshape(-1, matrix.groups)
-        return Numbers(codes, zeros, scales, self._groups(matrix) if matrix.reordered else None)
-
-    def _groups(self, matrix: Matrix) -> torch.Tensor:
-        groups = matrix.read("weight_g_idx").long()
-        if int(groups.min()) < 0 or int(groups.max()) >= matrix.groups:
-            raise matrix.damaged(f"weight_g_idx names groups beyond the {matrix.groups} that there are")
-        return groups
+        return Numbers(codes, zeros, scales)
 
 
 def _is_float(matrix: Matrix) -> bool:

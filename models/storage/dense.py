@@ -34,6 +34,10 @@ class Storage(ABC):
         """What the checkpoint calls the type of a tensor that is read as float32 because nothing here reads it as it is."""
         return ""
 
+    def order(self, name: str) -> torch.Tensor | None:
+        """The order of a matrix's columns, int32 [K], as `LoadedTensor` has it; None if they lie as they are."""
+        return None
+
     def scale_of_input(self, name: str) -> torch.Tensor | None:
         """The static scale [1] float32 of what a linear with that weight reads, if there is one."""
         return None

@@ -8,8 +8,6 @@ of a group lie apart.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ...errors import UnsupportedModelError
 from .safetensors_header import StoredTensor
 from .zero_points import SCALE_DTYPES, Matrix, Numbers, ZeroPointStorage, unpacked, words
@@ -47,18 +45,10 @@ class GPTQStorage(ZeroPointStorage):
         matrix.check("qweight", ("I32",), (words(columns, self._bits), rows))
         matrix.check("qzeros", ("I32",), (groups, words(rows, self._bits)))
         matrix.check("scales", SCALE_DTYPES, (groups, rows))
-        if "g_idx" not in parts:
-            return matrix
-        matrix.check("g_idx", ("I32", "I64"), (columns,))
-        index = matrix.read("g_idx")
-        if int(index.min()) < 0 or int(index.max()) >= groups:
-            raise matrix.damaged(f"g_idx has the group {int(index.max() if index.min() >= 0 else index.min())} of {groups}")
-        reordered = not torch.equal(index, torch.arange(columns, dtype=index.dtype) // (columns // groups))
-        return Matrix(module=module, shape=matrix.shape, bits=self._bits, groups=groups, parts=parts, reordered=reordered)
+        return matrix.with_groups("g_idx") if "g_idx" in parts else matrix
 
     def _numbers(self, matrix: Matrix) -> Numbers:
         rows, columns = matrix.shape
         codes = unpacked(matrix.read("qweight").T, matrix.bits, columns)
         zeros = unpacked(matrix.read("qzeros"), matrix.bits, rows).T + self._bias & (1 << matrix.bits) - 1
-        groups = matrix.read("g_idx").long() if matrix.reordered else None
-        return Numbers(codes, zeros, matrix.read("scales").float().T, groups)
+        return Numbers(codes, zeros, matrix.read("scales").float().T)

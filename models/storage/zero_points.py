@@ -35,8 +35,8 @@ _BLOCKS = (128, 64, 32)
 class Matrix:
     """A matrix and the tensors that it lies in, by what they are called behind the module's name.
 
-    module: the name that all of them begin with. shape: [N, K]. groups: of K, each with a scale and a zero point. reordered: groups
-    are not consecutive elements.
+    module: the name that all of them begin with. shape: [N, K]. groups: of K, each with a scale and a zero point. group_of: that of each
+    column, int64 [K], where groups are not consecutive columns (act-order).
     """
 
     module: str
@@ -44,13 +44,33 @@ class Matrix:
     bits: int
     groups: int
     parts: Mapping[str, StoredTensor]
-    reordered: bool = False
+    group_of: torch.Tensor | None = None
 
     @property
     def block(self) -> int | None:
-        """Weights of a block that no group ends within; None if there is no such block."""
+        """Weights of a block that no group ends within, once columns are sorted by group; None if there is no such block."""
         per_group = self.shape[1] // self.groups
-        return None if self.reordered else next((block for block in _BLOCKS if per_group % block == 0), None)
+        return None if self._is_uneven else next((block for block in _BLOCKS if per_group % block == 0), None)
+
+    @property
+    def order(self) -> torch.Tensor | None:
+        """Columns sorted by group, int64 [K]; None where they are."""
+        return None if self.group_of is None or self.block is None else self.group_of.argsort(stable=True)
+
+    @property
+    def _is_uneven(self) -> bool:
+        """Whether groups have more columns or fewer than others."""
+        return self.group_of is not None and bool((self.group_of.bincount(minlength=self.groups) != self.shape[1] // self.groups).any())
+
+    def with_groups(self, part: str) -> "Matrix":
+        """The same with the group of each column, as a tensor says it. Raises CheckpointError for groups that there are not."""
+        self.check(part, ("I32", "I64"), (self.shape[1],))
+        group_of = self.read(part).long()
+        if bool(((group_of < 0) | (group_of >= self.groups)).any()):
+            wrong = int(group_of.max() if group_of.min() >= 0 else group_of.min())
+            raise self.damaged(f"{part} has the group {wrong} of {self.groups}")
+        in_order = torch.equal(group_of, torch.arange(self.shape[1]) // (self.shape[1] // self.groups))
+        return self if in_order else replace(self, group_of=group_of)
 
     def read(self, part: str) -> torch.Tensor:
         """One of its tensors. Raises CheckpointError if the file changed or cannot be read."""
@@ -73,12 +93,11 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Numbers:
-    """codes int16 [N, K]; zeros int16 and scales float32 [N, G]; groups int64 [K]: the group of each column, where they are reordered."""
+    """codes int16 [N, K]; zeros int16 and scales float32 [N, G]."""
 
     codes: torch.Tensor
     zeros: torch.Tensor
     scales: torch.Tensor
-    groups: torch.Tensor | None = None
 
 
 class ZeroPointStorage(DenseStorage):
@@ -122,7 +141,12 @@ class ZeroPointStorage(DenseStorage):
     def widened_from(self, name: str) -> str:
         if name not in self._matrices or self.format(name) != "f32":
             return ""
-        return f"{self.scheme} {'in act-order' if self._matrices[name].reordered else 'in groups that are no multiple of 32'}"
+        act_order = self._matrices[name].group_of is not None
+        return f"{self.scheme} in {'act-order' if act_order else 'groups that are no multiple of 32'}"
+
+    def order(self, name: str) -> torch.Tensor | None:
+        order = self._matrices[name].order if name in self._matrices else None
+        return None if order is None else order.to(torch.int32)
 
     def load(self, name: str) -> LoadedTensor:
         if name not in self._matrices:
@@ -132,14 +156,16 @@ class ZeroPointStorage(DenseStorage):
         if not bool(numbers.scales.isfinite().all()):
             raise matrix.damaged("a scale is not a finite number")
         if matrix.block is None:
-            return LoadedTensor(format="f32", data=_values(numbers))
-        return LoadedTensor(format=self.format(name), data=_blocks(matrix.bits, matrix.block, numbers))
+            return LoadedTensor(format="f32", data=_values(numbers, matrix.group_of))
+        if (order := matrix.order) is not None:
+            numbers = replace(numbers, codes=numbers.codes[:, order])
+        return LoadedTensor(format=self.format(name), data=_blocks(matrix.bits, matrix.block, numbers), order=self.order(name))
 
 
-def _values(numbers: Numbers) -> torch.Tensor:
+def _values(numbers: Numbers, group_of: torch.Tensor | None) -> torch.Tensor:
     """float32 [N, K]"""
     codes = numbers.codes
-    groups = torch.arange(codes.shape[1]) // (codes.shape[1] // numbers.scales.shape[1]) if numbers.groups is None else numbers.groups
+    groups = torch.arange(codes.shape[1]) // (codes.shape[1] // numbers.scales.shape[1]) if group_of is None else group_of
     return (codes - numbers.zeros[:, groups]).float() * numbers.scales[:, groups]
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from quantized_checkpoints import SHAPE, Scheme, awq, compressed, gptq, write_quantized
+from quantized_checkpoints import SHAPE, Scheme, awq, compressed, compressed_act_order, gptq, write_quantized
 from random_checkpoints import write_random_checkpoint
 from safetensors.torch import load_file, save_file
 
-from engine.compiler.recipes import dequantize
+from engine.compiler.recipes import values_of
+from engine.compiler.weight_formats import choose_formats
 from engine.errors import CheckpointError, UnsupportedModelError
 from engine.models.open import open_checkpoint
 
@@ -25,13 +26,17 @@ SCHEMES = {
     "gptq-channel": (gptq(group=-1), "w4_g128"),
     "gptq-8": (gptq(bits=8), "w8_g128"),
     "gptq-bfloat16": (gptq(group=64, dtype=torch.bfloat16), "w4_g64"),
-    "gptq-act-order": (gptq(act_order=True), "f32"),
+    "gptq-act-order": (gptq(act_order="shared"), "w4_g128"),
+    "gptq-act-order-8": (gptq(act_order="own", bits=8, group=32), "w8_g32"),
+    "gptq-act-order-uneven": (gptq(act_order="uneven"), "f32"),
     "awq": (awq(), "w4_g128"),
     "awq-g64": (awq(group=64), "w4_g64"),
     "awq-gemv": (awq(version="gemv"), "w4_g128"),
     "awq-gemv-g32": (awq(version="gemv", group=32), "w4_g32"),
     "packed-g128": (compressed("pack-quantized", **GROUP), "w4_g128"),
     "packed-g32-asymmetric": (compressed("pack-quantized", **GROUP | {"group_size": 32, "symmetric": False}), "w4_g32"),
+    "packed-act-order": (compressed_act_order(), "w4_g128"),
+    "packed-weight-order": (compressed("pack-quantized", **GROUP | {"actorder": "weight"}), "w4_g128"),
     "packed-8-channel": (compressed("pack-quantized", **CHANNEL), "w8_g128"),
     "packed-g16": (compressed("pack-quantized", **GROUP | {"group_size": 16}), "f32"),
     "int-channel": (compressed("int-quantized", **CHANNEL), "w8_g128"),
@@ -55,13 +60,37 @@ def test_every_value_is_kept(name: str, plain: Path, tmp_path: Path) -> None:
     for parameter, info in checkpoint.parameters.items():
         (tensor,) = checkpoint.tensors_of(parameter)
         loaded = checkpoint.read(parameter)
-        if tensor in expected:
+        if tensor in expected and not info.is_order:
             assert loaded.format == info.format
             seen.add(info.format)
-            assert torch.equal(dequantize(loaded.format, loaded.data), expected[tensor]), parameter
+            assert torch.equal(values_of(loaded.format, loaded.data, loaded.order), expected[tensor]), parameter
             assert bool(info.widened_from) == (info.format == "f32")
     # down_proj has 384 columns: three blocks of 128, six of 64.
     assert seen == {format}
+
+
+@pytest.mark.parametrize(("act_order", "of_k"), [("shared", "order:q"), ("own", "order:k")])
+def test_orders_of_columns_are_parameters(act_order: str, of_k: str, plain: Path, tmp_path: Path) -> None:
+    write_quantized(plain, tmp_path / "model", gptq(act_order=act_order))
+    stored = load_file(tmp_path / "model" / "model.safetensors")
+    checkpoint = open_checkpoint(str(tmp_path / "model"))
+    info, order = checkpoint.parameters["layers.0.attention.k.order"], checkpoint.read("layers.0.attention.k.order").data
+    assert (info.format, info.shape, order.dtype) == (of_k, (256,), torch.int32)
+    assert order.sort().values.tolist() == list(range(256))
+    assert stored["model.layers.0.self_attn.k_proj.g_idx"][order.long()].tolist() == [0] * 128 + [1] * 128
+    assert checkpoint.parameters["layers.0.mlp.down.order"].format == "order:down"
+    assert len([name for name, info in checkpoint.parameters.items() if info.is_order]) == 7
+
+
+def test_orders_go_with_the_matrices_that_are_kept(plain: Path, tmp_path: Path) -> None:
+    write_quantized(plain, tmp_path / "model", gptq(act_order="shared", bits=8))
+    checkpoint = open_checkpoint(str(tmp_path / "model"))
+    kept = choose_formats(checkpoint, "int8")
+    assert kept["layers.0.mlp.up.weight"] == "w8_g128"
+    assert kept["layers.0.mlp.up.order"] == "order:gate"
+    for formats in (choose_formats(checkpoint, "int4"), choose_formats(checkpoint, "none", "rows")):
+        assert formats["layers.0.mlp.up.weight"] in ("q4_1", "bf16")
+        assert not [name for name in formats if name.endswith(".order")]
 
 
 def test_nvfp4_in_rows_of_no_whole_blocks_is_widened(tmp_path: Path) -> None:

@@ -45,19 +45,31 @@ def write_quantized(plain: Path, directory: Path, scheme: Scheme) -> dict[str, T
     return expected
 
 
-def gptq(*, bits: int = 4, group: int = 128, version: str = "gptq", act_order: bool = False, dtype: torch.dtype = torch.float16) -> Scheme:
+def gptq(*, bits: int = 4, group: int = 128, version: str = "gptq", act_order: str = "", dtype: torch.dtype = torch.float16) -> Scheme:
+    """act_order: "shared" by matrices of as many columns, "own" of each, "uneven" groups; empty for none."""
+
     def make(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         columns = weight.shape[1]
         size = columns if group == -1 else group
-        order = torch.randperm(columns, generator=torch.Generator().manual_seed(columns)) if act_order else torch.arange(columns)
+        seed = columns if act_order == "shared" else int(weight.abs().sum() * 1000)
+        order = torch.randperm(columns, generator=torch.Generator().manual_seed(seed)) if act_order else torch.arange(columns)
         g_idx = torch.empty(columns, dtype=torch.int32)
         g_idx[order] = (torch.arange(columns) // size).to(torch.int32)
+        if act_order == "uneven":
+            g_idx[order[0]] = 1
         codes, zeros, scales = _quantized(weight, g_idx, bits, dtype)
         stored = zeros if version == "gptq_v2" else zeros - 1 & (1 << bits) - 1
         parts = {"qweight": _packed(codes.T, bits, 0), "qzeros": _packed(stored.T, bits, 1), "scales": scales.T, "g_idx": g_idx}
         return parts, (codes - zeros[:, g_idx]).float() * scales.float()[:, g_idx]
 
-    config = {"quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": act_order, "sym": False, "checkpoint_format": version}
+    config = {
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": group,
+        "desc_act": bool(act_order),
+        "sym": False,
+        "checkpoint_format": version,
+    }
     return Scheme(config, make)
 
 
@@ -112,6 +124,20 @@ def compressed(format: str, **weights: Any) -> Scheme:
     return Scheme(
         {"quant_method": "compressed-tensors", "format": format, "config_groups": {"group_0": group}, "ignore": ["lm_head"]}, make
     )
+
+
+def compressed_act_order(*, group: int = 128) -> Scheme:
+    """pack-quantized with `actorder: group`, by its formula: the library has forgotten it."""
+
+    def make(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        columns = weight.shape[1]
+        g_idx = (torch.arange(columns) // group)[torch.randperm(columns, generator=torch.Generator().manual_seed(columns))]
+        codes, zeros, scales = _quantized(weight, g_idx.to(torch.int32), 4, torch.float32)
+        parts = {"weight_packed": _packed(codes, 4, 1), "weight_scale": scales, "weight_zero_point": _packed(zeros, 4, 0)}
+        parts |= {"weight_g_idx": g_idx.to(torch.int32), "weight_shape": torch.tensor(weight.shape)}
+        return parts, (codes - zeros[:, g_idx]).float() * scales[:, g_idx]
+
+    return Scheme({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {}, "ignore": ["lm_head"]}, make)
 
 
 def _quantized(weight: Tensor, g_idx: Tensor, bits: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
