@@ -7,7 +7,7 @@ each weight once, so what a kernel finds in a cache would flatter it.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..artifacts import CacheGroup, Manifest
 from ..kernels.attention.op import attention
 from ..kernels.attention.options import AttentionOptions
-from ..kernels.linear import quantize_activations
+from ..kernels.linear import activations_for
 from ..kernels.linear.blocks import FORMATS
 from ..kernels.linear.formats import PANEL, pack_dense
 from ..kernels.linear.packed import DENSE_DTYPES, kernel_of, packed_shape
@@ -23,6 +23,7 @@ from .limits import last_cache_bytes
 
 _LEAST_ROTATION = 128 << 20
 _MOST_COPIES = 1024
+_PEAKS: dict[str, Literal["int8", "bfloat16", "float32"]] = {"dense": "float32", "bf16": "bfloat16"}
 _KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -40,7 +41,7 @@ class Case:
     copies: int
     bytes: int
     macs: int
-    peak: Literal["int8", "float32"]
+    peak: Literal["int8", "bfloat16", "float32"]
 
 
 @dataclass(frozen=True, order=True)
@@ -56,8 +57,8 @@ def linear_shapes(manifest: Manifest) -> list[LinearShape]:
     """The distinct matrices of an artifact, with outputs and inputs rounded up as they are packed."""
     shapes = set()
     for weight in manifest.weights.values():
-        if len(weight.shape) == 3:
-            inputs = weight.shape[1] * (1 if kernel_of(weight.format) == "dense" else FORMATS[weight.format].block)
+        if len(weight.shape) >= 3:
+            inputs = weight.shape[1] * _inputs_together(weight.format)
             shape = LinearShape(weight.format, weight.shape[0] * PANEL, inputs)
             assert packed_shape(shape.format, shape.outputs, shape.inputs) == tuple(weight.shape), "weights are packed in another way"
             shapes.add(shape)
@@ -71,7 +72,7 @@ def compared(outputs: int, inputs: int) -> list[LinearShape]:
 
 
 def linear_cases(shape: LinearShape, rows: tuple[int, ...]) -> Iterator[Case]:
-    """The linear kernel of the shape's format; activations of a quantized one are quantized before.
+    """The linear kernel of the shape's format; activations are quantized or rounded for it before.
 
     Numbers of rows that no step asks a matrix for are left out: the head is for sampled rows only.
     """
@@ -79,7 +80,7 @@ def linear_cases(shape: LinearShape, rows: tuple[int, ...]) -> Iterator[Case]:
     kernel = kernel_of(shape.format)
     for count in rows:
         x = torch.randn(count, shape.inputs)
-        given = x if kernel == "dense" else quantize_activations(x)
+        given = activations_for(kernel, x)
         yield Case(
             kernel=f"linear {shape.format}",
             shape=f"{shape.outputs}x{shape.inputs}",
@@ -88,7 +89,7 @@ def linear_cases(shape: LinearShape, rows: tuple[int, ...]) -> Iterator[Case]:
             copies=len(weights),
             bytes=weights[0].nbytes + given.nbytes + 4 * count * shape.outputs,
             macs=count * shape.outputs * shape.inputs,
-            peak="float32" if kernel == "dense" else "int8",
+            peak=_PEAKS.get(kernel, "int8"),
         )
 
 
@@ -98,13 +99,13 @@ def attention_cases(cache: CacheGroup, query_heads: int) -> Iterator[Case]:
         yield _attention_case(cache, query_heads, batch, context, new)
 
 
-def _activations(kernel: str, x: Tensor) -> Tensor:
-    """What the kernel takes for x [T, K] float32."""
-    return x if kernel == "dense" else cast(Tensor, torch.ops.engine.quantize.default(x))
+def _inputs_together(format: str) -> int:
+    """How many inputs one step along the second axis of a packed weight has."""
+    return FORMATS[format].block if format in FORMATS else 2 if kernel_of(format) == "bf16" else 1
 
 
 def _linear_call(kernel: str, x: Tensor, weights: Sequence[Tensor], outputs: int) -> Callable[[int], Tensor]:
-    """With this and `_activations`, nothing else here knows the operators' signatures."""
+    """Nothing else here knows the operators' signatures."""
     operator = getattr(torch.ops.engine, f"linear_{kernel}").default
     return lambda index: operator(x, weights[index], None, None, outputs, 1.0)
 

@@ -100,7 +100,8 @@ def _time(case: Case, seconds: float) -> KernelResult:
 def _share_of_peak(macs_per_s: float, peak: str, limits: Limits | None) -> str:
     if limits is None:
         return "-"
-    return f"{macs_per_s / (limits.int8_macs if peak == 'int8' else limits.float32_macs):.0%} {peak}"
+    macs = {"int8": limits.int8_macs, "bfloat16": limits.bfloat16_macs, "float32": limits.float32_macs}
+    return f"{macs_per_s / macs[peak]:.0%} {peak}"
 
 
 def _table(results: KernelResults) -> Table:

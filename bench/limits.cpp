@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include "../kernels/cpu/dot.h"
+#include "../kernels/cpu/products.h"
 #include "../kernels/cpu/team.h"
 
 #define ENGINE_LIMIT extern "C" __attribute__((visibility("default"))) double
@@ -97,9 +98,26 @@ struct Float32Sum {
   Vf sum{};
 };
 
+// Pairs; where no instruction multiplies them, as two float32 products each.
+struct BFloat16Sum {
+  typedef Vi Operand;
+  static constexpr int kSums = 12;
+  static constexpr int kMultiplyAdds = 2 * kLanes;
+  static Operand operand(int i) { return splat(0x3a803a80 + i); }
+  ENGINE_INLINE void add(Operand a, Operand b) {
+#if defined(ENGINE_BF16)
+    sum = add_product(sum, a, b);
+#else
+    for (int i = 0; i < 2; ++i) sum = fma(bit_cast<Vf>(a), bit_cast<Vf>(b), sum), touch(sum);
+#endif
+  }
+  ENGINE_INLINE void use() { touch(sum); }
+  Vf sum{};
+};
+
 // Operands change at every turn, as far as the compiler knows: products must not be computed once.
 template <class Sum>
-void multiply_add() {
+void multiply() {
   typename Sum::Operand a[2] = {Sum::operand(0), Sum::operand(1)}, b[2] = {Sum::operand(2), Sum::operand(3)};
   Sum sums[Sum::kSums];
   for (int turn = 0; turn < kTurns; ++turn) {
@@ -118,7 +136,7 @@ double multiply_adds_per_second(int threads, int passes) {
   const int64_t tasks = kTasksPerThread * threads;
   const double seconds = best_seconds(passes, [&] {
     parallel_for(tasks, 1, threads, [](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) multiply_add<Sum>();
+      for (int64_t i = begin; i < end; ++i) multiply<Sum>();
     });
   });
   return double(tasks) * kTurns * Sum::kSums * Sum::kMultiplyAdds / seconds;
@@ -139,6 +157,9 @@ ENGINE_LIMIT engine_limit_read(const uint8_t* buffer, int64_t bytes, int threads
 
 // Multiply-adds per second of bytes, with the instructions that dot.h has for 4-bit weights.
 ENGINE_LIMIT engine_limit_int8(int threads, int passes) { return engine::multiply_adds_per_second<engine::Int8Sum>(threads, passes); }
+
+// Multiply-adds per second of bfloat16 numbers, in pairs.
+ENGINE_LIMIT engine_limit_bfloat16(int threads, int passes) { return engine::multiply_adds_per_second<engine::BFloat16Sum>(threads, passes); }
 
 // Multiply-adds per second of float32 numbers.
 ENGINE_LIMIT engine_limit_float32(int threads, int passes) { return engine::multiply_adds_per_second<engine::Float32Sum>(threads, passes); }

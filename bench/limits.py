@@ -22,11 +22,12 @@ _PASSES = 5
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Per second, by `threads` threads: bytes read from memory, multiply-adds of bytes and of float32 numbers."""
+    """Per second, by `threads` threads: bytes read from memory, multiply-adds of bytes, of bfloat16 and of float32 numbers."""
 
     threads: int
     read_bytes: float
     int8_macs: float
+    bfloat16_macs: float
     float32_macs: float
 
 
@@ -51,19 +52,20 @@ def measure_limits(target: str, threads: int) -> Limits | None:
     """With the instructions of that target. Takes some seconds, most of them g++'s; None where there is no g++."""
     if shutil.which(COMPILER) is None:
         return None
-    read, int8, float32 = compiled_limits(target)
+    read, int8, bfloat16, float32 = compiled_limits(target)
     # Written, so that every page is memory of its own.
     buffer = np.ones(max(_LEAST_BUFFER, 8 * last_cache_bytes()), np.uint8)
     return Limits(
         threads=threads,
         read_bytes=read(ctypes.c_void_p(buffer.ctypes.data), ctypes.c_int64(buffer.nbytes), threads, _PASSES),
         int8_macs=int8(threads, 10 * _PASSES),
+        bfloat16_macs=bfloat16(threads, 10 * _PASSES),
         float32_macs=float32(threads, 10 * _PASSES),
     )
 
 
 def compiled_limits(target: str) -> tuple[Callable[..., float], ...]:
-    """The functions of limits.cpp: bytes read, bytes multiplied and float32 numbers multiplied, per second.
+    """The functions of limits.cpp: bytes read; bytes, bfloat16 and float32 numbers multiplied, per second.
 
     Raises BuildError if it does not compile, UsageError for a target that is no CPU.
     """
@@ -75,7 +77,7 @@ def compiled_limits(target: str) -> tuple[Callable[..., float], ...]:
         compile_sources([_SOURCE], cpu.compiler_flags, file)
         load_libtorch()  # which the compiler links it to, as it does all of ours
         library = ctypes.CDLL(str(file))
-    functions = [getattr(library, f"engine_limit_{name}") for name in ("read", "int8", "float32")]
+    functions = [getattr(library, f"engine_limit_{name}") for name in ("read", "int8", "bfloat16", "float32")]
     for function in functions:
         function.restype = ctypes.c_double
     return tuple(functions)
@@ -98,5 +100,6 @@ def describe_limits(limits: Limits | GpuLimits | None) -> str:
         return f"limits: not measured, as {COMPILER} is not installed"
     if isinstance(limits, GpuLimits):
         return f"limits, {limits.gpu}: copies read and write {limits.read_bytes / 1e9:,.1f} GB/s"
-    read, int8, float32 = limits.read_bytes / 1e9, limits.int8_macs / 1e9, limits.float32_macs / 1e9
-    return f"limits, {limits.threads} threads: read {read:.1f} GB/s, int8 {int8:,.0f} GMAC/s, float32 {float32:,.0f} GMAC/s"
+    read = f"read {limits.read_bytes / 1e9:.1f} GB/s"
+    macs = {"int8": limits.int8_macs, "bfloat16": limits.bfloat16_macs, "float32": limits.float32_macs}
+    return f"limits, {limits.threads} threads: {', '.join((read, *(f'{name} {count / 1e9:,.0f} GMAC/s' for name, count in macs.items())))}"

@@ -16,7 +16,7 @@ from ..kernels import mean_pool
 from ..kernels.attention.reference import attention_operator, bidirectional_attention_operator
 from ..kernels.formats import PANEL_KERNELS
 from ..kernels.linear import reference
-from ..kernels.linear.activations import quantize
+from ..kernels.linear.activations import QUANTIZERS
 from ..kernels.row_operators import TWINS, twin
 from ..kernels.row_references import ROW_REFERENCES, quantized_twin
 from ..models.checkpoint import Checkpoint
@@ -27,13 +27,14 @@ from .weights_plan import PackedWeight
 def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
     """The reference of every operator of CPU targets, by its name in a graph."""
     operators: dict[str, Callable[..., torch.Tensor]] = {
-        "engine.quantize.default": quantize,
         "engine.attention.default": attention_operator,
         "engine.bidirectional_attention.default": bidirectional_attention_operator,
         "engine.mean_pool.default": mean_pool.reference,
     }
     operators |= {f"engine.{name}.default": operator for name, operator in ROW_REFERENCES.items()}
-    operators |= {f"engine.{twin(row.name, 'quantize')}.default": quantized_twin(row.name, quantize) for row in TWINS}
+    for quantizer, quantize in QUANTIZERS.items():
+        operators |= {f"engine.{quantizer}.default": quantize}
+        operators |= {f"engine.{twin(row.name, quantizer)}.default": quantized_twin(row.name, quantize) for row in TWINS}
     for kernel in PANEL_KERNELS:
         operators[f"engine.linear_{kernel}.default"] = _with_format(reference.linear, kernel)
         operators[f"engine.embedding_{kernel}.default"] = _with_format(reference.embedding, kernel)

@@ -35,6 +35,10 @@ def _quantizing_row_operator(x: torch.Tensor, *_: object) -> torch.Tensor:
     return x.new_empty((x.shape[0], -(-x.shape[1] // GROUP), ACTIVATION_BYTES), dtype=torch.uint8)
 
 
+def _rounding_row_operator(x: torch.Tensor, *_: object) -> torch.Tensor:
+    return x.new_empty((x.shape[0], x.shape[1] + x.shape[1] % 2), dtype=torch.bfloat16)
+
+
 def _quantizing_fp8(format: str) -> Fake:
     def shape(x: torch.Tensor, *_: object) -> torch.Tensor:
         return x.new_empty((x.shape[0], fp8_row_bytes(format, x.shape[1])), dtype=torch.uint8)
@@ -74,6 +78,7 @@ def fakes() -> dict[str, Fake]:
         found |= {f"linear_{kernel}": _row_linear, f"logits_{kernel}": _linear}
     found |= {f"embedding_{kernel}": _row_embedding for kernel in ROW_KERNELS}
     found |= _of_quantizer("quantize", _quantizing_row_operator)
+    found |= _of_quantizer("round_bf16", _rounding_row_operator)
     for format in FP8_FORMATS:
         found |= _of_quantizer(f"quantize_{format}", _quantizing_fp8(format))
     return found

@@ -6,15 +6,17 @@ from .nvidia.packed_rows import FP8_LAYOUTS
 from .nvidia.packed_rows import ROW_FORMATS as ROW_FORMATS
 
 QUANTIZED_FORMATS = tuple(FORMATS)
-PANEL_KERNELS = ("dense", *QUANTIZED_FORMATS)
+PANEL_KERNELS = ("dense", "bf16", *QUANTIZED_FORMATS)
 """Linears and embeddings of CPU targets: weights in panels, float32 results (see linear/formats.py)."""
 ROW_KERNELS = tuple(f"rows_{kernel}" for kernel in ("dense", *ROW_FORMATS))
 """Those of NVIDIA targets: weights row by row, bfloat16 activations and results (see nvidia/formats.py)."""
 FP8_KERNELS = tuple(f"rows_{layout}" for layout in FP8_LAYOUTS)
 """Linears of NVIDIA targets that multiply FP8 activations with FP8 weights (see nvidia/fp8.py)."""
 LINEAR_KERNELS = (*PANEL_KERNELS, *ROW_KERNELS, *FP8_KERNELS)
-QUANTIZERS = dict.fromkeys(QUANTIZED_FORMATS, "quantize") | {f"rows_{format}": f"quantize_{format}" for format in FP8_FORMATS}
-"""For each format whose linears take quantized activations (of row kernels with rows_ before it), the operator that makes them."""
+PANEL_QUANTIZERS = {"bf16": "round_bf16"} | dict.fromkeys(QUANTIZED_FORMATS, "quantize")
+"""For each format of CPU targets whose linears take activations that are not float32, the operator that makes those."""
+QUANTIZERS = PANEL_QUANTIZERS | {f"rows_{format}": f"quantize_{format}" for format in FP8_FORMATS}
+"""Likewise for all targets: formats of row kernels have rows_ before their names."""
 GROUP = 32
 """Consecutive elements that share a scale, in quantized weights and activations."""
 ACTIVATION_BYTES = 48

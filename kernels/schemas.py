@@ -5,18 +5,21 @@ K in features, QH / KH query and key-value heads, D head size, V vocabulary.
 """
 
 from .cut_operators import CUT_OPERATORS
-from .formats import FP8_KERNELS, LINEAR_KERNELS, PANEL_KERNELS, ROW_KERNELS
+from .formats import FP8_KERNELS, LINEAR_KERNELS, PANEL_KERNELS, PANEL_QUANTIZERS, ROW_KERNELS
 from .nvidia.packed_rows import FP8_FORMATS, FP8_STATIC
 from .row_operators import ROW_OPERATORS, TWINS
 
 _SCALES = {format: ", Tensor scale" if format == FP8_STATIC else "" for format in FP8_FORMATS}
-_ROW_QUANTIZERS = {"quantize": "", **{f"quantize_{format}": scale for format, scale in _SCALES.items()}}
+_ROW_QUANTIZERS = {
+    **dict.fromkeys(PANEL_QUANTIZERS.values(), ""),
+    **{f"quantize_{format}": scale for format, scale in _SCALES.items()},
+}
 
 _LINEAR = "Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features, float multiplier"
 
 SCHEMAS = (
-    # x [T, K] float32, for quantized kernels what `quantize` gives; w packed (see linear/formats.py); bias [N] and residual [T, N]
-    # float32 -> (x w^T + bias) * multiplier + residual, [T, N] float32, every operation rounded on its own
+    # x [T, K] float32, for quantized kernels what `quantize` gives, for bf16 what `round_bf16` gives; w packed (see linear/formats.py);
+    # bias [N] and residual [T, N] float32 -> (x w^T + bias) * multiplier + residual, [T, N] float32, every operation rounded on its own
     # of row kernels, x [T, K], residual and result are bfloat16, bias [N] float32
     *(f"linear_{kernel}({_LINEAR}) -> Tensor" for kernel in LINEAR_KERNELS),
     # the same with a result in float32, for the LM head
@@ -28,6 +31,8 @@ SCHEMAS = (
     "sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor uniform) -> Tensor",
     # x [T, K] float32 -> uint8 [T, ceil(K / 32), 48]: int8 quants with scales (see linear/activations.py)
     "quantize(Tensor x) -> Tensor",
+    # x [T, K] float32 -> [T, K] bfloat16, an odd K made even by a zero (see linear/activations.py)
+    "round_bf16(Tensor x) -> Tensor",
     # see row_operators.py; with a quantizer's name, what that would make of the result
     *(operator.schema() for operator in ROW_OPERATORS.values()),
     *(operator.schema(quantizer, scale) for operator in TWINS for quantizer, scale in _ROW_QUANTIZERS.items()),

@@ -1,6 +1,6 @@
 """The C functions of our operators for CPU (cpu/c_interface.h), by which compiled segments call them."""
 
-from .formats import PANEL_KERNELS
+from .formats import PANEL_KERNELS, PANEL_QUANTIZERS
 from .row_operators import ROW_OPERATORS, TWINS, twin
 
 _LINEAR = (
@@ -9,9 +9,9 @@ _LINEAR = (
 _C_ARGUMENTS = {
     **{f"linear_{kernel}": _LINEAR for kernel in PANEL_KERNELS},
     **{f"embedding_{kernel}": "AtenTensorHandle tokens, AtenTensorHandle w, int64_t dim, double multiplier" for kernel in PANEL_KERNELS},
-    "quantize": "AtenTensorHandle x",
+    **dict.fromkeys(PANEL_QUANTIZERS.values(), "AtenTensorHandle x"),
     **{operator.name: operator.c_arguments for operator in ROW_OPERATORS.values()},
-    **{twin(operator.name, "quantize"): operator.c_arguments for operator in TWINS},
+    **{twin(operator.name, quantizer): operator.c_arguments for operator in TWINS for quantizer in PANEL_QUANTIZERS.values()},
 }
 C_SHIMS = {name: f"AOTITorchError aoti_torch_cpu_{name}({arguments}, AtenTensorHandle* result)" for name, arguments in _C_ARGUMENTS.items()}
 """Declarations, by operator."""

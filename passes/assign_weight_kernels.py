@@ -3,6 +3,7 @@
     linear(x, w, bias)      ->  engine.linear_q4_1(engine.quantize(x), w_packed, bias, None, out_features, 1.0)
                                 engine.linear_dense(x, w_packed, bias, None, out_features, 1.0)
                                 engine.linear_w4_g128(engine.quantize(index_select(x, 1, order)), ...)    (act-order)
+                                engine.linear_bf16(engine.round_bf16(x), w_packed, bias, None, out_features, 1.0)
                                 engine.linear_rows_q4_1(x, w_packed, bias, None, out_features, 1.0)    (layout "rows")
                                 engine.linear_rows_fp8_channel(engine.quantize_fp8_tensor(x, input_scale), ...)    (fp8_tensor)
     embedding(w, tokens)    ->  engine.embedding_q4_1(tokens, w_packed, dim, 1.0)
@@ -10,8 +11,8 @@
 Why: library matrix products change their summation order with the number of rows, so that a
 token's logits would depend on what it was batched with; our kernels have one order. They also
 read quantized blocks directly, which is what decode speed is made of. Activations that several
-linears read are quantized once: to int8 on CPUs, to FP8 for NVIDIA's fp8 formats; NVIDIA's other
-kernels take them as they are. A weight in fp8_tensor brings the scale of its activations, a new
+linears read are quantized once: on CPUs to int8, or rounded to bfloat16 for weights in that, to FP8 for
+NVIDIA's fp8 formats; NVIDIA's other kernels take them as they are. A weight in fp8_tensor brings the scale of its activations, a new
 placeholder beside it. Linears that read the same activations share the largest of theirs: where
 they are equal, as they mostly are, nothing changes, and elsewhere nothing saturates that would not
 have. Weights keep their own scales. A weight in act-order has its columns sorted by group; its order is a new placeholder as well, by

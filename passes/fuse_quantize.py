@@ -1,11 +1,12 @@
-"""Row operators that quantize their result for the linear that reads it.
+"""Row operators that quantize or round their result for the linear that reads it.
 
     quantize(rms_norm(x, weight, None, eps))    ->  engine.rms_norm_quantize(x, weight, None, eps)
     quantize(silu_mul(gate, up))                ->  engine.silu_mul_quantize(gate, up)
+    round_bf16(rms_norm(...))                   ->  engine.rms_norm_round_bf16(...), and so on
     quantize_fp8_channel(rms_norm(...))         ->  engine.rms_norm_quantize_fp8_channel(...), and so on
     quantize_fp8_tensor(..., scale)             ->  engine.rms_norm_quantize_fp8_tensor(..., scale)
 
-Why: the float result is never written and read again; a third of the bytes go to memory.
+Why: the float result is never written and read again; a third of the bytes go to memory, or half.
 
 When not: when the float result has another reader. Numerics do not change: the twin computes
 the same values and the same rounding.

@@ -11,47 +11,17 @@
 #include <cstring>
 #include <type_traits>
 
-#include "simd.h"
+#include "products.h"
 
 namespace engine {
 
 template <class Element>
 constexpr bool kScaled = std::is_same_v<Element, int8_t>;
 
-// Elements that are multiplied and added together: of a key's along its length, of values one position after another.
-template <class Element>
-constexpr int kTogether = std::is_same_v<Element, BFloat16> ? 2 : 1;
-
-// A vector of elements as they are multiplied: floats, or pairs of bfloat16.
-ENGINE_INLINE Vf multiplicands(const float* from) { return load(from); }
-ENGINE_INLINE Vi multiplicands(const BFloat16* from) { return load_vector<Vi>(from); }
-ENGINE_INLINE Vf multiplicands(const int8_t* from) { return to_float(load_lanes(from)); }
-
-// What multiplies them: elements of a query, or weights, rounded to the cache's type where that has
+// What multiplies a cache's elements: those of a query, or weights, rounded to the cache's type where that has
 // products of its own. Without an instruction for those, they are widened once and not at every product.
-#if defined(ENGINE_BF16)
-using PairFactor = BFloat16;
-#else
-using PairFactor = float;
-#endif
-constexpr bool kMultipliesPairs = std::is_same_v<PairFactor, BFloat16>;
 template <class Element>
-using Multiplier = std::conditional_t<kTogether<Element> == 2, PairFactor, float>;
-
-ENGINE_INLINE Vf multiplier(const float* from) { return splat(*from); }
-ENGINE_INLINE Vi multiplier(const BFloat16* from) {
-  int32_t pair;
-  std::memcpy(&pair, from, sizeof(pair));
-  return splat(pair);
-}
-
-// sum + a * b. Of pairs the product of the high ones is added first, then that of the low ones, each sum rounded.
-ENGINE_INLINE Vf add_product(Vf sum, Vf a, Vf b) { return fma(a, b, sum); }
-#if defined(ENGINE_BF16)
-ENGINE_INLINE Vf add_product(Vf sum, Vi a, Vi b) { return _mm512_dpbf16_ps(sum, bit_cast<__m512bh>(a), bit_cast<__m512bh>(b)); }
-#endif
-ENGINE_INLINE Vf high_of_pairs(Vi pairs) { return bit_cast<Vf>(pairs & splat(int32_t(0xffff0000))); }
-ENGINE_INLINE Vf low_of_pairs(Vi pairs) { return bit_cast<Vf>(pairs << 16); }
+using Multiplier = std::conditional_t<kTogether<Element> == 2 && kMultipliesPairs, BFloat16, float>;
 
 // Writes a vector of multipliers for a cache of `Element`. They are finite, or the NaN of an operation.
 template <class Element>

@@ -40,54 +40,6 @@ constexpr int panels_for(int rows) {
   return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
 }
 
-// One load for all the multiplications with it, where the compiler would rather load it for each.
-template <class Vector>
-ENGINE_INLINE Vector in_register(Vector value) {
-#if defined(ENGINE_AVX512)
-  asm("" : "+v"(value));
-#elif defined(ENGINE_AVX2)
-  asm("" : "+x"(value));
-#endif
-  return value;
-}
-
-// sum[r][v] += left(r) * right(v), of floats or of pairs. Keeps the smaller operand set in registers and streams the other.
-template <int Rows, int Vectors, class Left, class Right>
-ENGINE_INLINE void multiply_add(const Left& left, const Right& right, Vf (&sum)[Rows][Vectors]) {
-  using Operand = decltype(left(0));
-  Operand held[std::min(Rows, Vectors)];
-  if constexpr (Rows < Vectors) {
-#pragma GCC unroll 6
-    for (int r = 0; r < Rows; ++r) held[r] = in_register(left(r));
-#pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) {
-      const Operand streamed = in_register(right(v));
-#pragma GCC unroll 6
-      for (int r = 0; r < Rows; ++r) sum[r][v] = add_product(sum[r][v], held[r], streamed);
-    }
-  } else {
-#pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) held[v] = in_register(right(v));
-#pragma GCC unroll 6
-    for (int r = 0; r < Rows; ++r) {
-      const Operand streamed = in_register(left(r));
-#pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) sum[r][v] = add_product(sum[r][v], streamed, held[v]);
-    }
-  }
-}
-
-// One step of dot products: left(r) points to what multiplies right(v), elements of a type or pairs of them.
-template <int Rows, int Vectors, class Left, class Right>
-ENGINE_INLINE void add_products(const Left& left, const Right& right, Vf (&sum)[Rows][Vectors]) {
-  if constexpr (std::is_same_v<decltype(right(0)), Vi> && !kMultipliesPairs) {
-    multiply_add<Rows, Vectors>([&](int r) { return splat(left(r)[1]); }, [&](int v) { return high_of_pairs(right(v)); }, sum);
-    multiply_add<Rows, Vectors>([&](int r) { return splat(left(r)[0]); }, [&](int v) { return low_of_pairs(right(v)); }, sum);
-  } else {
-    multiply_add<Rows, Vectors>([&](int r) { return multiplier(left(r)); }, right, sum);
-  }
-}
-
 ENGINE_INLINE Vf largest_of(Vf a, Vf b) {
 #if defined(ENGINE_AVX512)
   return _mm512_max_ps(a, b);

@@ -1,5 +1,5 @@
 // What the row operators are written with: rows of float32 are read 32 values at a time, and
-// written as float32 or quantized at once for the linear that follows.
+// written as float32, or at once quantized or rounded to bfloat16 for the linear that follows.
 #pragma once
 
 #include "activations.h"
@@ -53,6 +53,27 @@ struct QuantizedRows {
   template <class Values>
   void write(int64_t row, int64_t begin, int64_t end, const Values& values) const {
     quantize_row(begin, end, values, to + row * groups_of(features));
+  }
+};
+
+// Of an odd number of features, a zero follows the last.
+struct BFloat16Rows {
+  BFloat16* to;
+  int64_t features;
+
+  static Tensor empty(int64_t rows, int64_t features) { return empty_tensor({rows, features + features % 2}, aoti_torch_dtype_bfloat16(), 2); }
+  BFloat16Rows(const Tensor& out, int64_t features) : to(static_cast<BFloat16*>(out.data_ptr())), features(features) {}
+  template <class Values>
+  void write(int64_t row, int64_t begin, int64_t end, const Values& values) const {
+    BFloat16* at = to + row * (features + features % 2);
+    for (int64_t k = begin; k < end; k += kGroup) {
+      const GroupValues group = values(k);
+      BFloat16 rounded[kGroup];
+#pragma GCC unroll 8
+      for (int v = 0; v < kGroupVectors; ++v) store_rounded(rounded + v * kLanes, group.part[v]);
+      std::memcpy(at + k, rounded, size_t(std::min(kGroup, features - k)) * sizeof(BFloat16));
+    }
+    if (end == features && features % 2 != 0) at[features] = {0};
   }
 };
 

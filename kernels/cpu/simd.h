@@ -94,10 +94,6 @@ ENGINE_INLINE float to_float(Half value) {
 ENGINE_INLINE Vf to_float(Vi value) { return __builtin_convertvector(value, Vf); }
 
 ENGINE_INLINE Vf load(const float* from) { return load_vector<Vf>(from); }
-ENGINE_INLINE Vf load(const BFloat16* from) {
-  typedef uint16_t Raw __attribute__((vector_size(2 * kLanes), may_alias));
-  return bit_cast<Vf>(__builtin_convertvector(load_vector<Raw>(from), Vi) << 16);
-}
 ENGINE_INLINE Vf load(const Half* from) {
 #if defined(ENGINE_AVX512)
   return _mm512_cvtph_ps(load_vector<__m256i>(from));
@@ -151,6 +147,17 @@ ENGINE_INLINE BFloat16 to_bfloat16(float value) {
   const uint32_t bits = bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffff) > 0x7f800000) return {uint16_t(bits >> 16 | 0x40)};
   return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+// Likewise, but numbers below 2^-126 become zeros.
+ENGINE_INLINE void store_rounded(BFloat16* to, Vf values) {
+#if defined(ENGINE_BF16)
+  store(to, _mm512_cvtneps_pbh(values));
+#else
+  typedef uint16_t Raw __attribute__((vector_size(2 * kLanes), may_alias));
+  const Vi bits = bit_cast<Vi>(values), size = bits & 0x7fffffff;
+  const Vi rounded = size < 0x00800000 ? bits & int32_t(0x80000000) : bits + 0x7fff + (bits >> 16 & 1);
+  store(to, __builtin_convertvector((size > 0x7f800000 ? bits | 0x400000 : rounded) >> 16, Raw));
+#endif
 }
 ENGINE_INLINE void store_as(float* to, float value) { *to = value; }
 ENGINE_INLINE void store_as(BFloat16* to, float value) { *to = to_bfloat16(value); }

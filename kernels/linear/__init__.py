@@ -1,3 +1,3 @@
-from .op import embedding, linear, quantize_activations
+from .op import activations_for, embedding, linear, quantize_activations, round_activations
 
-__all__ = ["embedding", "linear", "quantize_activations"]
+__all__ = ["activations_for", "embedding", "linear", "quantize_activations", "round_activations"]

@@ -1,9 +1,10 @@
-"""Quantized activations: what `engine.quantize` makes of float rows, and the quantized linears read.
+"""Quantized activations: what `engine.quantize` makes of float rows, and the quantized linears read; those of `engine.round_bf16`.
 
 uint8 [T, G, 48], one entry per row and group of 32 elements (K is padded with zeros):
 32 int8 quants, float32 scale, float32 scale * sum(quants), int32 sum(quants), int16 sums of the first and of the last 16.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,24 @@ def quantize(x: Tensor) -> Tensor:
     sums = halves.sum(2, keepdim=True, dtype=torch.int32)
     parts = (quants, scales, scales * sums, sums, halves)
     return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=2)
+
+
+def round_bf16(x: Tensor) -> Tensor:
+    """[T, K] float32 -> [T, K] bfloat16, to the nearest, ties to even; an odd K is made even by a zero.
+
+    Numbers below 2^-126 become zeros.
+    """
+    padded = functional.pad(x, (0, x.shape[1] % 2))
+    return flush(padded).bfloat16()
+
+
+def flush(x: Tensor) -> Tensor:
+    """Zeros for numbers below 2^-126, the sign kept."""
+    return torch.where(x.abs() < torch.finfo(torch.float32).tiny, x * 0, x)
+
+
+QUANTIZERS: dict[str, Callable[[Tensor], Tensor]] = {"quantize": quantize, "round_bf16": round_bf16}
+"""The references of the operators that make the activations of CPU linears, by name."""
 
 
 def unpack(packed: Tensor) -> Activations:

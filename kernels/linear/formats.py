@@ -3,7 +3,8 @@
 A weight [N, K] is cut into panels of 16 output rows; N is padded with zeros. A panel of a
 quantized weight is cut into blocks along K, and those into groups of 32; K is padded with zeros.
 
-- dense      [N/16, K, 16], float32, float16 or bfloat16: element (n, k) at [n // 16, k, n % 16].
+- dense      [N/16, K, 16], float32 or float16: element (n, k) at [n // 16, k, n % 16].
+- bf16       [N/16, K/2, 16, 2], bfloat16: element (n, k) at [n // 16, k // 2, n % 16, k % 2]; K is padded with zeros to pairs.
 - quantized  uint8 [N/16, K/block, 16 * packed_bytes] (see blocks.py). The head of a block of a panel
   is 16 d, then 16 m if any, then 16 zero points if any. A block of one group is its codes and then
   its head. A larger one is its head, then for each of its groups the codes, and of two levels 16
@@ -53,9 +54,12 @@ class Groups:
 
 
 def pack_dense(weight: Tensor) -> Tensor:
-    """[N, K] float32, float16 or bfloat16 -> [N/16, K, 16] of the same dtype."""
-    padded = functional.pad(weight, (0, 0, 0, -weight.shape[0] % PANEL))
-    return padded.view(-1, PANEL, weight.shape[1]).transpose(1, 2).contiguous()
+    """[N, K] float32 or float16 -> [N/16, K, 16], bfloat16 -> [N/16, K/2, 16, 2], of the same dtype."""
+    pairs = weight.dtype == torch.bfloat16
+    padded = functional.pad(weight, (0, weight.shape[1] % 2 if pairs else 0, 0, -weight.shape[0] % PANEL))
+    steps: Tensor = padded.unflatten(1, (-1, 2)) if pairs else padded
+    panels: Tensor = steps.unflatten(0, (-1, PANEL))
+    return panels.transpose(1, 2).contiguous()
 
 
 def pack_blocks(format: str, raw: Tensor) -> Tensor:
@@ -175,8 +179,8 @@ def _meanings(spec: QuantizedFormat, blocks: Blocks) -> Tensor:
 
 def unpack(format: str, packed: Tensor, out_features: int, in_features: int) -> Tensor:
     """Packed weight, dense or quantized -> the float32 [N, K] it stands for, exactly."""
-    if format == "dense":
-        return packed.transpose(1, 2).flatten(0, 1)[:out_features].float()
+    if format in ("dense", "bf16"):
+        return packed.transpose(1, 2).flatten(0, 1).flatten(1)[:out_features, :in_features].float()
     if FORMATS[format].has_zero_point:
         blocks = unpack_blocks(format, packed, out_features)
         codes = _meanings(FORMATS[format], blocks) - blocks.head[:, :, -1:].view(torch.int8)

@@ -11,17 +11,28 @@ def quantize_activations(x: Tensor) -> Tensor:
     return cast(Tensor, torch.ops.engine.quantize(x))
 
 
+def round_activations(x: Tensor) -> Tensor:
+    """x [T, K] float32 -> bfloat16 [T, K], an odd K made even by a zero. Rows of `x` may lie apart."""
+    return cast(Tensor, torch.ops.engine.round_bf16(x))
+
+
+def activations_for(kernel: str, x: Tensor) -> Tensor:
+    """What the linear of a kernel takes for x [T, K] float32."""
+    if kernel == "dense":
+        return x
+    return round_activations(x) if kernel == "bf16" else quantize_activations(x)
+
+
 def linear(
     kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, out_features: int, residual: Tensor | None = None, multiplier: float = 1.0
 ) -> Tensor:
     """x [T, K] float32 times the packed weight, plus bias [N], times multiplier, plus residual [T, N], all float32 -> [T, N] float32.
 
-    `kernel` is one of formats.LINEAR_KERNELS and says how `w` is packed; for a quantized one, `x` is
-    quantized first. Rows of `x` and `residual` may lie apart in memory. Raises RuntimeError if
+    `kernel` is one of formats.PANEL_KERNELS and says how `w` is packed; `x` is quantized or rounded for it
+    first. Rows of `x` and `residual` may lie apart in memory. Raises RuntimeError if
     shapes or dtypes do not fit.
     """
-    if kernel != "dense":
-        x = quantize_activations(x)
+    x = activations_for(kernel, x)
     return cast(Tensor, getattr(torch.ops.engine, f"linear_{kernel}")(x, w, bias, residual, out_features, multiplier))
 
 

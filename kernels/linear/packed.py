@@ -18,16 +18,17 @@ ORDER = "order"
 
 
 def kernel_of(format: str, layout: Layout = "panels") -> str:
-    """The kernel that reads a storage format: "dense" for f32, f16 and bf16, for others their own; with "rows_" before it for rows.
+    """The kernel that reads a storage format: "dense" for f32 and f16, in rows also for bf16; for others their own.
 
-    FP8 formats whose rows lie alike have one.
+    Those of rows have "rows_" before their names. FP8 formats whose rows lie alike have one.
     """
-    kernel = "dense" if format in DENSE_DTYPES else packed_rows.fp8_layout(format)
-    return kernel if layout == "panels" else f"rows_{kernel}"
+    if layout == "rows":
+        return "rows_dense" if format in DENSE_DTYPES else f"rows_{packed_rows.fp8_layout(format)}"
+    return "dense" if format in ("f32", "f16") else format
 
 
 def quantizer_of(format: str, layout: Layout = "panels") -> str | None:
-    """The operator that quantizes the activations of a linear in that format; None if its kernel takes them as they are."""
+    """The operator that quantizes or rounds the activations of a linear in that format; None if its kernel takes them as they are."""
     return QUANTIZERS.get(format if layout == "panels" else f"rows_{format}")
 
 
@@ -51,6 +52,8 @@ def packed_shape(format: str, out_features: int, in_features: int, layout: Layou
     if layout == "rows":
         return packed_rows.packed_shape(format, out_features, in_features)
     panels = -(-out_features // PANEL)
+    if format == "bf16":
+        return panels, -(-in_features // 2), PANEL, 2
     if format not in QUANTIZED_FORMATS:
         return panels, in_features, PANEL
     spec = FORMATS[format]

@@ -2,6 +2,7 @@
 
 `linear` of a quantized format is the kernel's own arithmetic, bit for bit: exact integer
 products of quantized activations and weights, float32 sums over the groups as `sum_in_order` says.
+`linear` of bf16 likewise, of pairs of k.
 `linear_dequantized` is what a perfect kernel without activation rounding would give.
 """
 
@@ -14,15 +15,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import activations
-from .blocks import FORMATS
+from .blocks import FORMATS, GROUP
 from .formats import PANEL, Groups, unpack, unpack_groups
 
 LEAVES = 8
 
 
 def linear(format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, out_features: int, multiplier: float) -> Tensor:
-    """x [T, K] float32, quantized (see activations.py) unless `format` is "dense"; w packed in `format` -> [T, N] float32."""
-    out = _dense(x, w, out_features) if format == "dense" else _quantized(format, activations.unpack(x), w, out_features)
+    """x [T, K] float32, quantized or rounded (see activations.py) unless `format` is "dense"; w packed in `format` -> [T, N] float32."""
+    if format == "dense":
+        out = _dense(x, w, out_features)
+    elif format == "bf16":
+        out = _pairs(x, w, out_features)
+    else:
+        out = _quantized(format, activations.unpack(x), w, out_features)
     if bias is not None:
         out = out + bias
     out = out * multiplier
@@ -31,6 +37,20 @@ def linear(format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Ten
 
 def _dense(x: Tensor, w: Tensor, out_features: int) -> Tensor:
     return functional.linear(x, unpack("dense", w, out_features, x.shape[1]))
+
+
+def _pairs(x: Tensor, w: Tensor, out_features: int) -> Tensor:
+    """x [T, K] and w bfloat16. Of k and k + 1 the product of the second is added first; numbers and sums below 2^-126 are zero."""
+    x, weight = (activations.flush(each.float()).double() for each in (x, unpack("bf16", w, out_features, x.shape[1])))
+
+    def add(out: Tensor, g: int) -> Tensor:
+        for k in range(GROUP * g, min(GROUP * (g + 1), x.shape[1])):
+            # In float64 the product is exact, and a sum so near that rounding it again gives the float32 nearest to the exact one.
+            out = activations.flush((out.double() + x[:, k ^ 1, None] * weight[:, k ^ 1]).float())
+        return out
+
+    zero = torch.zeros(x.shape[0], out_features)
+    return sum_in_order(zero, -(-x.shape[1] // GROUP), 1, add, meet=lambda left, right: activations.flush(left + right))
 
 
 def _quantized(format: str, x: activations.Activations, w: Tensor, out_features: int) -> Tensor:
@@ -59,15 +79,18 @@ def _dots(x: activations.Activations, weight: Groups, g: int) -> Tensor:
     return first + second
 
 
-def sum_in_order(zero: Tensor, blocks: int, groups: int, add: Callable[[Tensor, int], Tensor]) -> Tensor:
+def sum_in_order(
+    zero: Tensor, blocks: int, groups: int, add: Callable[[Tensor, int], Tensor], meet: Callable[[Tensor, Tensor], Tensor] = torch.add
+) -> Tensor:
     """The order in which every linear adds its K: eight leaves of whole blocks, each in order, that meet as a tree.
 
-    Leaf i has the blocks from blocks * i // 8 on, of `groups` groups each. add(sum, g) adds group g to a sum, which is `zero` at first.
+    Leaf i has the blocks from blocks * i // 8 on, of `groups` groups each.
+    add(sum, g) adds group g to a sum, which is `zero` at first; meet(left, right) adds two sums.
     """
     bounds = [blocks * leaf // LEAVES * groups for leaf in range(LEAVES + 1)]
     sums = [functools.reduce(add, range(begin, end), zero) for begin, end in pairwise(bounds)]
     while len(sums) > 1:
-        sums = [left + right for left, right in zip(sums[::2], sums[1::2], strict=True)]
+        sums = [meet(left, right) for left, right in zip(sums[::2], sums[1::2], strict=True)]
     return sums[0]
 
 

@@ -26,7 +26,7 @@ from engine.bench.serve_tables import tables
 from engine.bench.stream import Result
 from engine.errors import UsageError
 
-LIMITS = Limits(threads=2, read_bytes=67e9, int8_macs=1e12, float32_macs=250e9)
+LIMITS = Limits(threads=2, read_bytes=67e9, int8_macs=1e12, bfloat16_macs=500e9, float32_macs=250e9)
 
 
 def report(benchmark: str, results: Any) -> Report:

@@ -296,4 +296,4 @@ def test_kernels(tiny_artifact: Path, tmp_path: Path) -> None:
     assert three["bytes"] == 4 * (64 * 96 + 3 * 96 + 3 * 64)
     assert sum(kernel["kernel"].startswith("attention") for kernel in kernels) == 3
     assert all(kernel["seconds"]["low"] > 0 for kernel in kernels)
-    assert min(limits["read_bytes"], limits["int8_macs"], limits["float32_macs"]) > 0
+    assert min(limits["read_bytes"], limits["int8_macs"], limits["bfloat16_macs"], limits["float32_macs"]) > 0

@@ -99,6 +99,24 @@ def test_the_avx2_target_computes_the_same_function(tiny_checkpoint: Path, tiny_
         assert float((ours - expected).abs().max()) <= 4 * max(rounding, 1e-6 * float(expected.abs().max()))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("target", ["cpu", "cpu-x86-64-v3"])
+def test_a_bfloat16_checkpoint_is_nearer_to_float32_than_transformers_in_bfloat16(target: str, store: Path, tmp_path: Path) -> None:
+    """Weights in pairs, activations rounded for each linear, one embedding tied to the head; prefill and decode are the same to the bit."""
+    checkpoint = write_random_checkpoint("qwen3", tmp_path / "model", seed=11, dtype=torch.bfloat16)
+    build(BuildOptions(model=str(checkpoint), output=tmp_path / "artifact", target=target, store=store))
+    weights = load_manifest(tmp_path / "artifact").weights.values()
+    assert {(weight.format, len(weight.shape)) for weight in weights} == {("bf16", 4), ("f32", 1)}
+    rough = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation="eager", dtype=torch.bfloat16)
+    decoded = artifact_logits(tmp_path / "artifact", prompts(), last_only=False)
+    prefilled = artifact_logits(tmp_path / "artifact", prompts(), last_only=True)
+    for prompt, steps, last in zip(prompts(), decoded, prefilled, strict=True):
+        expected, _ = expected_logits(checkpoint, prompt)
+        theirs = rough(torch.tensor([prompt])).logits[0].float()
+        assert (steps - expected).norm() < (theirs - expected).norm()
+        assert torch.equal(steps[-1], last[0])
+
+
 @pytest.mark.parametrize(("quantize", "dtype"), [("none", "float32"), ("int8", "bfloat16")])
 def test_the_cache_is_in_float32_only_if_the_weights_are(
     tiny_checkpoint: Path, store: Path, tmp_path: Path, quantize: str, dtype: str

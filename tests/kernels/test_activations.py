@@ -8,7 +8,7 @@ from row_tensors import FEATURES, inside_wider_rows, rows
 from torch import Tensor
 
 from engine.kernels.activations import reference
-from engine.kernels.linear import quantize_activations
+from engine.kernels.linear.activations import QUANTIZERS
 from engine.kernels.row_operators import FUNCTIONS, ROW_OPERATORS, TWINS
 
 pytestmark = pytest.mark.usefixtures("kernel_library")
@@ -115,13 +115,14 @@ def test_a_gate_is_the_function_times_the_other_matrix(name: str) -> None:
 @pytest.mark.parametrize("name", WITH_TWINS)
 def test_the_twin_quantizes_the_same_values(name: str, features: int) -> None:
     x = rows(features)
-    assert torch.equal(operator(f"{name}_quantize")(x, *calls(name, x)), quantize_activations(operator(name)(x, *calls(name, x))))
+    for quantizer in QUANTIZERS:
+        assert torch.equal(operator(f"{name}_{quantizer}")(x, *calls(name, x)), operator(quantizer)(operator(name)(x, *calls(name, x))))
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_rows_are_alone_and_may_lie_apart(name: str) -> None:
     x = rows(100, 300)
-    for operation in (operator(name), *([operator(f"{name}_quantize")] if name in WITH_TWINS else [])):
+    for operation in (operator(name), *(operator(f"{name}_{quantizer}") for quantizer in QUANTIZERS if name in WITH_TWINS)):
         whole = operation(x, *calls(name, x))
         apart = [inside_wider_rows(other) if isinstance(other, Tensor) and other.dim() else other for other in calls(name, x)]
         assert torch.equal(operation(inside_wider_rows(x), *apart), whole)
@@ -145,7 +146,8 @@ def test_a_long_row_is_that_of_short_ones() -> None:
     x = rows(50_001, 2)
     parts = [operator("soft_cap")(part, 30.0) for part in x.split(10_000, dim=1)]
     assert torch.equal(operator("soft_cap")(x, 30.0), torch.cat(parts, dim=1))
-    assert torch.equal(operator("silu_quantize")(x), quantize_activations(operator("silu")(x)))
+    for quantizer in QUANTIZERS:
+        assert torch.equal(operator(f"silu_{quantizer}")(x), operator(quantizer)(operator("silu")(x)))
 
 
 def test_wrong_arguments_are_errors() -> None:

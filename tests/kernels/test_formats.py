@@ -105,9 +105,18 @@ def test_incomplete_blocks_are_refused(format: str) -> None:
 def test_dense_round_trip(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     weight = torch.randn(shape, dtype=dtype)
     packed = pack_dense(weight)
-    assert packed.shape == (-(-shape[0] // 16), shape[1], 16)
+    pairs = dtype == torch.bfloat16
+    assert packed.shape == ((-(-shape[0] // 16), -(-shape[1] // 2), 16, 2) if pairs else (-(-shape[0] // 16), shape[1], 16))
     assert packed.dtype == dtype
-    assert torch.equal(unpack("dense", packed, *shape), weight.float())
+    assert torch.equal(unpack("bf16" if pairs else "dense", packed, *shape), weight.float())
+
+
+def test_bfloat16_lies_in_pairs_along_k() -> None:
+    packed = pack_dense(torch.arange(40 * 7).view(40, 7).bfloat16())
+    for n, k in ((0, 0), (17, 3), (39, 6)):
+        assert packed[n // 16, k // 2, n % 16, k % 2] == torch.tensor(n * 7 + k).bfloat16()
+    assert not packed[:, 3, :, 1].any()
+    assert not packed[2, :, 8:].any()
 
 
 @pytest.mark.parametrize("format", OURS)

@@ -14,12 +14,13 @@ from engine.errors import ArtifactError, BuildError, EngineError
 from engine.kernels import library, native, ops
 
 TESTS = ROOT / "tests"
-# Compiler flags -> the /proc/cpuinfo flags needed to run the result. Each is another path through cpu/simd.h and cpu/dot.h.
+# Compiler flags -> the /proc/cpuinfo flags needed to run the result. Each is another path through cpu/simd.h, cpu/products.h and cpu/dot.h.
 VARIANTS = {
     "-march=x86-64-v2": set[str](),
     "-march=x86-64-v3": {"avx2", "fma", "f16c"},
     "-march=x86-64-v3 -mavxvnni": {"avx2", "fma", "f16c", "avx_vnni"},
     "-march=x86-64-v4": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+    "-march=x86-64-v4 -mavx512bf16 -mavx512vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "avx512_vnni"},
     "-march=x86-64-v4 -mavx512vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
     "-march=x86-64-v4 -mavx512vnni -mamx-tile -mamx-int8": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},  # see amx.py
 }

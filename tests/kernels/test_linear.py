@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from weight_blocks import random_blocks, with_numbers
 
-from engine.kernels.linear import activations, embedding, linear, quantize_activations, reference
+from engine.kernels.formats import PANEL_QUANTIZERS
+from engine.kernels.linear import activations, activations_for, embedding, linear, quantize_activations, reference, round_activations
 from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.linear.formats import pack_blocks, pack_dense, unpack
 from engine.kernels.linear.stored_blocks import BLOCK_BYTES
@@ -34,8 +35,17 @@ SHAPES = [
 ]
 
 
+EXACT = ("f32", "f16")
+"""Computed in float32, in an order that the reference does not have."""
+
+
 def kernel_of(storage: str) -> str:
-    return "dense" if storage in DENSE else storage
+    return "dense" if storage in EXACT else storage
+
+
+def rounded(kernel: str, x: Tensor) -> Tensor:
+    """What the linear takes for x, by the reference."""
+    return x if kernel == "dense" else activations.QUANTIZERS[PANEL_QUANTIZERS[kernel]](x)
 
 
 def packed_weight(storage: str, weight: Tensor) -> Tensor:
@@ -45,8 +55,8 @@ def packed_weight(storage: str, weight: Tensor) -> Tensor:
 
 
 def expected(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, out_features: int, residual: Tensor | None = None) -> Tensor:
-    """The reference, its activations quantized by the reference as well."""
-    return reference.linear(kernel, x if kernel == "dense" else activations.quantize(x), w, bias, residual, out_features, 1.0)
+    """The reference, its activations quantized or rounded by the reference as well."""
+    return reference.linear(kernel, rounded(kernel, x), w, bias, residual, out_features, 1.0)
 
 
 def inputs(rows: int, out_features: int, in_features: int, storage: str = "f32") -> tuple[Tensor, Tensor, Tensor]:
@@ -92,7 +102,7 @@ def test_largest_integers_do_not_saturate(format: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("storage", DENSE)
+@pytest.mark.parametrize("storage", EXACT)
 def test_dense_linear_is_as_exact_as_float32(storage: str, shape: tuple[int, int, int]) -> None:
     """Error against float64 within that of summing in order in float32, one rounding per product and per sum."""
     x, weight, bias = inputs(*shape)
@@ -145,6 +155,57 @@ def test_a_poisoned_row_stays_alone(storage: str, poison: float) -> None:
     assert not out[7].isfinite().any()
     others = [row for row in range(20) if row != 7]
     assert torch.equal(out[others], clean[others])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bf16_linear_is_the_reference_bit_for_bit(shape: tuple[int, int, int]) -> None:
+    x, weight, bias = inputs(*shape)
+    x *= torch.logspace(-6, 6, shape[0])[:, None]
+    w = pack_dense(weight.bfloat16())
+    assert torch.equal(linear("bf16", x, w, bias, shape[1]), expected("bf16", x, w, bias, shape[1]))
+    assert torch.equal(linear("bf16", x, w, None, shape[1]), expected("bf16", x, w, None, shape[1]))
+
+
+def test_bf16_linear_is_as_exact_as_float32_with_rounded_activations() -> None:
+    x, weight, bias = inputs(5, 40, 600)
+    w = pack_dense(weight.bfloat16())
+    given, stored = x.bfloat16().double(), unpack("bf16", w, 40, 600).double()
+    bound = (600 + 2) * 2.0**-24 * (given.abs() @ stored.abs().T + bias.abs())
+    assert ((linear("bf16", x, w, bias, 40) - (given @ stored.T + bias)).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("rows", [1, 4, 9])
+def test_numbers_below_the_smallest_normal_are_zeros_in_bf16_products_and_sums(rows: int) -> None:
+    """As vpdpbf16ps has it, on every instruction set; the bias and the residual are added as elsewhere."""
+    x, weight, _ = inputs(rows, 40, 96)
+    powers = torch.arange(96) % 12
+    tiny = 2.0**-126
+    x, weight = x * tiny**0.5 * 2.0**-powers, (weight * tiny**0.5 * 2.0 ** (powers.flip(0) - 6)).bfloat16()
+    x[:, ::7] = tiny / 2
+    weight[:, 1::5] = tiny / 4
+    w = pack_dense(weight)
+    out = linear("bf16", x, w, None, 40)
+    assert torch.equal(out, expected("bf16", x, w, None, 40))
+    assert out.any()
+    assert not ((out != 0) & (out.abs() < tiny)).any()
+    small = torch.full((40,), tiny / 8)
+    assert torch.equal(linear("bf16", x, w, small, 40), out + small)
+    assert torch.full((2,), tiny).div(4).any(), "the thread flushes what is not its own"
+
+
+@pytest.mark.parametrize("features", [1, 31, 32, 33, 64, 576, 1000])
+def test_rounded_activations_are_the_reference_bit_for_bit(features: int) -> None:
+    x = torch.randn(40, features, generator=torch.Generator().manual_seed(features)) * torch.logspace(-42, 38, 40)[:, None]
+    x[5, features // 3], x[7] = -torch.inf, 0
+    x[9] = 1 + 2.0**-8 if features % 2 else 1 + 3 * 2.0**-8  # ties
+    wide = torch.full((40, features + 9), torch.nan)
+    wide[:, 4 : 4 + features] = x
+    expected = activations.round_bf16(x).view(torch.int16)
+    assert torch.equal(round_activations(x).view(torch.int16), expected)
+    assert torch.equal(round_activations(wide[:, 4 : 4 + features]).view(torch.int16), expected)
+    assert round_activations(x[:0]).shape == (0, features + features % 2)
+    poisoned = torch.full((1, features), torch.nan)
+    assert round_activations(poisoned)[:, :features].isnan().all()
 
 
 @pytest.mark.parametrize("format", QUANTIZED)
@@ -247,6 +308,9 @@ def test_wrong_calls_are_errors(storage: str) -> None:
         linear(kernel, x, w, bias[:39], 40)
     with pytest.raises(RuntimeError, match=r"wrong dtype|dense weights"):
         linear(kernel, x, w.to(torch.int16), None, 40)
+    if kernel == "bf16":
+        with pytest.raises(RuntimeError, match="round_bf16"):
+            torch.ops.engine.linear_bf16(activations_for(kernel, x)[:, :95], w, None, None, 40, 1.0)
     for token in (-1, 48):
         with pytest.raises(RuntimeError, match="outside the vocabulary"):
             embedding(kernel, torch.tensor([0, token], dtype=torch.int32), w, x.shape[1])

@@ -9,7 +9,7 @@ import torch
 from row_tensors import FEATURES, inside_wider_rows, rows, ulps
 from torch import Tensor
 
-from engine.kernels.linear import quantize_activations
+from engine.kernels.linear.activations import QUANTIZERS
 from engine.kernels.norms import reference
 
 pytestmark = pytest.mark.usefixtures("kernel_library")
@@ -67,10 +67,11 @@ def test_what_follows_a_norm_is_added_in_this_order(name: str, weight: bool, bia
 @pytest.mark.parametrize("name", NORMS)
 def test_the_twin_quantizes_the_same_values(name: str, features: int) -> None:
     x, others = rows(features), arguments(name, features)
-    assert torch.equal(operator(f"{name}_quantize")(x, *others), quantize_activations(operator(name)(x, *others)))
+    for quantizer in QUANTIZERS:
+        assert torch.equal(operator(f"{name}_{quantizer}")(x, *others), operator(quantizer)(operator(name)(x, *others)))
 
 
-@pytest.mark.parametrize("twin", ["", "_quantize"])
+@pytest.mark.parametrize("twin", ["", *(f"_{quantizer}" for quantizer in QUANTIZERS)])
 @pytest.mark.parametrize("name", NORMS)
 def test_rows_are_alone_and_may_lie_apart(name: str, twin: str) -> None:
     x = rows(100, 300)

@@ -10,7 +10,8 @@ from engine.kernels import ops
 from engine.kernels.attention.op import attention
 from engine.kernels.attention.options import AttentionOptions
 from engine.kernels.formats import PANEL_KERNELS
-from engine.kernels.linear import embedding, linear, quantize_activations
+from engine.kernels.linear import activations_for, embedding, linear
+from engine.kernels.linear.activations import QUANTIZERS
 from engine.kernels.linear.formats import pack_blocks, pack_dense
 from engine.kernels.row_operators import ROW_OPERATORS, TWINS, Kind, twin
 from engine.kernels.row_references import ROW_REFERENCES
@@ -30,7 +31,9 @@ INPUTS = 256
 
 
 def packed_weight(kernel: str) -> Tensor:
-    return pack_dense(torch.randn(40, INPUTS)) if kernel == "dense" else pack_blocks(kernel, random_blocks(kernel, 40, INPUTS, seed=1))
+    if kernel in ("dense", "bf16"):
+        return pack_dense(torch.randn(40, INPUTS, dtype=torch.bfloat16 if kernel == "bf16" else torch.float32))
+    return pack_blocks(kernel, random_blocks(kernel, 40, INPUTS, seed=1))
 
 
 def attention_arguments() -> tuple[Tensor, ...]:
@@ -51,7 +54,7 @@ def attention_arguments() -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("kernel", PANEL_KERNELS)
 @pytest.mark.parametrize("extras", [True, False])
 def test_linear(kernel: str, extras: bool) -> None:
-    x = torch.randn(5, INPUTS) if kernel == "dense" else quantize_activations(torch.randn(5, INPUTS))
+    x = activations_for(kernel, torch.randn(5, INPUTS))
     bias, residual = (torch.randn(40), torch.randn(5, 40)) if extras else (None, None)
     arguments = (x, packed_weight(kernel), bias, residual, 40, 0.5)
     torch.library.opcheck(getattr(torch.ops.engine, f"linear_{kernel}"), arguments, test_utils=CHECKS)
@@ -80,12 +83,14 @@ def test_row_operators(name: str) -> None:
     all_given = tuple(ARGUMENTS[kind] for _, kind in operator.arguments)
     without = tuple(None if kind.endswith("?") else ARGUMENTS[kind] for _, kind in operator.arguments)
     for arguments in (all_given, without):
-        for called in (name, *([twin(name, "quantize")] if operator in TWINS else [])):
+        for called in (name, *(twin(name, quantizer) for quantizer in QUANTIZERS if operator in TWINS)):
             torch.library.opcheck(getattr(torch.ops.engine, called), arguments, test_utils=CHECKS)
 
 
-def test_quantize() -> None:
-    torch.library.opcheck(torch.ops.engine.quantize, (torch.randn(5, 70),), test_utils=CHECKS)
+@pytest.mark.parametrize("features", [70, 71])
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_quantizers(quantizer: str, features: int) -> None:
+    torch.library.opcheck(getattr(torch.ops.engine, quantizer), (torch.randn(5, features),), test_utils=CHECKS)
 
 
 def test_every_row_operator_has_a_reference() -> None:

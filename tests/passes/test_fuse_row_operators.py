@@ -40,7 +40,7 @@ def refs() -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("format", ["f32", "q8_0"])
+@pytest.mark.parametrize("format", ["f32", "bf16", "q8_0"])
 def test_a_feed_forward_layer(format: str) -> None:
     values = refs()
     module = trace(layer, values)
@@ -48,12 +48,11 @@ def test_a_feed_forward_layer(format: str) -> None:
     values |= {ref: pack(format, values[ref]) for ref in ("weight:gate", "weight:up", "weight:down")}
     before = interpret(module, values)
     assert [rewrite(module.graph) for rewrite in (fuse_residual_add, fuse_rms_norm, fuse_activation, fuse_gate)] == [1, 1, 1, 1]
-    assert fuse_quantize(module.graph) == (2 if format == "q8_0" else 0)
+    kernel, quantize = {"f32": ("dense", ""), "bf16": ("bf16", "_round_bf16"), "q8_0": ("q8_0", "_quantize")}[format]
+    assert fuse_quantize(module.graph) == (2 if quantize else 0)
     module.graph.lint()
-    if format == "f32":
-        assert operators(module) == ["rms_norm", "linear_dense", "linear_dense", "silu_mul", "linear_dense"]
-    else:
-        assert operators(module) == ["rms_norm_quantize", "linear_q8_0", "linear_q8_0", "silu_mul_quantize", "linear_q8_0"]
+    linear = f"linear_{kernel}"
+    assert operators(module) == [f"rms_norm{quantize}", linear, linear, f"silu_mul{quantize}", linear]
     torch.testing.assert_close(interpret(module, values), before)
 
 

@@ -34,6 +34,11 @@ def test_casts_and_views_that_do_something_stay() -> None:
     assert eliminate_no_ops(module.graph) == 0
 
 
+QUANTIZER = {"f32": [], "bf16": ["round_bf16"], "q8_0": ["quantize"], "q4_1": ["quantize"]}
+# Dense is exact up to summation order; the others round activations to 8 bits of significand, or to 8 bits.
+BOUND = {"f32": 1e-5, "bf16": 2.0**-8, "q8_0": 0.05, "q4_1": 0.05}
+
+
 def model(*inputs: torch.Tensor) -> torch.Tensor:
     tokens, table, weight, bias = inputs
     x = functional.embedding(tokens, table)
@@ -51,12 +56,12 @@ def inputs() -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("format", ["f32", "q8_0", "q4_1"])
+@pytest.mark.parametrize("format", ["f32", "bf16", "q8_0", "q4_1"])
 def test_every_linear_and_embedding_is_assigned(inputs: dict[str, torch.Tensor], format: str) -> None:
     module = trace(model, inputs)
     assert assign_weight_kernels(module.graph, formats={"table": format, "w": format}) == 3
     kernel = "dense" if format == "f32" else format
-    linear = [f"linear_{kernel}"] if kernel == "dense" else ["quantize", f"linear_{kernel}"]
+    linear = [*QUANTIZER[format], f"linear_{kernel}"]
     assert operators(module) == [f"embedding_{kernel}", *linear, *linear]
     table, weight, _ = (node for node in module.graph.find_nodes(op="placeholder") if node.meta["ref"].startswith("weight:"))
     packed = [pack(format, inputs[ref]) for ref in ("weight:table", "weight:w")]
@@ -64,9 +69,7 @@ def test_every_linear_and_embedding_is_assigned(inputs: dict[str, torch.Tensor],
     actual = interpret(module, inputs | {"weight:table": packed[0], "weight:w": packed[1]})
     plain = [formats.unpack(kernel, packed[0], 19, 40), formats.unpack(kernel, packed[1], 40, 40)]
     expected = model(inputs["input:tokens"], *plain, inputs["weight:b"])
-    # Dense is exact up to summation order; the others quantize activations to 8 bits.
-    bound = 1e-5 if kernel == "dense" else 0.05
-    assert float((actual - expected).norm() / expected.norm()) < bound
+    assert float((actual - expected).norm() / expected.norm()) < BOUND[format]
 
 
 def test_activations_that_several_linears_read_are_quantized_once(inputs: dict[str, torch.Tensor]) -> None:

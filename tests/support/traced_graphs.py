@@ -11,6 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from engine.compiler.interpret import reference_operators
 from engine.kernels import ops
 from engine.kernels.linear import formats
+from engine.kernels.linear.packed import DENSE_DTYPES
 
 
 def trace(function: Callable[..., Any], refs: Mapping[str, torch.Tensor]) -> fx.GraphModule:
@@ -33,7 +34,9 @@ def operators(module: fx.GraphModule) -> list[str]:
 
 def pack(format: str, weight: torch.Tensor) -> torch.Tensor:
     """A matrix as the weights of an artifact hold it."""
-    return formats.pack_dense(weight) if format == "f32" else formats.pack_blocks(format, formats.quantize(format, weight))
+    if format in DENSE_DTYPES:
+        return formats.pack_dense(weight.to(DENSE_DTYPES[format]))
+    return formats.pack_blocks(format, formats.quantize(format, weight))
 
 
 def interpret(module: fx.GraphModule, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
