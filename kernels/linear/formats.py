@@ -31,7 +31,7 @@ from .blocks import FORMATS, GROUP, QuantizedFormat
 from .quantize import quantize
 from .stored_blocks import Blocks, numbers_of, read_blocks
 
-__all__ = ["PANEL", "Groups", "pack_blocks", "pack_dense", "quantize", "unpack", "unpack_blocks", "unpack_groups"]
+__all__ = ["PANEL", "Groups", "pack_blocks", "pack_dense", "quantize", "unpack", "unpack_blocks", "unpack_groups", "values_of"]
 
 PANEL = 16
 
@@ -141,7 +141,11 @@ def unpack_blocks(format: str, packed: Tensor, out_features: int) -> Blocks:
 
 def unpack_groups(format: str, packed: Tensor, out_features: int) -> Groups:
     """The numbers of a packed weight, without the padding rows."""
-    spec, blocks = FORMATS[format], unpack_blocks(format, packed, out_features)
+    return _groups_of(format, unpack_blocks(format, packed, out_features))
+
+
+def _groups_of(format: str, blocks: Blocks) -> Groups:
+    spec = FORMATS[format]
     quants = _meanings(spec, blocks)
     quants = quants.unflatten(2, (-1, GROUP)).flatten(1, 2)
     numbers = numbers_of(format, blocks.head)
@@ -181,18 +185,22 @@ def unpack(format: str, packed: Tensor, out_features: int, in_features: int) -> 
     """Packed weight, dense or quantized -> the float32 [N, K] it stands for, exactly."""
     if format in ("dense", "bf16"):
         return packed.transpose(1, 2).flatten(0, 1).flatten(1)[:out_features, :in_features].float()
+    return values_of(format, unpack_blocks(format, packed, out_features))[:, :in_features]
+
+
+def values_of(format: str, blocks: Blocks) -> Tensor:
+    """The float32 [N, B * block] that blocks stand for, exactly."""
     if FORMATS[format].has_zero_point:
-        blocks = unpack_blocks(format, packed, out_features)
         codes = _meanings(FORMATS[format], blocks) - blocks.head[:, :, -1:].view(torch.int8)
-        return (codes.float() * numbers_of(format, blocks.head)).flatten(1)[:, :in_features]
+        return (codes.float() * numbers_of(format, blocks.head)).flatten(1)
     if FORMATS[format].e4m3_scales:
-        return _of_e4m3_scales(FORMATS[format], unpack_blocks(format, packed, out_features))[:, :in_features]
-    groups = unpack_groups(format, packed, out_features)
+        return _of_e4m3_scales(FORMATS[format], blocks)
+    groups = _groups_of(format, blocks)
     values = groups.quants.float() * groups.scales[:, :, None]
     if groups.mins is not None:
         steps = torch.ones(()) if groups.min_steps is None else groups.min_steps.repeat_interleave(GROUP // 2, dim=2)
         values = values + groups.mins[:, :, None] * steps
-    return values.flatten(1)[:, :in_features]
+    return values.flatten(1)
 
 
 def _of_e4m3_scales(spec: QuantizedFormat, blocks: Blocks) -> Tensor:

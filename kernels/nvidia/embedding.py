@@ -6,9 +6,10 @@ import triton
 import triton.language as tl
 
 from .context import Context, Emit
+from .group_numbers import groups_of_unit, unit_words
 from .launch import Launch, Tensor, cdiv
-from .linear_quantized import format_constants
 from .packed_rows import ROW_FORMATS
+from .unit_weights import format_constants, load_runs, run_tiles, weights_of
 
 _BLOCK = 1024
 
@@ -28,26 +29,28 @@ def embedding_kernel(tokens, w, out, vocabulary, dim, w_stride, out_stride, MULT
 @triton.jit
 def embedding_quantized_kernel(
     tokens, w, out, vocabulary, dim, w_stride, out_stride, MULTIPLIER: tl.constexpr,
-    BITS: tl.constexpr, ZERO: tl.constexpr, HAS_MIN: tl.constexpr, SCALES_AT: tl.constexpr, MINS_AT: tl.constexpr, BLOCK: tl.constexpr,
+    FORMAT: tl.constexpr, HIGH_AT: tl.constexpr, NUMBERS_AT: tl.constexpr, ZEROS_AT: tl.constexpr, INTEGERS_AT: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """As embedding_kernel, from a packed weight (see formats.py)."""
+    UNIT: tl.constexpr = groups_of_unit(FORMAT)
+    UNITS: tl.constexpr = BLOCK // (32 * UNIT)
     row = tl.program_id(0).to(tl.int64)
-    k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = k < dim
+    unit = tl.program_id(1) * UNITS + tl.arange(0, UNITS)[:, None]
+    units = tl.cdiv(dim, 32 * UNIT)
+    k = tl.arange(0, 32)
     token = tl.minimum(tl.maximum(tl.load(tokens + row), 0), vocabulary - 1).to(tl.int64)
     w += token * w_stride
-    if BITS == 4:
-        pairs = tl.load(w + k // 32 * 16 + k % 16, mask=inside, other=0)
-        values = (pairs >> (k % 32 // 16 * 4).to(tl.uint8) & 15).to(tl.float32) - ZERO
-    else:
-        values = tl.load(w + k, mask=inside, other=0).to(tl.int8, bitcast=True).to(tl.float32)
-    numbers = tl.pointer_type(tl.float16)
-    values *= tl.load((w + SCALES_AT).to(numbers) + k // 32, mask=inside, other=0.0).to(tl.float32)
-    if HAS_MIN:
-        values += tl.load((w + MINS_AT).to(numbers) + k // 32, mask=inside, other=0.0).to(tl.float32)
-    if MULTIPLIER != 1.0:
-        values = values * MULTIPLIER
-    tl.store(out + row * out_stride + k, values.to(out.dtype.element_ty), mask=inside)
+    words = unit_words(w, tl.minimum(unit, units - 1), FORMAT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT)
+    tiles = run_tiles(w, unit[:, :, None], k[None, None, :], HIGH_AT, FORMAT)
+    runs = ()
+    for part in tl.static_range(UNIT):
+        runs = load_runs(runs, tiles, 0, (unit < units)[:, :, None], part, FORMAT, False)
+        values = weights_of(runs, words, k, part, FORMAT)
+        if MULTIPLIER != 1.0:
+            values = values * MULTIPLIER
+        at = (unit * UNIT + part)[:, :, None] * 32 + k[None, None, :]
+        tl.store(out + row * out_stride + at, values.to(out.dtype.element_ty), mask=at < dim)
 
 
 def _gather(function: Any, constants: dict[str, Any], arguments: tuple[Any, ...], out: Tensor) -> list[Launch]:

@@ -23,14 +23,16 @@ FEW_ROWS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class FewRows:
-    """How few_rows_kernel cuts the work: `n` rows of w per program, a step of `k` of K (what `k` counts is the kernel's)."""
+    """How few_rows_kernel cuts the work: up to `m` rows of x, `n` rows of w per program, a step of `k` of K (what `k` counts is the
+    kernel's)."""
 
+    m: int = FEW_ROWS
     n: int
     k: int
     stages: int
 
     def __str__(self) -> str:
-        return f"few rows n{self.n} k{self.k} s{self.stages}"
+        return f"few rows {'' if self.m == FEW_ROWS else f'm{self.m} '}n{self.n} k{self.k} s{self.stages}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +53,10 @@ class Tile:
 class Family:
     """The kernels of one kind of weight.
 
-    few: ways to cut few rows; of each `n` the first is the policy's. few_constants: what the kernel must know of one. tiles: the
-    policy's, from small to large, each for the M from which on it gives every multiprocessor one. more_tiles: what a
-    tuner may try besides. persistent: a kernel with as many programs as multiprocessors, which walk the tiles, and its tiles.
+    few: ways to cut few rows, from the least `m` on; of each `m` and `n` the first is the policy's. few_constants: what the kernel
+    must know of one. tiles: the policy's, from small to large, each for the M from which on it gives every multiprocessor one.
+    more_tiles: what a tuner may try besides. persistent: a kernel with as many programs as multiprocessors, which walk the tiles,
+    and its tiles.
     """
 
     name: str
@@ -82,7 +85,7 @@ def linear_problem(family: Family, linear: Linear, context: Context) -> Problem:
     whole = {f"tile {tile}": _tile_candidate(family, linear, tile) for tile in (*family.tiles, *family.more_tiles)}
     block_n = block_n_of_few_rows(linear.out_features, multiprocessors)
     policy = [
-        Range(FEW_ROWS, next(str(cut) for cut in family.few if cut.n == block_n)),
+        *_few_rows(family, block_n),
         *_many_rows(family, linear, multiprocessors, splits),
     ]
     operands = {"x": linear.x, "w": linear.w, "bias": linear.bias, "residual": linear.residual}
@@ -120,6 +123,12 @@ def rows_that_fill(tile: Tile, features: int, multiprocessors: int) -> int:
     return tile.m * (int(cdiv(multiprocessors, cdiv(features, tile.n))) - 1) + 1
 
 
+def _few_rows(family: Family, block_n: int) -> Iterator[Range]:
+    """The policy for M up to FEW_ROWS."""
+    for m in dict.fromkeys(cut.m for cut in family.few):
+        yield Range(m, next(str(cut) for cut in family.few if (cut.m, cut.n) == (m, block_n)))
+
+
 def _many_rows(family: Family, linear: Linear, multiprocessors: int, splits: int) -> Iterator[Range]:
     """The policy for M > FEW_ROWS."""
     first, small = FEW_ROWS + 1, family.tiles[0]
@@ -141,7 +150,7 @@ def _few_candidate(family: Family, linear: Linear, cut: FewRows) -> Candidate:
         constants = {**family.constants, **family.few_constants(linear, cut), "BLOCK_N": cut.n}
         return [linear.launch(family.few_rows, grid, constants, num_stages=cut.stages, when=(when,))]
 
-    return Candidate(launches=launches, most=FEW_ROWS)
+    return Candidate(launches=launches, most=cut.m)
 
 
 def _tile_candidate(family: Family, linear: Linear, tile: Tile) -> Candidate:

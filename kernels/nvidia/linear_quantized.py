@@ -1,12 +1,16 @@
-"""Weight-only quantized linear: out [M, N] = x [M, K] w^T + bias + residual, w in groups of 32 (see formats.py).
+"""Weight-only quantized linear: out [M, N] = x [M, K] w^T + bias + residual, w in units of K (see formats.py).
 
-Weights are made in registers, rounded to bfloat16 and multiplied by tl.dot. Nibbles are not put in
-order: the low and the high halves of a group meet their own halves of x.
+One kernel for every format of the registry: what a format is, it knows at compile time. A unit's codes come part by part, each
+the codes of a group of 32, as whole numbers in bfloat16 (see codes.py).
 
-M <= 16 (decode). The limit is reading w once, half a byte to a byte per weight; next come the
-instructions that make numbers of quants. Work is cut as in linear.py, with groups in the place of
-slices: each is one batch of a batched tl.dot. More rows: tiles as in linear.py, where the 64 or
-128 rows of a tile share the work of making weights.
+M <= 8 and M <= 16 (decode). The limit is reading w once, half a byte to a byte per weight; next come the
+instructions that make numbers of codes. Work is cut as in linear.py, with units in the place of
+slices: each is one batch of a batched tl.dot. A part's product is exact but for its float32 sum, and is then multiplied with the
+part's scales; minima are multiplied with the sums of x, which are products with ones: tensor cores have time for them. Of two
+scales in a group, each has a product with the other half of x zero.
+
+More rows: tiles as in linear.py, where the 64 or 128 rows of a tile share the work of making weights: code times scale
+(plus minimum) in float32, rounded to bfloat16.
 """
 
 from typing import Any
@@ -15,154 +19,140 @@ import triton
 import triton.language as tl
 
 from ..linear.blocks import FORMATS, GROUP
+from .codes import decode, ones_like
 from .context import Context, Emit
-from .formats import scales_offset
+from .group_numbers import groups_of_unit, minima_of, scales_of, trait, unit_words
 from .launch import Launch, Tensor
-from .linear import FLAT, SMALL, SQUARE
-from .linear_cuts import Family, FewRows, linear_launches
+from .linear_cuts import FEW_ROWS, Family, FewRows, Tile, linear_launches
 from .linear_launches import Linear, finish, grouped_tile
-from .packed_rows import ROW_FORMATS
+from .packed_rows import ROW_FORMATS, unit_groups
+from .unit_weights import format_constants, load_if, load_runs, run_tiles, weights_of
 
-_STEP_BYTES = 4096
-"""Quants that a program of `few_rows_quantized_kernel` takes per step: several steps are on their way, and registers hold them."""
-_FEW_ROWS_STAGES = 6
-
-
-@triton.jit
-def load_if(pointers, mask, EVEN: tl.constexpr):
-    """What lies there, or zero where the mask does not hold. EVEN: it holds everywhere."""
-    if EVEN:
-        return tl.load(pointers)
-    return tl.load(pointers, mask=mask, other=0)
-
-
-@triton.jit
-def group_numbers(w, row, at, group, groups, EVEN: tl.constexpr):
-    """The float16 numbers, one per group, that begin `at` bytes into each row: [rows, groups], zero from `groups` on."""
-    numbers = (w + at).to(tl.pointer_type(tl.float16)) + row[:, None] // 2 + group[None, :]
-    return load_if(numbers, (group < groups)[None, :], EVEN).to(tl.float32)
-
-
-@triton.jit
-def per_group(numbers):
-    """[rows, groups] -> [groups, rows, 1]"""
-    return tl.trans(numbers)[:, :, None]
-
-
-@triton.jit
-def weights_of(quants, scales, mins, ZERO: tl.constexpr, HAS_MIN: tl.constexpr):
-    """int8 quants with scales and mins of their groups -> bfloat16 weights."""
-    values = (quants.to(tl.float32) - ZERO) * scales
-    if HAS_MIN:
-        values += mins
-    return values.to(tl.bfloat16)
+_WARPS = 4
+_FEW_ROWS_AHEAD = {16: 10, 32: 5, 64: 5}
+"""By the rows of w that a program has, steps on their way: about 20 KB of codes, or what their memory lets be."""
+_FEW_ROWS_BYTES = 110_000
+"""Of shared memory: what lets two programs share a multiprocessor."""
+_TILE_K = 128
+"""Of K per step, at least."""
+_TILE_BYTES = 190_000
+"""Of shared memory for what is on its way to a tile of eight warps: weights as bfloat16 need some, too."""
 
 
 @triton.jit
 def few_rows_quantized_kernel(
     x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
-    BITS: tl.constexpr, ZERO: tl.constexpr, HAS_MIN: tl.constexpr, SCALES_AT: tl.constexpr, MINS_AT: tl.constexpr,
-    EVEN: tl.constexpr, BLOCK_N: tl.constexpr, GROUPS: tl.constexpr,
+    FORMAT: tl.constexpr, HIGH_AT: tl.constexpr, NUMBERS_AT: tl.constexpr, ZEROS_AT: tl.constexpr, INTEGERS_AT: tl.constexpr,
+    EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """All of out[:, tile of BLOCK_N], for up to 16 rows. A step takes GROUPS groups of K."""
-    BYTES: tl.constexpr = 4 * BITS
-    m = tl.arange(0, 16)
+    """All of out[:, tile of BLOCK_N], for up to BLOCK_M rows. A step takes UNITS units of K."""
+    UNIT: tl.constexpr = groups_of_unit(FORMAT)
+    HALVES: tl.constexpr = 2 if trait(FORMAT, "subscales") == 2 else 1
+    m = tl.arange(0, BLOCK_M)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    row = tl.minimum(n, N - 1).to(tl.int64) * w_stride
-    g = tl.arange(0, GROUPS)
-    k = tl.arange(0, BYTES)
-    x_k = g[:, None, None] * 32 + k[None, :, None]
+    row = w + tl.minimum(n, N - 1).to(tl.int64) * w_stride
+    u = tl.arange(0, UNITS)
+    k = tl.arange(0, 32)
+    x_k = u[:, None, None] * (32 * UNIT) + k[None, :, None]
     x_tile = x + m[None, None, :] * x_stride + x_k
-    w_tile = w + row[None, :, None] + g[:, None, None] * BYTES + k[None, None, :]
+    tiles = run_tiles(row[None, :, None], u[:, None, None], k[None, None, :], HIGH_AT, FORMAT)
     exists = (m < rows)[None, None, :]
-    sums = tl.zeros((GROUPS, BLOCK_N, 16), tl.float32)
-    groups = tl.cdiv(K, 32)
-    for done in range(0, groups, GROUPS):
-        scales = per_group(group_numbers(w, row, SCALES_AT, done + g, groups, EVEN))
-        mins = per_group(group_numbers(w, row, MINS_AT, done + g, groups, EVEN)) if HAS_MIN else scales
-        quants = load_if(w_tile + done * BYTES, (g < groups - done)[:, None, None], EVEN)
-        a = tl.load(x_tile + done * 32, mask=exists & (EVEN | (x_k < K - done * 32)), other=0.0)
-        if BITS == 4:
-            high = tl.load(x_tile + done * 32 + 16, mask=exists & (EVEN | (x_k + 16 < K - done * 32)), other=0.0)
-            sums = tl.dot(weights_of((quants & 15).to(tl.int8), scales, mins, ZERO, HAS_MIN), a, sums)
-            sums = tl.dot(weights_of((quants >> 4).to(tl.int8), scales, mins, ZERO, HAS_MIN), high, sums)
-        else:
-            sums = tl.dot(weights_of(quants.to(tl.int8, bitcast=True), scales, mins, ZERO, HAS_MIN), a, sums)
+    sums = tl.zeros((UNITS, BLOCK_N, BLOCK_M), tl.float32)
+    units = tl.cdiv(K, 32 * UNIT)
+    following = unit_words(row[None, :], tl.minimum(u, units - 1)[:, None], FORMAT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT)
+    for done in range(0, units, UNITS):
+        # Triton prefetches what goes into a product; these do not, and are loaded one step ahead here.
+        words = following
+        ahead = tl.minimum(done + UNITS + u, units - 1)[:, None]
+        following = unit_words(row[None, :], ahead, FORMAT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT)
+        runs = ()
+        for part in tl.static_range(UNIT):
+            runs = load_runs(runs, tiles, done, (u < units - done)[:, None, None], part, FORMAT, EVEN)
+            weights = decode(runs, words, part, FORMAT)
+            begin = (done * UNIT + part) * 32
+            there = exists & (EVEN | (x_k < K - begin))
+            for half in tl.static_range(HALVES):
+                a = tl.load(x_tile + begin, mask=there & ((HALVES == 1) | (k // 16 == half)[None, :, None]), other=0.0)
+                sums += tl.dot(weights, a) * scales_of(words, part, half, FORMAT)[:, :, None]
+                if trait(FORMAT, "has_min"):
+                    sums += tl.dot(ones_like(runs[0]), a) * minima_of(words, part, half, FORMAT)[:, :, None]
     finish(tl.trans(tl.sum(sums, 0)), out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
-
-
-@triton.jit
-def as_operand(weights, BLOCK_N: tl.constexpr, COUNT: tl.constexpr):
-    """[BLOCK_N, groups, ..], COUNT of a row in all -> [COUNT, BLOCK_N]"""
-    return tl.trans(tl.reshape(weights, (BLOCK_N, COUNT)))
 
 
 @triton.jit
 def tile_quantized_kernel(
     x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
-    BITS: tl.constexpr, ZERO: tl.constexpr, HAS_MIN: tl.constexpr, SCALES_AT: tl.constexpr, MINS_AT: tl.constexpr,
+    FORMAT: tl.constexpr, HIGH_AT: tl.constexpr, NUMBERS_AT: tl.constexpr, ZEROS_AT: tl.constexpr, INTEGERS_AT: tl.constexpr,
     SPLIT_K: tl.constexpr, PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """As tile_kernel of linear.py."""
-    BYTES: tl.constexpr = 4 * BITS
-    GROUPS: tl.constexpr = BLOCK_K // 32
+    """As tile_kernel of linear.py; a step of K takes as many products as a unit has parts."""
+    UNIT: tl.constexpr = groups_of_unit(FORMAT)
+    UNITS: tl.constexpr = BLOCK_K // (32 * UNIT)
     tile_m, tile_n = grouped_tile(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    row = tl.minimum(n, N - 1).to(tl.int64) * w_stride
-    g = tl.arange(0, GROUPS)
-    i = tl.arange(0, GROUPS * BYTES)
-    k = i // BYTES * 32 + i % BYTES
-    x_tile = x + tl.minimum(m, rows - 1).to(tl.int64)[:, None] * x_stride + k[None, :]
-    w_tile = w + row[:, None, None] + g[None, :, None] * BYTES + tl.arange(0, BYTES)[None, None, :]
+    row = w + tl.minimum(n, N - 1).to(tl.int64) * w_stride
+    u = tl.arange(0, UNITS)
+    k = tl.arange(0, 32)
+    i = tl.arange(0, UNITS * 32)
+    x_k = i // 32 * (32 * UNIT) + i % 32
+    x_tile = x + tl.minimum(m, rows - 1).to(tl.int64)[:, None] * x_stride + x_k[None, :]
+    tiles = run_tiles(row[:, None, None], u[None, :, None], k[None, None, :], HIGH_AT, FORMAT)
     begin = tl.program_id(1) * SPLIT_K
     end = tl.minimum(begin + SPLIT_K, K) if PARTIAL else K
-    groups = tl.cdiv(K, 32)
+    units = tl.cdiv(K, 32 * UNIT)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for done in range(begin, end, BLOCK_K):
-        first = done // 32
-        scales = group_numbers(w, row, SCALES_AT, first + g, groups, EVEN_K)[:, :, None]
-        mins = group_numbers(w, row, MINS_AT, first + g, groups, EVEN_K)[:, :, None] if HAS_MIN else scales
-        quants = load_if(w_tile + first * BYTES, (g < groups - first)[None, :, None], EVEN_K)
-        a = load_if(x_tile + done, k[None, :] < K - done, EVEN_K)
-        if BITS == 4:
-            high = load_if(x_tile + done + 16, k[None, :] + 16 < K - done, EVEN_K)
-            low_weights = weights_of((quants & 15).to(tl.int8), scales, mins, ZERO, HAS_MIN)
-            high_weights = weights_of((quants >> 4).to(tl.int8), scales, mins, ZERO, HAS_MIN)
-            sums = tl.dot(a, as_operand(low_weights, BLOCK_N, GROUPS * BYTES), sums)
-            sums = tl.dot(high, as_operand(high_weights, BLOCK_N, GROUPS * BYTES), sums)
-        else:
-            weights = weights_of(quants.to(tl.int8, bitcast=True), scales, mins, ZERO, HAS_MIN)
-            sums = tl.dot(a, as_operand(weights, BLOCK_N, GROUPS * BYTES), sums)
+        first = done // (32 * UNIT)
+        inside = tl.minimum(first + u, units - 1)[None, :]
+        words = unit_words(row[:, None], inside, FORMAT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT)
+        runs = ()
+        for part in tl.static_range(UNIT):
+            runs = load_runs(runs, tiles, first, (u < units - first)[None, :, None], part, FORMAT, EVEN_K)
+            weights = tl.trans(tl.reshape(weights_of(runs, words, k, part, FORMAT).to(tl.bfloat16), (BLOCK_N, UNITS * 32)))
+            a = load_if(x_tile + (done + part * 32), x_k[None, :] < K - done - part * 32, EVEN_K)
+            sums = tl.dot(a, weights, sums)
     if PARTIAL:
         out += tl.program_id(1).to(tl.int64) * rows * N
     finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
 
 
-def format_constants(format: str, in_features: int) -> dict[str, Any]:
-    """What kernels must know of a format and of where a row's parts begin."""
-    spec = FORMATS[format]
-    scales_at, size = scales_offset(format, in_features)
-    return {"BITS": spec.bits, "ZERO": spec.zero, "HAS_MIN": spec.has_min, "SCALES_AT": scales_at, "MINS_AT": scales_at + size}
-
-
 def few_cuts(format: str) -> tuple[FewRows, ...]:
-    """For each number of w's rows per program, steps of _STEP_BYTES. k: groups of K per step, one for each of 4 warps at least."""
-    groups = {n: max(4, _STEP_BYTES // (FORMATS[format].code_bytes * n)) for n in (16, 32, 64)}
-    cuts = [FewRows(n=n, k=k, stages=_FEW_ROWS_STAGES) for n, k in groups.items()]
-    return (*cuts, FewRows(n=16, k=max(4, groups[16] // 2), stages=_FEW_ROWS_STAGES), FewRows(n=32, k=groups[32], stages=4))
+    """For each number of rows and of w's rows per program. k: units of K per step."""
+    return tuple(_few_cut(format, m, n) for m in (8, FEW_ROWS) for n in _FEW_ROWS_AHEAD)
+
+
+def _few_cut(format: str, m: int, n: int) -> FewRows:
+    units = _units_of_step(format, m, n)
+    weights = units * unit_groups(format) * GROUP
+    step = weights * (n * FORMATS[format].bits // 8 + 2 * m * max(1, FORMATS[format].subscales))
+    return FewRows(m=m, n=n, k=units, stages=1 + max(2, min(_FEW_ROWS_AHEAD[n], _FEW_ROWS_BYTES // step)))
+
+
+def _units_of_step(format: str, m: int, n: int) -> int:
+    """One for each warp; twice as many where ptxas (12.8) would spill a register for a third program on a multiprocessor."""
+    narrow = (m, n) == (FEW_ROWS, 16) and FORMATS[format].subscales == 2 and unit_groups(format) == 4
+    return 2 * _WARPS if narrow else _WARPS
+
+
+def tile_of(format: str, m: int, n: int, warps: int) -> Tile:
+    """A tile whose steps are of whole units."""
+    k = max(_TILE_K, GROUP * unit_groups(format))
+    step = k * (2 * m + n * FORMATS[format].bits // 8)
+    return Tile(m=m, n=n, k=k, warps=warps, stages=max(2, min(4, _TILE_BYTES * warps // 8 // step)))
 
 
 def family(format: str, in_features: int) -> Family:
     """The kernels of a format, for rows of that many features."""
+    unit = GROUP * unit_groups(format)
     return Family(
         name=format,
         few_rows=few_rows_quantized_kernel,
         few=few_cuts(format),
-        few_constants=lambda linear, cut: {"EVEN": linear.in_features % (GROUP * cut.k) == 0, "GROUPS": cut.k},
+        few_constants=lambda linear, cut: {"EVEN": linear.in_features % (unit * cut.k) == 0, "BLOCK_M": cut.m, "UNITS": cut.k},
         tile=tile_quantized_kernel,
-        tiles=(SMALL, SQUARE),
-        more_tiles=(FLAT,),
+        tiles=(tile_of(format, 64, 64, 4), tile_of(format, 128, 128, 8)),
+        more_tiles=(tile_of(format, 64, 128, 4),),
         constants=format_constants(format, in_features),
     )
 

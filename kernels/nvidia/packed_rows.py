@@ -1,12 +1,30 @@
 """How weights lie for NVIDIA: shapes alone, importable without Triton. What is in a row is in formats.py."""
 
+from typing import NamedTuple
+
 from ..linear.blocks import FORMATS, GROUP
 
 ALIGNMENT = 16
 """Rows start at multiples of this many bytes: what one thread loads at once."""
 
-ROW_FORMATS = ("q8_0", "q4_0", "q4_1")
+ROW_FORMATS = (
+    *("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "mxfp4"),
+    *("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"),
+    *("w4_g32", "w4_g64", "w4_g128", "w8_g32", "w8_g64", "w8_g128"),
+)
 """Block formats that NVIDIA's kernels read."""
+
+
+class Plane(NamedTuple):
+    """Some bits of every code: `width` of them, and the bits of a code `below` those. A run of 32 bytes has them for `parts` groups."""
+
+    width: int
+    below: int
+
+    @property
+    def parts(self) -> int:
+        return 8 // self.width
+
 
 FP8_LAYOUTS = ("fp8_channel", "fp8_block")
 """How rows of FP8 numbers, of weights and of activations, carry their scales (see fp8.py)."""
@@ -49,6 +67,46 @@ def packed_shape(format: str, out_features: int, in_features: int) -> tuple[int,
         return out_features, fp8_row_bytes(format, in_features)
     if format not in ROW_FORMATS:
         return out_features, in_features
-    groups, spec = -(-in_features // GROUP), FORMATS[format]
-    parts = (groups * spec.code_bytes, *(2 * groups for _ in range(spec.numbers)))
-    return out_features, sum(-(-part // ALIGNMENT) * ALIGNMENT for part in parts)
+    return out_features, sum(part_bytes(format, in_features).values())
+
+
+def planes(format: str) -> tuple[Plane, ...]:
+    """Four bits of codes that have them (of codes below, two; of bytes, all), then what is above them."""
+    bits = FORMATS[format].bits
+    low = 8 if bits == 8 else 4 if bits >= 4 else 2
+    return (Plane(low, 0), Plane(bits - low, low)) if bits > low else (Plane(low, 0),)
+
+
+def unit_groups(format: str) -> int:
+    """Groups of 32 weights of a unit: the fewest whose codes fill whole runs of every plane."""
+    return max(plane.parts for plane in planes(format))
+
+
+def units_of(format: str, in_features: int) -> int:
+    """Units of a row, whose last is filled up with zeros."""
+    block = FORMATS[format].block
+    groups = -(-in_features // block) * block // GROUP
+    return -(-groups // unit_groups(format))
+
+
+def part_bytes(format: str, in_features: int) -> dict[str, int]:
+    """The parts of a row in order (see formats.py), with their padding."""
+    spec, groups = FORMATS[format], units_of(format, in_features) * unit_groups(format)
+    blocks = -(-groups // spec.groups)
+    sizes = {f"plane{plane.below}": groups * GROUP * plane.width // 8 for plane in planes(format)}
+    sizes["numbers"] = blocks * spec.number_bytes * spec.numbers
+    if spec.has_zero_point:
+        sizes["zeros"] = blocks
+    if spec.two_levels:
+        sizes["integers"] = groups * spec.subscales * spec.numbers
+    return {name: -(-size // ALIGNMENT) * ALIGNMENT for name, size in sizes.items()}
+
+
+def part_offset(format: str, in_features: int, part: str) -> int:
+    """Bytes from the start of a row to one of its parts; to its end, if it has none of that name."""
+    offset = 0
+    for name, size in part_bytes(format, in_features).items():
+        if name == part:
+            break
+        offset += size
+    return offset

@@ -15,8 +15,10 @@ from bfloat16_loss import logits_and_loss
 from checkout import ROOT
 from fp8_checkpoints import SHAPE as FP8_SHAPE
 from fp8_checkpoints import write_static_fp8
+from gguf_files import write_gguf
 from gpu_steps import Chunk, step_lists
 from interpreted_gpu import logits
+from quantized_checkpoints import gptq, write_quantized
 from random_checkpoints import write_random_checkpoint
 
 from engine.artifacts import Manifest, load_manifest
@@ -28,6 +30,8 @@ from engine.kernels.nvidia import reference
 
 # Nothing that fits the kernels' tiles.
 SHAPE: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 208, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
+
+WHOLE_BLOCKS: dict[str, Any] = SHAPE | {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +47,8 @@ def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return directory / "out", directory / "dump"
 
 
-def run_build(checkpoint: Path, directory: Path, *arguments: str, **environment: str) -> None:
+def run_build(checkpoint: Path, directory: Path, *arguments: str, **environment: str) -> str:
+    """Returns what the build says."""
     command = [
         sys.executable,
         "-P",
@@ -61,6 +66,7 @@ def run_build(checkpoint: Path, directory: Path, *arguments: str, **environment:
     ]
     done = subprocess.run(command, cwd=directory, env=os.environ | {"PYTHONSAFEPATH": "1"} | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
 
 def step(chunks: list[tuple[list[int], int, list[int]]]) -> dict[str, Any]:
@@ -249,7 +255,33 @@ def test_quantized_artifacts_compute_their_reference(quantize: str, tmp_path: Pa
     run_build(checkpoint, tmp_path, "--quantize", quantize, "--debug-dump", "dump")
     manifest = load_manifest(tmp_path / "out")
     assert ("fp8_tensor" if quantize == "none" else "q4_1") in {weight.format for weight in manifest.weights.values()}
+    compare_decode_with_prefill(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["q4_k_m", "gptq"])
+def test_quantized_checkpoints_are_computed_with_as_they_are(kind: str, tmp_path: Path) -> None:
+    """As above; and no matrix is widened."""
+    plain = write_random_checkpoint("llama", tmp_path / "plain", **WHOLE_BLOCKS, num_hidden_layers=2, tie_word_embeddings=kind != "gptq")
+    if kind == "gptq":
+        write_quantized(plain, tmp_path / "model", gptq())
+        model = tmp_path / "model"
+    else:
+        model = write_gguf(
+            plain, tmp_path / "model.gguf", quantization=lambda tensor: "Q6_K" if "embd" in tensor or "down" in tensor else "Q4_K"
+        )
+    assert "widened" not in run_build(model, tmp_path, "--debug-dump", "dump")
+    held = {weight.format for weight in load_manifest(tmp_path / "out").weights.values() if len(weight.shape) == 2}
+    assert held == ({"w4_g128", "bf16"} if kind == "gptq" else {"q4_k", "q6_k"})  # bf16: what GPTQ leaves as it is, the embeddings
+    compare_decode_with_prefill(tmp_path)
+
+
+def as_q4_k_m(tensor: str) -> str:
+    return "Q6_K" if "token_embd" in tensor or "ffn_down" in tensor else "Q4_K"
+
+
+def compare_decode_with_prefill(directory: Path) -> None:
     tokens = torch.randint(3, 300, (9,), generator=torch.Generator().manual_seed(1)).tolist()
     steps = [step([(tokens[:8], 0, [1])]), step([(tokens, 8, [1])]), step([(tokens, 0, [2])])]
-    _, decoded, prefilled = logits(tmp_path / "out", tmp_path / "dump", steps, tmp_path / "logits.npz")
+    _, decoded, prefilled = logits(directory / "out", directory / "dump", steps, directory / "logits.npz")
     assert np.abs(decoded - prefilled).max() <= 0.03 * np.abs(prefilled).max()

@@ -9,8 +9,8 @@ import sympy
 import torch
 from torch import Tensor
 from triton_launches import H200, Allocator, Call, Given, compile_launch, contiguous_strides, emit, holds, interpreter, problems_of
+from weight_blocks import weight_like_blocks
 
-from engine.kernels.linear import formats as panels
 from engine.kernels.nvidia import linear, linear_fp8, linear_quantized, reference
 from engine.kernels.nvidia.choices import Candidate, Problem, Range, UnfitChoice, check
 from engine.kernels.nvidia.context import Context
@@ -27,7 +27,7 @@ FEATURES, INPUTS = 136, 1152
 TINY = replace(H200, multiprocessors=12)
 CASES = [
     *((format, count) for format in ("dense", "fp8_channel", "fp8_block") for count in (5, 40, 70)),
-    *((format, 9) for format in ("q4_1", "q8_0")),
+    *((format, 9) for format in ("q4_1", "q8_0", "q6_k", "w4_g128")),
 ]
 """Rows: few, one small tile, more. Of weights in groups, which are slow to interpret, few rows alone: they have every candidate but one."""
 
@@ -43,7 +43,7 @@ def packed(format: str) -> Tensor:
     if format in FP8_LAYOUTS:
         groups = 1 if format == "fp8_channel" else INPUTS // 128
         return pack_fp8(format, w.to(torch.float8_e4m3fn), torch.full((FEATURES, groups), 0.5))
-    return pack_rows(format, panels.quantize(format, w.float()))
+    return pack_rows(format, weight_like_blocks(format, FEATURES, INPUTS, seed=1))
 
 
 def call(format: str, count: int) -> Call:
@@ -97,7 +97,7 @@ def families() -> Iterator[tuple[str, Family]]:
     yield "dense", linear.FAMILY
     for format in FP8_LAYOUTS:
         yield format, linear_fp8.family(format)
-    for format in ("q4_1", "q8_0"):  # q4_0 has the same but for the mins
+    for format in ("q4_1", "q8_0", "q5_k", "q6_k", "w4_g128"):  # of each size of unit, with minima, zero points and two scales
         yield format, linear_quantized.family(format, 2048)
 
 

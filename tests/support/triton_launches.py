@@ -233,6 +233,7 @@ def teach_interpreter() -> None:
     """What kernels ask of Triton that its interpreter cannot do, or does wrongly."""
     _teach_bfloat16()
     _teach_libdevice()
+    _teach_inline_ptx()
 
 
 def _teach_bfloat16() -> None:
@@ -291,6 +292,33 @@ def _teach_libdevice() -> None:
 
     for name in ("exp", "floor", "log1p", "rsqrt"):
         setattr(libdevice, name, elementwise(getattr(torch, name)))
+
+
+def _teach_inline_ptx() -> None:
+    """Of four elements at a time, in 32-bit registers."""
+    import ptx
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    class Results(list[Any]):
+        get_result = list.__getitem__
+
+    def create_inline_asm(self: Any, text: str, constraints: str, values: Any, types: Any, is_pure: bool, pack: int) -> Any:
+        assert pack == 4
+        words = [np.ascontiguousarray(value.data).view(np.uint32) for value in values]
+        given = [
+            each[..., first :: value.data.itemsize]
+            for value, each in zip(values, words, strict=True)
+            for first in range(value.data.itemsize)
+        ]
+        registers = iter(ptx.run(text, constraints, given))
+        results = Results()
+        for type in types:
+            size = type.scalar.primitive_bitwidth // 8
+            data = np.stack([next(registers) for _ in range(size)], axis=-1).view(f"u{size}")
+            results.append(TensorHandle(data.reshape(type.shape), type.scalar))
+        return results
+
+    InterpreterBuilder.create_inline_asm = create_inline_asm
 
 
 def serve_calls() -> None:
