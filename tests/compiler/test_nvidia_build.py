@@ -259,20 +259,19 @@ def test_quantized_artifacts_compute_their_reference(quantize: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["q4_k_m", "gptq"])
+@pytest.mark.parametrize("kind", ["q4_k_m", "gptq", "act-order"])
 def test_quantized_checkpoints_are_computed_with_as_they_are(kind: str, tmp_path: Path) -> None:
     """As above; and no matrix is widened."""
-    plain = write_random_checkpoint("llama", tmp_path / "plain", **WHOLE_BLOCKS, num_hidden_layers=2, tie_word_embeddings=kind != "gptq")
-    if kind == "gptq":
-        write_quantized(plain, tmp_path / "model", gptq())
-        model = tmp_path / "model"
+    is_gguf = kind == "q4_k_m"
+    plain = write_random_checkpoint("llama", tmp_path / "plain", **WHOLE_BLOCKS, num_hidden_layers=2, tie_word_embeddings=is_gguf)
+    if is_gguf:
+        model = write_gguf(plain, tmp_path / "model.gguf", quantization=as_q4_k_m)
     else:
-        model = write_gguf(
-            plain, tmp_path / "model.gguf", quantization=lambda tensor: "Q6_K" if "embd" in tensor or "down" in tensor else "Q4_K"
-        )
+        model = tmp_path / "model"
+        write_quantized(plain, model, gptq(act_order="own" if kind == "act-order" else ""))
     assert "widened" not in run_build(model, tmp_path, "--debug-dump", "dump")
     held = {weight.format for weight in load_manifest(tmp_path / "out").weights.values() if len(weight.shape) == 2}
-    assert held == ({"w4_g128", "bf16"} if kind == "gptq" else {"q4_k", "q6_k"})  # bf16: what GPTQ leaves as it is, the embeddings
+    assert held == ({"q4_k", "q6_k"} if is_gguf else {"w4_g128", "bf16"})  # bf16: what GPTQ leaves as it is, the embeddings
     compare_decode_with_prefill(tmp_path)
 
 
