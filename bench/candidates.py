@@ -166,7 +166,7 @@ class Bench:
 
 
 def agree(result: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
-    """Whether two results are the same but for the order of sums; never where one holds what is no number."""
+    """Whether two results are the same but for the order of sums and what tiles round; never where one holds what is no number."""
     largest = float(np.abs(expected).max(initial=0.0))
     return bool(
         np.isfinite(expected).all() and np.isfinite(result).all() and np.abs(result - expected).max(initial=0.0) <= _TOLERANCE * largest

@@ -52,6 +52,7 @@ class Specialization:
     constants: tuple[tuple[str, Any], ...]
     num_warps: int
     num_stages: int
+    max_registers: int | None
 
 
 def specialize(launch: Launch) -> Specialization:
@@ -77,6 +78,7 @@ def specialize(launch: Launch) -> Specialization:
         ),
         num_warps=launch.num_warps,
         num_stages=launch.num_stages,
+        max_registers=launch.max_registers,
     )
 
 
@@ -108,7 +110,7 @@ def compile_kernel(wanted: Specialization) -> tuple[PlanKernel, bytes]:
         compiled = triton.compile(
             source,
             target=GPUTarget("cuda", HOPPER.capability, WARP),
-            options={"num_warps": wanted.num_warps, "num_stages": wanted.num_stages},
+            options={"num_warps": wanted.num_warps, "num_stages": wanted.num_stages, "maxnreg": wanted.max_registers},
         )
     except Exception as error:
         raise BuildError(f"the kernel {wanted.function.__name__} did not compile: {error}") from error

@@ -51,7 +51,8 @@ class Launch:
     """One launch of a Triton function, left out in steps where a condition of `when` does not hold.
 
     arguments: tensors (passed as pointers to their first element) and integers, by parameter name.
-    constants: the constexpr parameters. integer_types: of integers that are not "i32".
+    constants: the constexpr parameters. integer_types: of integers that are not "i32". max_registers: of a thread; None leaves it to
+    the compiler, which would rather spill one or two than have fewer programs on a multiprocessor.
     """
 
     function: Any
@@ -60,6 +61,7 @@ class Launch:
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 3
+    max_registers: int | None = None
     when: tuple[Condition, ...] = ()
     integer_types: Mapping[str, str] = field(default_factory=dict)
 

@@ -30,6 +30,7 @@ class FewRows:
     n: int
     k: int
     stages: int
+    max_registers: int | None = None
 
     def __str__(self) -> str:
         return f"few rows {'' if self.m == FEW_ROWS else f'm{self.m} '}n{self.n} k{self.k} s{self.stages}"
@@ -148,7 +149,7 @@ def _few_candidate(family: Family, linear: Linear, cut: FewRows) -> Candidate:
     def launches(when: Condition) -> list[Launch]:
         grid = (cdiv(linear.out_features, cut.n), 1, 1)
         constants = {**family.constants, **family.few_constants(linear, cut), "BLOCK_N": cut.n}
-        return [linear.launch(family.few_rows, grid, constants, num_stages=cut.stages, when=(when,))]
+        return [linear.launch(family.few_rows, grid, constants, num_stages=cut.stages, max_registers=cut.max_registers, when=(when,))]
 
     return Candidate(launches=launches, most=cut.m)
 

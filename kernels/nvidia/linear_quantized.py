@@ -33,6 +33,8 @@ _FEW_ROWS_AHEAD = {16: 10, 32: 5, 64: 5}
 """By the rows of w that a program has, steps on their way: about 20 KB of codes, or what their memory lets be."""
 _FEW_ROWS_BYTES = 110_000
 """Of shared memory: what lets two programs share a multiprocessor."""
+_FEW_ROWS_REGISTERS = 168
+"""What lets three programs share a multiprocessor."""
 _TILE_K = 128
 """Of K per step, at least."""
 _TILE_BYTES = 190_000
@@ -118,21 +120,15 @@ def tile_quantized_kernel(
 
 
 def few_cuts(format: str) -> tuple[FewRows, ...]:
-    """For each number of rows and of w's rows per program. k: units of K per step."""
+    """For each number of rows and of w's rows per program. k: units of K per step, one for each warp."""
     return tuple(_few_cut(format, m, n) for m in (8, FEW_ROWS) for n in _FEW_ROWS_AHEAD)
 
 
 def _few_cut(format: str, m: int, n: int) -> FewRows:
-    units = _units_of_step(format, m, n)
-    weights = units * unit_groups(format) * GROUP
+    weights = _WARPS * unit_groups(format) * GROUP
     step = weights * (n * FORMATS[format].bits // 8 + 2 * m * max(1, FORMATS[format].subscales))
-    return FewRows(m=m, n=n, k=units, stages=1 + max(2, min(_FEW_ROWS_AHEAD[n], _FEW_ROWS_BYTES // step)))
-
-
-def _units_of_step(format: str, m: int, n: int) -> int:
-    """One for each warp; twice as many where ptxas (12.8) would spill a register for a third program on a multiprocessor."""
-    narrow = (m, n) == (FEW_ROWS, 16) and FORMATS[format].subscales == 2 and unit_groups(format) == 4
-    return 2 * _WARPS if narrow else _WARPS
+    stages = 1 + max(2, min(_FEW_ROWS_AHEAD[n], _FEW_ROWS_BYTES // step))
+    return FewRows(m=m, n=n, k=_WARPS, stages=stages, max_registers=None if n == 64 else _FEW_ROWS_REGISTERS)
 
 
 def tile_of(format: str, m: int, n: int, warps: int) -> Tile:

@@ -30,7 +30,7 @@ from engine.kernels.nvidia import reference
 
 # Nothing that fits the kernels' tiles.
 SHAPE: dict[str, Any] = {"hidden_size": 96, "intermediate_size": 208, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
-
+# Whole blocks of every format.
 WHOLE_BLOCKS: dict[str, Any] = SHAPE | {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "head_dim": 64}
 
 
@@ -259,7 +259,7 @@ def test_quantized_artifacts_compute_their_reference(quantize: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["q4_k_m", "gptq", "act-order"])
+@pytest.mark.parametrize("kind", ["q4_k_m", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("gptq", "act-order"))])
 def test_quantized_checkpoints_are_computed_with_as_they_are(kind: str, tmp_path: Path) -> None:
     """As above; and no matrix is widened."""
     is_gguf = kind == "q4_k_m"

@@ -8,7 +8,19 @@ import pytest
 import sympy
 import torch
 from torch import Tensor
-from triton_launches import H200, Allocator, Call, Given, compile_launch, contiguous_strides, emit, holds, interpreter, problems_of
+from triton_launches import (
+    H200,
+    Allocator,
+    Call,
+    Given,
+    compile_launch,
+    contiguous_strides,
+    emit,
+    holds,
+    interpreter,
+    problems_of,
+    worst_error,
+)
 from weight_blocks import weight_like_blocks
 
 from engine.kernels.nvidia import linear, linear_fp8, linear_quantized, reference
@@ -20,14 +32,14 @@ from engine.kernels.nvidia.launch import Condition
 from engine.kernels.nvidia.launch import Tensor as Place
 from engine.kernels.nvidia.linear_cuts import Family, linear_problem
 from engine.kernels.nvidia.linear_launches import Linear
-from engine.kernels.nvidia.packed_rows import FP8_LAYOUTS, fp8_row_bytes, packed_shape
+from engine.kernels.nvidia.packed_rows import FP8_LAYOUTS, ROW_FORMATS, fp8_row_bytes, packed_shape
 
 FEATURES, INPUTS = 136, 1152
 """No multiple of a tile, and enough of K to be cut."""
 TINY = replace(H200, multiprocessors=12)
 CASES = [
     *((format, count) for format in ("dense", "fp8_channel", "fp8_block") for count in (5, 40, 70)),
-    *((format, 9) for format in ("q4_1", "q8_0", "q6_k", "w4_g128")),
+    *((format, count) for format, count in (("q4_1", 9), ("q8_0", 5), ("q6_k", 9), ("w4_g128", 5))),
 ]
 """Rows: few, one small tile, more. Of weights in groups, which are slow to interpret, few rows alone: they have every candidate but one."""
 
@@ -66,7 +78,8 @@ def test_every_candidate_computes_the_same(format: str, count: int) -> None:
             chosen = replace(given, use=name)
             assert [launch for launch in emit(chosen)[0] if holds(launch, given.dims)]
             actual = interpreter().run(chosen)[0]
-            assert torch.allclose(actual, expected, rtol=0, atol=1e-4 * float(expected.abs().max())), name
+            rounded = format in ROW_FORMATS and "few" not in name  # tiles round weights to bfloat16
+            assert worst_error(actual, expected.double()) <= (4e-3 if rounded else 1e-4) * float(expected.abs().max()), name
             tried += 1
     assert tried >= 3
 

@@ -373,7 +373,7 @@ def variant(launch: Launch) -> Hashable:
     """Equal for launches that one compiled kernel serves."""
     types = tuple(sorted((name, value.dtype if isinstance(value, Tensor) else "") for name, value in launch.arguments.items()))
     constants = tuple(sorted((name, str(value)) for name, value in launch.constants.items()))
-    return launch.function.__name__, types, constants, str(_attributes(launch)), launch.num_warps, launch.num_stages
+    return launch.function.__name__, types, constants, str(_attributes(launch)), launch.num_warps, launch.num_stages, launch.max_registers
 
 
 def compile_launch(launch: Launch) -> Compiled:
@@ -386,7 +386,7 @@ def compile_launch(launch: Launch) -> Compiled:
     for name, value in launch.arguments.items():
         signature[name] = f"*{TYPES[value.dtype]}" if isinstance(value, Tensor) else launch.integer_types.get(name, "i32")
     source = ASTSource(launch.function, signature, dict(launch.constants), _attributes(launch))
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "maxnreg": launch.max_registers}
     kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     usage = _resource_usage(kernel.asm["cubin"])
     return Compiled(name=launch.function.__name__, shared_bytes=kernel.metadata.shared, ptx=kernel.asm["ptx"], **usage)
