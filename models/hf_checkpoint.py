@@ -58,7 +58,7 @@ class HFCheckpoint(Checkpoint):
         self.generation = Generation(bos_id=self._tokenizer.bos_id, eos_ids=self._tokenizer.eos_ids, sampling=sampling_defaults(directory))
         self._input_scales = self._read_input_scales()
         self._orders = {name: order for name, info in self.parameters.items() if (order := self._order(name, info)) is not None}
-        self.parameters |= {order_name(name): self._order_info(name) for name in self._orders}
+        self.parameters |= self._order_infos()
 
     def _describe_only(self, spec: ModelSpec, values: Mapping[str, Any]) -> None:
         """What the configuration alone says: every parameter in the dtype that it names."""
@@ -78,11 +78,15 @@ class HFCheckpoint(Checkpoint):
     def _order(self, parameter: str, info: ParameterInfo) -> torch.Tensor | None:
         return self._storage.order(self._located[parameter].tensors[0]) if len(info.shape) == 2 else None
 
-    def _order_info(self, parameter: str) -> ParameterInfo:
-        """Of a matrix's order: siblings with equal ones have that of the first, so that their activations are gathered once."""
-        order, parent = self._orders[parameter], _parent(parameter)
-        first = next(name for name, other in self._orders.items() if _parent(name) == parent and torch.equal(other, order))
-        return ParameterInfo(shape=tuple(order.shape), format=f"{ORDER}:{first.split('.')[-2]}")
+    def _order_infos(self) -> dict[str, ParameterInfo]:
+        """Siblings with equal orders have that of the first, so that their activations are gathered once."""
+        first: dict[tuple[str, bytes], str] = {}
+        infos = {}
+        for name, order in self._orders.items():
+            parent, _, own = name.removesuffix(".weight").rpartition(".")
+            shared = first.setdefault((parent, order.numpy().tobytes()), own)
+            infos[order_name(name)] = ParameterInfo(shape=tuple(order.shape), format=f"{ORDER}:{shared}")
+        return infos
 
     def _info(self, parameter: str, shape: tuple[int, ...]) -> ParameterInfo:
         located = self._located[parameter]
@@ -107,11 +111,6 @@ class HFCheckpoint(Checkpoint):
 
     def write_tokenizer(self, directory: Path) -> None:
         self._tokenizer.write(directory)
-
-
-def _parent(parameter: str) -> str:
-    """layers.0.attention.q.weight -> layers.0.attention"""
-    return ".".join(parameter.split(".")[:-2])
 
 
 def _without_quantization(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,5 +26,5 @@ class Pace:
 
 def machine_pace(artifacts: Path, threads: int) -> Pace:
     """By multiply-adds per second of all threads, with the instructions of an artifact for this machine."""
-    _, limit, _ = compiled_limits(load_manifest(artifacts).target)
+    _, limit, *_ = compiled_limits(load_manifest(artifacts).target)
     return Pace(lambda: float(limit(threads, _PASSES)))

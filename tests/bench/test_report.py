@@ -142,7 +142,7 @@ def test_without_limits_there_is_no_goodput() -> None:
 
 
 def test_limits_in_words() -> None:
-    assert describe_limits(LIMITS) == "limits, 2 threads: read 67.0 GB/s, int8 1,000 GMAC/s, float32 250 GMAC/s"
+    assert describe_limits(LIMITS) == "limits, 2 threads: read 67.0 GB/s, int8 1,000 GMAC/s, bfloat16 500 GMAC/s, float32 250 GMAC/s"
 
 
 def test_without_a_compiler_there_are_no_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
