@@ -52,7 +52,10 @@ def _summary(manifest: Manifest) -> Table:
         ("parameters", f"{model.parameters:,}"),
         ("context", f"{model.max_context:,} tokens, vocabulary {model.vocab_size:,}"),
         *([("makes", _pooled(manifest.pooled))] if manifest.pooled is not None else []),
-        ("weights from", f"{model.source_format}, quantize {model.quantize}"),
+        (
+            "weights from",
+            f"{model.source_format}, quantize {model.quantize}" + (f", calibrated with {model.calibration}" if model.calibration else ""),
+        ),
         ("digest", manifest.digest),
         ("target", manifest.target),
         ("made by", ", ".join([f"engine {tools.engine}", f"torch {tools.torch}", *_compilers(tools)])),

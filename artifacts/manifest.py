@@ -43,7 +43,10 @@ WIDE_FORMATS = frozenset({"f32", "f16", "bf16"})
 
 
 class ModelInfo(_Struct, frozen=True, kw_only=True):
-    """What was compiled. `parameters` counts logical weights, before packing."""
+    """What was compiled. `parameters` counts logical weights, before packing.
+
+    calibration: what the importance of input channels was measured on when weights were quantized; empty if it was not.
+    """
 
     name: str
     architecture: str
@@ -53,6 +56,7 @@ class ModelInfo(_Struct, frozen=True, kw_only=True):
     num_layers: Size
     parameters: Count
     quantize: str
+    calibration: str = ""
     source_format: str
 
 

@@ -4,7 +4,7 @@ from ..compiler.options import PackOptions
 from .parser import Given, Parser, add_options
 
 DESCRIPTION = (
-    "Make an artifact of the code of one and the weights and tokenizer of a checkpoint. Compiles nothing and needs no "
+    "Make an artifact of the code of one and the weights and tokenizer of a checkpoint. Needs no "
     "compiler. The checkpoint must be of the same architecture, shapes and storage formats; else a table says what differs."
 )
 EPILOG = """\

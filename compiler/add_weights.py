@@ -1,6 +1,6 @@
 """`engine pack`: an artifact's code and another checkpoint's weights to an artifact, by the stages of a build that are left.
 
-resolve -> pack -> probe -> seal
+resolve -> calibrate -> pack -> probe -> seal
 
 The recipes come from the manifest, so nothing is traced, fused or compiled, and no compiler is
 needed. Only where this machine cannot run the code does the probe need the graph once more.
@@ -15,16 +15,19 @@ import msgspec
 from torch import fx
 
 from ..artifacts import AnswerForms, Manifest, Probe, SamplingDefaults, load_manifest, parse_target, seal
+from ..artifacts.store.store import Store, chosen_store
 from ..artifacts.verify import check_files
 from ..errors import ArtifactError, MismatchError
 from ..models.checkpoint import Checkpoint
 from ..models.open import open_checkpoint
+from .calibrate import repeated_calibration
 from .interpret import GraphInterpreter
 from .model_facts import made_for, misfits
 from .options import PackOptions
 from .pack import Packed
 from .progress import BuildSummary, Reporter
-from .stages import finish_with_probe, pack_weights, write_tokenizer
+from .quantizer import PLAIN, Quantizing
+from .stages import calibrate, calibrated, finish_with_probe, pack_weights, write_tokenizer
 from .step_program import Wanted, fused_graph
 from .summary import summarize
 from .target_kind import NO_CACHE, TargetKind, kind_of
@@ -41,6 +44,8 @@ def add_weights(options: PackOptions, reporter: Reporter | None = None) -> Build
     """
     reporter = reporter or Reporter(quiet=True)
     code = load_manifest(options.code)
+    calibration = repeated_calibration(code.model.calibration, options.calibrate)
+    plan, quantizing = planned(code), PLAIN
     with seal.building(options.output, force=options.force) as scratch, reporter.running():
         with reporter.stage("resolve") as stage:
             checkpoint = open_checkpoint(options.weights_from, ignored=options.ignore_config)
@@ -50,11 +55,14 @@ def add_weights(options: PackOptions, reporter: Reporter | None = None) -> Build
             forms = write_tokenizer(checkpoint, scratch, required=True)
             _copy_code(options.code, code, scratch)
             stage.note(f"{checkpoint.name}: fits {code.model.name}, {len(code.code_files)} files of code")
+        if calibrated(plan):
+            with reporter.stage("calibrate") as stage:
+                quantizing = calibrate(checkpoint, calibration, Store(chosen_store(None)), stage)
         with reporter.stage("pack") as stage:
-            weights = pack_weights(planned(code), checkpoint, scratch, stage)
+            weights = pack_weights(plan, checkpoint, scratch, quantizing, stage)
         with reporter.stage("probe") as stage:
             manifest = _manifest(code, weights, options.name or checkpoint.name, checkpoint.generation.sampling, forms)
-            manifest = finish_with_probe(manifest, scratch, weights, lambda: _reference(code, checkpoint), stage)
+            manifest = finish_with_probe(manifest, scratch, weights, lambda: _reference(code, checkpoint, quantizing), stage)
         with reporter.stage("seal"):
             seal.write_manifest(scratch, manifest)
             seal.seal(scratch, options.output)
@@ -111,14 +119,14 @@ def _manifest(code: Manifest, weights: Packed, name: str, sampling: Mapping[str,
     )
 
 
-def _reference(code: Manifest, checkpoint: Checkpoint) -> GraphInterpreter:
+def _reference(code: Manifest, checkpoint: Checkpoint, quantizing: Quantizing) -> GraphInterpreter:
     """What computes the step in plain PyTorch, by the rewrites that the code was made with."""
     tools = code.toolchain
     kind = kind_of(parse_target(code.target), toolchain=Versions(torch=tools.torch, compiler=tools.compiler, triton=tools.triton))
     formats = choose_formats(checkpoint, code.model.quantize, kind.layout)
     graph = _graph(code, checkpoint, formats, kind)
     stored = {name: parameter.format for name, parameter in checkpoint.parameters.items()}
-    return GraphInterpreter(graph, plan_weights(graph.graph, stored), checkpoint, kind.references())
+    return GraphInterpreter(graph, plan_weights(graph.graph, stored), checkpoint, kind.references(), quantizing)
 
 
 def _graph(code: Manifest, checkpoint: Checkpoint, formats: dict[str, str], kind: TargetKind) -> fx.GraphModule:

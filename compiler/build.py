@@ -10,13 +10,15 @@ from ..artifacts import parse_target, seal, this_machine_flags
 from ..artifacts.store.store import Store, chosen_store
 from ..artifacts.tuning import load_tuned
 from . import environment
+from .calibrate import read_calibration
 from .forecast import check_warm
 from .lower import Lowering
 from .new_manifest import new_manifest
 from .options import BuildOptions
 from .pack import leave_out
 from .progress import BuildSummary, Reporter
-from .stages import finish_with_probe, lower, pack_weights, reference, resolve, write_tokenizer
+from .quantizer import PLAIN
+from .stages import calibrate, calibrated, finish_with_probe, lower, pack_weights, reference, resolve, write_tokenizer
 from .step_program import Wanted, step_program
 from .summary import summarize, tuning_summary
 from .target_kind import kind_of
@@ -34,6 +36,7 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
     target = parse_target(options.target, machine_flags=this_machine_flags())
     tuned = load_tuned(options.tuned) if options.tuned else None
     kind = kind_of(target, tuned, tunable=options.tunable)
+    calibration = read_calibration(options.calibrate) if options.is_calibrated else None
     store = Store(chosen_store(options.store))
     jobs = options.jobs or len(os.sched_getaffinity(0))
     with (
@@ -56,8 +59,12 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
             max_context = options.max_context or checkpoint.spec.max_context
             graphs = kind.write_graphs(scratch, program.parts, code.segments, wanted.groups, max_context)
             reporter.summary.tuning = tuning_summary(tuned, code.segments.values())
+        quantizing = PLAIN
+        if everything and calibrated(program.weights):
+            with reporter.stage("calibrate") as stage:
+                quantizing = calibrate(checkpoint, calibration, store, stage)
         with reporter.stage("pack") as stage:
-            weights = pack_weights(program.weights, checkpoint, scratch, stage) if everything else leave_out(program.weights)
+            weights = pack_weights(program.weights, checkpoint, scratch, quantizing, stage) if everything else leave_out(program.weights)
         with reporter.stage("probe") as stage:
             manifest = new_manifest(
                 options,
@@ -69,10 +76,11 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
                 code=code,
                 graphs=graphs,
                 weights=weights,
+                calibration=calibration.name if calibration is not None else "",
                 tuned_on=tuned.device if tuned else "",
                 forms=forms,
             )
-            manifest = finish_with_probe(manifest, scratch, weights, lambda: reference(program, checkpoint, kind), stage)
+            manifest = finish_with_probe(manifest, scratch, weights, lambda: reference(program, checkpoint, kind, quantizing), stage)
         with reporter.stage("seal"):
             seal.write_manifest(scratch, manifest)
             seal.seal(scratch, options.output)

@@ -20,6 +20,7 @@ from ..kernels.linear.activations import QUANTIZERS
 from ..kernels.row_operators import TWINS, twin
 from ..kernels.row_references import ROW_REFERENCES, quantized_twin
 from ..models.checkpoint import Checkpoint
+from .quantizer import PLAIN, Quantizing
 from .recipes import make
 from .weights_plan import PackedWeight
 
@@ -44,7 +45,7 @@ def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
 class GraphInterpreter(fx.Interpreter):
     """Interprets a traced and fused step. Weights are packed when first used and freed after their last use.
 
-    operators: the reference of every operator of ours, by its name in the graph.
+    operators: the reference of every operator of ours, by its name in the graph. quantizing: as of `make`.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class GraphInterpreter(fx.Interpreter):
         weights: list[PackedWeight],
         checkpoint: Checkpoint,
         operators: Mapping[str, Callable[..., torch.Tensor]],
+        quantizing: Quantizing = PLAIN,
     ) -> None:
         super().__init__(module)
         self._weights = {f"weight:{weight.name}": weight for weight in weights}
         self._checkpoint = checkpoint
         self._operators = operators
+        self._quantizing = quantizing
 
     @torch.no_grad()
     def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -69,7 +72,7 @@ class GraphInterpreter(fx.Interpreter):
     def map_nodes_to_values(self, args: Any, n: fx.Node) -> Any:
         for source in n.all_input_nodes:
             if isinstance(self.env[source], str):  # a weight that is still only a name
-                self.env[source] = make(self._weights[self.env[source]], self._checkpoint)
+                self.env[source] = make(self._weights[self.env[source]], self._checkpoint, self._quantizing)
         return super().map_nodes_to_values(args, n)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -29,12 +29,14 @@ def new_manifest(
     code: Code,
     graphs: Graphs,
     weights: Packed,
+    calibration: str,
     tuned_on: str,
     forms: AnswerForms | None,
 ) -> Manifest:
     """All but the digests of the files and the probe.
 
-    wanted: what the program was made from. tuned_on: the GPU that its choices were measured on. forms: what the chat template says.
+    wanted: what the program was made from. calibration: its name.
+    tuned_on: the GPU that its choices were measured on. forms: what the chat template says.
     """
     parts, segments = program.parts, code.segments
     spec = checkpoint.spec
@@ -55,6 +57,7 @@ def new_manifest(
             num_layers=len(spec.layers),
             parameters=_count_parameters(checkpoint),
             quantize=options.quantize,
+            calibration=calibration,
             source_format="+".join(sorted({info.format for info in checkpoint.parameters.values() if not info.is_order})),
         ),
         pooled=pooled_info(checkpoint),

@@ -28,11 +28,18 @@ class BuildOptions:
     )
     quantize: str = option(
         "none",
-        "int8 halves the memory and time per token of 16-bit weights and costs little accuracy, int4 halves both again and "
-        "costs more (see engine verify --against). On NVIDIA, fp8 multiplies FP8 weights (a scale per output; fp8-block: per 128 x 128) "
+        "int8 halves the memory and time per token of 16-bit weights and costs next to no accuracy, int6 and int5 are between, int4 halves "
+        "both again and costs most (see engine verify --against). On NVIDIA int8, int4 and fp8, which "
+        "multiplies FP8 weights (a scale per output; fp8-block: per 128 x 128) "
         "with activations rounded to FP8 as they come: half the memory, twice the arithmetic. none keeps the checkpoint's weights; "
         "what has no more bits than asked for, as most matrices of a Q4_K_M file, stays as it is",
-        choices=("none", "int8", "int4", "fp8", "fp8-block"),
+        choices=("none", "int8", "int6", "int5", "int4", "fp8", "fp8-block"),
+    )
+    calibrate: Path | None = option(
+        None,
+        "with --quantize int6, int5 or int4: a text on which the model finds out which inputs of its matrices matter most, so that their "
+        "weights are rounded best (default: 2,048 random tokens, which does nearly as well and needs no data)",
+        **FILE,
     )
     kv_dtype: str = option(
         "auto",
@@ -80,10 +87,20 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.calibrate is not None and not self.is_calibrated:
+            raise UsageError(
+                f"--calibrate is for --quantize int6, int5 and int4, not {self.quantize}",
+                hint="leave it out: nothing here depends on a text",
+            )
         if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"jobs is {self.jobs}, but must be at least 1", hint="leave it out for one per core")
         if self.require_warm and self.debug_dump is not None:
             raise UsageError("a debug dump is written while compiling, which require_warm forbids", hint="give one of the two")
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether weights are quantized by the importance of their input channels."""
+        return self.quantize in ("int6", "int5", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +109,7 @@ class PackOptions:
 
     code: Path = positional("an artifact, with weights or without (engine build --weights none)", type=Path, metavar="CODE")
     weights_from: str = required("a Hugging Face directory, a GGUF file or a name on the hub", metavar="CHECKPOINT")
+    calibrate: Path | None = option(None, "the text that the code was calibrated with, if it was with one", **FILE)
     ignore_config: Sequence[str] = same_as(BuildOptions, "ignore_config")
     output: Path = required("where the new artifact goes", **OUTPUT)
     name: str | None = option(None, _NAME)

@@ -16,6 +16,7 @@ import torch
 
 from ..artifacts import FileInfo, WeightInfo
 from ..models.checkpoint import Checkpoint
+from .quantizer import Quantizing
 from .recipes import make
 from .weights_plan import PackedWeight
 
@@ -37,14 +38,16 @@ class Packed:
     files: dict[str, FileInfo]
 
 
-def pack(plan: list[PackedWeight], checkpoint: Checkpoint, directory: Path, on_weight: Callable[[str, int], None]) -> Packed:
+def pack(
+    plan: list[PackedWeight], checkpoint: Checkpoint, directory: Path, quantizing: Quantizing, on_weight: Callable[[str, int], None]
+) -> Packed:
     """Write weights/NNNNN.safetensors under `directory`.
 
     on_weight(name, bytes) is called after each. Raises CheckpointError if a source cannot be read,
     OSError if the disk is full.
     """
     (directory / "weights").mkdir()
-    files = {name: _write_shard(directory / name, shard, checkpoint, on_weight) for name, shard in _named_shards(plan)}
+    files = {name: _write_shard(directory / name, shard, checkpoint, quantizing, on_weight) for name, shard in _named_shards(plan)}
     return Packed(index=_index(plan), files=files)
 
 
@@ -84,7 +87,9 @@ def _shards(plan: list[PackedWeight]) -> list[list[PackedWeight]]:
     return shards
 
 
-def _write_shard(path: Path, shard: list[PackedWeight], checkpoint: Checkpoint, on_weight: Callable[[str, int], None]) -> FileInfo:
+def _write_shard(
+    path: Path, shard: list[PackedWeight], checkpoint: Checkpoint, quantizing: Quantizing, on_weight: Callable[[str, int], None]
+) -> FileInfo:
     header, gaps = _layout(shard)
     digest = hashlib.sha256()
     with path.open("wb") as file:
@@ -95,7 +100,7 @@ def _write_shard(path: Path, shard: list[PackedWeight], checkpoint: Checkpoint, 
 
         write(header)
         for weight, gap in zip(shard, gaps, strict=True):
-            write(_as_bytes(make(weight, checkpoint)))
+            write(_as_bytes(make(weight, checkpoint, quantizing)))
             write(bytes(gap))
             on_weight(weight.name, packed_bytes(weight))
         return FileInfo(bytes=file.tell(), sha256=digest.hexdigest())

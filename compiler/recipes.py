@@ -8,6 +8,7 @@ from ..errors import ArtifactError, CheckpointError
 from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS
 from ..kernels.linear.blocks import FORMATS
 from ..kernels.linear.formats import pack_blocks, pack_dense, unpack
+from ..kernels.linear.quantize import Fit
 from ..kernels.linear.quantize import quantize as quantize_blocks
 from ..kernels.linear.stored_blocks import BLOCK_BYTES, split_head
 from ..kernels.nvidia import formats as rows
@@ -15,15 +16,16 @@ from ..kernels.nvidia import fp8
 from ..kernels.nvidia.packed_rows import fp8_in_features
 from ..models.checkpoint import Checkpoint
 from ..models.decoder import constants
+from .quantizer import PLAIN, Quantizing
 from .weights_plan import PackedWeight
 
 
-def make(weight: PackedWeight, checkpoint: Checkpoint) -> torch.Tensor:
-    """Run a recipe: reads the sources and returns the packed tensor, of the planned dtype and shape.
+def make(weight: PackedWeight, checkpoint: Checkpoint, quantizing: Quantizing = PLAIN) -> torch.Tensor:
+    """Run a recipe: reads the sources and returns the packed tensor, of the planned dtype and shape. quantizing: how floats become blocks.
 
     Raises CheckpointError for a source that cannot be read or quantized, ArtifactError for an operation that does not exist.
     """
-    parts = [_make_part(source, weight.recipe, checkpoint) for source in weight.sources]
+    parts = [_make_part(source, weight.recipe, checkpoint, quantizing) for source in weight.sources]
     match weight.recipe[-1:]:
         case ("concat",):
             data = torch.cat(parts)
@@ -35,7 +37,7 @@ def make(weight: PackedWeight, checkpoint: Checkpoint) -> torch.Tensor:
     return data.contiguous()
 
 
-def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> torch.Tensor:
+def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint, quantizing: Quantizing) -> torch.Tensor:
     if source not in checkpoint.parameters and (constant := constants(checkpoint.spec).get(source)) is not None:
         return constant.to(torch.float32).contiguous()
     loaded = checkpoint.read(source)
@@ -50,7 +52,8 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint) -> 
             case "to_bfloat16", _, _:
                 data, held = values(held, data).bfloat16(), "bf16"
             case "quantize", _, wanted:
-                data, held = _quantize(wanted, values(held, data), _tensors(checkpoint, source)), wanted
+                floats, tensor = values(held, data), _tensors(checkpoint, source)
+                data, held = _quantize(wanted, floats, tensor, quantizing.importance.get(source), quantizing.fit), wanted
             case "pack_rows", _, _:
                 data = rows.pack_rows(held, data)
             case "pack", _, _:
@@ -74,8 +77,8 @@ def _check_blocks(format: str, data: torch.Tensor, tensor: str) -> None:
         raise CheckpointError(f"tensor {tensor} is damaged: {error}", hint="fetch the file again") from error
 
 
-def _quantize(wanted: str, values: torch.Tensor, tensor: str) -> torch.Tensor:
-    """values: float32 [N, K]. tensor: what the checkpoint calls them."""
+def _quantize(wanted: str, values: torch.Tensor, tensor: str, importance: torch.Tensor | None, fit: Fit) -> torch.Tensor:
+    """values: float32 [N, K]. tensor: what the checkpoint calls them. importance: of input channels, [K]."""
     finite = values.isfinite()
     if not bool(finite.all()):
         row, column = (~finite).nonzero()[0].tolist()
@@ -84,7 +87,7 @@ def _quantize(wanted: str, values: torch.Tensor, tensor: str) -> torch.Tensor:
             hint="the checkpoint is damaged, or its training diverged; without --quantize it is built as it is",
         )
     try:
-        return fp8.quantize_fp8(wanted, values) if wanted in FP8_FORMATS else quantize_blocks(wanted, values)
+        return fp8.quantize_fp8(wanted, values) if wanted in FP8_FORMATS else quantize_blocks(wanted, values, importance, fit)
     except ValueError as error:
         raise CheckpointError(
             f"tensor {tensor} cannot be quantized: values up to {values.abs().max().item():g} are beyond what {wanted} holds",

@@ -17,6 +17,7 @@ from ..kernels.attention.reference import attention, bidirectional_attention
 from ..models.cache_groups import cache_groups
 from ..models.checkpoint import Checkpoint
 from ..models.decoder import Decoder, Layer, constants
+from ..models.spec import ModelSpec
 from ..models.step import Step
 from .recipes import values_of
 
@@ -25,7 +26,7 @@ _BLOCK_SIZE = 16
 
 def reference_logits(checkpoint: Checkpoint, prompts: list[list[int]]) -> list[torch.Tensor]:
     """Logits after every token of every prompt, each [len(prompt), V] float32."""
-    sizes = _block_sizes(checkpoint)
+    sizes = block_sizes(checkpoint.spec)
     pieces = [piece._replace(wanted=range(len(piece.tokens))) for piece in whole_prompts(prompts, sizes)]
     return list(_result(checkpoint, pieces, sizes).split([len(prompt) for prompt in prompts]))
 
@@ -33,7 +34,7 @@ def reference_logits(checkpoint: Checkpoint, prompts: list[list[int]]) -> list[t
 def reference_pooled(checkpoint: Checkpoint, texts: list[list[int]], pair_starts: Sequence[int]) -> torch.Tensor:
     """What pooling gives for every text, [texts, size] float32. pair_starts: as in `Piece`, of each."""
     assert checkpoint.spec.pooling is not None
-    sizes = _block_sizes(checkpoint)
+    sizes = block_sizes(checkpoint.spec)
     wanted = [0] if checkpoint.spec.pooling.kind == "cls" else None
     pieces = [
         piece._replace(pair_start=start) for piece, start in zip(whole_prompts(texts, sizes, wanted=wanted), pair_starts, strict=True)
@@ -41,8 +42,9 @@ def reference_pooled(checkpoint: Checkpoint, texts: list[list[int]], pair_starts
     return _result(checkpoint, pieces, sizes)
 
 
-def _block_sizes(checkpoint: Checkpoint) -> dict[str, int]:
-    return {group.name: _BLOCK_SIZE for group in cache_groups(checkpoint.spec)}
+def block_sizes(spec: ModelSpec) -> dict[str, int]:
+    """Of every cache group, for a step that is computed on its own."""
+    return {group.name: _BLOCK_SIZE for group in cache_groups(spec)}
 
 
 @torch.no_grad()
@@ -57,9 +59,7 @@ def _decoder(checkpoint: Checkpoint) -> Decoder:
     with torch.device("meta"):
         model = Decoder(checkpoint.spec).eval()
     outside = {
-        name: _read(checkpoint, name)
-        for name, info in checkpoint.parameters.items()
-        if not name.startswith("layers.") and not info.is_order
+        name: read(checkpoint, name) for name, info in checkpoint.parameters.items() if not name.startswith("layers.") and not info.is_order
     }
     model.load_state_dict(outside | constants(checkpoint.spec), assign=True, strict=False)
     if model.pooling is not None:
@@ -67,13 +67,15 @@ def _decoder(checkpoint: Checkpoint) -> Decoder:
     for index, layer in enumerate(model.layers):
         assert isinstance(layer, Layer)
         layer.attention.attend = attention if layer.attention.spec.causal else bidirectional_attention
-        _load_when_run(checkpoint, layer, f"layers.{index}.")
+        load_when_run(checkpoint, layer, f"layers.{index}.", torch.float32)
     return model
 
 
-def _load_when_run(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> None:
+def load_when_run(checkpoint: Checkpoint, module: nn.Module, prefix: str, dtype: torch.dtype) -> None:
+    """Have the parameters of `module`, whose names follow `prefix`, in memory only while it runs."""
+
     def load(module: nn.Module, args: Any) -> None:
-        weights = {name: _read(checkpoint, prefix + name) for name, _ in module.named_parameters()}
+        weights = {name: read(checkpoint, prefix + name).to(dtype) for name, _ in module.named_parameters()}
         module.load_state_dict(weights, assign=True)
 
     def forget(module: nn.Module, args: Any, result: Any) -> None:
@@ -83,7 +85,8 @@ def _load_when_run(checkpoint: Checkpoint, module: nn.Module, prefix: str) -> No
     module.register_forward_hook(forget)
 
 
-def _read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+def read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    """A parameter as float32, dequantized exactly."""
     loaded = checkpoint.read(name)
     return values_of(loaded.format, loaded.data, loaded.order)
 

@@ -7,18 +7,22 @@ from pathlib import Path
 import msgspec
 
 from ..artifacts import AnswerForms, Manifest, Target, check_machine, parse_target, seal
+from ..artifacts.store.store import Store
 from ..errors import MismatchError, UsageError
+from ..kernels.linear.blocks import FORMATS
 from ..models.checkpoint import Checkpoint
 from ..models.open import open_checkpoint
 from . import probe
 from .answer_forms import answer_forms
 from .backend import Backend
+from .calibrate import Calibration, importance, mean_squares
 from .interpret import GraphInterpreter
 from .lower import Lowered, Lowering, code_identities
 from .options import BuildOptions
 from .pack import Packed, pack, packed_bytes
 from .partition import Partition
 from .progress import Stage
+from .quantizer import Quantizing, best_fit
 from .step_program import StepProgram
 from .target_kind import TargetKind
 from .weight_formats import choose_formats
@@ -72,7 +76,25 @@ def lower(lowering: Lowering, backend: Backend, parts: Partition, stage: Stage) 
     return Code(library=done.get(None), segments={form: done[form] for form in parts.forms})
 
 
-def pack_weights(plan: list[PackedWeight], checkpoint: Checkpoint, scratch: Path, stage: Stage) -> Packed:
+def calibrated(plan: list[PackedWeight]) -> bool:
+    """Whether any of these weights is quantized by the importance of its input channels."""
+    operations = (operation.partition(":") for weight in plan for operation in weight.recipe)
+    return any(name == "quantize" and format in FORMATS and FORMATS[format].has_min for name, _, format in operations)
+
+
+def calibrate(checkpoint: Checkpoint, calibration: Calibration | None, store: Store, stage: Stage) -> Quantizing:
+    """Measure the importance of input channels, and find or compile what quantizes by it. calibration: None for all channels alike."""
+    fit, why_slow = best_fit(store)
+    if calibration is None:
+        stage.note(why_slow or "all channels alike")
+        return Quantizing(fit=fit)
+    stage.total(len(checkpoint.spec.layers))
+    squares = mean_squares(checkpoint, calibration, stage.advance)
+    stage.note(why_slow or f"layers, on {calibration.name}")
+    return Quantizing(importance=importance(checkpoint, squares), fit=fit)
+
+
+def pack_weights(plan: list[PackedWeight], checkpoint: Checkpoint, scratch: Path, quantizing: Quantizing, stage: Stage) -> Packed:
     """Write the weights."""
     stage.total(sum(packed_bytes(weight) for weight in plan) >> 20)
     written = 0
@@ -82,7 +104,7 @@ def pack_weights(plan: list[PackedWeight], checkpoint: Checkpoint, scratch: Path
         stage.advance(((written + count) >> 20) - (written >> 20), note=name)
         written += count
 
-    packed = pack(plan, checkpoint, scratch, on_weight)
+    packed = pack(plan, checkpoint, scratch, quantizing, on_weight)
     stage.note("MiB")
     return packed
 
@@ -100,9 +122,9 @@ def write_tokenizer(checkpoint: Checkpoint, scratch: Path, *, required: bool) ->
     return answer_forms(scratch)
 
 
-def reference(program: StepProgram, checkpoint: Checkpoint, kind: TargetKind) -> GraphInterpreter:
+def reference(program: StepProgram, checkpoint: Checkpoint, kind: TargetKind, quantizing: Quantizing) -> GraphInterpreter:
     """What computes the step in plain PyTorch."""
-    return GraphInterpreter(program.graph(), program.weights, checkpoint, kind.references())
+    return GraphInterpreter(program.graph(), program.weights, checkpoint, kind.references(), quantizing)
 
 
 def finish_with_probe(

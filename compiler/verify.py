@@ -4,13 +4,11 @@ The artifact runs as it would be served, one token at a time or a whole text, in
 reference is the checkpoint in plain PyTorch float32, with quantized blocks dequantized exactly.
 """
 
-import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
 from ..artifacts import Manifest, PooledInfo, load_manifest
 from ..errors import Misfit, MismatchError
@@ -19,6 +17,7 @@ from ..models.open import open_checkpoint
 from .new_manifest import pooled_info
 from .reference import reference_logits
 from .run_artifact import artifact_logits
+from .tokens_of_text import whole_texts_tokenizer
 from .verify_texts import TextComparison, compare_texts
 
 TEXTS = (
@@ -78,7 +77,7 @@ def compare(directory: Path, model: str, *, ignored: Collection[str] = ()) -> Co
     checkpoint = open_checkpoint(model, ignored=ignored)
     checkpoint.spec = checkpoint.spec.for_context(manifest.model.max_context)
     _check_same_model(checkpoint, manifest)
-    tokenizer = _tokenizer(checkpoint)
+    tokenizer = whole_texts_tokenizer(checkpoint)
     if manifest.pooled is not None:
         return compare_texts(directory, manifest.pooled, checkpoint, tokenizer, TEXTS)
     prompts = [tokenizer.encode(text).ids[: manifest.model.max_context] for text in TEXTS]
@@ -97,15 +96,6 @@ def compare_logits(reference_TV: torch.Tensor, artifact_TV: torch.Tensor) -> Com
         top1=(expected.argmax(-1) == actual.argmax(-1)).double().mean().item(),
         max_error=(reference_TV - artifact_TV).abs().max().item(),
     )
-
-
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    with tempfile.TemporaryDirectory(prefix="engine-tokenizer-") as scratch:
-        checkpoint.write_tokenizer(Path(scratch))
-        tokenizer = Tokenizer.from_file(str(Path(scratch) / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _check_same_model(checkpoint: Checkpoint, manifest: Manifest) -> None:

@@ -11,10 +11,26 @@ from ..kernels.linear.packed import DENSE_DTYPES, Layout, order_name
 from ..kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP
 from ..models.checkpoint import Checkpoint
 
-_MATRIX_FORMAT: dict[str, str] = {"int8": "q8_0", "int4": "q4_1", "fp8": "fp8_channel", "fp8-block": "fp8_block"}
-_TABLE_FORMAT: dict[str, str] = {"int8": "q8_0", "int4": "q8_0", "fp8": "bf16", "fp8-block": "bf16"}
+_FORMATS: dict[Layout, dict[str, tuple[str, str, str]]] = {
+    "panels": {
+        "int8": ("q8_0", "q8_0", "q8_0"),
+        "int6": ("i6_g64", "i6_g64", "q8_0"),
+        "int5": ("i5_g64", "i6_g64", "i6_g64"),
+        "int4": ("i4_g64", "i5_g64", "i6_g64"),
+    },
+    "rows": {
+        "int8": ("q8_0", "q8_0", "q8_0"),
+        "int4": ("q4_1", "q4_1", "q8_0"),
+        "fp8": ("fp8_channel", "fp8_channel", "bf16"),
+        "fp8-block": ("fp8_block", "fp8_block", "bf16"),
+    },
+}
+"""By what is asked for: the formats of most matrices, of sensitive ones, and of tables, where fewer bits cost the most accuracy of all."""
+_SENSITIVE = ("attention.v.weight", "attention.o.weight", "mlp.down.weight")
+"""A bit more for a weight of these takes about twice as much off the divergence as one for any other (benchmarks/quality.py)."""
 _TABLES = frozenset({"embed.weight", "head.weight"})
-"""Embedding and LM head stay at 8 bits under int4, and at 16 under FP8: fewer there cost the most accuracy of all."""
+_NARROWER_BLOCKS = {"i4_g64": "q4_1", "i5_g64": "q5_1", "i6_g64": "q8_0"}
+"""Formats of blocks of 32, for rows that are no multiple of 64."""
 
 
 def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "panels") -> dict[str, str]:
@@ -30,9 +46,8 @@ def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "pane
         stored["embed.weight"] = "f32" if layout == "panels" else "bf16"
     if quantize == "none":
         return _with_orders(checkpoint, stored)
-    if _MATRIX_FORMAT[quantize] in FP8_FORMATS:
-        _check_fp8(checkpoint, quantize, layout)
-    wanted = {name: _TABLE_FORMAT[quantize] if name in _TABLES else _MATRIX_FORMAT[quantize] for name in stored}
+    by_class = _wanted(checkpoint, quantize, layout)
+    wanted = {name: _fitting(by_class[_sensitivity(name)], info.shape[-1]) for name, info in parameters.items()}
     narrowed = {name for name, info in parameters.items() if len(info.shape) == 2 and _narrows(stored[name], wanted[name])}
     if not narrowed:
         found = ", ".join(sorted({*stored.values()} & {*QUANTIZED_FORMATS}))
@@ -48,6 +63,25 @@ def _with_orders(checkpoint: Checkpoint, formats: dict[str, str]) -> dict[str, s
     parameters = checkpoint.parameters
     changed = {order_name(name) for name in formats if order_name(name) in formats and formats[name] != parameters[name].format}
     return {name: format for name, format in formats.items() if name not in changed}
+
+
+def _wanted(checkpoint: Checkpoint, quantize: str, layout: Layout) -> tuple[str, str, str]:
+    """A row of _FORMATS. Raises UsageError for what this kind of target does not multiply."""
+    if quantize.startswith("fp8"):
+        _check_fp8(checkpoint, quantize, layout)
+    elif quantize not in _FORMATS[layout]:
+        raise UsageError(f"--quantize {quantize} is for CPUs: no kernel for NVIDIA reads its blocks", hint="take int8 or int4")
+    return _FORMATS[layout][quantize]
+
+
+def _sensitivity(name: str) -> int:
+    """A column of _FORMATS."""
+    return 2 if name in _TABLES else 1 if name.endswith(_SENSITIVE) else 0
+
+
+def _fitting(format: str, in_features: int) -> str:
+    """The format, or the one that stands for it where rows are no multiple of its blocks."""
+    return _NARROWER_BLOCKS.get(format, format) if in_features % 64 else format
 
 
 def widened(checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
@@ -76,7 +110,7 @@ def _narrows(stored: str, wanted: str) -> bool:
 def _check_fp8(checkpoint: Checkpoint, quantize: str, layout: Layout) -> None:
     if layout != "rows":
         raise UsageError(f"--quantize {quantize} is for NVIDIA targets: no CPU multiplies FP8", hint="add --target sm90, or take int8")
-    multiple = FP8_GROUP if _MATRIX_FORMAT[quantize] == "fp8_block" else ALIGNMENT
+    multiple = FP8_GROUP if quantize == "fp8-block" else ALIGNMENT
     for name, info in checkpoint.parameters.items():
         if len(info.shape) == 2 and name not in _TABLES and info.shape[1] % multiple:
             raise UsageError(

@@ -28,8 +28,9 @@ from .keys import KEY_DIGITS, Identity
 RECORD = "entry.json"
 _REMOVE = "engine cache verify --remove takes damaged entries away; the next build makes them anew"
 REMOVING = "removing"
-KINDS = ("program", "kernels", "segment", "plan")
-"""What a store holds: the calls of a step, CPU kernel libraries, segments for CPU, launch plans with their cubins for NVIDIA."""
+KINDS = ("program", "kernels", "segment", "plan", "quantizer")
+"""What a store holds: the calls of a step, CPU kernel libraries, segments for CPU, launch plans with their cubins for NVIDIA, and what
+builds quantize with."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

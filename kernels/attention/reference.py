@@ -4,6 +4,7 @@ Each function works in the dtype of its queries: called with float64 it is the e
 with float32 it rounds where the kernels round, but for the order of sums.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -206,12 +207,30 @@ def bidirectional_attention(
     """As `op.bidirectional_attention`, with norms and rotation inside where they are given."""
     q = scaled(prepared(q, q_norm, cos, sin, options), q_scale) * options.scale
     k = prepared(k, k_norm, cos, sin, options)
+    return _within_texts(q, k, v, cu_seqlens, options, sinks, far_keys)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, options: AttentionOptions, *, sinks: Tensor | None) -> Tensor:
+    """What `attention` gives for sequences that are there as a whole, without caches."""
+    return _within_texts(q * options.scale, k, v, cu_seqlens, options, sinks, lambda length, options: hidden_keys(length, length, options))
+
+
+def _within_texts(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    options: AttentionOptions,
+    sinks: Tensor | None,
+    hidden: Callable[[int, AttentionOptions], Tensor],
+) -> Tensor:
+    """hidden: which keys of a text of so many tokens each of its queries does not see."""
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     sharing = q.shape[1] // k.shape[1]
     for first, last in pairwise(cu_seqlens.tolist()):
         keys, values = (x[first:last].to(q.dtype).repeat_interleave(sharing, dim=1) for x in (k, v))
         scores = soft_cap(torch.einsum("thd,lhd->htl", q[first:last], keys), options.softcap)
-        weights = softmax(scores.masked_fill(far_keys(last - first, options), -torch.inf), sinks)
+        weights = softmax(scores.masked_fill(hidden(last - first, options), -torch.inf), sinks)
         out[first:last] = torch.einsum("htl,lhd->thd", weights, values)
     return out
 

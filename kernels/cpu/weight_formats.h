@@ -294,5 +294,7 @@ template <int Block>
 using W4 = BlockFormat<Shifted<4, 0>, Traits{.zero_point = true, .groups = Block / int(kGroup)}, float>;
 template <int Block>
 using W8 = BlockFormat<Bytes, Traits{.zero_point = true, .groups = Block / int(kGroup)}, float>;
+template <int Bits>
+using I_G64 = BlockFormat<Shifted<Bits, 0>, Traits{.min = true, .groups = 2}>;
 
 }  // namespace engine

@@ -1,4 +1,4 @@
-"""The registry of quantized weights: the block formats of GGUF, and those of GPTQ, AWQ, compressed-tensors and ModelOpt.
+"""The registry of quantized weights: the block formats of GGUF, those of GPTQ, AWQ, compressed-tensors and ModelOpt, and our own.
 
 A row of weights is cut into blocks. Each has one or two numbers, `d` (and `m`), and a code of a few bits for each
 weight; in formats of two levels also small numbers that scale (and shift) every 16 or 32 of them. With c the code
@@ -113,7 +113,9 @@ FORMATS = {
             for bits in (4, 8)
             for block in (32, 64, 128)
         ),
+        *(QuantizedFormat(name=f"i{bits}_g64", bits=bits, has_min=True, block=64) for bits in (4, 5, 6)),
     )
 }
 """By name. Codes of 8 bits are signed bytes. w4_g128 and its like are what GPTQ, AWQ and compressed-tensors publish, a scale per 128;
-nvfp4_mul and nvfp4_div are NVFP4: d is the tensor's scale, by which ModelOpt multiplies and compressed-tensors divides."""
+nvfp4_mul and nvfp4_div are NVFP4: d is the tensor's scale, by which ModelOpt multiplies and compressed-tensors divides; i4_g64 and
+its like are what `--quantize` makes (quantize.py)."""

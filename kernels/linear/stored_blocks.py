@@ -25,6 +25,10 @@ Those of safetensors checkpoints, whose codes and scales lie in tensors of their
 
     w4_g32, w8_g128 and their like   d, zero point, codes: nibbles of each 32 weights as q4_0, or signed bytes
     nvfp4_mul, nvfp4_div             d, four scales, nibbles of each 32 weights as q4_0
+
+Our own, which no file has, are made by quantize.py:
+
+    i4_g64, i5_g64, i6_g64           d, m, codes: a byte each
 """
 
 from collections.abc import Callable
@@ -57,6 +61,9 @@ BLOCK_BYTES = {
     "w8_g32": 37,
     "w8_g64": 69,
     "w8_g128": 133,
+    "i4_g64": 68,
+    "i5_g64": 68,
+    "i6_g64": 68,
 }
 _NUMBERS_LAST = ("q2_k", "q3_k", "q6_k")
 Parts = tuple[Tensor, ...]
@@ -191,6 +198,9 @@ _READERS: dict[str, Callable[[Tensor], Parts]] = {
     "w8_g32": _bytes,
     "w8_g64": _bytes,
     "w8_g128": _bytes,
+    "i4_g64": _bytes,
+    "i5_g64": _bytes,
+    "i6_g64": _bytes,
 }
 
 

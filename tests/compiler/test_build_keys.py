@@ -299,6 +299,7 @@ NOT_OF_PROGRAMS = {
     "compiler/lower.py": "what is compiled later",
     "compiler/lower_cpu.py": "what is compiled later",
     "compiler/progress.py": "shows",
+    "compiler/quantizer.py": "makes weights, later",
     "compiler/recipes.py": "makes weights, later",
     "compiler/sources.py": "digests, ingredients",
     "compiler/toolchain.py": "versions, ingredients",

@@ -16,6 +16,7 @@ from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
 from engine.compiler.run_artifact import artifact_logits
 from engine.compiler.weight_formats import choose_formats, widened
+from engine.errors import UsageError
 from engine.models.open import open_checkpoint
 
 SIZES: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
@@ -91,8 +92,45 @@ def test_only_what_has_more_bits_is_quantized_further(tmp_path: Path) -> None:
     for name, info in checkpoint.parameters.items():
         if len(info.shape) == 2:
             table, kept = name == "embed.weight", info.format == "q4_k"
-            assert formats[name] == ("q6_k" if table else "q4_k" if kept else "q4_1"), name
-    assert set(formats.values()) == {"f32", "q6_k", "q4_k", "q4_1"}
+            sensitive = name.endswith(("attention.v.weight", "attention.o.weight", "mlp.down.weight"))
+            assert formats[name] == ("q6_k" if table else "q4_k" if kept else "i5_g64" if sensitive else "i4_g64"), name
+    assert {"f32", "q6_k", "q4_k"} < set(formats.values())
+
+
+def test_what_is_sensitive_is_kept_wider(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(write(tmp_path, lambda tensor: "F16")))
+    chosen = {quantize: choose_formats(checkpoint, quantize) for quantize in ("int8", "int6", "int5", "int4")}
+    by_name = {name: [formats[name] for formats in chosen.values()] for name, info in checkpoint.parameters.items() if len(info.shape) == 2}
+    for name, formats in by_name.items():
+        if name == "embed.weight":
+            assert formats == ["q8_0", "q8_0", "i6_g64", "i6_g64"]
+        elif name.endswith(("attention.v.weight", "attention.o.weight", "mlp.down.weight")):
+            assert formats == ["q8_0", "i6_g64", "i6_g64", "i5_g64"]
+        else:
+            assert formats == ["q8_0", "i6_g64", "i5_g64", "i4_g64"]
+
+
+def test_our_own_formats_are_served(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Decoded and prefilled to the same bits, and near what the checkpoint says."""
+    model, artifact = write(tmp_path, lambda tensor: "F16"), tmp_path / "artifact"
+    build(BuildOptions(model=str(model), output=artifact, store=store, quantize="int4"))
+    manifest = load_manifest(artifact)
+    assert {"i4_g64", "i5_g64", "i6_g64"} < {weight.format for weight in manifest.weights.values()}
+    assert manifest.model.calibration == "random tokens"
+    prompts = [torch.randint(0, VOCAB_SIZE, (length,), generator=torch.Generator().manual_seed(3)).tolist() for length in (40, 2)]
+    decoded, prefilled = (artifact_logits(artifact, prompts, last_only=last_only) for last_only in (False, True))
+    for steps, last in zip(decoded, prefilled, strict=True):
+        assert torch.equal(steps[-1], last[0])
+    assert main(["verify", str(artifact), "--against", str(model), "--max-kl", "0.05"]) == 0
+    assert "KL divergence" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("quantize", ["int6", "int5"])
+def test_what_no_kernel_of_a_target_reads_is_refused(quantize: str, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(write(tmp_path, lambda tensor: "F16")))
+    with pytest.raises(UsageError, match=f"--quantize {quantize} is for CPUs") as raised:
+        choose_formats(checkpoint, quantize, "rows")
+    assert raised.value.hint == "take int8 or int4"
 
 
 def test_types_that_become_numbers_are_counted(tmp_path: Path) -> None:

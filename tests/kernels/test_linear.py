@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("kernel_library")
 QUANTIZED = sorted(FORMATS)
 DENSE = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 # One of each kind: bytes, minima, planes, two levels with scales of 16 and of 32, tables, exponents, zero points, e4m3 scales.
-STORAGE = [*DENSE, "q8_0", "q4_1", "q5_0", "q2_k", "q6_k", "iq4_xs", "mxfp4", "w4_g64", "nvfp4_div"]
+STORAGE = [*DENSE, "q8_0", "q4_1", "q5_0", "q2_k", "q6_k", "iq4_xs", "mxfp4", "w4_g64", "nvfp4_div", "i4_g64", "i6_g64"]
 # rows, out features, in features: ends of panels, groups, row blocks, depth slices and leaves
 SHAPES = [
     (1, 1, 32),

@@ -11,12 +11,17 @@ from engine.kernels.linear.stored_blocks import BLOCK_BYTES
 
 GGUF_TYPES = {name: gguf.GGMLQuantizationType[name.upper()] for name in FORMATS if name.upper() in gguf.GGMLQuantizationType.__members__}
 
+OURS = ("i4_g64", "i5_g64", "i6_g64")
+"""Those that no file has: a byte of every block holds one code."""
+
 
 def random_blocks(format: str, rows: int, in_features: int, seed: int) -> Tensor:
     """uint8 [rows, bytes], as many blocks as hold in_features: every code and integer scale may come, d and m are of either sign."""
     generator = torch.Generator().manual_seed(seed)
     count, size = -(-in_features // FORMATS[format].block), BLOCK_BYTES[format]
     blocks = torch.randint(0, 256, (rows, count, size), dtype=torch.uint8, generator=generator)
+    if format in OURS:
+        blocks &= (1 << FORMATS[format].bits) - 1
     return with_numbers(format, blocks, torch.randn(rows, count, FORMATS[format].numbers, generator=generator) / 8).flatten(1)
 
 
@@ -52,6 +57,11 @@ def published_values(format: str, raw: Tensor) -> Tensor:
     """What blocks mean, float32 [N, K], by the gguf package or by the formula of those that published the format."""
     if FORMATS[format].e4m3_scales:
         return scaled_twice(format, raw)
+    if format in OURS:
+        blocks: Tensor = raw.unflatten(1, (-1, BLOCK_BYTES[format]))
+        numbers = blocks[:, :, :4].clone().view(torch.float16).float()
+        meant: Tensor = numbers[:, :, :1] * blocks[:, :, 4:] + numbers[:, :, 1:]
+        return meant.flatten(1)
     if format not in GGUF_TYPES:
         return scaled_from_zero_points(format, raw)
     values: np.ndarray = dequantize(raw.numpy(), GGUF_TYPES[format])
