@@ -27,6 +27,12 @@ def describe(manifest: Manifest) -> Group:
     )
 
 
+def describe_weights(manifest: Manifest) -> Table:
+    """A table for rich to print: every weight. What several parameters were joined to is a row with all their names."""
+    rows = [(", ".join(weight.sources), weight.format, str(weight.shape), _bytes(weight)) for weight in manifest.weights.values()]
+    return _table("Weights", ("made from", "format", "shape", "bytes"), rows, ("bytes",))
+
+
 def human_bytes(count: float) -> str:
     """`1536` -> `1.5 KiB`."""
     for unit in ("B", "KiB", "MiB"):
@@ -116,9 +122,13 @@ def _weights(weights: Iterable[WeightInfo]) -> Table:
     sizes: Counter[str] = Counter()
     for weight in weights:
         tensors[weight.format] += 1
-        sizes[weight.format] += prod(weight.shape) * DTYPE_BYTES[weight.dtype]
+        sizes[weight.format] += _bytes(weight)
     rows = [(name, tensors[name], size, human_bytes(size)) for name, size in sizes.most_common()]
     return _table("\nWeights", ("format", "tensors", "bytes", ""), rows, ("tensors", "bytes"))
+
+
+def _bytes(weight: WeightInfo) -> int:
+    return prod(weight.shape) * DTYPE_BYTES[weight.dtype]
 
 
 def _fusions(manifest: Manifest) -> Table:

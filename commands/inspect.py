@@ -17,6 +17,7 @@ class Options:
     """Which artifact, and in which form."""
 
     artifacts: Path = positional(**DIRECTORY)
+    weights: bool = option(False, "list every weight: what it is made from, its format, shape and bytes")
     json: bool = option(False, "the manifest as JSON")
 
 
@@ -35,7 +36,7 @@ def run(given: Given) -> int:
     else:
         from rich.console import Console
 
-        from ..artifacts.describe import describe
+        from ..artifacts.describe import describe, describe_weights
 
-        Console().print(describe(manifest))
+        Console().print(describe_weights(manifest) if options.weights else describe(manifest))
     return 0

@@ -58,6 +58,13 @@ def test_inspect_shows_what_is_inside(artifact: Path, capsys: pytest.CaptureFixt
         assert expected in lines
 
 
+def test_inspect_lists_every_weight(artifact: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main(["inspect", "--weights", str(artifact)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["Weights", "made from format shape bytes", "layers.0.q.weight q4_1 [4, 1024] 4,096"]
+
+
 def test_inspect_as_json_is_the_manifest(artifact: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["inspect", str(artifact), "--json"]) == 0
     shown = capfdbinary.readouterr().out
