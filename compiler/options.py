@@ -44,7 +44,7 @@ class BuildOptions:
     kv_dtype: str = option(
         "auto",
         "on CPU: against float32, bfloat16 fits twice the tokens into the KV cache, int8 almost four times. bfloat16 multiplies "
-        "fastest; both keep 8 bits of every number, int8 with a scale for each token and head. auto is bfloat16, but float32 if the "
+        "fastest; int8, with a scale for each token and head, costs about 16 times its divergence. auto is bfloat16, but float32 if the "
         "weights are; on NVIDIA always bfloat16",
         choices=("auto", "float32", "bfloat16", "int8"),
     )

@@ -20,6 +20,7 @@ from ..artifacts.store.store import Store
 from ..artifacts.target import CPU_LEVELS
 from ..errors import BuildError
 from ..kernels import library
+from ..kernels.linear.blocks import GROUP
 from ..kernels.linear.quantize import Fit, fit
 from .lower_cpu import LIBRARY_SOURCES, LibraryRecipe
 from .sources import PACKAGE, sources
@@ -86,16 +87,17 @@ class NativeFit:
         pointer, count, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
         self._quantize.argtypes, self._quantize.restype = [pointer, pointer, count, count, small, small, pointer], None
 
-    def __call__(self, x: Tensor, importance: Tensor, bits: int, size: int) -> Tensor:
+    def __call__(self, x: Tensor, importance: Tensor, bits: int, of_rows: bool) -> Tensor:
         rows, columns = x.shape
         x, importance = x.contiguous(), importance.contiguous()
-        out = torch.empty(rows, columns // size, 4 + size, dtype=torch.uint8)
+        groups = columns // GROUP
+        out = torch.empty(rows, 8 + groups * (2 + GROUP) if of_rows else groups * (4 + GROUP), dtype=torch.uint8)
         threads = len(os.sched_getaffinity(0))
         share = max(_ROWS, -(-rows // (4 * threads) // _ROWS) * _ROWS)
 
         def run(first: int) -> None:
             count = min(share, rows - first)
-            self._quantize(x[first:].data_ptr(), importance.data_ptr(), count, columns, bits, size, out[first:].data_ptr())
+            self._quantize(x[first:].data_ptr(), importance.data_ptr(), count, columns, bits, of_rows, out[first:].data_ptr())
 
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(run, range(0, rows, share)))

@@ -14,9 +14,9 @@ from ..models.checkpoint import Checkpoint
 _FORMATS: dict[Layout, dict[str, tuple[str, str, str]]] = {
     "panels": {
         "int8": ("q8_0", "q8_0", "q8_0"),
-        "int6": ("i6_g64", "i6_g64", "q8_0"),
-        "int5": ("i5_g64", "i6_g64", "i6_g64"),
-        "int4": ("i4_g64", "i5_g64", "i6_g64"),
+        "int6": ("i6_g32", "i6_g32", "q8_0"),
+        "int5": ("i5_g32", "i6_g32", "i6_g32"),
+        "int4": ("i4_g32", "i5_g32", "i6_g32"),
     },
     "rows": {
         "int8": ("q8_0", "q8_0", "q8_0"),
@@ -29,8 +29,6 @@ _FORMATS: dict[Layout, dict[str, tuple[str, str, str]]] = {
 _SENSITIVE = ("attention.v.weight", "attention.o.weight", "mlp.down.weight")
 """A bit more for a weight of these takes about twice as much off the divergence as one for any other (benchmarks/quality.py)."""
 _TABLES = frozenset({"embed.weight", "head.weight"})
-_NARROWER_BLOCKS = {"i4_g64": "q4_1", "i5_g64": "q5_1", "i6_g64": "q8_0"}
-"""Formats of blocks of 32, for rows that are no multiple of 64."""
 
 
 def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "panels") -> dict[str, str]:
@@ -47,7 +45,7 @@ def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "pane
     if quantize == "none":
         return _with_orders(checkpoint, stored)
     by_class = _wanted(checkpoint, quantize, layout)
-    wanted = {name: _fitting(by_class[_sensitivity(name)], info.shape[-1]) for name, info in parameters.items()}
+    wanted = {name: by_class[_sensitivity(name)] for name in parameters}
     narrowed = {name for name, info in parameters.items() if len(info.shape) == 2 and _narrows(stored[name], wanted[name])}
     if not narrowed:
         found = ", ".join(sorted({*stored.values()} & {*QUANTIZED_FORMATS}))
@@ -77,11 +75,6 @@ def _wanted(checkpoint: Checkpoint, quantize: str, layout: Layout) -> tuple[str,
 def _sensitivity(name: str) -> int:
     """A column of _FORMATS."""
     return 2 if name in _TABLES else 1 if name.endswith(_SENSITIVE) else 0
-
-
-def _fitting(format: str, in_features: int) -> str:
-    """The format, or the one that stands for it where rows are no multiple of its blocks."""
-    return _NARROWER_BLOCKS.get(format, format) if in_features % 64 else format
 
 
 def widened(checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:

@@ -68,7 +68,8 @@ struct QuantizedLinear {
   template <int Rows, int Vectors>
   __attribute__((noinline)) void block(int64_t row, int64_t panel, int half, bool ahead) const {
     const ActivationGroup* x_row = x + row * groups;
-    const uint8_t* block = w + panel * Format::panel_bytes(groups);
+    const uint8_t* first = w + panel * Format::panel_bytes(groups);
+    const uint8_t* block = first;
     const int n = half * kLanes;
     Vf sum[Rows * Vectors];
     SumTree<Rows * Vectors> tree;
@@ -76,12 +77,14 @@ struct QuantizedLinear {
 #pragma GCC unroll 16
       for (int i = 0; i < Rows * Vectors; ++i) sum[i] = Vf{};
       const int64_t blocks = groups / Format::kGroups;
-      for (int64_t left = leaf_begin(blocks, leaf + 1) - leaf_begin(blocks, leaf); left > 0; --left, block += Format::kBytes)
+      for (int64_t left = leaf_begin(blocks, leaf + 1) - leaf_begin(blocks, leaf); left > 0; --left, block += Format::kStride)
 #pragma GCC unroll 1
         for (int group = 0; group < Format::kGroups; ++group, ++x_row) {
-          const uint8_t* codes = Format::group_at(block, group);
+          const uint8_t* codes = block + Format::kFirstGroup + group * Format::kGroupBytes;
           if (ahead) prefetch<Vectors>(codes);
-          const auto numbers_of = [&](int v) __attribute__((always_inline)) { return Format::numbers(panel_of(block, v), group, output_of(n, v)); };
+          const auto numbers_of = [&](int v) __attribute__((always_inline)) {
+            return Format::numbers(panel_of(Format::kOfRows ? first : block, v), panel_of(codes, v), output_of(n, v));
+          };
           add<Rows, Vectors>(codes, n, x_row, numbers_of, sum);
         }
       tree.add(leaf, sum);
@@ -105,7 +108,7 @@ struct QuantizedLinear {
   // The weights of the panels at hand, kAhead bytes further on.
   template <int Vectors>
   ENGINE_INLINE void prefetch(const uint8_t* group) const {
-    constexpr int kPanels = (Vectors + kHalves - 1) / kHalves, kBytes = Format::kBytes / Format::kGroups;
+    constexpr int kPanels = (Vectors + kHalves - 1) / kHalves, kBytes = Format::kStride / Format::kGroups;
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 16
@@ -197,7 +200,8 @@ struct QuantizedLinear {
 template <class Format>
 void check_weight(const Tensor& w, int64_t groups) {
   check_contiguous(w, ScalarType::Byte, 3, "w");
-  STD_TORCH_CHECK(w.size(1) * Format::kGroups == groups && w.size(2) == Format::kBytes, "w is not packed for ", groups, " groups");
+  const int64_t blocks = Format::kOfRows ? 1 : groups / Format::kGroups;
+  STD_TORCH_CHECK(groups % Format::kGroups == 0 && w.size(1) == blocks && blocks * w.size(2) == Format::panel_bytes(groups), "w is not packed for ", groups, " groups");
 }
 
 template <class Format>
@@ -229,11 +233,11 @@ Tensor embedding(Tensor tokens, Tensor w, int64_t dim, double multiplier) {
   const uint8_t* from = data<uint8_t>(w);
   parallel_for(count, 1, threads_for(count * dim), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
+      const uint8_t* panel = from + token[t] / kPanel * panel_bytes;
       const int n = token[t] % kPanel;
       for (int64_t k = 0; k < dim; ++k) {
         const int64_t group = k / kGroup;
-        const uint8_t* block = from + token[t] / kPanel * panel_bytes + group / Format::kGroups * Format::kBytes;
-        const float value = Format::value(block, group % Format::kGroups, int(k % kGroup), n);
+        const float value = Format::value(Format::block_at(panel, group), Format::group_at(panel, group), int(k % kGroup), n);
         to[t * dim + k] = value * float(multiplier);
       }
     }

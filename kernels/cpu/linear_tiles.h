@@ -89,8 +89,8 @@ class TileBlock {
   }
 
   // The block of a group, and where its codes are.
-  ENGINE_INLINE const uint8_t* block(int64_t group, int panel) const { return w_ + panel * w_stride_ + group / Format::kGroups * Format::kBytes; }
-  ENGINE_INLINE const uint8_t* codes(int64_t group, int panel) const { return Format::group_at(block(group, panel), group % Format::kGroups); }
+  ENGINE_INLINE const uint8_t* block(int64_t group, int panel) const { return Format::block_at(w_ + panel * w_stride_, group); }
+  ENGINE_INLINE const uint8_t* codes(int64_t group, int panel) const { return Format::group_at(w_ + panel * w_stride_, group); }
 
   // The dot products of one group, to dots_[...][g].
   ENGINE_INLINE void multiply(int64_t group, int g) {
@@ -141,7 +141,7 @@ class TileBlock {
   ENGINE_INLINE void add_panel(int64_t group, int panel) {
     typename Format::Numbers numbers[Groups];
 #pragma GCC unroll 4
-    for (int g = 0; g < Groups; ++g) numbers[g] = Format::numbers(block(group + g, panel), (group + g) % Format::kGroups, 0);
+    for (int g = 0; g < Groups; ++g) numbers[g] = Format::numbers(block(group + g, panel), codes(group + g, panel), 0);
     const ActivationGroup* x = x_ + group;
     for (int r = 0; r < rows_; ++r, x += groups_) {
       Vf sum = load(sums_[r][panel]);

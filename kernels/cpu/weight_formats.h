@@ -163,6 +163,7 @@ struct Traits {
   int groups = 1;           // of a block
   int subscales = 0;        // scales of a group; where there are two, the dot product is of both halves, each times its own
   bool e4m3_scales = false; // they are no integers
+  bool of_rows = false;     // d and m are of the whole row: a head of the panel, and groups after it; scales are unsigned
 };
 
 // Number: how d and m are stored.
@@ -177,13 +178,22 @@ struct BlockFormat {
   static constexpr int kNumberBytes = int(sizeof(Number)) * (Has.min ? 2 : 1) * kPanel;
   static constexpr int kHeadBytes = kNumberBytes + Has.zero_point * kPanel;
   static constexpr int kBytes = kHeadBytes + kGroups * kGroupBytes;  // of a block of a panel
-  static constexpr int kFirstGroup = kGroups > 1 ? kHeadBytes : 0;
-  static constexpr int kHead = kGroups > 1 ? 0 : Code::kBytes;
+  static constexpr bool kOfRows = Has.of_rows, kHeadFirst = kGroups > 1 || kOfRows;
+  static constexpr int kStride = kOfRows ? kGroupBytes : kBytes;  // between blocks, of which a row has as many as groups
+  static constexpr int kFirstGroup = kHeadFirst ? kHeadBytes : 0;
+  static constexpr int kHead = kHeadFirst ? 0 : Code::kBytes;
   static constexpr int kAtOnce = Code::kBytes == kQuads * kQuadBytes ? 1 : 2, kSteps = kQuads / kAtOnce;
   static_assert(!Has.zero_point || (!Has.min && kSubscales == 0));
+  static_assert(!Has.of_rows || (kGroups == 1 && kSubscales == 1));
 
-  static int64_t panel_bytes(int64_t groups) { return groups / kGroups * kBytes; }
-  static ENGINE_INLINE const uint8_t* group_at(const uint8_t* block, int64_t group) { return block + kFirstGroup + group * kGroupBytes; }
+  static int64_t panel_bytes(int64_t groups) { return Has.of_rows ? kHeadBytes + groups * kGroupBytes : groups / kGroups * kBytes; }
+  // Where the block of a group of a panel is, with its numbers, and the group itself, with its codes.
+  static ENGINE_INLINE const uint8_t* block_at(const uint8_t* panel, int64_t group) {
+    return Has.of_rows ? panel : panel + group / kGroups * kBytes;
+  }
+  static ENGINE_INLINE const uint8_t* group_at(const uint8_t* panel, int64_t group) {
+    return Has.of_rows ? panel + kHeadBytes + group * kGroupBytes : block_at(panel, group) + kFirstGroup + group % kGroups * kGroupBytes;
+  }
 
   // The quads of a step: one, or where a load gives two, one of each half of the group.
   struct Weight {
@@ -219,9 +229,8 @@ struct BlockFormat {
     }
     ENGINE_INLINE Vf add(Vf sum, Vf total, const ActivationGroup& x) const { return minima.add(sum + total * (scale * x.scale), x); }
   };
-  static ENGINE_INLINE Numbers numbers(const uint8_t* block, int64_t group, int n) {
+  static ENGINE_INLINE Numbers numbers(const uint8_t* block, const uint8_t* codes, int n) {
     Numbers made;
-    const uint8_t* codes = group_at(block, group);
     const Vf d = engine::load(stored(block) + n);
     made.scale = d;
     if constexpr (kSubscales == 1) made.scale = d * subscale(codes, 0, n);
@@ -242,17 +251,19 @@ struct BlockFormat {
   static ENGINE_INLINE Vf subscale(const uint8_t* group, int row, int n) {
     const uint8_t* from = group + Code::kBytes + row * kPanel + n;
     if constexpr (Has.e4m3_scales) return engine::load(reinterpret_cast<const HalfE4m3*>(from));
+    else if constexpr (Has.of_rows) return to_float(load_lanes(from));
     else return to_float(load_lanes(signed_at(from)));
   }
-  static float subscale(const int8_t* from) { return Has.e4m3_scales ? to_float(HalfE4m3{uint8_t(*from)}) : float(*from); }
+  static float subscale(const uint8_t* from) {
+    return Has.e4m3_scales ? to_float(HalfE4m3{*from}) : Has.of_rows ? float(*from) : float(int8_t(*from));
+  }
 
   static ENGINE_INLINE const int8_t* signed_at(const uint8_t* bytes) { return reinterpret_cast<const int8_t*>(bytes); }
   static ENGINE_INLINE const Number* stored(const uint8_t* block) { return reinterpret_cast<const Number*>(block + kHead); }
 
   // Element (n, k) of a group.
-  static float value(const uint8_t* block, int64_t group, int k, int n) {
-    const uint8_t* codes = group_at(block, group);
-    const int8_t* integers = reinterpret_cast<const int8_t*>(codes + Code::kBytes) + (kHalves ? k / (kGroup / 2) * kPanel : 0) + n;
+  static float value(const uint8_t* block, const uint8_t* codes, int k, int n) {
+    const uint8_t* integers = codes + Code::kBytes + (kHalves ? k / (kGroup / 2) * kPanel : 0) + n;
     const int zero_point = Has.zero_point ? int8_t(block[kHead + kNumberBytes + n]) : 0;
     const float d = kSubscales > 0 ? scaled(subscale(integers), stored(block)[n]) : to_float(stored(block)[n]);
     const float product = d * float(Values::value(Code::element(codes, k, n)) - zero_point);
@@ -295,6 +306,6 @@ using W4 = BlockFormat<Shifted<4, 0>, Traits{.zero_point = true, .groups = Block
 template <int Block>
 using W8 = BlockFormat<Bytes, Traits{.zero_point = true, .groups = Block / int(kGroup)}, float>;
 template <int Bits>
-using I_G64 = BlockFormat<Shifted<Bits, 0>, Traits{.min = true, .groups = 2}>;
+using I_G32 = BlockFormat<Shifted<Bits, 0>, Traits{.min = true, .subscales = 1, .of_rows = true}, float>;
 
 }  // namespace engine

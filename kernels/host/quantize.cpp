@@ -2,17 +2,19 @@
 //
 // A lane of a vector is a row, so the order of every sum is that of the weights, whatever the vectors' width.
 #include <cstdint>
+#include <vector>
 
 #include "../cpu/simd.h"
 
 namespace engine {
 namespace {
 
-constexpr int kMostWeights = 64;    // of a block
+constexpr int kWeights = 32;        // of a group
 constexpr int kSteps = 6;           // by which either end of the range is drawn in
 constexpr int kMostSteps = 7;       // of both ends together
 constexpr float kStep = 1.0f / 24;  // of the range
 constexpr int kRefits = 3;
+constexpr float kStepsOfRow = 255;
 
 ENGINE_INLINE Vf choose(Vi which, Vf yes, Vf no) { return bit_cast<Vf>((which & bit_cast<Vi>(yes)) | (~which & bit_cast<Vi>(no))); }
 ENGINE_INLINE Vf inverse(Vf d) { return choose(d != 0, 1.0f / d, Vf{}); }
@@ -38,19 +40,41 @@ struct Numbers {
   Vf d, m;
 };
 
-// The same block of kLanes rows.
-struct Block {
-  int size;
+// Of q4_1 and its like: as they are stored.
+struct OfBlocks {
+  static ENGINE_INLINE Vf lowest(Vf least) { return least; }
+  static ENGINE_INLINE Numbers stored(Numbers at) { return {as_half(at.d), as_half(at.m)}; }
+};
+// Of formats of rows: of the signs that they can have.
+struct OfRows {
+  static ENGINE_INLINE Vf lowest(Vf least) { return least < 0 ? least : Vf{}; }
+  static ENGINE_INLINE Numbers stored(Numbers at) { return {at.d > 0 ? at.d : Vf{}, lowest(at.m)}; }
+};
+
+// The same group of kLanes rows.
+struct Group {
   float top;                // the largest code
   const float* importance;  // of every weight
-  Vf x[kMostWeights];
+  Vf x[kWeights];
+
+  void read(const float* from, int64_t rows, int64_t columns) {
+    for (int lane = 0; lane < kLanes; ++lane)
+      for (int k = 0; k < kWeights; ++k) x[k][lane] = lane < rows ? from[lane * columns + k] : 0;
+  }
+  void write_codes(Numbers at, uint8_t* out, int64_t rows, int64_t row_bytes) const {
+    const Vf inverse_d = inverse(at.d);
+    for (int k = 0; k < kWeights; ++k) {
+      const Vi codes = round_to_int(code(k, inverse_d, at.m));
+      for (int64_t lane = 0; lane < rows; ++lane) out[lane * row_bytes + k] = uint8_t(codes[lane]);
+    }
+  }
 
   ENGINE_INLINE Vf code(int k, Vf inverse_d, Vf m) const { return rounded(clamp((x[k] - m) * inverse_d, 0, top)); }
 
   ENGINE_INLINE Vf error(Numbers at) const {
     const Vf inverse_d = inverse(at.d);
     Vf sum{};
-    for (int k = 0; k < size; ++k) {
+    for (int k = 0; k < kWeights; ++k) {
       const Vf off = code(k, inverse_d, at.m) * at.d - (x[k] - at.m);
       sum = sum + off * off * importance[k];
     }
@@ -58,9 +82,11 @@ struct Block {
   }
 
   // The best of those ranges that leave out a part at either end.
+  template <class Kind>
   ENGINE_INLINE Numbers clipped() const {
     Vf low = x[0], high = x[0];
-    for (int k = 1; k < size; ++k) low = x[k] < low ? x[k] : low, high = x[k] > high ? x[k] : high;
+    for (int k = 1; k < kWeights; ++k) low = x[k] < low ? x[k] : low, high = x[k] > high ? x[k] : high;
+    low = Kind::lowest(low);
     const Vf range = high - low;
     Numbers best{range / top, low};
     Vf least = error(best);
@@ -80,7 +106,7 @@ struct Block {
   ENGINE_INLINE Numbers refitted(Numbers at) const {
     const Vf inverse_d = inverse(at.d);
     Vf weights{}, codes{}, squares{}, sum{}, products{};
-    for (int k = 0; k < size; ++k) {
+    for (int k = 0; k < kWeights; ++k) {
       const Vf c = code(k, inverse_d, at.m), wc = c * importance[k], off = x[k] - at.m;
       weights = weights + importance[k];
       codes = codes + wc;
@@ -94,12 +120,12 @@ struct Block {
     return {choose(solvable, d, at.d), choose(solvable, m, at.m)};
   }
 
+  template <class Kind>
   ENGINE_INLINE Numbers best() const {
-    const Numbers found = clipped();
-    Numbers best{as_half(found.d), as_half(found.m)};
+    Numbers best = Kind::stored(clipped<Kind>());
     Vf least = error(best);
     for (int i = 0; i < kRefits; ++i) {
-      const Numbers fitted = refitted(best), tried{as_half(fitted.d), as_half(fitted.m)};
+      const Numbers tried = Kind::stored(refitted(best));
       const Vf lost = error(tried);
       const Vi better = lost < least;
       best = {choose(better, tried.d, best.d), choose(better, tried.m, best.m)};
@@ -109,36 +135,96 @@ struct Block {
   }
 };
 
-// The blocks of up to kLanes rows.
-void quantize_rows(const float* x, const float* importance, int64_t rows, int64_t columns, int bits, int size, uint8_t* out) {
-  const int64_t block_bytes = 4 + size, row_bytes = columns / size * block_bytes;
-  Block block{.size = size, .top = float((1 << bits) - 1)};
-  for (int64_t column = 0; column < columns; column += size, out += block_bytes) {
-    for (int lane = 0; lane < kLanes; ++lane)
-      for (int k = 0; k < size; ++k) block.x[k][lane] = lane < rows ? x[lane * columns + column + k] : 0;
-    block.importance = importance + column;
-    const Numbers best = block.best();
+// The groups of up to kLanes rows: d, m and codes of each.
+void quantize_blocks(Group& group, const float* x, const float* importance, int64_t rows, int64_t columns, uint8_t* out) {
+  constexpr int64_t kBytes = 4 + kWeights;
+  const int64_t row_bytes = columns / kWeights * kBytes;
+  for (int64_t column = 0; column < columns; column += kWeights, out += kBytes) {
+    group.read(x + column, rows, columns);
+    group.importance = importance + column;
+    const Numbers best = group.best<OfBlocks>();
     const Halves d = to_halves(best.d), m = to_halves(best.m);
-    const Vf inverse_d = inverse(best.d);
     for (int64_t lane = 0; lane < rows; ++lane) {
       std::memcpy(out + lane * row_bytes, &d.lanes[lane], 2);
       std::memcpy(out + lane * row_bytes + 2, &m.lanes[lane], 2);
     }
-    for (int k = 0; k < size; ++k) {
-      const Vi code = round_to_int(block.code(k, inverse_d, best.m));
-      for (int64_t lane = 0; lane < rows; ++lane) out[lane * row_bytes + 4 + k] = uint8_t(code[lane]);
+    group.write_codes(best, out + 4, rows, row_bytes);
+  }
+}
+
+// To 16 bits.
+ENGINE_INLINE Vf coarse(Vf x) {
+  const Vi bits = bit_cast<Vi>(x);
+  return bit_cast<Vf>((bits + 0x7f + (bits >> 8 & 1)) & ~0xff);
+}
+
+// Integers times those of the row.
+struct Steps {
+  Numbers row;
+  Vf d, m;
+
+  ENGINE_INLINE Numbers numbers() const { return {row.d * d, -(row.m * m)}; }
+  ENGINE_INLINE Steps beside(int step_d, int step_m) const {
+    return {row, clamp(d + float(step_d), 0, kStepsOfRow), clamp(m + float(step_m), 0, kStepsOfRow)};
+  }
+  static ENGINE_INLINE Vf nearest(Vf number, Vf step) {
+    return clamp(rounded(choose(step != 0, number / step, Vf{})), 0, kStepsOfRow);
+  }
+};
+ENGINE_INLINE Steps best_steps(const Group& group, Numbers wanted, Numbers row) {
+  const Steps nearest{row, Steps::nearest(wanted.d, row.d), Steps::nearest(Vf{} - wanted.m, row.m)};
+  Steps best = nearest;
+  Vf least = group.error(best.numbers());
+  for (int step_d = -1; step_d <= 1; ++step_d)
+    for (int step_m = -1; step_m <= 1; ++step_m) {
+      const Steps tried = nearest.beside(step_d, step_m);
+      const Vf lost = group.error(tried.numbers());
+      const Vi better = lost < least;
+      best = {row, choose(better, tried.d, best.d), choose(better, tried.m, best.m)};
+      least = choose(better, lost, least);
     }
+  return best;
+}
+
+// Up to kLanes rows: d and m, then integers for both of every group, then codes.
+void quantize_rows(Group& group, const float* x, const float* importance, int64_t rows, int64_t columns, uint8_t* out) {
+  const int64_t groups = columns / kWeights, row_bytes = 8 + 2 * groups + columns;
+  std::vector<Numbers> wanted(groups);
+  Numbers row{};
+  for (int64_t g = 0; g < groups; ++g) {
+    group.read(x + g * kWeights, rows, columns);
+    group.importance = importance + g * kWeights;
+    wanted[g] = group.best<OfRows>();
+    row = {max(row.d, wanted[g].d), max(row.m, Vf{} - wanted[g].m)};
+  }
+  row = {coarse(row.d / kStepsOfRow), coarse(row.m / kStepsOfRow)};
+  for (int64_t lane = 0; lane < rows; ++lane) {
+    const float numbers[2] = {row.d[lane], row.m[lane]};
+    std::memcpy(out + lane * row_bytes, numbers, sizeof(numbers));
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    group.read(x + g * kWeights, rows, columns);
+    group.importance = importance + g * kWeights;
+    const Steps best = best_steps(group, wanted[g], row);
+    const Vi d = round_to_int(best.d), m = round_to_int(best.m);
+    for (int64_t lane = 0; lane < rows; ++lane) {
+      out[lane * row_bytes + 8 + g] = uint8_t(d[lane]);
+      out[lane * row_bytes + 8 + groups + g] = uint8_t(m[lane]);
+    }
+    group.write_codes(best.numbers(), out + 8 + 2 * groups + g * kWeights, rows, row_bytes);
   }
 }
 
 }  // namespace
 }  // namespace engine
 
-// x [rows, columns] and importance [columns] -> out [rows, columns / size, 4 + size]: d and m in float16, and codes of `bits`.
+// x [rows, columns] and importance [columns] -> out: with of_rows [rows, 8 + columns / 32 * 34], d and m in float32, integers and codes;
+// otherwise [rows, columns / 32, 36], d and m in float16, and codes. They have so many bits, and a byte each.
 extern "C" __attribute__((visibility("default"))) void engine_quantize(const float* x, const float* importance, int64_t rows,
-                                                                       int64_t columns, int32_t bits, int32_t size, uint8_t* out) {
-  using engine::kLanes;
-  for (int64_t row = 0; row < rows; row += kLanes)
-    engine::quantize_rows(x + row * columns, importance, rows - row < kLanes ? rows - row : kLanes, columns, bits, size,
-                          out + row * (columns / size * (4 + size)));
+                                                                       int64_t columns, int32_t bits, int32_t of_rows, uint8_t* out) {
+  using namespace engine;
+  const int64_t row_bytes = of_rows ? 8 + columns / kWeights * (2 + kWeights) : columns / kWeights * (4 + kWeights);
+  Group group{.top = float((1 << bits) - 1)};
+  for (int64_t row = 0; row < rows; row += kLanes, x += kLanes * columns, out += kLanes * row_bytes)
+    (of_rows ? quantize_rows : quantize_blocks)(group, x, importance, rows - row < kLanes ? rows - row : kLanes, columns, out);
 }

@@ -37,6 +37,8 @@ class QuantizedFormat:
     """The scales of 16 weights are float8_e4m3fn, and mean half of it: tables are doubled."""
     divides: bool = False
     """d divides those scales."""
+    of_rows: bool = False
+    """d and m are those of a whole row, which is one block of any number of groups, and its integer scales are unsigned."""
     has_zero_point: bool = False
     """Each block has one, a signed byte."""
     number_bytes: int = 2
@@ -48,7 +50,7 @@ class QuantizedFormat:
 
     @property
     def groups(self) -> int:
-        """Of a block."""
+        """Of a block; the fewest of it where that is a row."""
         return self.block // GROUP
 
     @property
@@ -78,12 +80,18 @@ class QuantizedFormat:
 
     @property
     def packed_bytes(self) -> int:
-        """Of a block as it is packed."""
+        """Of a block as it is packed, of the smallest where that is a row."""
         return self.head_bytes + self.groups * self.group_bytes
 
     @property
+    def head_first(self) -> bool:
+        """Whether the head of a packed block is before its groups."""
+        return self.groups > 1 or self.of_rows
+
+    @property
     def bits_per_weight(self) -> float:
-        return 8 * self.packed_bytes / self.block
+        """But for the head of a row."""
+        return 8 * (0 if self.of_rows else self.head_bytes) / self.block + 8 * self.group_bytes / GROUP
 
 
 FORMATS = {
@@ -113,9 +121,9 @@ FORMATS = {
             for bits in (4, 8)
             for block in (32, 64, 128)
         ),
-        *(QuantizedFormat(name=f"i{bits}_g64", bits=bits, has_min=True, block=64) for bits in (4, 5, 6)),
+        *(QuantizedFormat(name=f"i{bits}_g32", bits=bits, has_min=True, subgroup=32, of_rows=True, number_bytes=4) for bits in (4, 5, 6)),
     )
 }
 """By name. Codes of 8 bits are signed bytes. w4_g128 and its like are what GPTQ, AWQ and compressed-tensors publish, a scale per 128;
-nvfp4_mul and nvfp4_div are NVFP4: d is the tensor's scale, by which ModelOpt multiplies and compressed-tensors divides; i4_g64 and
+nvfp4_mul and nvfp4_div are NVFP4: d is the tensor's scale, by which ModelOpt multiplies and compressed-tensors divides; i4_g32 and
 its like are what `--quantize` makes (quantize.py)."""

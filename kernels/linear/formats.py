@@ -5,14 +5,14 @@ quantized weight is cut into blocks along K, and those into groups of 32; K is p
 
 - dense      [N/16, K, 16], float32 or float16: element (n, k) at [n // 16, k, n % 16].
 - bf16       [N/16, K/2, 16, 2], bfloat16: element (n, k) at [n // 16, k // 2, n % 16, k % 2]; K is padded with zeros to pairs.
-- quantized  uint8 [N/16, K/block, 16 * packed_bytes] (see blocks.py). The head of a block of a panel
-  is 16 d, then 16 m if any, then 16 zero points if any. A block of one group is its codes and then
-  its head. A larger one is its head, then for each of its groups the codes, and of two levels 16
-  scales (two rows of 16 where they are for 16 weights each) and as many integer minima if any.
+- quantized  uint8 [N/16, K/block, 16 * packed_bytes] (see blocks.py), or [N/16, 1, bytes] where a row is a block. The head of
+  a block of a panel is 16 d, then 16 m if any, then 16 zero points if any. A block of one group is its codes and then its
+  head. A larger one, and a row, is its head, then for each of its groups the codes, and of two levels 16 scales (two rows of
+  16 where they are for 16 weights each) and as many integer minima if any.
 
-d and m are float16, float32 or one byte of exponent; scales are signed integers or e4m3, zero points signed integers. Codes of 8 bits
-are [8, 16, 4]: element (n, k) of the group at [k // 4, n, k % 4]. Others are cut into planes: four bits (of codes below
-4 bits, two), then the bits above them, if any. With q = k // 4, a plane of
+d and m are float16, float32 or one byte of exponent; scales are signed integers, e4m3 or of rows unsigned integers, zero points
+signed integers. Codes of 8 bits are [8, 16, 4]: element (n, k) of the group at [k // 4, n, k % 4]. Others are cut into planes:
+four bits (of codes below 4 bits, two), then the bits above them, if any. With q = k // 4, a plane of
 4 bits is [4, 16, 4], q below 4 in the low half of [q, n, k % 4] and q + 4 in the high half;
 2 bits is [2, 16, 4], bits 2i and 2i + 1 of [q // 4, n, k % 4] for q % 4 == i;
 1 bit is [1, 16, 4], bit q of [0, n, k % 4].
@@ -72,9 +72,9 @@ def pack_blocks(format: str, raw: Tensor) -> Tensor:
     head = torch.cat((_panels(numbers, spec.numbers).flatten(2), zeros.unflatten(0, (-1, PANEL)).transpose(1, 2).flatten(2)), dim=2)
     groups = [_pack_codes(spec.bits, blocks.codes)]
     integers = (each.view(torch.uint8) for each in (blocks.scales, blocks.minima) if each is not None)
-    groups += [_panels(each, spec.groups).transpose(3, 4).flatten(3) for each in integers]
+    groups += [_panels(each, blocks.codes.shape[2] // GROUP).transpose(3, 4).flatten(3) for each in integers]
     packed = torch.cat(groups, dim=3).flatten(2)
-    return torch.cat((head, packed) if spec.groups > 1 else (packed, head), dim=2)
+    return torch.cat((head, packed) if spec.head_first else (packed, head), dim=2)
 
 
 def _panels(rows: Tensor, parts: int) -> Tensor:
@@ -124,16 +124,16 @@ def _shifts(width: int) -> Tensor:
 def unpack_blocks(format: str, packed: Tensor, out_features: int) -> Blocks:
     """Take a packed weight apart again, without the padding rows."""
     spec = FORMATS[format]
-    sizes = (PANEL * spec.head_bytes, PANEL * spec.groups * spec.group_bytes)
-    head, rest = packed.split(sizes, dim=2) if spec.groups > 1 else reversed(packed.split(sizes[::-1], dim=2))
-    codes, *integers = rest.unflatten(2, (spec.groups, -1)).split(
+    sizes = (PANEL * spec.head_bytes, packed.shape[2] - PANEL * spec.head_bytes)
+    head, rest = packed.split(sizes, dim=2) if spec.head_first else reversed(packed.split(sizes[::-1], dim=2))
+    codes, *integers = rest.unflatten(2, (-1, PANEL * spec.group_bytes)).split(
         [PANEL * size for size in (spec.code_bytes, *[spec.subscales] * spec.numbers * spec.two_levels)], dim=3
     )
     numbers, zeros = head.split((PANEL * spec.number_bytes * spec.numbers, PANEL * spec.has_zero_point), dim=2)
     numbers = numbers.unflatten(2, (spec.numbers, PANEL, spec.number_bytes)).permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1)
     zeros = zeros.unflatten(2, (-1, PANEL)).permute(0, 3, 1, 2).flatten(0, 1)
     integers = [each.unflatten(3, (-1, PANEL)).permute(0, 4, 1, 2, 3).flatten(3).flatten(0, 1) for each in integers]
-    integers = [each if i else each.view(torch.int8) for i, each in enumerate(integers)]
+    integers = [each if i or spec.of_rows else each.view(torch.int8) for i, each in enumerate(integers)]
     return Blocks(
         *(part[:out_features] for part in (_unpack_codes(spec.bits, codes).flatten(2), torch.cat((numbers, zeros), dim=2), *integers))
     )

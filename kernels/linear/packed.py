@@ -57,7 +57,10 @@ def packed_shape(format: str, out_features: int, in_features: int, layout: Layou
     if format not in QUANTIZED_FORMATS:
         return panels, in_features, PANEL
     spec = FORMATS[format]
-    return panels, -(-in_features // spec.block), PANEL * spec.packed_bytes
+    blocks = -(-in_features // spec.block)
+    if spec.of_rows:
+        return panels, 1, PANEL * (spec.head_bytes + blocks * spec.group_bytes)
+    return panels, blocks, PANEL * spec.packed_bytes
 
 
 def packed_dtype(format: str) -> torch.dtype:

@@ -1,20 +1,24 @@
 """From float weights to blocks: what `--quantize int8`, `int6`, `int5` and `int4` do.
 
-Formats of a scale alone (q8_0, q4_0) take it from the largest value. In those with a minimum, value = d * code + m, and a block's d and
-m are those that lose least, the square of every weight's error counted with the importance of its input channel:
+Formats of a scale alone (q8_0, q4_0) take it from the largest value. In those with a minimum, value = d * code + m, and d and m of 32
+weights are those that lose least, the square of every weight's error counted with the importance of its input channel:
 
 1. of ranges that leave out up to `STEPS - 1` steps of 1 / 24 of the whole at either end, `MOST_STEPS` together, the best;
-2. d and m rounded to float16, as they are stored;
-3. `REFITS` times, what least squares gives for the codes at hand, rounded, and with it new codes; kept where it is better.
+2. `REFITS` times, what least squares gives for the codes at hand, and with it new codes; kept where it is better.
 
-Everything is float32 and each operation rounded on its own, with sums over a block's weights in their order. So the result is the same
-bytes on every machine; kernels/host/quantize.cpp computes it fast, and `fit` here is its specification.
+In q4_1 and q5_1 they are float16, to which all of 2 rounds. In formats of rows (i4_g32 and its like) m is 0 or less, and d and -m are
+integers of eight bits times those of the row: a 255th of the largest, of so few bits that the products are exact. Of the nearest
+integers and those beside them, the pair that loses least is taken.
 
-Legend: N rows, K inputs, B blocks along K, S weights of a block.
+Everything is float32 and each operation rounded on its own, with sums over weights in their order. So the result is the same bytes on
+every machine; kernels/host/quantize.cpp computes it fast, and `fit` here is its specification.
+
+Legend: N rows, K inputs, B groups of 32 along K, S weights of a group.
 """
 
 from collections.abc import Callable, Iterator
 from functools import reduce
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -26,19 +30,64 @@ STEPS, MOST_STEPS, STEP = 6, 7, 1 / 24
 """Steps by which either end of a range is drawn in, and both together; a step is this part of the whole range."""
 REFITS = 3
 
-Fit = Callable[[Tensor, Tensor, int, int], Tensor]
+STEPS_OF_ROW = 255
+"""Integers that d and m of a group may be, beside 0."""
+
+Numbers = tuple[Tensor, Tensor]
+"""d and m, [N, B]."""
+Fit = Callable[[Tensor, Tensor, int, bool], Tensor]
 """As `fit`."""
 
 
-def fit(x: Tensor, importance: Tensor, bits: int, size: int) -> Tensor:
-    """x [N, K] and importance [K] float32, K a multiple of `size` -> uint8 [N, B, 4 + size]: d and m in float16, and codes of `bits`."""
-    x_NBS = x.unflatten(1, (-1, size))
-    importance_BS = importance.unflatten(0, (-1, size))
-    top = float((1 << bits) - 1)
-    d, m = _improved(x_NBS, importance_BS, _clipped(x_NBS, importance_BS, top), top)
-    codes = _codes(x_NBS, d, m, top).to(torch.uint8)
+def fit(x: Tensor, importance: Tensor, bits: int, of_rows: bool) -> Tensor:
+    """x [N, K] and importance [K] float32, K a multiple of 32 -> d, m and codes of `bits`, a byte each.
+
+    of_rows: whether uint8 [N, 8 + 2 B + K] as stored_blocks.py has i4_g32; otherwise [N, B * (4 + 32)], with d and m in float16.
+    """
+    x_NBS, importance_BS = x.unflatten(1, (-1, GROUP)), importance.unflatten(0, (-1, GROUP))
+    return (_rows if of_rows else _blocks)(x_NBS, importance_BS, float((1 << bits) - 1))
+
+
+def _blocks(x: Tensor, importance: Tensor, top: float) -> Tensor:
+    d, m = _improved(x, importance, _clipped(x, importance, x.amin(2), top), top, _as_halves)
     numbers = torch.stack((d, m), dim=2).half()
-    return torch.cat((numbers.view(torch.uint8), codes), dim=2)
+    return torch.cat((numbers.view(torch.uint8), _codes(x, d, m, top).to(torch.uint8)), dim=2).flatten(1)
+
+
+def _rows(x: Tensor, importance: Tensor, top: float) -> Tensor:
+    d, m = _improved(x, importance, _clipped(x, importance, x.amin(2).clamp(max=0), top), top, _within_rows)
+    row_d, row_m = (_coarse(largest / STEPS_OF_ROW) for largest in (d.amax(1, keepdim=True), (0 - m).amax(1, keepdim=True)))
+    best = nearest = _nearest(d, row_d), _nearest(0 - m, row_m)
+    least = _error(x, importance, *_times(row_d, row_m, best), top)
+    for beside_d, beside_m in product((-1, 0, 1), repeat=2):
+        tried = (nearest[0] + beside_d).clamp(0, STEPS_OF_ROW), (nearest[1] + beside_m).clamp(0, STEPS_OF_ROW)
+        error = _error(x, importance, *_times(row_d, row_m, tried), top)
+        best, least = _chosen(error < least, tried, best), torch.where(error < least, error, least)
+    codes = _codes(x, *_times(row_d, row_m, best), top).flatten(1)
+    head = torch.cat((row_d, row_m), dim=1).view(torch.uint8)
+    return torch.cat((head, *(part.to(torch.uint8) for part in (*best, codes))), dim=1)
+
+
+def _times(row_d: Tensor, row_m: Tensor, integers: Numbers) -> Numbers:
+    return row_d * integers[0], -(row_m * integers[1])
+
+
+def _as_halves(d: Tensor, m: Tensor) -> Numbers:
+    return d.half().float(), m.half().float()
+
+
+def _within_rows(d: Tensor, m: Tensor) -> Numbers:
+    return d.clamp(min=0), m.clamp(max=0)
+
+
+def _coarse(number: Tensor) -> Tensor:
+    """Rounded to 16 bits, so that its products with integers of eight bits are exact."""
+    bits = number.view(torch.int32)
+    return (bits + 0x7F + (bits >> 8 & 1) & ~0xFF).view(torch.float32)
+
+
+def _nearest(number: Tensor, step: Tensor) -> Tensor:
+    return torch.where(step == 0, 0, number / step).round().clamp(0, STEPS_OF_ROW)
 
 
 def quantize(format: str, weight: Tensor, importance: Tensor | None = None, fit: Fit = fit) -> Tensor:
@@ -48,12 +97,16 @@ def quantize(format: str, weight: Tensor, importance: Tensor | None = None, fit:
     float16 holds.
     """
     spec = FORMATS[format]
-    x = functional.pad(weight.float(), (0, -weight.shape[1] % spec.block))
+    x = functional.pad(weight.float(), (0, -weight.shape[1] % GROUP))
     if not spec.has_min:
         return _checked(format, *_symmetric(spec.bits, x.unflatten(1, (-1, GROUP))))
+    if not bool(x.isfinite().all()):
+        raise ValueError(f"the weight has values that {format} cannot hold")
     counts = torch.ones(weight.shape[1]) if importance is None else importance.float()
-    blocks = fit(x.contiguous(), functional.pad(counts, (0, x.shape[1] - counts.numel())), spec.bits, spec.block)
-    head, codes = blocks[:, :, : spec.head_bytes], blocks[:, :, spec.head_bytes :]
+    fitted = fit(x.contiguous(), functional.pad(counts, (0, x.shape[1] - counts.numel())), spec.bits, spec.of_rows)
+    if spec.of_rows:
+        return fitted
+    head, codes = fitted.unflatten(1, (-1, spec.head_bytes + GROUP)).split((spec.head_bytes, GROUP), dim=2)
     return _checked(format, codes, head.clone(memory_format=torch.contiguous_format).view(torch.float16))
 
 
@@ -85,9 +138,9 @@ def _divide(x: Tensor, scale: Tensor) -> Tensor:
     return torch.where(scale == 0, 0, x / scale).round()
 
 
-def _clipped(x: Tensor, importance: Tensor, top: float) -> tuple[Tensor, Tensor]:
-    """The best d and m [N, B] of those ranges that leave out a part at either end."""
-    low, high = x.amin(2), x.amax(2)
+def _clipped(x: Tensor, importance: Tensor, low: Tensor, top: float) -> Numbers:
+    """The best d and m [N, B] of those ranges that leave out a part at either end. low [N, B]: where the whole one begins."""
+    high = x.amax(2)
     best = (high - low) / top, low
     least = _error(x, importance, *best, top)
     for below, above in _ends():
@@ -101,24 +154,25 @@ def _ends() -> Iterator[tuple[int, int]]:
     return ((below, above) for below in range(STEPS) for above in range(STEPS) if below + above <= MOST_STEPS)
 
 
-def _improved(x: Tensor, importance: Tensor, found: tuple[Tensor, Tensor], top: float) -> tuple[Tensor, Tensor]:
-    best = found[0].half().float(), found[1].half().float()
+def _improved(x: Tensor, importance: Tensor, found: Numbers, top: float, stored: Callable[[Tensor, Tensor], Numbers]) -> Numbers:
+    best = stored(*found)
     least = _error(x, importance, *best, top)
     for _ in range(REFITS):
-        d, m = _refitted(x, importance, *best, top)
-        best, least = _better(x, importance, (d.half().float(), m.half().float()), best, least, top)
+        best, least = _better(x, importance, stored(*_refitted(x, importance, *best, top)), best, least, top)
     return best
 
 
-def _better(
-    x: Tensor, importance: Tensor, tried: tuple[Tensor, Tensor], best: tuple[Tensor, Tensor], least: Tensor, top: float
-) -> tuple[tuple[Tensor, Tensor], Tensor]:
+def _better(x: Tensor, importance: Tensor, tried: Numbers, best: Numbers, least: Tensor, top: float) -> tuple[Numbers, Tensor]:
     error = _error(x, importance, *tried, top)
     better = error < least
-    return (torch.where(better, tried[0], best[0]), torch.where(better, tried[1], best[1])), torch.where(better, error, least)
+    return _chosen(better, tried, best), torch.where(better, error, least)
 
 
-def _refitted(x: Tensor, importance: Tensor, d: Tensor, m: Tensor, top: float) -> tuple[Tensor, Tensor]:
+def _chosen(which: Tensor, yes: Numbers, no: Numbers) -> Numbers:
+    return torch.where(which, yes[0], no[0]), torch.where(which, yes[1], no[1])
+
+
+def _refitted(x: Tensor, importance: Tensor, d: Tensor, m: Tensor, top: float) -> Numbers:
     """What weighted least squares gives for the codes of d and m; these where the codes are all alike."""
     codes, off = _codes(x, d, m, top), x - m[:, :, None]
     weighted = codes * importance

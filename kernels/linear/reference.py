@@ -65,7 +65,8 @@ def _quantized(format: str, x: activations.Activations, w: Tensor, out_features:
         steps: Tensor = x.quants[:, g].unflatten(1, (2, -1)).sum(2) @ weight.min_steps[:, g].T
         return out + steps * (x.scales[:, g, None] * weight.mins[:, g])
 
-    return sum_in_order(torch.zeros(x.quants.shape[0], out_features), w.shape[1], FORMATS[format].groups, add)
+    groups = FORMATS[format].groups
+    return sum_in_order(torch.zeros(x.quants.shape[0], out_features), weight.quants.shape[1] // groups, groups, add)
 
 
 def _dots(x: activations.Activations, weight: Groups, g: int) -> Tensor:

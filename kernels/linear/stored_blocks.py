@@ -28,7 +28,7 @@ Those of safetensors checkpoints, whose codes and scales lie in tensors of their
 
 Our own, which no file has, are made by quantize.py:
 
-    i4_g64, i5_g64, i6_g64           d, m, codes: a byte each
+    i4_g32, i5_g32, i6_g32           of a row: d, m, scales, minima, codes: a byte each
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .blocks import FORMATS
+from .blocks import FORMATS, GROUP
 
 BLOCK_BYTES = {
     "q8_0": 34,
@@ -61,18 +61,18 @@ BLOCK_BYTES = {
     "w8_g32": 37,
     "w8_g64": 69,
     "w8_g128": 133,
-    "i4_g64": 68,
-    "i5_g64": 68,
-    "i6_g64": 68,
 }
 _NUMBERS_LAST = ("q2_k", "q3_k", "q6_k")
+_GROUP_OF_ROW = 2 + GROUP
+"""Bytes of a group where the row is a block: scale, minimum, codes."""
 Parts = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Blocks:
     """Rows of blocks [N, B]. codes [N, B, block] and minima [N, B, block / subgroup] uint8 (codes of 8 bits: signed bytes); scales
-    [N, B, block / subgroup] int8 (the bytes of e4m3); head [N, B, bytes] uint8: d (and m, and the zero point) as they are stored."""
+    [N, B, block / subgroup] int8 (the bytes of e4m3; of rows uint8); head [N, B, bytes] uint8: d (and m, and the zero point) as they are
+    stored."""
 
     codes: Tensor
     head: Tensor
@@ -83,8 +83,20 @@ class Blocks:
 def read_blocks(format: str, raw: Tensor) -> Blocks:
     """uint8 [N, B * bytes of a block]. Raises ValueError as `split_head` does."""
     head, rest = split_head(format, raw)
+    if FORMATS[format].of_rows:
+        groups = rest.shape[2] // _GROUP_OF_ROW
+        scales, minima, codes = rest.split((groups, groups, groups * GROUP), dim=2)
+        return Blocks(codes, head, scales, minima)
     codes, *integers = _READERS[format](rest)
     return Blocks(codes, head, *integers)
+
+
+def in_features_of(format: str, row_bytes: int) -> int:
+    """K, filled up to whole blocks, of rows of so many bytes as they come from a checkpoint."""
+    spec = FORMATS[format]
+    if spec.of_rows:
+        return (row_bytes - spec.head_bytes) // _GROUP_OF_ROW * GROUP
+    return row_bytes // BLOCK_BYTES[format] * spec.block
 
 
 def split_head(format: str, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +104,10 @@ def split_head(format: str, raw: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises ValueError if the rows do not hold whole blocks, or a number is not finite.
     """
-    size, spec = BLOCK_BYTES[format], FORMATS[format]
+    spec = FORMATS[format]
+    if spec.of_rows and (raw.shape[1] - spec.head_bytes) % _GROUP_OF_ROW:
+        raise ValueError(f"rows of {raw.shape[1]} bytes do not hold {spec.head_bytes} and whole groups of {_GROUP_OF_ROW}")
+    size = raw.shape[1] if spec.of_rows else BLOCK_BYTES[format]
     if raw.shape[1] % size:
         raise ValueError(f"rows of {raw.shape[1]} bytes do not hold whole {format} blocks of {size}")
     blocks, count = raw.unflatten(1, (-1, size)), spec.head_bytes
@@ -198,9 +213,6 @@ _READERS: dict[str, Callable[[Tensor], Parts]] = {
     "w8_g32": _bytes,
     "w8_g64": _bytes,
     "w8_g128": _bytes,
-    "i4_g64": _bytes,
-    "i5_g64": _bytes,
-    "i6_g64": _bytes,
 }
 
 

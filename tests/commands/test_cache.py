@@ -37,11 +37,12 @@ def test_an_exported_store_is_all_that_a_build_needs(exported: Path, tiny_checkp
 def test_stats_and_verify_and_prune(exported: Path, capsys: Printed) -> None:
     assert main(["cache", "stats", "--store", str(exported)]) == 0
     printed = capsys.readouterr().out
-    assert [line.split()[:2] for line in printed.splitlines()[1:6]] == [
+    assert [line.split()[:2] for line in printed.splitlines()[1:7]] == [
         ["program", "1"],
         ["kernels", "1"],
         ["segment", "3"],
         ["plan", "0"],
+        ["quantizer", "0"],
         ["all", "5"],
     ]
     assert str(exported) in printed

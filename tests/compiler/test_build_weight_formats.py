@@ -93,7 +93,7 @@ def test_only_what_has_more_bits_is_quantized_further(tmp_path: Path) -> None:
         if len(info.shape) == 2:
             table, kept = name == "embed.weight", info.format == "q4_k"
             sensitive = name.endswith(("attention.v.weight", "attention.o.weight", "mlp.down.weight"))
-            assert formats[name] == ("q6_k" if table else "q4_k" if kept else "i5_g64" if sensitive else "i4_g64"), name
+            assert formats[name] == ("q6_k" if table else "q4_k" if kept else "i5_g32" if sensitive else "i4_g32"), name
     assert {"f32", "q6_k", "q4_k"} < set(formats.values())
 
 
@@ -103,11 +103,11 @@ def test_what_is_sensitive_is_kept_wider(tmp_path: Path) -> None:
     by_name = {name: [formats[name] for formats in chosen.values()] for name, info in checkpoint.parameters.items() if len(info.shape) == 2}
     for name, formats in by_name.items():
         if name == "embed.weight":
-            assert formats == ["q8_0", "q8_0", "i6_g64", "i6_g64"]
+            assert formats == ["q8_0", "q8_0", "i6_g32", "i6_g32"]
         elif name.endswith(("attention.v.weight", "attention.o.weight", "mlp.down.weight")):
-            assert formats == ["q8_0", "i6_g64", "i6_g64", "i5_g64"]
+            assert formats == ["q8_0", "i6_g32", "i6_g32", "i5_g32"]
         else:
-            assert formats == ["q8_0", "i6_g64", "i5_g64", "i4_g64"]
+            assert formats == ["q8_0", "i6_g32", "i5_g32", "i4_g32"]
 
 
 def test_our_own_formats_are_served(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +115,7 @@ def test_our_own_formats_are_served(store: Path, tmp_path: Path, capsys: pytest.
     model, artifact = write(tmp_path, lambda tensor: "F16"), tmp_path / "artifact"
     build(BuildOptions(model=str(model), output=artifact, store=store, quantize="int4"))
     manifest = load_manifest(artifact)
-    assert {"i4_g64", "i5_g64", "i6_g64"} < {weight.format for weight in manifest.weights.values()}
+    assert {"i4_g32", "i5_g32", "i6_g32"} < {weight.format for weight in manifest.weights.values()}
     assert manifest.model.calibration == "random tokens"
     prompts = [torch.randint(0, VOCAB_SIZE, (length,), generator=torch.Generator().manual_seed(3)).tolist() for length in (40, 2)]
     decoded, prefilled = (artifact_logits(artifact, prompts, last_only=last_only) for last_only in (False, True))

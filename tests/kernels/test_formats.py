@@ -5,10 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weight_blocks import GGUF_TYPES, OURS, published_values, random_blocks
+from weight_blocks import GGUF_TYPES, OURS, block_shape, published_values, random_blocks
 
 from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize, unpack, unpack_blocks
+from engine.kernels.linear.packed import packed_shape
 from engine.kernels.linear.stored_blocks import BLOCK_BYTES, read_blocks
 
 FORMAT_NAMES = sorted(FORMATS)
@@ -29,7 +30,10 @@ def test_blocks_are_carried_over_exactly(format: str, rows: int, blocks: int, se
     spec = FORMATS[format]
     raw = random_blocks(format, rows, blocks * spec.block, seed)
     packed = pack_blocks(format, raw)
-    assert packed.shape == (-(-rows // 16), blocks, 16 * spec.packed_bytes)
+    assert packed.shape == packed_shape(format, rows, blocks * spec.block)
+    assert packed.shape[1:] == (
+        (1, 16 * (spec.head_bytes + blocks * spec.group_bytes)) if spec.of_rows else (blocks, 16 * spec.packed_bytes)
+    )
     assert packed.is_contiguous()
     assert torch.equal(unpack(format, packed, rows, blocks * spec.block), published_values(format, raw))
 
@@ -42,8 +46,9 @@ def test_every_bit_of_a_block_is_kept(format: str) -> None:
     for name, part in vars(whole).items():
         assert torch.equal(getattr(packed, name), part) if part is not None else getattr(packed, name) is None
     spec = FORMATS[format]
-    for bit in range(8 * BLOCK_BYTES[format]):
-        if format in OURS and bit >= 8 * spec.head_bytes and bit % 8 >= spec.bits:
+    _, size = block_shape(format, 2 * spec.block)
+    for bit in range(8 * size):
+        if format in OURS and bit >= 8 * (size - 64) and bit % 8 >= spec.bits:
             continue  # of a byte that holds a smaller code
         changed = raw.clone()
         changed[:, bit // 8] ^= 1 << bit % 8
@@ -58,10 +63,10 @@ def test_the_layout_is_the_documented_one(format: str) -> None:
     packed, blocks = pack_blocks(format, raw), read_blocks(format, raw)
     group_bytes = 16 * spec.group_bytes
     for n, b, g, k in ((0, 0, 0, 0), (5, 1, 1, 31), (15, 2, 7, 7), (17, 0, 3, 16), (19, 2, 6, 30), (3, 1, 5, 22)):
-        g %= spec.groups
+        b, g = (0, b) if spec.of_rows else (b, g % spec.groups)
         panel, lane = packed[n // 16, b], n % 16
-        size, head = spec.number_bytes, 0 if spec.groups > 1 else group_bytes
-        group = panel[(16 * spec.head_bytes if spec.groups > 1 else 0) + g * group_bytes :][:group_bytes]
+        size, head = spec.number_bytes, 0 if spec.head_first else group_bytes
+        group = panel[(16 * spec.head_bytes if spec.head_first else 0) + g * group_bytes :][:group_bytes]
         code = int(blocks.codes[n, b, 32 * g + k])
         if spec.bits == 8:
             assert group[k // 4 * 64 + lane * 4 + k % 4] == code
@@ -85,7 +90,7 @@ def test_the_layout_is_the_documented_one(format: str) -> None:
         if blocks.scales is not None:
             per_group, half = spec.subscales, k * spec.subscales // 32
             integers = group[16 * spec.code_bytes :].view(-1, 16)
-            assert integers.view(torch.int8)[half, lane] == blocks.scales[n, b, g * per_group + half]
+            assert integers.view(blocks.scales.dtype)[half, lane] == blocks.scales[n, b, g * per_group + half]
             if blocks.minima is not None:
                 assert integers[per_group + half, lane] == blocks.minima[n, b, g * per_group + half]
 
@@ -99,8 +104,8 @@ def test_padding_rows_are_zero(format: str) -> None:
 
 @pytest.mark.parametrize("format", FORMAT_NAMES)
 def test_incomplete_blocks_are_refused(format: str) -> None:
-    with pytest.raises(ValueError, match=f"whole {format} blocks"):
-        pack_blocks(format, torch.zeros(1, BLOCK_BYTES[format] + 1, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="whole groups" if format in OURS else f"whole {format} blocks"):
+        pack_blocks(format, torch.zeros(1, block_shape(format, 1)[1] + 1, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

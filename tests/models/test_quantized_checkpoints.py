@@ -89,7 +89,7 @@ def test_orders_go_with_the_matrices_that_are_kept(plain: Path, tmp_path: Path) 
         assert kept["layers.0.mlp.up.weight"] == "w8_g128"
         assert kept["layers.0.mlp.up.order"] == "order:gate"
     narrowed = choose_formats(checkpoint, "int4")
-    assert narrowed["layers.0.mlp.up.weight"] == "i4_g64"
+    assert narrowed["layers.0.mlp.up.weight"] == "i4_g32"
     assert not [name for name in narrowed if name.endswith(".order")]
 
 

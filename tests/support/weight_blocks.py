@@ -11,17 +11,24 @@ from engine.kernels.linear.stored_blocks import BLOCK_BYTES
 
 GGUF_TYPES = {name: gguf.GGMLQuantizationType[name.upper()] for name in FORMATS if name.upper() in gguf.GGMLQuantizationType.__members__}
 
-OURS = ("i4_g64", "i5_g64", "i6_g64")
-"""Those that no file has: a byte of every block holds one code."""
+OURS = ("i4_g32", "i5_g32", "i6_g32")
+"""Those that no file has. A row is a block: d, m, a scale and a minimum for each 32 weights, and codes, a byte each."""
+
+
+def block_shape(format: str, in_features: int) -> tuple[int, int]:
+    """Blocks of a row, and bytes of a block."""
+    if format in OURS:
+        return 1, FORMATS[format].head_bytes + 34 * -(-in_features // 32)
+    return -(-in_features // FORMATS[format].block), BLOCK_BYTES[format]
 
 
 def random_blocks(format: str, rows: int, in_features: int, seed: int) -> Tensor:
     """uint8 [rows, bytes], as many blocks as hold in_features: every code and integer scale may come, d and m are of either sign."""
     generator = torch.Generator().manual_seed(seed)
-    count, size = -(-in_features // FORMATS[format].block), BLOCK_BYTES[format]
+    count, size = block_shape(format, in_features)
     blocks = torch.randint(0, 256, (rows, count, size), dtype=torch.uint8, generator=generator)
     if format in OURS:
-        blocks &= (1 << FORMATS[format].bits) - 1
+        blocks[:, :, -(size - 8) // 34 * 32 :] &= (1 << FORMATS[format].bits) - 1
     return with_numbers(format, blocks, torch.randn(rows, count, FORMATS[format].numbers, generator=generator) / 8).flatten(1)
 
 
@@ -29,10 +36,10 @@ def weight_like_blocks(format: str, rows: int, in_features: int, seed: int) -> T
     """As `random_blocks`, of values about as large as a model's: a few hundredths."""
     spec = FORMATS[format]
     code = max(abs(value) for value in spec.table) if spec.table else (1 << spec.bits) - 1 - spec.zero
-    scale = 448 if spec.e4m3_scales else {0: 1, 1: 63, 2: 127 if spec.bits == 6 else 32}[spec.subscales]
-    raw = random_blocks(format, rows, in_features, seed)
-    numbers = torch.randn(rows, raw.shape[1] // BLOCK_BYTES[format], spec.numbers, generator=torch.Generator().manual_seed(seed))
-    return with_numbers(format, raw.unflatten(1, (-1, BLOCK_BYTES[format])), numbers * 0.1 / code / scale).flatten(1)
+    scale = 448 if spec.e4m3_scales else {0: 1, 1: 255 if spec.of_rows else 63, 2: 127 if spec.bits == 6 else 32}[spec.subscales]
+    raw, (count, size) = random_blocks(format, rows, in_features, seed), block_shape(format, in_features)
+    numbers = torch.randn(rows, count, spec.numbers, generator=torch.Generator().manual_seed(seed))
+    return with_numbers(format, raw.unflatten(1, (count, size)), numbers * 0.1 / code / scale).flatten(1)
 
 
 def with_numbers(format: str, blocks: Tensor, numbers: Tensor) -> Tensor:
@@ -58,9 +65,10 @@ def published_values(format: str, raw: Tensor) -> Tensor:
     if FORMATS[format].e4m3_scales:
         return scaled_twice(format, raw)
     if format in OURS:
-        blocks: Tensor = raw.unflatten(1, (-1, BLOCK_BYTES[format]))
-        numbers = blocks[:, :, :4].clone().view(torch.float16).float()
-        meant: Tensor = numbers[:, :, :1] * blocks[:, :, 4:] + numbers[:, :, 1:]
+        groups = (raw.shape[1] - 8) // 34
+        head, scales, minima, codes = raw.split((8, groups, groups, 32 * groups), dim=1)
+        d, m = head.clone(memory_format=torch.contiguous_format).view(torch.float32).split(1, dim=1)
+        meant: Tensor = (d * scales)[:, :, None] * codes.unflatten(1, (groups, 32)) - (m * minima)[:, :, None]
         return meant.flatten(1)
     if format not in GGUF_TYPES:
         return scaled_from_zero_points(format, raw)
