@@ -18,7 +18,7 @@ from ..kernels.attention.options import AttentionOptions
 from ..kernels.linear import activations_for
 from ..kernels.linear.blocks import FORMATS
 from ..kernels.linear.formats import PANEL, pack_dense
-from ..kernels.linear.packed import DENSE_DTYPES, kernel_of, packed_shape
+from ..kernels.linear.packed import DENSE_DTYPES, in_features_of_panels, kernel_of, packed_shape
 from .limits import last_cache_bytes
 
 _LEAST_ROTATION = 128 << 20
@@ -58,7 +58,7 @@ def linear_shapes(manifest: Manifest) -> list[LinearShape]:
     shapes = set()
     for weight in manifest.weights.values():
         if len(weight.shape) >= 3:
-            inputs = weight.shape[1] * _inputs_together(weight.format)
+            inputs = in_features_of_panels(weight.format, weight.shape)
             shape = LinearShape(weight.format, weight.shape[0] * PANEL, inputs)
             assert packed_shape(shape.format, shape.outputs, shape.inputs) == tuple(weight.shape), "weights are packed in another way"
             shapes.add(shape)
@@ -97,11 +97,6 @@ def attention_cases(cache: CacheGroup, query_heads: int) -> Iterator[Case]:
     """Decode of one sequence and of eight, and the last chunk of a long prompt."""
     for batch, context, new in ((1, 2048, 1), (8, 512, 1), (1, 2048, 512)):
         yield _attention_case(cache, query_heads, batch, context, new)
-
-
-def _inputs_together(format: str) -> int:
-    """How many inputs one step along the second axis of a packed weight has."""
-    return FORMATS[format].block if format in FORMATS else 2 if kernel_of(format) == "bf16" else 1
 
 
 def _linear_call(kernel: str, x: Tensor, weights: Sequence[Tensor], outputs: int) -> Callable[[int], Tensor]:

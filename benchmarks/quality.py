@@ -39,6 +39,7 @@ from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.linear.quantize import Fit, quantize
 from engine.models.checkpoint import Checkpoint, LoadedTensor, ParameterInfo
 from engine.models.decoder import Decoder, Layer, constants
+from engine.models.names import Located
 from engine.models.open import open_checkpoint
 from engine.models.step import Step
 
@@ -55,13 +56,11 @@ class InMemory(Checkpoint):
     def __init__(self, checkpoint: Checkpoint, weights: Weights) -> None:
         self.name, self.spec, self.generation = checkpoint.name, checkpoint.spec, checkpoint.generation
         self.parameters = {name: ParameterInfo(shape=tuple(weight.shape), format="f32") for name, weight in weights.items()}
+        self._located = {name: Located(tensors=(name,), shape=tuple(weight.shape)) for name, weight in weights.items()}
         self._weights, self._checkpoint = weights, checkpoint
 
-    def read(self, parameter: str) -> LoadedTensor:
-        return LoadedTensor(format="f32", data=self._weights[parameter])
-
     def _load(self, tensor: str) -> LoadedTensor:
-        raise NotImplementedError
+        return LoadedTensor(format="f32", data=self._weights[tensor])
 
     def write_tokenizer(self, directory: Path) -> None:
         self._checkpoint.write_tokenizer(directory)

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from ..artifacts.step_arrays import step_arrays, whole_prompts
 from ..errors import UsageError
-from ..kernels import mean_pool
-from ..kernels.attention.reference import bidirectional_attention, causal_attention
+from ..kernels.attention.reference import causal_attention
 from ..models.checkpoint import Checkpoint
-from ..models.decoder import Decoder, Layer, constants
+from ..models.decoder import Decoder, constants
 from ..models.step import Step
 from .recipes import values_of
-from .reference import block_sizes, load_when_run, read
+from .reference import block_sizes, load_layers_when_run, read
 from .tokens_of_text import whole_texts_tokenizer
 
 TOKENS, LENGTH = 2048, 256
@@ -129,12 +128,7 @@ def _decoder(checkpoint: Checkpoint, tokens: list[int]) -> Decoder:
     model.load_state_dict(weights | constant, assign=True, strict=False)
     if spec.pooling is None:
         model.head = _Head()
-    if model.pooling is not None:
-        model.pooling.mean = mean_pool.reference
-    for index, layer in enumerate(model.layers):
-        assert isinstance(layer, Layer)
-        layer.attention.attend = causal_attention if layer.attention.spec.causal else bidirectional_attention
-        load_when_run(checkpoint, layer, f"layers.{index}.", torch.float64)
+    load_layers_when_run(checkpoint, model, causal_attention, torch.float64)
     return model
 
 

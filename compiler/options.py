@@ -44,8 +44,8 @@ class BuildOptions:
     kv_dtype: str = option(
         "auto",
         "on CPU: against float32, bfloat16 fits twice the tokens into the KV cache, int8 almost four times. bfloat16 multiplies "
-        "fastest; int8, with a scale for each token and head, costs about 16 times its divergence. auto is bfloat16, but float32 if the "
-        "weights are; on NVIDIA always bfloat16",
+        "fastest; int8, with a scale for each token and head, costs about 16 times the divergence of bfloat16. auto is bfloat16, "
+        "but float32 if the weights are; on NVIDIA always bfloat16",
         choices=("auto", "float32", "bfloat16", "int8"),
     )
     weights: str = option(

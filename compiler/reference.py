@@ -5,7 +5,7 @@ from the checkpoint and dequantized exactly, those of a layer when it is its tur
 needs one layer of memory beside embedding and head. Activations are never quantized here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,16 +62,21 @@ def _decoder(checkpoint: Checkpoint) -> Decoder:
         name: read(checkpoint, name) for name, info in checkpoint.parameters.items() if not name.startswith("layers.") and not info.is_order
     }
     model.load_state_dict(outside | constants(checkpoint.spec), assign=True, strict=False)
+    load_layers_when_run(checkpoint, model, attention, torch.float32)
+    return model
+
+
+def load_layers_when_run(checkpoint: Checkpoint, model: Decoder, causal: Callable[..., Any], dtype: torch.dtype) -> None:
+    """Have each layer in memory only while it runs. causal: the attention of layers that look back; others look everywhere."""
     if model.pooling is not None:
         model.pooling.mean = mean_pool.reference
     for index, layer in enumerate(model.layers):
         assert isinstance(layer, Layer)
-        layer.attention.attend = attention if layer.attention.spec.causal else bidirectional_attention
-        load_when_run(checkpoint, layer, f"layers.{index}.", torch.float32)
-    return model
+        layer.attention.attend = causal if layer.attention.spec.causal else bidirectional_attention
+        _load_when_run(checkpoint, layer, f"layers.{index}.", dtype)
 
 
-def load_when_run(checkpoint: Checkpoint, module: nn.Module, prefix: str, dtype: torch.dtype) -> None:
+def _load_when_run(checkpoint: Checkpoint, module: nn.Module, prefix: str, dtype: torch.dtype) -> None:
     """Have the parameters of `module`, whose names follow `prefix`, in memory only while it runs."""
 
     def load(module: nn.Module, args: Any) -> None:

@@ -40,7 +40,7 @@ struct Numbers {
   Vf d, m;
 };
 
-// Of q4_1 and its like: as they are stored.
+// Of q4_1: as they are stored.
 struct OfBlocks {
   static ENGINE_INLINE Vf lowest(Vf least) { return least; }
   static ENGINE_INLINE Numbers stored(Numbers at) { return {as_half(at.d), as_half(at.m)}; }

@@ -1,13 +1,13 @@
 """Shapes of packed weights and the kernel that reads them, from the storage format's name and the target's layout."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 
 from ..formats import QUANTIZED_FORMATS, QUANTIZERS
 from ..nvidia import packed_rows
-from .blocks import FORMATS
+from .blocks import FORMATS, GROUP
 from .formats import PANEL
 
 DENSE_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -61,6 +61,16 @@ def packed_shape(format: str, out_features: int, in_features: int, layout: Layou
     if spec.of_rows:
         return panels, 1, PANEL * (spec.head_bytes + blocks * spec.group_bytes)
     return panels, blocks, PANEL * spec.packed_bytes
+
+
+def in_features_of_panels(format: str, shape: Sequence[int]) -> int:
+    """K of a weight packed in panels, filled up as it is packed."""
+    if format not in FORMATS:
+        return shape[1] * (shape[3] if format == "bf16" else 1)
+    spec = FORMATS[format]
+    if spec.of_rows:
+        return (shape[2] // PANEL - spec.head_bytes) // spec.group_bytes * GROUP
+    return shape[1] * spec.block
 
 
 def packed_dtype(format: str) -> torch.dtype:

@@ -6,7 +6,7 @@ weights are those that lose least, the square of every weight's error counted wi
 1. of ranges that leave out up to `STEPS - 1` steps of 1 / 24 of the whole at either end, `MOST_STEPS` together, the best;
 2. `REFITS` times, what least squares gives for the codes at hand, and with it new codes; kept where it is better.
 
-In q4_1 and q5_1 they are float16, to which all of 2 rounds. In formats of rows (i4_g32 and its like) m is 0 or less, and d and -m are
+In q4_1 they are float16, to which all of 2 rounds. In formats of rows (i4_g32 and its like) m is 0 or less, and d and -m are
 integers of eight bits times those of the row: a 255th of the largest, of so few bits that the products are exact. Of the nearest
 integers and those beside them, the pair that loses least is taken.
 
@@ -114,15 +114,9 @@ def _checked(format: str, codes: Tensor, numbers: Tensor) -> Tensor:
     """Codes uint8 [N, B, S], and d (and m) float16 [N, B, 1 or 2], as blocks."""
     if not bool(numbers.isfinite().all()):
         raise ValueError(f"the weight has values that {format} cannot hold")
-    if format in ("q4_0", "q4_1", "q5_1"):
-        fifths = [_fifth_bits(codes)] if FORMATS[format].bits == 5 else []
-        codes = torch.cat((*fifths, codes[:, :, : GROUP // 2] & 15 | codes[:, :, GROUP // 2 :] << 4), dim=2)
+    if FORMATS[format].bits == 4:
+        codes = codes[:, :, : GROUP // 2] | codes[:, :, GROUP // 2 :] << 4
     return torch.cat((numbers.contiguous().view(torch.uint8), codes), dim=2).flatten(1)
-
-
-def _fifth_bits(codes: Tensor) -> Tensor:
-    bits: Tensor = (codes >> 4).unflatten(2, (-1, 8)) << torch.arange(8, dtype=torch.uint8)
-    return bits.sum(3, dtype=torch.uint8)
 
 
 def _symmetric(bits: int, x: Tensor) -> tuple[Tensor, Tensor]:

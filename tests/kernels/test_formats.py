@@ -9,11 +9,11 @@ from weight_blocks import GGUF_TYPES, OURS, block_shape, published_values, rando
 
 from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize, unpack, unpack_blocks
-from engine.kernels.linear.packed import packed_shape
+from engine.kernels.linear.packed import in_features_of_panels, packed_shape
 from engine.kernels.linear.stored_blocks import BLOCK_BYTES, read_blocks
 
 FORMAT_NAMES = sorted(FORMATS)
-QUANTIZED_TO = ("q8_0", "q4_0", "q4_1", "q5_1")
+QUANTIZED_TO = ("q8_0", "q4_0", "q4_1")
 """Those that we quantize to."""
 
 
@@ -93,6 +93,13 @@ def test_the_layout_is_the_documented_one(format: str) -> None:
             assert integers.view(blocks.scales.dtype)[half, lane] == blocks.scales[n, b, g * per_group + half]
             if blocks.minima is not None:
                 assert integers[per_group + half, lane] == blocks.minima[n, b, g * per_group + half]
+
+
+@pytest.mark.parametrize("format", ["f32", "f16", "bf16", *FORMAT_NAMES])
+def test_the_shape_tells_how_many_inputs_there_are(format: str) -> None:
+    for blocks in (1, 3):
+        in_features = blocks * (FORMATS[format].block if format in FORMATS else 2)
+        assert in_features_of_panels(format, packed_shape(format, 20, in_features)) == in_features
 
 
 @pytest.mark.parametrize("format", FORMAT_NAMES)

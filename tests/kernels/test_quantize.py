@@ -10,7 +10,7 @@ from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.linear.formats import pack_blocks, unpack
 from engine.kernels.linear.quantize import fit, quantize
 
-WITH_MINIMUM = ["q4_1", "q5_1", "i4_g32", "i5_g32", "i6_g32"]
+WITH_MINIMUM = ["q4_1", "i4_g32", "i5_g32", "i6_g32"]
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
