@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import uvicorn
 
+from .. import heap
 from ..artifacts import check_servable, check_text, load_manifest
 from ..errors import ArtifactError, WorkerError
 from .dialects.planning import ModelLimits
@@ -164,6 +165,7 @@ class _Serving:
         await self._worker.life.until_ready()
         await asyncio.sleep(LATE_SECONDS)
         await asyncio.to_thread(import_late, self._text.template)
+        await asyncio.to_thread(heap.give_back)
 
     async def _check_weights(self) -> None:
         """Find out whether the weights are those that were built; if they are not, stop serving, but stay to say so."""

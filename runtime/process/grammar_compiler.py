@@ -7,10 +7,12 @@ meanwhile. So it is made when the worker has nothing to do, or for the first req
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
+from ... import heap
 from ...errors import RequestError
 from ...protocol import Submit
 from ..sampling.grammar import Grammar
@@ -72,10 +74,9 @@ class GrammarCompiler:
                 self._deliver(self._compiled(request))
 
     def _prepare_early(self) -> None:
-        try:
+        with suppress(Exception):  # whoever needs it is told
             self._vocabulary()
-        except Exception:  # whoever needs it is told
-            return
+        heap.give_back()
 
     def _compiled(self, request: Submit) -> Compiled:
         try:
