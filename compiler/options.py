@@ -29,7 +29,7 @@ class BuildOptions:
     quantize: str = option(
         "none",
         "int8 halves the memory and time per token of 16-bit weights and costs next to no accuracy, int6 and int5 are between, int4 halves "
-        "both again and costs most (see engine verify --against). On NVIDIA int8, int4 and fp8, which "
+        "both again and costs most (see engine verify --against). On NVIDIA also fp8, which "
         "multiplies FP8 weights (a scale per output; fp8-block: per 128 x 128) "
         "with activations rounded to FP8 as they come: half the memory, twice the arithmetic. none keeps the checkpoint's weights; "
         "what has no more bits than asked for, as most matrices of a Q4_K_M file, stays as it is",

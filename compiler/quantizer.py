@@ -85,19 +85,18 @@ class NativeFit:
             path.write_bytes(content)
             self._quantize = ctypes.CDLL(str(path)).engine_quantize
         pointer, count, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-        self._quantize.argtypes, self._quantize.restype = [pointer, pointer, count, count, small, small, pointer], None
+        self._quantize.argtypes, self._quantize.restype = [pointer, pointer, count, count, small, pointer], None
 
-    def __call__(self, x: Tensor, importance: Tensor, bits: int, of_rows: bool) -> Tensor:
+    def __call__(self, x: Tensor, importance: Tensor, bits: int) -> Tensor:
         rows, columns = x.shape
         x, importance = x.contiguous(), importance.contiguous()
-        groups = columns // GROUP
-        out = torch.empty(rows, 8 + groups * (2 + GROUP) if of_rows else groups * (4 + GROUP), dtype=torch.uint8)
+        out = torch.empty(rows, 8 + columns // GROUP * (2 + GROUP), dtype=torch.uint8)
         threads = len(os.sched_getaffinity(0))
         share = max(_ROWS, -(-rows // (4 * threads) // _ROWS) * _ROWS)
 
         def run(first: int) -> None:
             count = min(share, rows - first)
-            self._quantize(x[first:].data_ptr(), importance.data_ptr(), count, columns, bits, of_rows, out[first:].data_ptr())
+            self._quantize(x[first:].data_ptr(), importance.data_ptr(), count, columns, bits, out[first:].data_ptr())
 
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(run, range(0, rows, share)))

@@ -79,7 +79,7 @@ def lower(lowering: Lowering, backend: Backend, parts: Partition, stage: Stage) 
 def calibrated(plan: list[PackedWeight]) -> bool:
     """Whether any of these weights is quantized by the importance of its input channels."""
     operations = (operation.partition(":") for weight in plan for operation in weight.recipe)
-    return any(name == "quantize" and format in FORMATS and FORMATS[format].has_min for name, _, format in operations)
+    return any(name == "quantize" and format in FORMATS and FORMATS[format].of_rows for name, _, format in operations)
 
 
 def calibrate(checkpoint: Checkpoint, calibration: Calibration | None, store: Store, stage: Stage) -> Quantizing:

@@ -11,19 +11,13 @@ from ..kernels.linear.packed import DENSE_DTYPES, Layout, order_name
 from ..kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP
 from ..models.checkpoint import Checkpoint
 
-_FORMATS: dict[Layout, dict[str, tuple[str, str, str]]] = {
-    "panels": {
-        "int8": ("q8_0", "q8_0", "q8_0"),
-        "int6": ("i6_g32", "i6_g32", "q8_0"),
-        "int5": ("i5_g32", "i6_g32", "i6_g32"),
-        "int4": ("i4_g32", "i5_g32", "i6_g32"),
-    },
-    "rows": {
-        "int8": ("q8_0", "q8_0", "q8_0"),
-        "int4": ("q4_1", "q4_1", "q8_0"),
-        "fp8": ("fp8_channel", "fp8_channel", "bf16"),
-        "fp8-block": ("fp8_block", "fp8_block", "bf16"),
-    },
+_FORMATS = {
+    "int8": ("q8_0", "q8_0", "q8_0"),
+    "int6": ("i6_g32", "i6_g32", "q8_0"),
+    "int5": ("i5_g32", "i6_g32", "i6_g32"),
+    "int4": ("i4_g32", "i5_g32", "i6_g32"),
+    "fp8": ("fp8_channel", "fp8_channel", "bf16"),
+    "fp8-block": ("fp8_block", "fp8_block", "bf16"),
 }
 """By what is asked for: the formats of most matrices, of sensitive ones, and of tables, where fewer bits cost the most accuracy of all."""
 _SENSITIVE = ("attention.v.weight", "attention.o.weight", "mlp.down.weight")
@@ -36,7 +30,7 @@ def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "pane
     that NVIDIA's kernels read. In panels, FP8 ones are widened: no CPU multiplies them. What has as few bits already as `quantize` asks
     for stays as it is. Orders of columns are those of the matrices that stay as they are.
 
-    Raises UsageError if nothing is left to quantize.
+    Raises UsageError if nothing is left to quantize, or not in that form.
     """
     parameters = checkpoint.parameters
     stored = {name: _kept(info.format, len(info.shape) == 2, layout) for name, info in parameters.items()}
@@ -44,7 +38,9 @@ def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "pane
         stored["embed.weight"] = "f32" if layout == "panels" else "bf16"
     if quantize == "none":
         return _with_orders(checkpoint, stored)
-    by_class = _wanted(checkpoint, quantize, layout)
+    if quantize.startswith("fp8"):
+        _check_fp8(checkpoint, quantize, layout)
+    by_class = _FORMATS[quantize]
     wanted = {name: by_class[_sensitivity(name)] for name in parameters}
     narrowed = {name for name, info in parameters.items() if len(info.shape) == 2 and _narrows(stored[name], wanted[name])}
     if not narrowed:
@@ -61,15 +57,6 @@ def _with_orders(checkpoint: Checkpoint, formats: dict[str, str]) -> dict[str, s
     parameters = checkpoint.parameters
     changed = {order_name(name) for name in formats if order_name(name) in formats and formats[name] != parameters[name].format}
     return {name: format for name, format in formats.items() if name not in changed}
-
-
-def _wanted(checkpoint: Checkpoint, quantize: str, layout: Layout) -> tuple[str, str, str]:
-    """A row of _FORMATS. Raises UsageError for what this kind of target does not multiply."""
-    if quantize.startswith("fp8"):
-        _check_fp8(checkpoint, quantize, layout)
-    elif quantize not in _FORMATS[layout]:
-        raise UsageError(f"--quantize {quantize} is for CPUs: no kernel for NVIDIA reads its blocks", hint="take int8 or int4")
-    return _FORMATS[layout][quantize]
 
 
 def _sensitivity(name: str) -> int:
@@ -101,6 +88,7 @@ def _narrows(stored: str, wanted: str) -> bool:
 
 
 def _check_fp8(checkpoint: Checkpoint, quantize: str, layout: Layout) -> None:
+    """Raises UsageError for a target that does not multiply it, and for rows that do not hold whole blocks of it."""
     if layout != "rows":
         raise UsageError(f"--quantize {quantize} is for NVIDIA targets: no CPU multiplies FP8", hint="add --target sm90, or take int8")
     multiple = FP8_GROUP if quantize == "fp8-block" else ALIGNMENT

@@ -1,4 +1,4 @@
-// Float weights to codes with a scale and a minimum for each block: what linear/quantize.py says, to the same bytes, and fast.
+// Float weights to codes with a scale and a minimum for each group: what linear/quantize.py says, to the same bytes, and fast.
 //
 // A lane of a vector is a row, so the order of every sum is that of the weights, whatever the vectors' width.
 #include <cstdint>
@@ -25,31 +25,14 @@ ENGINE_INLINE Vf rounded(Vf x) {
   return (x + shift) - shift;
 }
 
-struct Halves {
-  Half lanes[kLanes];
-};
-ENGINE_INLINE Halves to_halves(Vf x) {
-  Halves result;
-  for (int lane = 0; lane < kLanes; ++lane) result.lanes[lane] = {bit_cast<uint16_t>(_Float16(x[lane]))};
-  return result;
-}
-ENGINE_INLINE Vf as_half(Vf x) { return load(to_halves(x).lanes); }
-
 // Value = d * code + m.
 struct Numbers {
   Vf d, m;
 };
 
-// Of q4_1: as they are stored.
-struct OfBlocks {
-  static ENGINE_INLINE Vf lowest(Vf least) { return least; }
-  static ENGINE_INLINE Numbers stored(Numbers at) { return {as_half(at.d), as_half(at.m)}; }
-};
-// Of formats of rows: of the signs that they can have.
-struct OfRows {
-  static ENGINE_INLINE Vf lowest(Vf least) { return least < 0 ? least : Vf{}; }
-  static ENGINE_INLINE Numbers stored(Numbers at) { return {at.d > 0 ? at.d : Vf{}, lowest(at.m)}; }
-};
+// Of the signs that they can have.
+ENGINE_INLINE Vf lowest(Vf least) { return least < 0 ? least : Vf{}; }
+ENGINE_INLINE Numbers allowed(Numbers at) { return {at.d > 0 ? at.d : Vf{}, lowest(at.m)}; }
 
 // The same group of kLanes rows.
 struct Group {
@@ -82,11 +65,10 @@ struct Group {
   }
 
   // The best of those ranges that leave out a part at either end.
-  template <class Kind>
   ENGINE_INLINE Numbers clipped() const {
     Vf low = x[0], high = x[0];
     for (int k = 1; k < kWeights; ++k) low = x[k] < low ? x[k] : low, high = x[k] > high ? x[k] : high;
-    low = Kind::lowest(low);
+    low = lowest(low);
     const Vf range = high - low;
     Numbers best{range / top, low};
     Vf least = error(best);
@@ -120,12 +102,11 @@ struct Group {
     return {choose(solvable, d, at.d), choose(solvable, m, at.m)};
   }
 
-  template <class Kind>
   ENGINE_INLINE Numbers best() const {
-    Numbers best = Kind::stored(clipped<Kind>());
+    Numbers best = allowed(clipped());
     Vf least = error(best);
     for (int i = 0; i < kRefits; ++i) {
-      const Numbers tried = Kind::stored(refitted(best));
+      const Numbers tried = allowed(refitted(best));
       const Vf lost = error(tried);
       const Vi better = lost < least;
       best = {choose(better, tried.d, best.d), choose(better, tried.m, best.m)};
@@ -134,23 +115,6 @@ struct Group {
     return best;
   }
 };
-
-// The groups of up to kLanes rows: d, m and codes of each.
-void quantize_blocks(Group& group, const float* x, const float* importance, int64_t rows, int64_t columns, uint8_t* out) {
-  constexpr int64_t kBytes = 4 + kWeights;
-  const int64_t row_bytes = columns / kWeights * kBytes;
-  for (int64_t column = 0; column < columns; column += kWeights, out += kBytes) {
-    group.read(x + column, rows, columns);
-    group.importance = importance + column;
-    const Numbers best = group.best<OfBlocks>();
-    const Halves d = to_halves(best.d), m = to_halves(best.m);
-    for (int64_t lane = 0; lane < rows; ++lane) {
-      std::memcpy(out + lane * row_bytes, &d.lanes[lane], 2);
-      std::memcpy(out + lane * row_bytes + 2, &m.lanes[lane], 2);
-    }
-    group.write_codes(best, out + 4, rows, row_bytes);
-  }
-}
 
 // To 16 bits.
 ENGINE_INLINE Vf coarse(Vf x) {
@@ -194,7 +158,7 @@ void quantize_rows(Group& group, const float* x, const float* importance, int64_
   for (int64_t g = 0; g < groups; ++g) {
     group.read(x + g * kWeights, rows, columns);
     group.importance = importance + g * kWeights;
-    wanted[g] = group.best<OfRows>();
+    wanted[g] = group.best();
     row = {max(row.d, wanted[g].d), max(row.m, Vf{} - wanted[g].m)};
   }
   row = {coarse(row.d / kStepsOfRow), coarse(row.m / kStepsOfRow)};
@@ -218,13 +182,12 @@ void quantize_rows(Group& group, const float* x, const float* importance, int64_
 }  // namespace
 }  // namespace engine
 
-// x [rows, columns] and importance [columns] -> out: with of_rows [rows, 8 + columns / 32 * 34], d and m in float32, integers and codes;
-// otherwise [rows, columns / 32, 36], d and m in float16, and codes. They have so many bits, and a byte each.
+// x [rows, columns] and importance [columns] -> out [rows, 8 + columns / 32 * 34]: d and m in float32, integers and codes of so many bits.
 extern "C" __attribute__((visibility("default"))) void engine_quantize(const float* x, const float* importance, int64_t rows,
-                                                                       int64_t columns, int32_t bits, int32_t of_rows, uint8_t* out) {
+                                                                       int64_t columns, int32_t bits, uint8_t* out) {
   using namespace engine;
-  const int64_t row_bytes = of_rows ? 8 + columns / kWeights * (2 + kWeights) : columns / kWeights * (4 + kWeights);
+  const int64_t row_bytes = 8 + columns / kWeights * (2 + kWeights);
   Group group{.top = float((1 << bits) - 1)};
   for (int64_t row = 0; row < rows; row += kLanes, x += kLanes * columns, out += kLanes * row_bytes)
-    (of_rows ? quantize_rows : quantize_blocks)(group, x, importance, rows - row < kLanes ? rows - row : kLanes, columns, out);
+    quantize_rows(group, x, importance, rows - row < kLanes ? rows - row : kLanes, columns, out);
 }

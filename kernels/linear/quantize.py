@@ -1,14 +1,13 @@
 """From float weights to blocks: what `--quantize int8`, `int6`, `int5` and `int4` do.
 
-Formats of a scale alone (q8_0, q4_0) take it from the largest value. In those with a minimum, value = d * code + m, and d and m of 32
-weights are those that lose least, the square of every weight's error counted with the importance of its input channel:
+q8_0 takes its scale from the largest value. In the others (i4_g32 and its like) value = d * code + m, and d and m of 32 weights are
+those that lose least, the square of every weight's error counted with the importance of its input channel:
 
 1. of ranges that leave out up to `STEPS - 1` steps of 1 / 24 of the whole at either end, `MOST_STEPS` together, the best;
 2. `REFITS` times, what least squares gives for the codes at hand, and with it new codes; kept where it is better.
 
-In q4_1 they are float16, to which all of 2 rounds. In formats of rows (i4_g32 and its like) m is 0 or less, and d and -m are
-integers of eight bits times those of the row: a 255th of the largest, of so few bits that the products are exact. Of the nearest
-integers and those beside them, the pair that loses least is taken.
+m is 0 or less. Then d and -m become integers of eight bits times those of the row: a 255th of the largest, of so few bits that the
+products are exact. Of the nearest integers and those beside them, the pair that loses least is taken.
 
 Everything is float32 and each operation rounded on its own, with sums over weights in their order. So the result is the same bytes on
 every machine; kernels/host/quantize.cpp computes it fast, and `fit` here is its specification.
@@ -35,27 +34,17 @@ STEPS_OF_ROW = 255
 
 Numbers = tuple[Tensor, Tensor]
 """d and m, [N, B]."""
-Fit = Callable[[Tensor, Tensor, int, bool], Tensor]
+Fit = Callable[[Tensor, Tensor, int], Tensor]
 """As `fit`."""
 
 
-def fit(x: Tensor, importance: Tensor, bits: int, of_rows: bool) -> Tensor:
-    """x [N, K] and importance [K] float32, K a multiple of 32 -> d, m and codes of `bits`, a byte each.
-
-    of_rows: whether uint8 [N, 8 + 2 B + K] as stored_blocks.py has i4_g32; otherwise [N, B * (4 + 32)], with d and m in float16.
-    """
-    x_NBS, importance_BS = x.unflatten(1, (-1, GROUP)), importance.unflatten(0, (-1, GROUP))
-    return (_rows if of_rows else _blocks)(x_NBS, importance_BS, float((1 << bits) - 1))
+def fit(x: Tensor, importance: Tensor, bits: int) -> Tensor:
+    """x [N, K] and importance [K] float32, K a multiple of 32 -> uint8 [N, 8 + 2 B + K] as stored_blocks.py has i4_g32, codes of `bits`."""
+    return _fit(x.unflatten(1, (-1, GROUP)), importance.unflatten(0, (-1, GROUP)), float((1 << bits) - 1))
 
 
-def _blocks(x: Tensor, importance: Tensor, top: float) -> Tensor:
-    d, m = _improved(x, importance, _clipped(x, importance, x.amin(2), top), top, _as_halves)
-    numbers = torch.stack((d, m), dim=2).half()
-    return torch.cat((numbers.view(torch.uint8), _codes(x, d, m, top).to(torch.uint8)), dim=2).flatten(1)
-
-
-def _rows(x: Tensor, importance: Tensor, top: float) -> Tensor:
-    d, m = _improved(x, importance, _clipped(x, importance, x.amin(2).clamp(max=0), top), top, _within_rows)
+def _fit(x: Tensor, importance: Tensor, top: float) -> Tensor:
+    d, m = _improved(x, importance, _clipped(x, importance, top), top)
     row_d, row_m = (_coarse(largest / STEPS_OF_ROW) for largest in (d.amax(1, keepdim=True), (0 - m).amax(1, keepdim=True)))
     best = nearest = _nearest(d, row_d), _nearest(0 - m, row_m)
     least = _error(x, importance, *_times(row_d, row_m, best), top)
@@ -72,11 +61,7 @@ def _times(row_d: Tensor, row_m: Tensor, integers: Numbers) -> Numbers:
     return row_d * integers[0], -(row_m * integers[1])
 
 
-def _as_halves(d: Tensor, m: Tensor) -> Numbers:
-    return d.half().float(), m.half().float()
-
-
-def _within_rows(d: Tensor, m: Tensor) -> Numbers:
+def _allowed(d: Tensor, m: Tensor) -> Numbers:
     return d.clamp(min=0), m.clamp(max=0)
 
 
@@ -96,45 +81,27 @@ def quantize(format: str, weight: Tensor, importance: Tensor | None = None, fit:
     importance [K]: of every input channel, by default all alike. Raises ValueError if a value is not finite or a scale exceeds what
     float16 holds.
     """
-    spec = FORMATS[format]
     x = functional.pad(weight.float(), (0, -weight.shape[1] % GROUP))
-    if not spec.has_min:
-        return _checked(format, *_symmetric(spec.bits, x.unflatten(1, (-1, GROUP))))
+    if format == "q8_0":
+        return _symmetric(x.unflatten(1, (-1, GROUP)))
     if not bool(x.isfinite().all()):
         raise ValueError(f"the weight has values that {format} cannot hold")
     counts = torch.ones(weight.shape[1]) if importance is None else importance.float()
-    fitted = fit(x.contiguous(), functional.pad(counts, (0, x.shape[1] - counts.numel())), spec.bits, spec.of_rows)
-    if spec.of_rows:
-        return fitted
-    head, codes = fitted.unflatten(1, (-1, spec.head_bytes + GROUP)).split((spec.head_bytes, GROUP), dim=2)
-    return _checked(format, codes, head.clone(memory_format=torch.contiguous_format).view(torch.float16))
+    return fit(x.contiguous(), functional.pad(counts, (0, x.shape[1] - counts.numel())), FORMATS[format].bits)
 
 
-def _checked(format: str, codes: Tensor, numbers: Tensor) -> Tensor:
-    """Codes uint8 [N, B, S], and d (and m) float16 [N, B, 1 or 2], as blocks."""
-    if not bool(numbers.isfinite().all()):
-        raise ValueError(f"the weight has values that {format} cannot hold")
-    if FORMATS[format].bits == 4:
-        codes = codes[:, :, : GROUP // 2] | codes[:, :, GROUP // 2 :] << 4
-    return torch.cat((numbers.contiguous().view(torch.uint8), codes), dim=2).flatten(1)
+def _symmetric(x: Tensor) -> Tensor:
+    """Blocks of q8_0."""
+    d = (x.abs().amax(2, keepdim=True) / 127).half()
+    if not bool(d.isfinite().all()):
+        raise ValueError("the weight has values that q8_0 cannot hold")
+    codes = torch.where(d == 0, 0, x / d.float()).round().clamp(-127, 127).to(torch.int8)
+    return torch.cat((d.view(torch.uint8), codes.view(torch.uint8)), dim=2).flatten(1)
 
 
-def _symmetric(bits: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    if bits == 8:
-        stored = (x.abs().amax(2, keepdim=True) / 127).half()
-        return _divide(x, stored.float()).clamp(-127, 127).to(torch.int8).view(torch.uint8), stored
-    peak = x.gather(2, x.abs().argmax(2, keepdim=True))
-    stored = (peak / -8).half()
-    return (_divide(x, stored.float()).clamp(-8, 7) + 8).to(torch.uint8), stored
-
-
-def _divide(x: Tensor, scale: Tensor) -> Tensor:
-    return torch.where(scale == 0, 0, x / scale).round()
-
-
-def _clipped(x: Tensor, importance: Tensor, low: Tensor, top: float) -> Numbers:
-    """The best d and m [N, B] of those ranges that leave out a part at either end. low [N, B]: where the whole one begins."""
-    high = x.amax(2)
+def _clipped(x: Tensor, importance: Tensor, top: float) -> Numbers:
+    """The best d and m [N, B] of those ranges that leave out a part at either end. The whole one holds 0."""
+    low, high = x.amin(2).clamp(max=0), x.amax(2)
     best = (high - low) / top, low
     least = _error(x, importance, *best, top)
     for below, above in _ends():
@@ -148,11 +115,11 @@ def _ends() -> Iterator[tuple[int, int]]:
     return ((below, above) for below in range(STEPS) for above in range(STEPS) if below + above <= MOST_STEPS)
 
 
-def _improved(x: Tensor, importance: Tensor, found: Numbers, top: float, stored: Callable[[Tensor, Tensor], Numbers]) -> Numbers:
-    best = stored(*found)
+def _improved(x: Tensor, importance: Tensor, found: Numbers, top: float) -> Numbers:
+    best = _allowed(*found)
     least = _error(x, importance, *best, top)
     for _ in range(REFITS):
-        best, least = _better(x, importance, stored(*_refitted(x, importance, *best, top)), best, least, top)
+        best, least = _better(x, importance, _allowed(*_refitted(x, importance, *best, top)), best, least, top)
     return best
 
 

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from .context import Context, Emit
-from .group_numbers import groups_of_unit, unit_words
+from .group_numbers import groups_of_unit, row_words, unit_words
 from .launch import Launch, Tensor, cdiv
 from .packed_rows import ROW_FORMATS
 from .unit_weights import format_constants, load_runs, run_tiles, weights_of
@@ -41,7 +41,7 @@ def embedding_quantized_kernel(
     k = tl.arange(0, 32)
     token = tl.minimum(tl.maximum(tl.load(tokens + row), 0), vocabulary - 1).to(tl.int64)
     w += token * w_stride
-    words = unit_words(w, tl.minimum(unit, units - 1), FORMAT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT)
+    words = row_words(w, FORMAT, NUMBERS_AT) + unit_words(w, tl.minimum(unit, units - 1), FORMAT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT)
     tiles = run_tiles(w, unit[:, :, None], k[None, None, :], HIGH_AT, FORMAT)
     runs = ()
     for part in tl.static_range(UNIT):

@@ -5,9 +5,9 @@ weights (see `unit_groups`; K is filled up with zeros), and is in this order, ea
 
 - planes of codes, in runs of 32 bytes. Of a plane of `width` bits, run r has those of the groups 8 / width * r + i, with
   weight k of a group in byte k, from bit width * i on: the low halves of a run of nibbles are one group, the high halves the next;
-- d, and m after it, of every block;
+- d, and m after it, of every block, or of the row if that is one;
 - the zero point of every block, if it has one, a signed byte;
-- of two levels, for every group its integer scales and then its integer minima.
+- of two levels, for every group its scales, integers or e4m3, and then its integer minima.
 
 They are the very codes and the very numbers of the checkpoint's blocks (see linear/blocks.py).
 """
@@ -35,10 +35,10 @@ def pack_rows(format: str, raw: Tensor) -> Tensor:
     numbers = spec.number_bytes * spec.numbers
     parts["numbers"] = blocks.head[:, :, :numbers].flatten(1)
     parts["zeros"] = blocks.head[:, :, numbers:].flatten(1)
-    integers = [each.view(torch.uint8).unflatten(2, (spec.groups, -1)) for each in (blocks.scales, blocks.minima) if each is not None]
+    integers = [each.view(torch.uint8).unflatten(2, (-1, spec.subscales)) for each in (blocks.scales, blocks.minima) if each is not None]
     if integers:
         parts["integers"] = torch.cat(integers, dim=3).flatten(1)
-    sizes = part_bytes(format, blocks.codes.shape[1] * spec.block)
+    sizes = part_bytes(format, blocks.codes.shape[1] * blocks.codes.shape[2])
     return torch.cat([functional.pad(parts[name], (0, size - parts[name].shape[1])) for name, size in sizes.items()], dim=1)
 
 
@@ -53,18 +53,20 @@ def unpack_row_blocks(format: str, packed: Tensor, in_features: int) -> Blocks:
     """What `pack_rows` read from the checkpoint's blocks."""
     spec, sizes = FORMATS[format], part_bytes(format, in_features)
     blocks = -(-in_features // spec.block)
+    groups = blocks * spec.groups
+    blocks = 1 if spec.of_rows else blocks
     parts = dict(zip(sizes, packed.split(list(sizes.values()), dim=1), strict=True))
     codes = torch.zeros((), dtype=torch.uint8)
     for plane in planes(format):
-        codes = codes | _unpack_plane(plane, parts[f"plane{plane.below}"], blocks * spec.groups) << plane.below
+        codes = codes | _unpack_plane(plane, parts[f"plane{plane.below}"], groups) << plane.below
     heads = [(name, size) for name, size in (("numbers", spec.number_bytes * spec.numbers), ("zeros", 1)) if name in parts]
     head = torch.cat([parts[name][:, : blocks * size].unflatten(1, (blocks, size)) for name, size in heads], dim=2)
     integers: list[Tensor] = []
     if spec.two_levels:
-        each = parts["integers"][:, : blocks * spec.groups * spec.subscales * spec.numbers]
-        integers = [kind.flatten(2) for kind in each.unflatten(1, (blocks, spec.groups, spec.numbers, spec.subscales)).unbind(3)]
-        integers[0] = integers[0].view(torch.int8)
-    return Blocks(codes.flatten(1).unflatten(1, (blocks, spec.block)), head, *integers)
+        each = parts["integers"][:, : groups * spec.subscales * spec.numbers]
+        integers = [kind.flatten(2) for kind in each.unflatten(1, (blocks, -1, spec.numbers, spec.subscales)).unbind(3)]
+        integers[0] = integers[0] if spec.of_rows else integers[0].view(torch.int8)
+    return Blocks(codes.flatten(1).unflatten(1, (blocks, -1)), head, *integers)
 
 
 def _in_units(format: str, codes: Tensor) -> Tensor:

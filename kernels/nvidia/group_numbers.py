@@ -1,7 +1,8 @@
 """The scales, minima and zero points of a unit's groups: loaded as they are stored, and made numbers where they are used.
 
-What is loaded for a unit is a tuple of words: of each of its blocks d (and m) in one, and the zero point if there is one;
-then the integers of each of its groups in one. So little can be loaded a step ahead of its use.
+What is loaded for a unit is a tuple of words: of each of its blocks d (and m) in one, and the zero point if there is one; then the
+scales (and minima) of each of its groups in one. So little can be loaded a step ahead of its use. Where a row is one block, its d and m
+come first, and are loaded once.
 """
 
 from typing import Any
@@ -42,21 +43,23 @@ def parts_of_run(format: str, plane: int) -> int:
 
 @triton.constexpr_function
 def blocks_of_unit(format: str) -> int:
-    """Whose numbers a unit needs."""
-    return max(1, _UNIT_GROUPS[format] // FORMATS[format].groups)
+    """Whose numbers are loaded with a unit."""
+    return 0 if FORMATS[format].of_rows else max(1, _UNIT_GROUPS[format] // FORMATS[format].groups)
 
 
 @triton.constexpr_function
 def word_of_block(format: str, part: int) -> int:
     """Where in the tuple the numbers of a part's block are; its zero point is after them."""
-    return part // FORMATS[format].groups * (1 + FORMATS[format].has_zero_point)
+    spec = FORMATS[format]
+    return 0 if spec.of_rows else part // spec.groups * (1 + spec.has_zero_point)
 
 
 @triton.constexpr_function
 def word_of_group(format: str, part: int) -> int:
     """Where in the tuple the integers of a part are."""
     spec = FORMATS[format]
-    return max(1, _UNIT_GROUPS[format] // spec.groups) * (1 + spec.has_zero_point) + part
+    before: int = blocks_of_unit(format)
+    return spec.of_rows + before * (1 + spec.has_zero_point) + part
 
 
 @triton.jit
@@ -66,8 +69,19 @@ def load_words(at, index, BYTES: tl.constexpr):
         words = tl.load(at + index)
     elif BYTES == 2:
         words = tl.load(at.to(tl.pointer_type(tl.int16)) + index)
-    else:
+    elif BYTES == 4:
         words = tl.load(at.to(tl.pointer_type(tl.int32)) + index)
+    else:
+        words = tl.load(at.to(tl.pointer_type(tl.int64)) + index)
+    return words
+
+
+@triton.jit
+def row_words(row, FORMAT: tl.constexpr, NUMBERS_AT: tl.constexpr):
+    """What comes before the words of every unit of these rows: of rows that are blocks, d and m."""
+    words = tl.tuple(())
+    if trait(FORMAT, "of_rows"):
+        words += (load_words(row + NUMBERS_AT, 0, trait(FORMAT, "number_bytes") * trait(FORMAT, "numbers")),)
     return words
 
 
@@ -94,12 +108,19 @@ def power_of_two(exponent):
 
 
 @triton.jit
+def half_e4m3(byte):
+    """Half of what a float8_e4m3fn byte means, float32. Its exponent counts from 7, and float32's from 127."""
+    magnitude = ((byte & 127) << 20).to(tl.float32, bitcast=True) * (2.0**119)
+    return tl.where(byte > 127, -magnitude, magnitude)
+
+
+@triton.jit
 def number_of(word, NUMBER: tl.constexpr, FORMAT: tl.constexpr):
     """d (0) or m (1) of a block, float32."""
     if trait(FORMAT, "number_bytes") == 1:
         numbers = power_of_two(word.to(tl.int32))
     elif trait(FORMAT, "number_bytes") == 4:
-        numbers = word.to(tl.float32, bitcast=True)
+        numbers = (word >> 32 * NUMBER).to(tl.int32).to(tl.float32, bitcast=True)
     else:
         numbers = (word >> 16 * NUMBER).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
     return numbers
@@ -110,8 +131,15 @@ def scales_of(words, PART: tl.constexpr, HALF: tl.constexpr, FORMAT: tl.constexp
     """What the codes of a part, or of half of it, are multiplied with: float32."""
     d = number_of(words[word_of_block(FORMAT, PART)], 0, FORMAT)
     if trait(FORMAT, "two_levels"):
-        integers = words[word_of_group(FORMAT, PART)].to(tl.int32)
-        d = d * (integers << (24 - 8 * HALF) >> 24).to(tl.float32)
+        scales = words[word_of_group(FORMAT, PART)].to(tl.int32)
+        if trait(FORMAT, "divides"):
+            d = tl.where(d == 0.0, 0.0, tl.div_rn(half_e4m3(scales >> 8 * HALF & 255), d))
+        elif trait(FORMAT, "e4m3_scales"):
+            d = d * half_e4m3(scales >> 8 * HALF & 255)
+        elif trait(FORMAT, "of_rows"):
+            d = d * (scales & 255).to(tl.float32)
+        else:
+            d = d * (scales << (24 - 8 * HALF) >> 24).to(tl.float32)
     return d
 
 

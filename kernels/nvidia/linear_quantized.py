@@ -21,7 +21,7 @@ import triton.language as tl
 from ..linear.blocks import FORMATS, GROUP
 from .codes import decode, ones_like
 from .context import Context, Emit
-from .group_numbers import groups_of_unit, minima_of, scales_of, trait, unit_words
+from .group_numbers import groups_of_unit, minima_of, row_words, scales_of, trait, unit_words
 from .launch import Launch, Tensor
 from .linear_cuts import FEW_ROWS, Family, FewRows, Tile, linear_launches
 from .linear_launches import Linear, finish, grouped_tile
@@ -61,10 +61,11 @@ def few_rows_quantized_kernel(
     exists = (m < rows)[None, None, :]
     sums = tl.zeros((UNITS, BLOCK_N, BLOCK_M), tl.float32)
     units = tl.cdiv(K, 32 * UNIT)
+    head = row_words(row[None, :], FORMAT, NUMBERS_AT)
     following = unit_words(row[None, :], tl.minimum(u, units - 1)[:, None], FORMAT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT)
     for done in range(0, units, UNITS):
         # Triton prefetches what goes into a product; these do not, and are loaded one step ahead here.
-        words = following
+        words = head + following
         ahead = tl.minimum(done + UNITS + u, units - 1)[:, None]
         following = unit_words(row[None, :], ahead, FORMAT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT)
         runs = ()
@@ -103,11 +104,12 @@ def tile_quantized_kernel(
     begin = tl.program_id(1) * SPLIT_K
     end = tl.minimum(begin + SPLIT_K, K) if PARTIAL else K
     units = tl.cdiv(K, 32 * UNIT)
+    head = row_words(row[:, None], FORMAT, NUMBERS_AT)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for done in range(begin, end, BLOCK_K):
         first = done // (32 * UNIT)
         inside = tl.minimum(first + u, units - 1)[None, :]
-        words = unit_words(row[:, None], inside, FORMAT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT)
+        words = head + unit_words(row[:, None], inside, FORMAT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT)
         runs = ()
         for part in tl.static_range(UNIT):
             runs = load_runs(runs, tiles, first, (u < units - first)[None, :, None], part, FORMAT, EVEN_K)

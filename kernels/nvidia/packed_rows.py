@@ -8,9 +8,10 @@ ALIGNMENT = 16
 """Rows start at multiples of this many bytes: what one thread loads at once."""
 
 ROW_FORMATS = (
-    *("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "mxfp4"),
+    *("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "mxfp4", "nvfp4_mul", "nvfp4_div"),
     *("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"),
     *("w4_g32", "w4_g64", "w4_g128", "w8_g32", "w8_g64", "w8_g128"),
+    *("i4_g32", "i5_g32", "i6_g32"),
 )
 """Block formats that NVIDIA's kernels read."""
 
@@ -92,7 +93,7 @@ def units_of(format: str, in_features: int) -> int:
 def part_bytes(format: str, in_features: int) -> dict[str, int]:
     """The parts of a row in order (see formats.py), with their padding."""
     spec, groups = FORMATS[format], units_of(format, in_features) * unit_groups(format)
-    blocks = -(-groups // spec.groups)
+    blocks = 1 if spec.of_rows else -(-groups // spec.groups)
     sizes = {f"plane{plane.below}": groups * GROUP * plane.width // 8 for plane in planes(format)}
     sizes["numbers"] = blocks * spec.number_bytes * spec.numbers
     if spec.has_zero_point:

@@ -16,7 +16,7 @@ from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
 from engine.compiler.run_artifact import artifact_logits
 from engine.compiler.weight_formats import choose_formats, widened
-from engine.errors import UsageError
+from engine.kernels.linear.packed import Layout
 from engine.models.open import open_checkpoint
 
 SIZES: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
@@ -97,9 +97,10 @@ def test_only_what_has_more_bits_is_quantized_further(tmp_path: Path) -> None:
     assert {"f32", "q6_k", "q4_k"} < set(formats.values())
 
 
-def test_what_is_sensitive_is_kept_wider(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["panels", "rows"])
+def test_what_is_sensitive_is_kept_wider(layout: Layout, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(write(tmp_path, lambda tensor: "F16")))
-    chosen = {quantize: choose_formats(checkpoint, quantize) for quantize in ("int8", "int6", "int5", "int4")}
+    chosen = {quantize: choose_formats(checkpoint, quantize, layout) for quantize in ("int8", "int6", "int5", "int4")}
     by_name = {name: [formats[name] for formats in chosen.values()] for name, info in checkpoint.parameters.items() if len(info.shape) == 2}
     for name, formats in by_name.items():
         if name == "embed.weight":
@@ -123,14 +124,6 @@ def test_our_own_formats_are_served(store: Path, tmp_path: Path, capsys: pytest.
         assert torch.equal(steps[-1], last[0])
     assert main(["verify", str(artifact), "--against", str(model), "--max-kl", "0.05"]) == 0
     assert "KL divergence" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("quantize", ["int6", "int5"])
-def test_what_no_kernel_of_a_target_reads_is_refused(quantize: str, tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(str(write(tmp_path, lambda tensor: "F16")))
-    with pytest.raises(UsageError, match=f"--quantize {quantize} is for CPUs") as raised:
-        choose_formats(checkpoint, quantize, "rows")
-    assert raised.value.hint == "take int8 or int4"
 
 
 def test_types_that_become_numbers_are_counted(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def test_quantized_artifacts_compute_their_reference(quantize: str, tmp_path: Pa
         checkpoint = write_static_fp8(checkpoint, tmp_path / "static", lambda name: 2**-8 if "gate" in name else 2**-7)
     run_build(checkpoint, tmp_path, "--quantize", quantize, "--debug-dump", "dump")
     manifest = load_manifest(tmp_path / "out")
-    assert ("fp8_tensor" if quantize == "none" else "q4_1") in {weight.format for weight in manifest.weights.values()}
+    assert ("fp8_tensor" if quantize == "none" else "i4_g32") in {weight.format for weight in manifest.weights.values()}
     compare_decode_with_prefill(tmp_path)
 
 

@@ -23,9 +23,9 @@ def native(store: Path) -> NativeFit:
     return found
 
 
-@pytest.mark.parametrize(("bits", "of_rows"), [(4, False), (5, False), (4, True), (5, True), (6, True)])
+@pytest.mark.parametrize("bits", [4, 5, 6])
 @pytest.mark.parametrize("rows", [1, 16, 77])
-def test_the_library_gives_the_bytes_of_the_specification(native: NativeFit, bits: int, of_rows: bool, rows: int) -> None:
+def test_the_library_gives_the_bytes_of_the_specification(native: NativeFit, bits: int, rows: int) -> None:
     generator = torch.Generator().manual_seed(rows)
     x = torch.randn(rows, 448, generator=generator) * torch.rand(rows, 1, generator=generator) * 0.1
     x[0, :64] = 0
@@ -34,7 +34,7 @@ def test_the_library_gives_the_bytes_of_the_specification(native: NativeFit, bit
     x[rows // 3, 100] = 9.0
     importance = torch.rand(448, generator=generator)
     importance[128:192] = 0
-    assert torch.equal(native(x, importance, bits, of_rows), fit(x, importance, bits, of_rows))
+    assert torch.equal(native(x, importance, bits), fit(x, importance, bits))
 
 
 @pytest.mark.parametrize("flags", [("-march=x86-64",), ("-march=x86-64-v4",)])
@@ -43,10 +43,8 @@ def test_the_width_of_vectors_changes_no_byte(native: NativeFit, flags: tuple[st
         pytest.skip("this machine has no AVX-512")
     library.compile_sources([PACKAGE / quantizer.SOURCE], flags, tmp_path / "other.so")
     x, importance = torch.randn(33, 320), torch.rand(320)
-    for bits, of_rows in ((4, False), (6, True)):
-        assert torch.equal(
-            NativeFit((tmp_path / "other.so").read_bytes())(x, importance, bits, of_rows), native(x, importance, bits, of_rows)
-        )
+    for bits in (4, 6):
+        assert torch.equal(NativeFit((tmp_path / "other.so").read_bytes())(x, importance, bits), native(x, importance, bits))
 
 
 def test_it_is_compiled_once(store: Path, monkeypatch: pytest.MonkeyPatch, native: NativeFit) -> None:

@@ -18,8 +18,8 @@ from engine.kernels.nvidia.packed_rows import part_bytes
 FEW = 16
 CASES = [(1, 34, 1120, 132), (16, 40, 96, 1), (17, 34, 1120, 132), (70, 40, 96, 1)]
 """Tokens, N, K, multiprocessors: with many of those, K is split among programs; with one, a program has more of N."""
-KINDS = ("q8_0", "q4_1", "q5_0", "q6_k", "w4_g64", "iq4_xs")
-"""Of each size of unit, with minima, zero points, a table and two levels."""
+KINDS = ("q8_0", "q4_1", "q5_0", "q6_k", "w4_g64", "iq4_xs", "nvfp4_div", "i5_g32")
+"""Of each size of unit, with minima, zero points, a table and two levels, of which scales are integers or e4m3 or those of a row."""
 ORDER = 4
 """Sums of the same float32 products in another order may be this much worse than torch's."""
 
@@ -51,9 +51,9 @@ def test_packing_keeps_every_bit(format: str, inputs: int) -> None:
 
 
 def test_bits_per_weight_are_those_of_the_registry() -> None:
-    """Of rows long enough for padding not to count."""
-    for format in ROW_FORMATS:
-        assert packed_shape(format, 1, 4096)[1] * 8 / 4096 == FORMATS[format].bits_per_weight, format
+    """Of rows long enough for padding not to count, and but for the head of those that are blocks."""
+    for format, spec in ((format, FORMATS[format]) for format in ROW_FORMATS):
+        assert (packed_shape(format, 1, 4096)[1] - 16 * spec.of_rows) * 8 / 4096 == spec.bits_per_weight, format
 
 
 def test_packing_refuses_parts_of_blocks() -> None:
