@@ -3,6 +3,7 @@
 import json
 from importlib import import_module
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -55,3 +56,19 @@ def test_fewer_bits_cost_more(quality: Any, tmp_path: Path, monkeypatch: pytest.
     assert rows["int8"]["kl_mean"] < rows["int6"]["kl_mean"] < rows["int5"]["kl_mean"] < rows["int4"]["kl_mean"]
     assert rows["int8"]["bits"] == 8.5
     assert rows["int4"]["calibration"] == "random tokens"
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
+def test_what_quantizing_a_real_model_costs(
+    quality: Any, smollm2_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    """SmolLM2 calibrated on random tokens, its weights on no grid: by at most as much do next tokens diverge, in nats."""
+    monkeypatch.setenv("ENGINE_STORE", str(store))
+    text, file = tmp_path / "text.md", tmp_path / "quality.json"
+    text.write_text("\n\n".join(topics.values()))  # Python's own documentation: there is no other long text on every machine
+    assert quality.main([str(smollm2_gguf), "--text", str(text), "--tokens", "1024", "--json", str(file)]) == 0
+    rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
+    for setting, bits, divergence in (("int4", 5.25, 0.07), ("int5", 6.05, 0.025), ("int6", 6.95, 0.01), ("int8", 8.5, 0.0025)):
+        assert rows[setting]["bits"] <= bits, setting
+        assert rows[setting]["kl_mean"] <= divergence, setting
