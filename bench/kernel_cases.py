@@ -12,10 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..artifacts import CacheGroup, Manifest
+from ..artifacts import CacheGroup, Manifest, WeightInfo
 from ..kernels.attention.op import attention
 from ..kernels.attention.options import AttentionOptions
 from ..kernels.linear import activations_for
+from ..kernels.linear.bands import is_mixed, read_bands
 from ..kernels.linear.blocks import FORMATS
 from ..kernels.linear.formats import PANEL, pack_dense
 from ..kernels.linear.packed import DENSE_DTYPES, in_features_of_panels, kernel_of, packed_shape
@@ -57,12 +58,16 @@ def linear_shapes(manifest: Manifest) -> list[LinearShape]:
     """The distinct matrices of an artifact, with outputs and inputs rounded up as they are packed."""
     shapes = set()
     for weight in manifest.weights.values():
-        if len(weight.shape) >= 3:
+        if len(weight.shape) >= 3 or is_mixed(weight.format):
             inputs = in_features_of_panels(weight.format, weight.shape)
-            shape = LinearShape(weight.format, weight.shape[0] * PANEL, inputs)
+            shape = LinearShape(weight.format, _outputs(weight), inputs)
             assert packed_shape(shape.format, shape.outputs, shape.inputs) == tuple(weight.shape), "weights are packed in another way"
             shapes.add(shape)
     return sorted(shapes)
+
+
+def _outputs(weight: WeightInfo) -> int:
+    return sum(band.out_features for band in read_bands(weight.format)) if is_mixed(weight.format) else weight.shape[0] * PANEL
 
 
 def compared(outputs: int, inputs: int) -> list[LinearShape]:
@@ -85,7 +90,7 @@ def linear_cases(shape: LinearShape, rows: tuple[int, ...]) -> Iterator[Case]:
             kernel=f"linear {shape.format}",
             shape=f"{shape.outputs}x{shape.inputs}",
             rows=count,
-            call=_linear_call(kernel, given, weights, shape.outputs),
+            call=_linear_call(shape, given, weights),
             copies=len(weights),
             bytes=weights[0].nbytes + given.nbytes + 4 * count * shape.outputs,
             macs=count * shape.outputs * shape.inputs,
@@ -99,15 +104,16 @@ def attention_cases(cache: CacheGroup, query_heads: int) -> Iterator[Case]:
         yield _attention_case(cache, query_heads, batch, context, new)
 
 
-def _linear_call(kernel: str, x: Tensor, weights: Sequence[Tensor], outputs: int) -> Callable[[int], Tensor]:
+def _linear_call(shape: LinearShape, x: Tensor, weights: Sequence[Tensor]) -> Callable[[int], Tensor]:
     """Nothing else here knows the operators' signatures."""
-    operator = getattr(torch.ops.engine, f"linear_{kernel}").default
+    operator = getattr(torch.ops.engine, f"linear_{kernel_of(shape.format)}").default
+    outputs = shape.format if is_mixed(shape.format) else shape.outputs
     return lambda index: operator(x, weights[index], None, None, outputs, 1.0)
 
 
 def _weight(shape: LinearShape) -> Tensor:
     """A packed weight of random numbers."""
-    if shape.format not in FORMATS:
+    if shape.format in DENSE_DTYPES:
         return pack_dense(torch.randn(shape.outputs, shape.inputs).to(DENSE_DTYPES[shape.format]))
     # Bytes of which no two are a float16 that is large.
     return torch.randint(0, 0x3C, packed_shape(shape.format, shape.outputs, shape.inputs), dtype=torch.uint8)

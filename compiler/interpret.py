@@ -31,6 +31,7 @@ def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
         "engine.attention.default": attention_operator,
         "engine.bidirectional_attention.default": bidirectional_attention_operator,
         "engine.mean_pool.default": mean_pool.reference,
+        "engine.linear_mixed.default": reference.linear_mixed,
     }
     operators |= {f"engine.{name}.default": operator for name, operator in ROW_REFERENCES.items()}
     for quantizer, quantize in QUANTIZERS.items():

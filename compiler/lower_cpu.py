@@ -21,6 +21,7 @@ SEGMENT_SOURCES = (
     "kernels/fakes.py",
     "kernels/formats.py",
     "kernels/library.py",
+    "kernels/linear/bands.py",
     "kernels/linear/blocks.py",
     "kernels/native.py",
     "kernels/nvidia/packed_rows.py",

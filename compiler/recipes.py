@@ -1,5 +1,6 @@
 """Runs the recipe of a packed tensor: reads its sources from a checkpoint, one operation after another."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -15,8 +16,9 @@ from ..kernels.nvidia import fp8
 from ..kernels.nvidia.packed_rows import fp8_in_features
 from ..models.checkpoint import Checkpoint
 from ..models.decoder import constants
+from ..passes.rewrite import joined_values
 from .quantizer import PLAIN, Quantizing
-from .weights_plan import PackedWeight
+from .weights_plan import PackedWeight, operations_of
 
 
 def make(weight: PackedWeight, checkpoint: Checkpoint, quantizing: Quantizing = PLAIN) -> torch.Tensor:
@@ -24,19 +26,17 @@ def make(weight: PackedWeight, checkpoint: Checkpoint, quantizing: Quantizing = 
 
     Raises CheckpointError for a source that cannot be read or quantized, ArtifactError for an operation that does not exist.
     """
-    parts = [_make_part(source, weight.recipe, checkpoint, quantizing) for source in weight.sources]
+    parts = [_make_part(source, operations_of(weight.recipe, index), checkpoint, quantizing) for index, source in enumerate(weight.sources)]
     match weight.recipe[-1:]:
-        case ("concat",):
-            data = torch.cat(parts)
-        case ("max",):
-            data = torch.stack(parts).amax(0)
+        case (("concat" | "concat_flat" | "max") as how,):
+            data = joined_values(parts, how)
         case _:
             (data,) = parts
     assert tuple(data.shape) == weight.shape, (weight, data.shape)
     return data.contiguous()
 
 
-def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint, quantizing: Quantizing) -> torch.Tensor:
+def _make_part(source: str, recipe: Sequence[str], checkpoint: Checkpoint, quantizing: Quantizing) -> torch.Tensor:
     if source not in checkpoint.parameters and (constant := constants(checkpoint.spec).get(source)) is not None:
         return constant.to(torch.float32).contiguous()
     loaded = checkpoint.read(source)
@@ -50,6 +50,8 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint, qua
                 data, held = values(held, data), "f32"
             case "to_bfloat16", _, _:
                 data, held = values(held, data).bfloat16(), "bf16"
+            case "quantize", _, wanted if wanted == held:
+                pass
             case "quantize", _, wanted:
                 floats, tensor = values(held, data), _tensors(checkpoint, source)
                 data, held = _quantize(wanted, floats, tensor, quantizing.importance.get(source), quantizing.fit), wanted
@@ -57,7 +59,7 @@ def _make_part(source: str, recipe: tuple[str, ...], checkpoint: Checkpoint, qua
                 data = rows.pack_rows(held, data)
             case "pack", _, _:
                 data = pack_blocks(held, data) if held in QUANTIZED_FORMATS else pack_dense(data)
-            case "concat" | "max", _, _:
+            case "concat" | "concat_flat" | "max", _, _:
                 pass  # of all parts, once each is made
             case _:
                 raise ArtifactError(f"there is no recipe {operation!r} for weights in this version", hint="build the artifact again")

@@ -4,11 +4,12 @@ A recipe is pure data (operations named in the manifest), so new weights of the 
 architecture need packing but no compiling. `recipes.py` runs them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
+from ..kernels.linear.bands import is_mixed, read_bands
 from ..kernels.linear.blocks import FORMATS
 from ..kernels.linear.packed import ORDER, Layout
 from ..kernels.nvidia.packed_rows import fp8_layout
@@ -46,20 +47,28 @@ def plan_weights(graph: fx.Graph, stored: Mapping[str, str]) -> list[PackedWeigh
                     format=packed_format or "f32",
                     sources=sources,
                     recipe=_recipe(
-                        {stored.get(source, "f32") for source in sources}, packed_format, node.meta.get("layout"), node.meta.get("join")
+                        [stored.get(source, "f32") for source in sources], packed_format, node.meta.get("layout"), node.meta.get("join")
                     ),
                 )
             )
     return plan
 
 
-def _recipe(stored: set[str], packed_format: str | None, layout: Layout | None, join: str | None) -> tuple[str, ...]:
+def operations_of(recipe: Sequence[str], index: int) -> list[str]:
+    """What is done to one of the sources: where their formats differ, `quantize` names that of each, with + between them."""
+    operations = [operation.partition(":") for operation in recipe]
+    return [f"{name}{colon}{formats.split('+')[index] if is_mixed(formats) else formats}" for name, colon, formats in operations]
+
+
+def _recipe(stored: Sequence[str], packed_format: str | None, layout: Layout | None, join: str | None) -> tuple[str, ...]:
     if packed_format == ORDER:
         return ()
     joined = () if join is None else (join,)
     if packed_format is None:
-        return (() if stored == {"f32"} else ("to_float32",)) + joined
-    is_there = {fp8_layout(format) for format in stored} == {fp8_layout(packed_format)}
-    convert = () if is_there else (_CONVERSIONS.get(packed_format, f"quantize:{packed_format}"),)
+        return (() if set(stored) == {"f32"} else ("to_float32",)) + joined
+    bands = [band.format for band in read_bands(packed_format)] if is_mixed(packed_format) else []
+    wanted = bands or [packed_format] * len(stored)
+    is_there = [fp8_layout(format) for format in stored] == [fp8_layout(format) for format in wanted]
+    convert = () if is_there else (_CONVERSIONS.get(packed_format, f"quantize:{'+'.join(bands) or packed_format}"),)
     pack = ("pack",) if layout == "panels" else ("pack_rows",) if packed_format in FORMATS else ()
     return (*convert, *pack, *joined)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from .formats import ACTIVATION_BYTES, FP8_KERNELS, GROUP, PANEL_KERNELS, ROW_KERNELS
+from .linear.bands import read_bands
 from .nvidia.packed_rows import FP8_FORMATS, fp8_row_bytes
 from .row_operators import ROW_OPERATORS, TWINS, twin
 
@@ -13,6 +14,10 @@ Fake = Callable[..., torch.Tensor]
 
 def _linear(x: torch.Tensor, w: torch.Tensor, bias: object, residual: object, out_features: int, multiplier: float) -> torch.Tensor:
     return x.new_empty((x.shape[0], out_features), dtype=torch.float32)
+
+
+def _mixed_linear(x: torch.Tensor, w: torch.Tensor, bias: object, residual: object, bands: str, multiplier: float) -> torch.Tensor:
+    return _linear(x, w, bias, residual, sum(band.out_features for band in read_bands(bands)), multiplier)
 
 
 def _row_linear(x: torch.Tensor, w: torch.Tensor, bias: object, residual: object, out_features: int, multiplier: float) -> torch.Tensor:
@@ -68,6 +73,7 @@ def fakes() -> dict[str, Fake]:
     found: dict[str, Fake] = {
         "attention": _attention,
         "bidirectional_attention": _attention,
+        "linear_mixed": _mixed_linear,
         "mean_pool": _mean_pool,
         "sample": _sample,
         **dict.fromkeys(ROW_OPERATORS, _row_operator),

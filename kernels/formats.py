@@ -12,7 +12,8 @@ ROW_KERNELS = tuple(f"rows_{kernel}" for kernel in ("dense", *ROW_FORMATS))
 """Those of NVIDIA targets: weights row by row, bfloat16 activations and results (see nvidia/formats.py)."""
 FP8_KERNELS = tuple(f"rows_{layout}" for layout in FP8_LAYOUTS)
 """Linears of NVIDIA targets that multiply FP8 activations with FP8 weights (see nvidia/fp8.py)."""
-LINEAR_KERNELS = (*PANEL_KERNELS, *ROW_KERNELS, *FP8_KERNELS)
+LINEAR_KERNELS = (*PANEL_KERNELS, "mixed", *ROW_KERNELS, *FP8_KERNELS)
+"""mixed: of a CPU target, whose weights have bands of several quantized formats (see linear/bands.py)."""
 PANEL_QUANTIZERS = {"bf16": "round_bf16"} | dict.fromkeys(QUANTIZED_FORMATS, "quantize")
 """For each format of CPU targets whose linears take activations that are not float32, the operator that makes those."""
 QUANTIZERS = PANEL_QUANTIZERS | {f"rows_{format}": f"quantize_{format}" for format in FP8_FORMATS}

@@ -16,12 +16,14 @@ _ROW_QUANTIZERS = {
 }
 
 _LINEAR = "Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features, float multiplier"
+_MIXED = _LINEAR.replace("int out_features", "str bands")
 
 SCHEMAS = (
     # x [T, K] float32, for quantized kernels what `quantize` gives, for bf16 what `round_bf16` gives; w packed (see linear/formats.py);
     # bias [N] and residual [T, N] float32 -> (x w^T + bias) * multiplier + residual, [T, N] float32, every operation rounded on its own
     # of row kernels, x [T, K], residual and result are bfloat16, bias [N] float32
-    *(f"linear_{kernel}({_LINEAR}) -> Tensor" for kernel in LINEAR_KERNELS),
+    # of mixed, w has all bands one after another, uint8 [bytes], and N is the sum of theirs (see linear/bands.py)
+    *(f"linear_{kernel}({_MIXED if kernel == 'mixed' else _LINEAR}) -> Tensor" for kernel in LINEAR_KERNELS),
     # the same with a result in float32, for the LM head
     *(f"logits_{kernel}({_LINEAR}) -> Tensor" for kernel in (*ROW_KERNELS, *FP8_KERNELS)),
     # x [T, K] bfloat16, of fp8_tensor also its scale [1] float32 -> uint8 [T, row_bytes]: FP8 numbers with scales (see nvidia/fp8.py)

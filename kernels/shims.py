@@ -7,6 +7,7 @@ _LINEAR = (
     "AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* bias, AtenTensorHandle* residual, int64_t out_features, double multiplier"
 )
 _C_ARGUMENTS = {
+    "linear_mixed": _LINEAR.replace("int64_t out_features", "const char* bands"),
     **{f"linear_{kernel}": _LINEAR for kernel in PANEL_KERNELS},
     **{f"embedding_{kernel}": "AtenTensorHandle tokens, AtenTensorHandle w, int64_t dim, double multiplier" for kernel in PANEL_KERNELS},
     **dict.fromkeys(PANEL_QUANTIZERS.values(), "AtenTensorHandle x"),

@@ -9,13 +9,13 @@ from ..kernels.formats import LINEAR_KERNELS
 
 
 class LinearArguments(NamedTuple):
-    """(x weight^T + bias) * multiplier + residual, in the order of the schema."""
+    """(x weight^T + bias) * multiplier + residual, in the order of the schema. out_features: of linear_mixed, the bands."""
 
     x: fx.Node
     weight: fx.Node
     bias: fx.Node | None
     residual: fx.Node | None
-    out_features: int
+    out_features: int | str
     multiplier: float
 
 

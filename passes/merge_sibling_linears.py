@@ -2,13 +2,14 @@
 
     q = linear(x, w_q), k = linear(x, w_k), v = linear(x, w_v)
                 ->  qkv = linear(x, w_q|w_k|w_v); q, k, v = qkv[:, :a], qkv[:, a:b], qkv[:, b:]
+                ->  qkv = linear_mixed(x, w_q|w_k|w_v, "q4_k:a+q4_k:b+q6_k:c"); likewise
 
 Why: one call instead of two or three, each of which starts and ends the threads' common work;
 and longer runs of weights to stream. The slices are views, which cost nothing.
 
-When not: when formats differ (a GGUF file may keep some matrices at more bits) or multipliers, when a weight
-is used twice (a tied embedding), or when all but the last do not fill whole panels. Numerics
-do not change: every output is computed as before.
+When not: when multipliers differ, or a weight is used twice (a tied embedding). Where linears differ in format (a GGUF
+file may keep some matrices at more bits) or do not fill whole panels, those of quantized formats on CPUs become bands of a
+mixed one (kernels/linear/bands.py); others stay apart. Numerics do not change: every output is computed as before.
 """
 
 from collections import defaultdict
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..kernels.formats import QUANTIZED_FORMATS
+from ..kernels.linear.bands import Band, write_bands
 from ..kernels.linear.formats import PANEL
 from .linears import is_linear, linear_arguments
 from .rewrite import call_like, join, only_user
@@ -44,24 +47,34 @@ def _is_simple(node: fx.Node) -> bool:
 
 def _family(node: fx.Node) -> Any:
     linear = linear_arguments(node)
-    return linear.x, node.target, linear.weight.meta["format"], linear.bias is None, linear.multiplier
+    return linear.x, _can_be_band(linear.weight) or linear.weight.meta["format"], linear.bias is None, linear.multiplier
+
+
+def _can_be_band(weight: fx.Node) -> bool:
+    return weight.meta["layout"] == "panels" and weight.meta["format"] in QUANTIZED_FORMATS
 
 
 def _merge(graph: fx.Graph, siblings: list[fx.Node]) -> int:
     linears = [linear_arguments(node) for node in siblings]
-    widths = [linear.out_features for linear in linears]
-    if any(width % PANEL for width in widths[:-1]):
+    bands = [Band(linear.weight.meta["format"], int(linear.out_features)) for linear in linears]
+    weights = [linear.weight for linear in linears]
+    if len({band.format for band in bands}) == 1 and all(band.out_features % PANEL == 0 for band in bands[:-1]):
+        target, out_features = siblings[0].target, sum(band.out_features for band in bands)
+        arguments = linears[0]._replace(weight=join(graph, weights, "concat"), out_features=out_features)
+    elif _can_be_band(weights[0]):
+        target, text = torch.ops.engine.linear_mixed.default, write_bands(bands)
+        arguments = linears[0]._replace(weight=join(graph, weights, "concat_flat"), out_features=text)
+        arguments.weight.meta["format"] = text
+    else:
         return 0
-    weight = join(graph, [linear.weight for linear in linears], "concat")
-    biases = [linear.bias for linear in linears if linear.bias is not None]
-    bias = join(graph, biases, "concat") if biases else None
+    if biases := [linear.bias for linear in linears if linear.bias is not None]:
+        arguments = arguments._replace(bias=join(graph, biases, "concat"))
     with graph.inserting_before(siblings[0]):
-        arguments = linears[0]._replace(weight=weight, bias=bias, out_features=sum(widths))
-        merged = call_like(graph, siblings[0].target, tuple(arguments))
+        merged = call_like(graph, target, tuple(arguments))
         start = 0
-        for node, width in zip(siblings, widths, strict=True):
-            node.replace_all_uses_with(call_like(graph, _SLICE, (merged, 1, start, start + width)))
-            start += width
+        for node, band in zip(siblings, bands, strict=True):
+            node.replace_all_uses_with(call_like(graph, _SLICE, (merged, 1, start, start + band.out_features)))
+            start += band.out_features
     for node in siblings:
         graph.erase_node(node)
     return len(siblings) - 1

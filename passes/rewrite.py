@@ -6,6 +6,9 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
+Join = Literal["concat", "concat_flat", "max"]
+"""How several weights become one (see `joined_values`)."""
+
 
 def call_like(graph: fx.Graph, target: Any, args: tuple[Any, ...]) -> fx.Node:
     """Insert a call at the graph's insertion point; its meta["val"] is what the operator's shape function says."""
@@ -26,8 +29,8 @@ def replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) 
     return replacement
 
 
-def join(graph: fx.Graph, weights: list[fx.Node], how: Literal["concat", "max"]) -> fx.Node:
-    """A new placeholder made of those of weights: one after another along their first axis, or their largest numbers.
+def join(graph: fx.Graph, weights: list[fx.Node], how: Join) -> fx.Node:
+    """A new placeholder made of those of weights.
 
     Its meta["parts"] names them, and meta["join"] says how: `compiler/recipes.py` makes it from their values.
     """
@@ -37,8 +40,19 @@ def join(graph: fx.Graph, weights: list[fx.Node], how: Literal["concat", "max"])
         joined = graph.placeholder("_".join(weight.name for weight in weights))
     joined.meta = dict(weights[0].meta) | {"ref": f"weight:{_joined_name(names)}", "parts": names, "join": how}
     with values[0].fake_mode:  # type: ignore[attr-defined]
-        joined.meta["val"] = torch.cat(values) if how == "concat" else torch.stack(values).amax(0)
+        joined.meta["val"] = joined_values(values, how)
     return joined
+
+
+def joined_values(values: list[torch.Tensor], how: Join) -> torch.Tensor:
+    """One after another along their first axis, or without their shapes, or their largest numbers."""
+    match how:
+        case "concat":
+            return torch.cat(values)
+        case "concat_flat":
+            return torch.cat([value.flatten() for value in values])
+        case "max":
+            return torch.stack(values).amax(0)
 
 
 def _joined_name(names: list[str]) -> str:

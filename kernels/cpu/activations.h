@@ -25,6 +25,12 @@ struct ActivationGroup {
 };
 static_assert(sizeof(ActivationGroup) == kActivationBytes);
 
+// That x is [rows, groups, 48], what quantize gives.
+inline void check_activations(const Tensor& x) {
+  check_contiguous(x, ScalarType::Byte, 3, "x");
+  STD_TORCH_CHECK(x.size(2) == kActivationBytes, "x must be what quantize gives");
+}
+
 inline int64_t groups_of(int64_t features) { return (features + kGroup - 1) / kGroup; }
 
 // The group's values in registers, in order.

@@ -16,6 +16,14 @@ struct Epilogue {
            int64_t out_features)
       : bias(vector_of(bias_tensor, out_features, "bias")), multiplier(float(multiplier)), residual(residual_tensor, rows, out_features) {}
 
+  // The same, of the outputs from `column` on.
+  Epilogue from(int64_t column) const {
+    Epilogue moved = *this;
+    if (bias != nullptr) moved.bias += column;
+    if (residual) moved.residual.data += column;
+    return moved;
+  }
+
   // A vector of sums, of the outputs from `column` on.
   ENGINE_INLINE Vf apply(Vf sum, int64_t row, int64_t column) const {
     if (bias != nullptr) sum += load(bias + column);

@@ -13,8 +13,9 @@
 
 #include <algorithm>
 
-#include "activations.h"
+#include "block_formats.h"
 #include "c_linear.h"
+#include "linear_bands.h"
 #include "linear_tiles.h"
 #include "sum_tree.h"
 #include "weight_formats.h"
@@ -23,14 +24,8 @@ namespace engine {
 namespace {  // each file that includes this has the formats that it names
 
 template <class Format>
-struct QuantizedLinear {
+struct QuantizedLinear : Band {
   using Numbers = typename Format::Numbers;
-
-  const ActivationGroup* x;
-  const uint8_t* w;
-  Epilogue epilogue;
-  float* out;
-  int64_t rows, out_features, panels, groups;
 
   // Adds the products of one group: of `Rows` rows with the `Vectors` * kLanes outputs from n on of the panels of which
   // `codes` is the first one's.
@@ -97,12 +92,12 @@ struct QuantizedLinear {
 
   ENGINE_INLINE void finish(int64_t row, int64_t column, Vf sum) const {
     if (column + kLanes > out_features) return finish_edge(row, column, sum);
-    store(out + row * out_features + column, epilogue.apply(sum, row, column));
+    store(out + row * stride + column, epilogue.apply(sum, row, column));
   }
 
   // The last outputs, fewer than a vector.
   __attribute__((noinline)) void finish_edge(int64_t row, int64_t column, Vf sum) const {
-    for (int64_t n = column; n < out_features; ++n) out[row * out_features + n] = epilogue.apply_one(sum[n - column], row, n);
+    for (int64_t n = column; n < out_features; ++n) out[row * stride + n] = epilogue.apply_one(sum[n - column], row, n);
   }
 
   // The weights of the panels at hand, kAhead bytes further on.
@@ -137,17 +132,16 @@ struct QuantizedLinear {
 
   // As many rows as the registers hold the sums of.
 #if defined(ENGINE_AVX512)
-  static constexpr int kRows = Format::kParts == 1 ? 6 : 4, kPanelsAtOnce = 2;
+  static constexpr int kRows = Format::kParts == 1 ? 6 : 4;
 #else
-  static constexpr int kRows = Format::kParts == 1 ? 5 : 3, kPanelsAtOnce = 1;
+  static constexpr int kRows = Format::kParts == 1 ? 5 : 3;
 #endif
 #if defined(ENGINE_AMX)
-  static constexpr int64_t kRowStep = kBlockRows, kRowCache = 1 << 20;  // of the 2 MiB that every processor with AMX has per core
+  static constexpr int64_t kRowStep = kBlockRows;
 #else
-  static constexpr int64_t kRowStep = kRows, kRowCache = 256 << 10;
+  static constexpr int64_t kRowStep = kRows;
 #endif
-  static constexpr int64_t kAhead = 8 << 10;            // of 2 to 16 KiB what measured best
-  static constexpr int64_t kReadAhead = 256 << 10;      // bytes: what memory delivers between two calls
+  static constexpr int64_t kAhead = 8 << 10;  // of 2 to 16 KiB what measured best
 
   void tile(int64_t row, int64_t last_row, int64_t panel, int64_t last_panel) const {
 #if defined(ENGINE_AMX)
@@ -180,22 +174,14 @@ struct QuantizedLinear {
   }
 #endif
 
-  void run() const {
-    // Rows whose activations stay in the second cache level while panels stream by.
-    const int64_t tile_rows = std::clamp<int64_t>(kRowCache / (groups * kActivationBytes) / kRowStep * kRowStep, kRowStep, 64 * kRows);
-    const int threads = threads_for(rows * groups * kGroup * out_features);
-    const int64_t run = std::clamp<int64_t>(panels / (8 * threads) / kPanelsAtOnce, 1, 8 / kPanelsAtOnce) * kPanelsAtOnce;  // panels per task: long streams, even shares
-    const int64_t runs = (panels + run - 1) / run;
-    const int64_t tasks = runs * ((rows + tile_rows - 1) / tile_rows);
-    Team::instance().read_ahead(w + panels * Format::panel_bytes(groups), kReadAhead);  // weights lie in the order of their use
-    parallel_for(tasks, 1, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t row = i / runs * tile_rows, panel = i % runs * run;
-        tile(row, std::min(row + tile_rows, rows), panel, std::min(panel + run, panels));
-      }
-    });
+  static void tile_of(const Band& band, int64_t row, int64_t last_row, int64_t panel, int64_t last_panel) {
+    QuantizedLinear{band}.tile(row, last_row, panel, last_panel);
   }
 };
+
+template <class Format>
+constexpr BandFormat kBandFormat = {Format::kGroups, QuantizedLinear<Format>::kRows, QuantizedLinear<Format>::kRowStep, Format::panel_bytes,
+                                    QuantizedLinear<Format>::tile_of};
 
 template <class Format>
 void check_weight(const Tensor& w, int64_t groups) {
@@ -207,16 +193,15 @@ void check_weight(const Tensor& w, int64_t groups) {
 template <class Format>
 Tensor linear(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t out_features,
               double multiplier) {
-  check_contiguous(x, ScalarType::Byte, 3, "x");
-  STD_TORCH_CHECK(x.size(2) == kActivationBytes, "x must be what quantize gives");
-  const int64_t rows = x.size(0), groups = x.size(1), panels = (out_features + kPanel - 1) / kPanel;
+  check_activations(x);
+  const int64_t rows = x.size(0), groups = x.size(1);
   check_weight<Format>(w, groups);
-  STD_TORCH_CHECK(out_features > 0 && w.size(0) == panels, "w has ", w.size(0), " panels, not ", panels);
   const Epilogue epilogue(bias, multiplier, residual, rows, out_features);
   Tensor out = empty_floats({rows, out_features});
-  QuantizedLinear<Format>{data<ActivationGroup>(x), data<uint8_t>(w), epilogue, static_cast<float*>(out.data_ptr()), rows, out_features, panels,
-                          groups}
-      .run();
+  const Band band{&kBandFormat<Format>, data<ActivationGroup>(x), data<uint8_t>(w), epilogue, static_cast<float*>(out.data_ptr()), rows, out_features,
+                  groups, out_features};
+  STD_TORCH_CHECK(out_features > 0 && w.size(0) == band.panels(), "w has ", w.size(0), " panels, not ", band.panels());
+  compute_bands({&band, 1});
   return out;
 }
 
@@ -248,11 +233,16 @@ Tensor embedding(Tensor tokens, Tensor w, int64_t dim, double multiplier) {
 }  // namespace
 }  // namespace engine
 
-// The operators and C functions of a file's formats. kernel: the last part of the operators' names.
+// The operators and C functions of a file's formats, and what linear_mixed needs of them. kernel: the last part of the operators' names.
 #define ENGINE_REGISTER_FORMAT(kernel, Format)                                           \
   m.impl("linear_" #kernel, TORCH_BOX(&engine::linear<engine::Format>)); \
   m.impl("embedding_" #kernel, TORCH_BOX(&engine::embedding<engine::Format>));
-#define ENGINE_EXPORT_FORMAT(kernel, Format) ENGINE_C_LINEAR(kernel, engine::linear<engine::Format>, engine::embedding<engine::Format>)
+#define ENGINE_EXPORT_FORMAT(kernel, Format)                                                            \
+  ENGINE_C_LINEAR(kernel, engine::linear<engine::Format>, engine::embedding<engine::Format>)            \
+  namespace engine {                                                                                    \
+  extern const BandFormat band_##kernel;                                                                \
+  constinit const BandFormat band_##kernel = kBandFormat<Format>;                                       \
+  }
 #define ENGINE_BLOCK_FORMATS(FORMATS)                                                   \
   STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) { FORMATS(ENGINE_REGISTER_FORMAT) } \
   FORMATS(ENGINE_EXPORT_FORMAT)

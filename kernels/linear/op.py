@@ -1,9 +1,12 @@
 """The linear and embedding operators as Python functions. In a graph, passes/assign_weight_kernels.py puts them."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
+
+from .bands import Band, write_bands
 
 
 def quantize_activations(x: Tensor) -> Tensor:
@@ -34,6 +37,13 @@ def linear(
     """
     x = activations_for(kernel, x)
     return cast(Tensor, getattr(torch.ops.engine, f"linear_{kernel}")(x, w, bias, residual, out_features, multiplier))
+
+
+def linear_mixed(
+    x: Tensor, w: Tensor, bias: Tensor | None, bands: Sequence[Band], residual: Tensor | None = None, multiplier: float = 1.0
+) -> Tensor:
+    """`linear` of a weight that has bands, packed one after another in uint8 [bytes] (see bands.py); N is the sum of their outputs."""
+    return cast(Tensor, torch.ops.engine.linear_mixed(quantize_activations(x), w, bias, residual, write_bands(bands), multiplier))
 
 
 def embedding(kernel: str, tokens: Tensor, w: Tensor, dim: int, multiplier: float = 1.0) -> Tensor:

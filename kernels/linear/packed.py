@@ -1,30 +1,34 @@
 """Shapes of packed weights and the kernel that reads them, from the storage format's name and the target's layout."""
 
 from collections.abc import Mapping, Sequence
+from math import lcm, prod
 from typing import Literal
 
 import torch
 
 from ..formats import QUANTIZED_FORMATS, QUANTIZERS
 from ..nvidia import packed_rows
+from .bands import is_mixed, read_bands
 from .blocks import FORMATS, GROUP
 from .formats import PANEL
 
 DENSE_DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 Layout = Literal["panels", "rows"]
 """How weights lie: in panels of 16 rows for CPUs (formats.py), row by row for NVIDIA (nvidia/packed_rows.py)."""
+_ANY_BLOCKS = lcm(*(spec.block for spec in FORMATS.values()))
+"""Whole blocks of every format."""
 ORDER = "order"
 """Of the columns of a matrix in act-order, whose groups are not consecutive columns: int32 [K], sorted by group."""
 
 
 def kernel_of(format: str, layout: Layout = "panels") -> str:
-    """The kernel that reads a storage format: "dense" for f32 and f16, in rows also for bf16; for others their own.
+    """The kernel that reads a storage format: "dense" for f32 and f16, in rows also for bf16; "mixed" for bands; for others their own.
 
     Those of rows have "rows_" before their names. FP8 formats whose rows lie alike have one.
     """
     if layout == "rows":
         return "rows_dense" if format in DENSE_DTYPES else f"rows_{packed_rows.fp8_layout(format)}"
-    return "dense" if format in ("f32", "f16") else format
+    return "dense" if format in ("f32", "f16") else "mixed" if is_mixed(format) else format
 
 
 def quantizer_of(format: str, layout: Layout = "panels") -> str | None:
@@ -48,9 +52,11 @@ def order_of(weight: str, formats: Mapping[str, str]) -> str | None:
 
 
 def packed_shape(format: str, out_features: int, in_features: int, layout: Layout = "panels") -> tuple[int, ...]:
-    """Shape of a packed weight [out_features, in_features]."""
+    """Shape of a packed weight [out_features, in_features]. Bands, which have their own numbers of outputs, are bytes."""
     if layout == "rows":
         return packed_rows.packed_shape(format, out_features, in_features)
+    if is_mixed(format):
+        return (sum(prod(packed_shape(band.format, band.out_features, in_features)) for band in read_bands(format)),)
     panels = -(-out_features // PANEL)
     if format == "bf16":
         return panels, -(-in_features // 2), PANEL, 2
@@ -65,6 +71,9 @@ def packed_shape(format: str, out_features: int, in_features: int, layout: Layou
 
 def in_features_of_panels(format: str, shape: Sequence[int]) -> int:
     """K of a weight packed in panels, filled up as it is packed."""
+    if is_mixed(format):
+        without, more = (packed_shape(format, 0, in_features)[0] for in_features in (0, _ANY_BLOCKS))
+        return (shape[0] - without) * _ANY_BLOCKS // (more - without)
     if format not in FORMATS:
         return shape[1] * (shape[3] if format == "bf16" else 1)
     spec = FORMATS[format]

@@ -9,14 +9,17 @@ products of quantized activations and weights, float32 sums over the groups as `
 import functools
 from collections.abc import Callable
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from . import activations
+from .bands import read_bands
 from .blocks import FORMATS, GROUP
 from .formats import PANEL, Groups, unpack, unpack_groups
+from .packed import packed_shape
 
 LEAVES = 8
 
@@ -29,6 +32,19 @@ def linear(format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Ten
         out = _pairs(x, w, out_features)
     else:
         out = _quantized(format, activations.unpack(x), w, out_features)
+    return _finish(out, bias, residual, multiplier)
+
+
+def linear_mixed(x: Tensor, w: Tensor, bias: Tensor | None, residual: Tensor | None, bands: str, multiplier: float) -> Tensor:
+    """The outputs of every band, as its own linear computes them. x [T, K] quantized, w uint8 [bytes] (see bands.py) -> [T, N] float32."""
+    shapes = [packed_shape(band.format, band.out_features, x.shape[1] * GROUP) for band in read_bands(bands)]
+    weights = [part.view(shape) for part, shape in zip(w.split([prod(shape) for shape in shapes]), shapes, strict=True)]
+    given = activations.unpack(x)
+    outs = [_quantized(band.format, given, part, band.out_features) for band, part in zip(read_bands(bands), weights, strict=True)]
+    return _finish(torch.cat(outs, dim=1), bias, residual, multiplier)
+
+
+def _finish(out: Tensor, bias: Tensor | None, residual: Tensor | None, multiplier: float) -> Tensor:
     if bias is not None:
         out = out + bias
     out = out * multiplier

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from gguf_files import write_gguf
+from held_formats import held_formats
 from quantized_checkpoints import Scheme, awq, compressed, gptq, write_quantized
 from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
 from weight_blocks import GGUF_TYPES
@@ -16,6 +17,7 @@ from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
 from engine.compiler.run_artifact import artifact_logits
 from engine.compiler.weight_formats import choose_formats, widened
+from engine.kernels.linear.bands import is_mixed
 from engine.kernels.linear.packed import Layout
 from engine.models.open import open_checkpoint
 
@@ -48,7 +50,7 @@ def test_a_file_of_many_types_is_served_as_it_is(
     model, artifact = write(tmp_path, quantization), tmp_path / "artifact"
     summary = build(BuildOptions(model=str(model), output=artifact, store=store))
     checkpoint = open_checkpoint(str(model))
-    held = {source: weight.format for weight in load_manifest(artifact).weights.values() for source in weight.sources}
+    held = held_formats(load_manifest(artifact))
     for name, info in checkpoint.parameters.items():
         (tensor,) = checkpoint.tensors_of(name)
         if len(info.shape) == 2:
@@ -59,6 +61,11 @@ def test_a_file_of_many_types_is_served_as_it_is(
     decoded, prefilled = (artifact_logits(artifact, prompts, last_only=last_only) for last_only in (False, True))
     for steps, last in zip(decoded, prefilled, strict=True):
         assert torch.equal(steps[-1], last[0])
+    apart = tmp_path / "apart"
+    build(BuildOptions(model=str(model), output=apart, store=store, disable_pass=["merge_sibling_linears"]))
+    assert any(is_mixed(weight.format) for weight in load_manifest(artifact).weights.values())
+    assert not any(len(weight.sources) > 1 for weight in load_manifest(apart).weights.values())
+    assert all(map(torch.equal, artifact_logits(apart, prompts, last_only=False), decoded))
     # Activations are rounded to 8 bits; of a wrong scale or a swapped half the distance would be thousands of times that.
     assert main(["verify", str(artifact), "--against", str(model), "--max-kl", "0.001"]) == 0
     assert "KL divergence" in capsys.readouterr().out
@@ -116,7 +123,8 @@ def test_our_own_formats_are_served(store: Path, tmp_path: Path, capsys: pytest.
     model, artifact = write(tmp_path, lambda tensor: "F16"), tmp_path / "artifact"
     build(BuildOptions(model=str(model), output=artifact, store=store, quantize="int4"))
     manifest = load_manifest(artifact)
-    assert {"i4_g32", "i5_g32", "i6_g32"} < {weight.format for weight in manifest.weights.values()}
+    assert {"i4_g32", "i5_g32", "i6_g32"} < set(held_formats(manifest).values())
+    assert manifest.weights["layers.0.attention.q+k+v.weight"].format == "i4_g32:256+i4_g32:128+i5_g32:128"
     assert manifest.model.calibration == "random tokens"
     prompts = [torch.randint(0, VOCAB_SIZE, (length,), generator=torch.Generator().manual_seed(3)).tolist() for length in (40, 2)]
     decoded, prefilled = (artifact_logits(artifact, prompts, last_only=last_only) for last_only in (False, True))

@@ -11,10 +11,13 @@ from safetensors.torch import load_file, save_file
 from weight_blocks import GGUF_TYPES
 
 from engine.compiler.recipes import make
-from engine.compiler.weights_plan import PackedWeight
+from engine.compiler.trace import trace
+from engine.compiler.weight_formats import choose_formats
+from engine.compiler.weights_plan import PackedWeight, plan_weights
 from engine.errors import CheckpointError
 from engine.models.open import open_checkpoint
 from engine.models.storage.gguf_header import read_gguf
+from engine.passes import pipeline
 
 TENSOR = "model.layers.0.mlp.up_proj.weight"
 
@@ -45,6 +48,34 @@ def test_values_beyond_what_a_scale_holds_are_named(format: str, tmp_path: Path)
     directory = write_random_checkpoint("llama", tmp_path / "model", num_hidden_layers=1)
     with pytest.raises(CheckpointError, match=rf"{TENSOR} cannot be quantized: values up to 1e\+09 are beyond what {format} holds"):
         quantized(directory, 1e9, format)
+
+
+def test_the_bands_of_a_weight_are_made_by_themselves(tmp_path: Path) -> None:
+    """Each is what it would be alone: kept where the checkpoint holds its format, quantized where not."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 1,
+    }
+    plain = write_random_checkpoint("llama", tmp_path / "model", **sizes)
+    path = write_gguf(plain, tmp_path / "model.gguf", quantization=lambda tensor: "Q6_K" if "attn_v" in tensor else "Q4_K")
+    checkpoint = open_checkpoint(str(path))
+    stored = {name: info.format for name, info in checkpoint.parameters.items()}
+    sources = {f"layers.0.attention.{name}.weight": format for name, format in {"q": "q4_k", "k": "q4_k", "v": "i5_g32"}.items()}
+
+    def planned(disabled: tuple[str, ...]) -> dict[str, PackedWeight]:
+        module = trace(checkpoint.spec, block_size=32, kv_dtype="float32")
+        passes = pipeline.pipeline(choose_formats(checkpoint, "int4"), disabled)
+        pipeline.run(module.graph, passes)
+        return {weight.name: weight for weight in plan_weights(module.graph, stored)}
+
+    merged, apart = planned(())["layers.0.attention.q+k+v.weight"], planned(("merge_sibling_linears",))
+    assert merged.sources == tuple(sources)
+    assert merged.recipe == ("quantize:q4_k+q4_k+i5_g32", "pack", "concat_flat")
+    assert {source: apart[source].format for source in sources} == sources
+    assert torch.equal(make(merged, checkpoint), torch.cat([make(apart[source], checkpoint).flatten() for source in sources]))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from weight_blocks import GGUF_TYPES, OURS, block_shape, published_values, random_blocks
 
+from engine.kernels.linear.bands import Band, is_mixed, read_bands, write_bands
 from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize, unpack, unpack_blocks
 from engine.kernels.linear.packed import in_features_of_panels, packed_shape
@@ -99,6 +100,19 @@ def test_the_shape_tells_how_many_inputs_there_are(format: str) -> None:
     for blocks in (1, 3):
         in_features = blocks * (FORMATS[format].block if format in FORMATS else 2)
         assert in_features_of_panels(format, packed_shape(format, 20, in_features)) == in_features
+
+
+def test_bands_are_written_read_and_measured() -> None:
+    for bands in ([Band("q5_0", 896), Band("q8_0", 7)], [Band("i4_g32", 20), Band("i5_g32", 48), Band("q8_0", 1)], [Band("q8_0", 9)] * 2):
+        text = write_bands(bands)
+        assert read_bands(text) == bands
+        assert is_mixed(text)
+        for in_features in (32, 96, 1024):
+            (size,) = packed_shape(text, sum(band.out_features for band in bands), in_features)
+            assert size == sum(pack_blocks(b.format, random_blocks(b.format, b.out_features, in_features, seed=1)).numel() for b in bands)
+            assert in_features_of_panels(text, (size,)) == in_features
+    assert write_bands([Band("q5_0", 896), Band("q8_0", 128)]) == "q5_0:896+q8_0:128"
+    assert not any(is_mixed(format) for format in FORMATS)
 
 
 @pytest.mark.parametrize("format", FORMAT_NAMES)

@@ -1,5 +1,7 @@
 """linear_* and embedding_*: exact against the reference, the same row in any company."""
 
+import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,17 @@ from torch import Tensor
 from weight_blocks import block_shape, random_blocks, with_numbers
 
 from engine.kernels.formats import PANEL_QUANTIZERS
-from engine.kernels.linear import activations, activations_for, embedding, linear, quantize_activations, reference, round_activations
+from engine.kernels.linear import (
+    activations,
+    activations_for,
+    embedding,
+    linear,
+    linear_mixed,
+    quantize_activations,
+    reference,
+    round_activations,
+)
+from engine.kernels.linear.bands import Band, write_bands
 from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.linear.formats import pack_blocks, pack_dense, unpack
 
@@ -75,6 +87,74 @@ def test_quantized_linear_is_the_reference_bit_for_bit(format: str, shape: tuple
     w = packed_weight(format, weight)
     assert torch.equal(linear(format, x, w, bias, shape[1]), expected(format, x, w, bias, shape[1]))
     assert torch.equal(linear(format, x, w, None, shape[1]), expected(format, x, w, None, shape[1]))
+
+
+MIXED = ["q8_0", "q5_0", "q6_k", "i5_g32", "nvfp4_mul", "w4_g128"]
+"""Some of each kind, of blocks of every size."""
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 17, 40])
+@pytest.mark.parametrize("formats", list(itertools.product(MIXED, repeat=2)), ids="-".join)
+def test_bands_are_linears_of_their_own_bit_for_bit(formats: tuple[str, ...], rows: int) -> None:
+    for widths in ((48, 32), (40, 17), (3, 16, 33)):
+        bands = [Band(format, width) for format, width in zip(itertools.cycle(formats), widths, strict=False)]
+        x, _, bias = inputs(rows, sum(widths), 256)
+        weights = [packed_weight(band.format, torch.empty(band.out_features, 256)) for band in bands]
+        w, residual = torch.cat([each.flatten() for each in weights]), torch.randn(rows, 2 * sum(widths))[:, : sum(widths)]
+        given = zip(bands, weights, bias.split(widths), residual.split(widths, dim=1), strict=True)
+        own = torch.cat([linear(band.format, x, each, b, band.out_features, r, 0.3) for band, each, b, r in given], dim=1)
+        assert torch.equal(linear_mixed(x, w, bias, bands, residual, 0.3), own)
+        assert torch.equal(reference.linear_mixed(activations.quantize(x), w, bias, residual, write_bands(bands), 0.3), own)
+        own = torch.cat([linear(band.format, x, each, None, band.out_features) for band, each in zip(bands, weights, strict=True)], dim=1)
+        assert torch.equal(linear_mixed(x, w, None, bands), own)
+
+
+def test_threads_change_nothing_in_bands() -> None:
+    """Of so many outputs and rows that each band is several tasks."""
+    x, _, bias = inputs(200, 700, 1024)
+    bands = [Band("q4_k", 488), Band("i6_g32", 12), Band("q8_0", 200)]
+    w = torch.cat([packed_weight(band.format, torch.empty(band.out_features, 1024)).flatten() for band in bands])
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append((linear_mixed(x, w, bias, bands), linear_mixed(x[:1], w, bias, bands)))
+    finally:
+        torch.set_num_threads(threads)
+    for many, one in results:
+        assert torch.equal(many, results[0][0])
+        assert torch.equal(one, many[:1])
+
+
+def test_bands_of_no_rows() -> None:
+    bands = [Band("q8_0", 16), Band("q5_0", 7)]
+    w = torch.cat([packed_weight(band.format, torch.empty(band.out_features, 64)).flatten() for band in bands])
+    assert linear_mixed(torch.empty(0, 64), w, None, bands).shape == (0, 23)
+
+
+def test_wrong_bands_are_errors() -> None:
+    bands = [Band("q8_0", 16), Band("q5_0", 7)]
+    w = torch.cat([packed_weight(band.format, torch.empty(band.out_features, 96)).flatten() for band in bands])
+    x, quantized = torch.randn(2, 96), quantize_activations(torch.randn(2, 96))
+    with pytest.raises(RuntimeError, match=r"w has \d+ bytes, not"):
+        linear_mixed(x, w[:-1], None, bands)
+    with pytest.raises(RuntimeError, match=r"w has \d+ bytes, not"):
+        linear_mixed(x[:, :64], w, None, bands)
+    with pytest.raises(RuntimeError, match="not packed for 3 groups"):
+        linear_mixed(x, w, None, [Band("q8_0", 16), Band("q4_k", 7)])
+    with pytest.raises(RuntimeError, match="bias has 22 elements for 23 features"):
+        linear_mixed(x, w, torch.randn(22), bands)
+    for text, message in {
+        "bf16:16+q5_0:7": "no band can have the format bf16",
+        "q8_0:16+q5_0": "not q5_0",
+        "q8_0:16+q5_0:7+": "not ",
+        "q8_0:16+q5_0:7x": "no number of outputs: q5_0:7x",
+        "q8_0:16+q5_0:": "without outputs",
+        "q8_0:16+q5_0:99999999999999999999": "no number of outputs",
+    }.items():
+        with pytest.raises(RuntimeError, match=re.escape(message)):
+            torch.ops.engine.linear_mixed(quantized, w, None, None, text, 1.0)
 
 
 @pytest.mark.parametrize("format", QUANTIZED)

@@ -60,6 +60,14 @@ def test_linear(kernel: str, extras: bool) -> None:
     torch.library.opcheck(getattr(torch.ops.engine, f"linear_{kernel}"), arguments, test_utils=CHECKS)
 
 
+@pytest.mark.parametrize("extras", [True, False])
+def test_mixed_linear(extras: bool) -> None:
+    bias, residual = (torch.randn(80), torch.randn(5, 80)) if extras else (None, None)
+    w = torch.cat([packed_weight(kernel).flatten() for kernel in ("q8_0", "q4_k")])
+    arguments = (activations_for("mixed", torch.randn(5, INPUTS)), w, bias, residual, "q8_0:40+q4_k:40", 0.5)
+    torch.library.opcheck(torch.ops.engine.linear_mixed, arguments, test_utils=CHECKS)
+
+
 @pytest.mark.parametrize("kernel", PANEL_KERNELS)
 def test_embedding(kernel: str) -> None:
     arguments = (torch.arange(7, dtype=torch.int32), packed_weight(kernel), INPUTS, 0.5)

@@ -7,6 +7,7 @@ from traced_graphs import interpret, operators, pack, trace
 
 from engine.passes.assign_weight_kernels import assign_weight_kernels
 from engine.passes.merge_sibling_linears import merge_sibling_linears
+from engine.passes.select_rows_early import select_rows_early
 
 WIDTHS = {"q": 32, "k": 16, "v": 20}
 
@@ -53,21 +54,73 @@ def test_siblings_become_one(format: str, bias: bool) -> None:
         assert torch.equal(after, before)
 
 
+def formats_of(formats: tuple[str, ...]) -> dict[str, str]:
+    return dict(zip((f"layers.0.{name}.weight" for name in WIDTHS), formats, strict=True))
+
+
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
-    "formats", [("q4_1", "q8_0", "q8_0"), ("q8_0", "q4_1", "q8_0"), ("q8_0", "q8_0", "q4_1")], ids=lambda formats: "-".join(formats)
+    "formats", [("q4_1", "q8_0", "q8_0"), ("q8_0", "q4_1", "q8_0"), ("i5_g32", "i5_g32", "i6_g32")], ids=lambda formats: "-".join(formats)
 )
-def test_only_equal_formats_merge(formats: tuple[str, str, str]) -> None:
+def test_siblings_of_several_quantized_formats_become_bands(formats: tuple[str, str, str], bias: bool) -> None:
+    refs = inputs(bias=bias)
+    module = trace(attention_inputs, refs)
+    assign_weight_kernels(module.graph, formats=formats_of(formats))
+    values = {
+        ref: pack(formats_of(formats)[ref.removeprefix("weight:")], value) if ref.endswith(".weight") else value
+        for ref, value in refs.items()
+    }
+    before = interpret(module, values)
+    assert merge_sibling_linears(module.graph) == 2
+    module.graph.lint()
+    linears = [name for name in operators(module) if name.startswith("linear")]
+    assert linears == ["linear_mixed"]
+    (weight,) = [node for node in module.graph.find_nodes(op="placeholder") if node.meta["ref"] == "weight:layers.0.q+k+v.weight"]
+    assert weight.meta["format"] == "+".join(f"{format}:{width}" for format, width in zip(formats, WIDTHS.values(), strict=True))
+    assert weight.meta["val"].shape == (sum(values[f"weight:layers.0.{name}.weight"].numel() for name in WIDTHS),)
+    assert torch.equal(interpret(module, values), before)
+
+
+@pytest.mark.parametrize("formats", [("q8_0", "f32", "q8_0"), ("q8_0", "q8_0", "bf16"), ("f32", "f16", "f32")], ids="-".join)
+def test_others_merge_only_with_their_like(formats: tuple[str, str, str]) -> None:
     module = trace(attention_inputs, inputs(bias=False))
-    assign_weight_kernels(module.graph, formats=dict(zip((f"layers.0.{name}.weight" for name in WIDTHS), formats, strict=True)))
+    assign_weight_kernels(module.graph, formats=formats_of(formats))
     assert merge_sibling_linears(module.graph) == 1
+    assert "linear_mixed" not in operators(module)
 
 
-def test_widths_that_leave_a_panel_unfilled_stay_apart() -> None:
+def test_rows_of_several_formats_stay_apart() -> None:
+    """On NVIDIA nothing reads bands."""
+    module = trace(attention_inputs, inputs(bias=False))
+    assign_weight_kernels(module.graph, formats=formats_of(("q4_1", "q8_0", "q8_0")), layout="rows")
+    assert merge_sibling_linears(module.graph) == 1
+    assert "linear_mixed" not in operators(module)
+
+
+def test_rows_are_selected_before_bands() -> None:
+    def function(x: torch.Tensor, rows: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        return torch.cat([functional.linear(x, weight).index_select(0, rows) for weight in weights], dim=1)
+
+    refs = inputs(bias=False)
+    refs = {"input:x": refs.pop("input:x"), "input:rows": torch.tensor([2, 0])} | refs
+    module = trace(function, refs)
+    assign_weight_kernels(module.graph, formats=formats_of(("q4_1", "q8_0", "q8_0")))
+    assert merge_sibling_linears(module.graph) == 2
+    assert select_rows_early(module.graph) > 0
+    (mixed,) = module.graph.find_nodes(op="call_function", target=torch.ops.engine.linear_mixed.default)
+    assert mixed.meta["val"].shape == (2, sum(WIDTHS.values()))
+
+
+@pytest.mark.parametrize(("format", "linears"), [("f32", ["linear_dense"] * 3), ("bf16", ["linear_bf16"] * 3), ("q8_0", ["linear_mixed"])])
+def test_widths_that_leave_a_panel_unfilled(format: str, linears: list[str]) -> None:
     refs = inputs(bias=False)
     refs["weight:layers.0.q.weight"] = torch.randn(24, 40)
     module = trace(attention_inputs, refs)
-    assign_weight_kernels(module.graph, formats={f"layers.0.{name}.weight": "f32" for name in WIDTHS})
-    assert merge_sibling_linears(module.graph) == 0
+    assign_weight_kernels(module.graph, formats=formats_of((format,) * 3))
+    before = interpret(module, packed(refs, format))
+    assert merge_sibling_linears(module.graph) == 3 - len(linears)
+    assert [name for name in operators(module) if name.startswith("linear")] == linears
+    assert torch.equal(interpret(module, packed(refs, format)), before)
 
 
 def test_a_weight_with_two_readers_stays() -> None:

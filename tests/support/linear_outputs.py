@@ -19,9 +19,11 @@ from torch import Tensor
 from weight_blocks import random_blocks
 
 from engine.kernels import ops
-from engine.kernels.linear import activations
+from engine.kernels.linear import activations, reference
+from engine.kernels.linear.bands import Band, is_mixed, read_bands
 from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.linear.formats import pack_blocks
+from engine.kernels.linear.packed import kernel_of
 
 ROWS = (1, 3, 15, 16, 17, 31, 32, 33, 64, 100)
 OUT_FEATURES = (1, 40, 64, 113)
@@ -39,16 +41,22 @@ class Case(NamedTuple):
     threads: int
 
 
+MIXED = ("q8_0:40+q6_k:33+q8_0:7", "i5_g32:16+w4_g128:48+q4_1:49")
 IN_EVERY_SHAPE = ("q8_0", "q4_1", "q6_k")
 """Tiles of bytes and of unpacked codes, with minima, and one for each half of a group. Others differ in what unpacks them."""
 
 
 def cases() -> list[Case]:
     every, few = [*itertools.product(ROWS, OUT_FEATURES, IN_FEATURES), WIDE], [*itertools.product((1, 17, 33), (40, 113), (600,))]
-    return [
+    of_one_format = [
         Case(format, rows, outer, whole_blocks(format, inner), threads)
         for format in sorted(FORMATS)
         for (rows, outer, inner), threads in itertools.product(every if format in IN_EVERY_SHAPE else few, THREADS)
+    ]
+    of_several = itertools.product(MIXED, ROWS, THREADS)
+    return [
+        *of_one_format,
+        *(Case(text, rows, sum(band.out_features for band in read_bands(text)), 768, threads) for text, rows, threads in of_several),
     ]
 
 
@@ -61,24 +69,40 @@ def operands(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x quantized, w packed, bias and residual: the same in every process, and for every number of rows."""
     generator = torch.Generator().manual_seed(case.out_features * 31 + case.in_features)
     bias = torch.randn(case.out_features, generator=generator)
-    raw = random_blocks(case.format, case.out_features, case.in_features, seed=case.in_features)
+    packed = [
+        pack_blocks(band.format, random_blocks(band.format, band.out_features, case.in_features, seed=case.in_features))
+        for band in bands(case)
+    ]
+    w = torch.cat([each.flatten() for each in packed]) if is_mixed(case.format) else packed[0]
     x = torch.randn(max(ROWS), case.in_features, generator=generator)[: case.rows]
     residual = torch.randn(max(ROWS), case.out_features, generator=generator)[: case.rows]
-    return activations.quantize(x), pack_blocks(case.format, raw), bias, residual
+    return activations.quantize(x), w, bias, residual
+
+
+def bands(case: Case) -> list[Band]:
+    return read_bands(case.format) if is_mixed(case.format) else [Band(case.format, case.out_features)]
 
 
 def products(case: Case) -> int:
     """Tile products that a case takes: one per 16 rows or part of them, panel and group, or subgroup of 16, from 16 rows on."""
-    panels, groups, row_tiles = (-(-size // per) for size, per in ((case.out_features, 16), (case.in_features, 32), (case.rows, 16)))
-    return row_tiles * panels * groups * max(FORMATS[case.format].subscales, 1) if case.rows >= 16 else 0
+    groups, row_tiles = -(-case.in_features // 32), -(-case.rows // 16)
+    of_panels = sum(-(-band.out_features // 16) * max(FORMATS[band.format].subscales, 1) for band in bands(case))
+    return row_tiles * groups * of_panels if case.rows >= 16 else 0
 
 
 def run(case: Case) -> Tensor:
     x, w, bias, residual = operands(case)
     torch.set_num_threads(case.threads)
-    with_guards = [guarded(x), guarded(w)]
-    out: Tensor = getattr(torch.ops.engine, f"linear_{case.format}")(*with_guards, bias, residual, case.out_features, 1.0)
+    operator = getattr(torch.ops.engine, f"linear_{kernel_of(case.format)}")
+    out: Tensor = operator(guarded(x), guarded(w), bias, residual, case.format if is_mixed(case.format) else case.out_features, 1.0)
     return out
+
+
+def expected(case: Case) -> Tensor:
+    """By the reference."""
+    if is_mixed(case.format):
+        return reference.linear_mixed(*operands(case), case.format, 1.0)
+    return reference.linear(case.format, *operands(case), case.out_features, 1.0)
 
 
 def guarded(tensor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from engine.compiler.interpret import reference_operators
 from engine.kernels import ops
 from engine.kernels.linear import formats
 from engine.kernels.linear.packed import DENSE_DTYPES
+from engine.passes.rewrite import joined_values
 
 
 def trace(function: Callable[..., Any], refs: Mapping[str, torch.Tensor]) -> fx.GraphModule:
@@ -50,6 +51,6 @@ def interpret(module: fx.GraphModule, values: Mapping[str, torch.Tensor]) -> tor
     arguments = []
     for node in module.graph.find_nodes(op="placeholder"):
         parts = [f"weight:{part}" for part in node.meta["parts"]] if "parts" in node.meta else [node.meta["ref"]]
-        arguments.append(torch.cat([values[part] for part in parts]) if len(parts) > 1 else values[parts[0]])
+        arguments.append(joined_values([values[part] for part in parts], node.meta["join"]) if len(parts) > 1 else values[parts[0]])
     result: torch.Tensor = Interpreter(module).run(*arguments)
     return result

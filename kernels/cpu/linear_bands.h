@@ -1,0 +1,81 @@
+// What linears of all quantized formats share: a linear is one band or several, each some columns of the
+// result with weights in a format of its own, and all their tasks are one piece of common work.
+#pragma once
+
+#include <algorithm>
+#include <span>
+
+#include "activations.h"
+#include "epilogue.h"
+
+namespace engine {
+
+struct Band;
+
+// What differs between formats.
+struct BandFormat {
+  int64_t groups;        // of a block
+  int64_t rows_at_once;  // of which the registers hold the sums
+  int64_t row_step;      // a task has a multiple of it, but for the last
+  int64_t (*panel_bytes)(int64_t groups);
+  void (*tile)(const Band& band, int64_t row, int64_t last_row, int64_t panel, int64_t last_panel);
+};
+
+#if defined(ENGINE_AVX512)
+constexpr int kPanelsAtOnce = 2;
+#else
+constexpr int kPanelsAtOnce = 1;
+#endif
+#if defined(ENGINE_AMX)
+constexpr int64_t kRowCache = 1 << 20;  // of the 2 MiB that every processor with AMX has per core
+#else
+constexpr int64_t kRowCache = 256 << 10;
+#endif
+constexpr int64_t kReadAhead = 256 << 10;  // bytes: what memory delivers between two calls
+
+// The epilogue and `out` begin at the band's first column; rows of the result are `stride` apart.
+struct Band {
+  const BandFormat* format;
+  const ActivationGroup* x;
+  const uint8_t* w;
+  Epilogue epilogue;
+  float* out;
+  int64_t rows, out_features, groups, stride;
+
+  int64_t panels() const { return (out_features + kPanel - 1) / kPanel; }
+  int64_t bytes() const { return panels() * format->panel_bytes(groups); }
+  // Rows whose activations stay in the second cache level while panels stream by.
+  int64_t tile_rows() const {
+    const int64_t step = format->row_step;
+    return std::clamp<int64_t>(kRowCache / (groups * kActivationBytes) / step * step, step, 64 * format->rows_at_once);
+  }
+  // A task is a tile of rows and `run` panels.
+  int64_t runs(int64_t run) const { return (panels() + run - 1) / run; }
+  int64_t tasks(int64_t run) const { return runs(run) * ((rows + tile_rows() - 1) / tile_rows()); }
+  void compute(int64_t task, int64_t run) const {
+    const int64_t row = task / runs(run) * tile_rows(), panel = task % runs(run) * run;
+    format->tile(*this, row, std::min(row + tile_rows(), rows), panel, std::min(panel + run, panels()));
+  }
+};
+
+// Bands of the same rows, whose weights lie one after another.
+inline void compute_bands(std::span<const Band> bands) {
+  int64_t columns = 0, panels = 0;
+  for (const Band& band : bands) columns += band.out_features, panels += band.panels();
+  const Band& last = bands.back();
+  const int threads = threads_for(last.rows * last.groups * kGroup * columns);
+  const int64_t run = std::clamp<int64_t>(panels / (8 * threads) / kPanelsAtOnce, 1, 8 / kPanelsAtOnce) * kPanelsAtOnce;  // long streams, even shares
+  int64_t tasks = 0;
+  for (const Band& band : bands) tasks += band.tasks(run);
+  Team::instance().read_ahead(last.w + last.bytes(), kReadAhead);  // weights lie in the order of their use
+  parallel_for(tasks, 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Band* band = bands.data();
+      int64_t task = i;
+      for (; task >= band->tasks(run); ++band) task -= band->tasks(run);
+      band->compute(task, run);
+    }
+  });
+}
+
+}  // namespace engine
