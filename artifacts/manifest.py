@@ -23,7 +23,7 @@ SIGNATURE_NAME = "manifest.sig"
 UNDIGESTED = ("created", "digest")
 """The fields of a manifest that its digest leaves out: when a build ran says nothing of what it made."""
 
-KVDType = Literal["float32", "bfloat16", "int8"]
+KVDType = Literal["float32", "float16", "bfloat16", "int8"]
 CacheKind = Literal["full", "window", "chunk"]
 KV_SCALE_BYTES = 4
 """What a key or value of int8 takes beside its quants: a float32 scale."""

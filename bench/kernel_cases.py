@@ -25,7 +25,7 @@ from .limits import last_cache_bytes
 _LEAST_ROTATION = 128 << 20
 _MOST_COPIES = 1024
 _PEAKS: dict[str, Literal["int8", "bfloat16", "float32"]] = {"dense": "float32", "bf16": "bfloat16"}
-_KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_KV_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,9 @@ def _attention_case(cache: CacheGroup, query_heads: int, batch: int, context: in
     """`batch` sequences of `context` tokens, `new` of which are computed."""
     heads, dim, size, dtype = cache.num_kv_heads, cache.head_dim, cache.block_size, _KV_DTYPES[cache.dtype]
     per_sequence = -(-context // size)
-    keys = _copies(torch.randn(batch * per_sequence, heads, size, dim).to(dtype))
+    # Of int8, bytes of which no four are a scale that is large or next to nothing.
+    shape = (batch * per_sequence, heads, size, cache.row_elements)
+    keys = _copies(torch.randint(0x20, 0x3C, shape, dtype=dtype) if dtype == torch.int8 else torch.randn(shape).to(dtype))
     values = _copies(keys[0])
     table = torch.randperm(batch * per_sequence).to(torch.int32).view(batch, per_sequence)
     positions = torch.arange(context - new, context)
@@ -145,7 +147,7 @@ def _attention_case(cache: CacheGroup, query_heads: int, batch: int, context: in
         rows=batch * new,
         call=lambda index: attention(q, k, v, keys[index], values[index], starts, lengths, table, slots, options),
         copies=len(keys),
-        bytes=2 * batch * context * heads * dim * dtype.itemsize + 2 * q.nbytes + 2 * k.nbytes,
+        bytes=2 * batch * context * heads * cache.row_elements * dtype.itemsize + 2 * q.nbytes + 2 * k.nbytes,
         macs=2 * seen * query_heads * dim,
         peak="float32",
     )

@@ -30,13 +30,17 @@ BLOCK_SIZE = 32
 NO_CACHE = "float32"
 """What stands for the dtype of keys and values that an encoder does not keep."""
 
+_KV_OF_WEIGHTS = {"float32": {"f32"}, "float16": {"f32", "f16"}}
+"""What keys and values are rounded to where all weights are in these formats, so that the cache is no coarser than they are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetKind:
     """Ingredients of every program, but for what says otherwise.
 
     layout: of weights. cuts_are_segments: whether attention is compiled like the rest. one_thread: whether segments compute what no pass
-    took on a single one. kv_dtypes: what the cache may be.
+    took on a single one. kv_dtypes: what the cache may be. usual_kv_dtype: what it is unless weights or options say otherwise;
+    on CPUs whichever of 16 bits is multiplied fastest.
     references: what each operator computes, in plain PyTorch.
     """
 
@@ -46,6 +50,7 @@ class TargetKind:
     cuts_are_segments: bool
     one_thread: bool
     kv_dtypes: tuple[str, ...] = field(metadata=NOT_IN_KEY)
+    usual_kv_dtype: str = field(metadata=NOT_IN_KEY)
     references: Callable[[], Mapping[str, Callable[..., Tensor]]] = field(metadata=NOT_IN_KEY)
 
     def complete(self, parts: Partition, spec: ModelSpec) -> Partition:
@@ -74,11 +79,12 @@ class TargetKind:
         odd = [size for size in sorted(checkpoint.spec.head_dims) if size % 2]
         if wanted == "bfloat16" and odd:
             raise UsageError(
-                f"a KV cache in bfloat16 holds pairs, and heads of size {odd[0]} are odd", hint="leave --kv-dtype out, or take int8"
+                f"a KV cache in bfloat16 holds pairs, and heads of size {odd[0]} are odd", hint="leave --kv-dtype out, or take float16"
             )
         if wanted != "auto":
             return wanted
-        return "float32" if odd or set(formats.values()) == {"f32"} else "bfloat16"
+        of_weights = (dtype for dtype, among in _KV_OF_WEIGHTS.items() if among.issuperset(formats.values()))
+        return next(of_weights, "float16" if odd else self.usual_kv_dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +125,7 @@ def kind_of(target: AnyTarget, tuned: Tuned | None = None, *, tunable: bool = Fa
             cuts_are_segments=True,
             one_thread=False,
             kv_dtypes=("bfloat16",),
+            usual_kv_dtype="bfloat16",
             references=nvidia_reference_operators,
         )
     if tuned is not None or tunable:
@@ -130,6 +137,7 @@ def kind_of(target: AnyTarget, tuned: Tuned | None = None, *, tunable: bool = Fa
         layout="panels",
         cuts_are_segments=False,
         one_thread=True,
-        kv_dtypes=("float32", "bfloat16", "int8"),
+        kv_dtypes=("float32", "float16", "bfloat16", "int8"),
+        usual_kv_dtype="bfloat16" if "avx512_bf16" in target.extras else "float16",
         references=reference_operators,
     )

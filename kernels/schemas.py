@@ -40,7 +40,7 @@ SCHEMAS = (
     *(operator.schema(quantizer, scale) for operator in TWINS for quantizer, scale in _ROW_QUANTIZERS.items()),
     # tokens [T] int32, w packed like a linear of [V, dim] -> rows * multiplier, [T, dim] float32, or bfloat16 of row kernels
     *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim, float multiplier) -> Tensor" for kernel in (*PANEL_KERNELS, *ROW_KERNELS)),
-    # q [T, QH, D], k and v [T, KH, D] float32; caches [blocks, KH, block_size, D] float32 or bfloat16, or
+    # q [T, QH, D], k and v [T, KH, D] float32; caches [blocks, KH, block_size, D] float32, float16 or bfloat16, or
     # [blocks, KH, block_size, D + 4] int8; cu_seqlens [S+1], seq_lens [S], block_table [S, B], slot_mapping [T] int32;
     # q_norm and k_norm [D], cos and sin [T, R/2], sinks [QH], q_scale [T] float32 -> [T, QH, D] float32; bidirectional
     # attention has neither caches nor what tells where in them; mean_pool: x [T, K] float32 -> [S, K] float32

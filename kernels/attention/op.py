@@ -26,7 +26,7 @@ def attention(
     """Causal attention of a step's new tokens over their sequences, whose keys and values it first writes.
 
     q [T, QH, D], k and v [T, KH, D] float32 (tokens may lie apart in memory); k_cache and
-    v_cache [blocks, KH, block_size, D] float32 or bfloat16, or [blocks, KH, block_size, D + 4]
+    v_cache [blocks, KH, block_size, D] float32, float16 or bfloat16, or [blocks, KH, block_size, D + 4]
     int8, block_size a multiple of 16 up to 512; cu_seqlens [S+1], seq_lens [S] (new tokens
     included), block_table [S, B], slot_mapping [T] int32. `sinks` [QH] float32 holds one more score
     per query head, neither scaled nor capped, which takes its share of the softmax and adds no

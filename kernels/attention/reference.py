@@ -31,6 +31,12 @@ def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
     return quants, torch.where(usable, amax / 127, torch.where(amax < SMALLEST_AMAX, 0.0, torch.nan))
 
 
+def as_float16(x: Tensor) -> Tensor:
+    """x in float16, to the nearest, ties to even; finite numbers stay finite: the largest is 65504."""
+    largest = torch.finfo(torch.float16).max
+    return torch.where(x.isfinite(), x.clamp(-largest, largest), x).half()
+
+
 def _together(dtype: torch.dtype) -> int:
     """Elements that lie side by side in the cache because they are multiplied by one instruction."""
     return 2 if dtype == torch.bfloat16 else 1
@@ -55,6 +61,17 @@ def _scales(blocks: Tensor, count: int) -> Tensor:
     return blocks[..., count:].view(torch.float32)
 
 
+def _encoded(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Keys or values as a cache of `dtype` holds them, and the scales of those in int8."""
+    match dtype:
+        case torch.int8:
+            return quantize(x.float())
+        case torch.float16:
+            return as_float16(x), None
+        case _:
+            return x.to(dtype), None
+
+
 def write_cache(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """Put k and v [T, KH, D] into the caches at `slot_mapping` [T]; a negative slot writes nothing.
 
@@ -64,7 +81,7 @@ def write_cache(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_map
     for x, cache, places in ((k, k_cache, _key_places), (v, v_cache, _value_places)):
         at = places(head_dim, block_size, cache.dtype)
         flat = cache.view(*cache.shape[:2], -1)
-        rows, row_scales = quantize(x.float()) if cache.dtype == torch.int8 else (x.to(cache.dtype), None)
+        rows, row_scales = _encoded(x, cache.dtype)
         for token, slot in enumerate(slot_mapping.tolist()):
             if slot >= 0:
                 block, offset = divmod(slot, block_size)

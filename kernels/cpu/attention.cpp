@@ -148,6 +148,7 @@ AttentionInputs read_inputs(const Tensors& in, const AttentionOptions& options, 
 
 void run(const AttentionInputs& in, int32_t cache_type) {
   if (cache_type == aoti_torch_dtype_float32()) PagedAttention<float>(in).run();
+  else if (cache_type == aoti_torch_dtype_float16()) PagedAttention<Half>(in).run();
   else if (cache_type == aoti_torch_dtype_bfloat16()) PagedAttention<BFloat16>(in).run();
   else PagedAttention<int8_t>(in).run();
 }
@@ -188,8 +189,9 @@ Tensor attend(const AttentionTensors& in, const AttentionOptions& options) {
   const Argument q = rows(in.q, 3, real, "q"), k = rows(in.k, 3, real, "k"), v = rows(in.v, 3, real, "v");
   const Argument k_cache = contiguous(in.k_cache, 4, Argument(in.k_cache, 4, "k_cache").type, "k_cache");
   const Argument v_cache = contiguous(in.v_cache, 4, k_cache.type, "v_cache");
-  STD_TORCH_CHECK(k_cache.type == real || k_cache.type == aoti_torch_dtype_bfloat16() || k_cache.type == aoti_torch_dtype_int8(),
-                  "the cache is float32, bfloat16 or int8");
+  STD_TORCH_CHECK(k_cache.type == real || k_cache.type == aoti_torch_dtype_float16() || k_cache.type == aoti_torch_dtype_bfloat16() ||
+                      k_cache.type == aoti_torch_dtype_int8(),
+                  "the cache is float32, float16, bfloat16 or int8");
   const Argument cu_seqlens = contiguous(in.cu_seqlens, 1, integer, "cu_seqlens"), seq_lens = contiguous(in.seq_lens, 1, integer, "seq_lens");
   const Argument table = contiguous(in.block_table, 2, integer, "block_table"), slot_mapping = contiguous(in.slot_mapping, 1, integer, "slot_mapping");
   const AttentionShape shape{.tokens = q.sizes[0],

@@ -3,6 +3,7 @@
 // A block of a head is one run of memory. Keys lie transposed in it, [head_dim, block_size], and
 // values plainly, [block_size, head_dim]. bfloat16 ones lie in the pairs that one instruction
 // multiplies and adds: keys [head_dim / 2, block_size, 2], values [block_size / 2, head_dim, 2].
+// float16 ones lie as float32 ones do and are widened in registers, by an instruction for a whole vector.
 // int8 elements are quants, value = scale * quant, one scale for each key and for each value; the
 // block's float32 scales, [block_size], follow its quants.
 #pragma once
@@ -45,6 +46,12 @@ inline float encode(const float* __restrict from, int64_t count, float* __restri
 }
 inline float encode(const float* __restrict from, int64_t count, BFloat16* __restrict to) {
   for (int64_t d = 0; d < count; ++d) to[d] = to_bfloat16(from[d]);
+  return 1.0f;
+}
+inline float encode(const float* __restrict from, int64_t count, Half* __restrict to) {
+  int64_t d = 0;
+  for (; d + kLanes <= count; d += kLanes) store_rounded(to + d, load(from + d));
+  for (; d < count; ++d) to[d] = to_half(from[d]);
   return 1.0f;
 }
 // A query that is to be multiplied with keys in bfloat16: as multipliers of a type, BFloat16 itself or floats.

@@ -142,6 +142,17 @@ ENGINE_INLINE void store_lanes(int8_t* to, Vi lanes) {
 #endif
 }
 
+// NaN stays NaN.
+ENGINE_INLINE Vf clamp(Vf x, float low, float high) {
+#if defined(ENGINE_AVX512)
+  return _mm512_min_ps(splat(high), _mm512_max_ps(splat(low), x));
+#elif defined(ENGINE_AVX2)
+  return _mm256_min_ps(splat(high), _mm256_max_ps(splat(low), x));
+#else
+  return x < low ? splat(low) : x > high ? splat(high) : x;
+#endif
+}
+
 // Round to nearest even; a NaN stays a NaN.
 ENGINE_INLINE BFloat16 to_bfloat16(float value) {
   const uint32_t bits = bit_cast<uint32_t>(value);
@@ -159,6 +170,27 @@ ENGINE_INLINE void store_rounded(BFloat16* to, Vf values) {
   store(to, __builtin_convertvector((size > 0x7f800000 ? bits | 0x400000 : rounded) >> 16, Raw));
 #endif
 }
+// Round to nearest even. What is finite stays so: beyond 65504, the largest float16, it becomes that. NaN stays a NaN.
+ENGINE_INLINE Half to_half(float value) {
+  const uint32_t bits = bit_cast<uint32_t>(value), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+  if (size >= 0x7f800000) return {uint16_t(sign | (size > 0x7f800000 ? 0x7e00 : 0x7c00))};
+  if (size > 0x477fe000) return {uint16_t(sign | 0x7bff)};
+  if (size < 0x38800000)  // a multiple of 2^-24, as floats from 0.5 to 1 are
+    return {uint16_t(sign | (bit_cast<uint32_t>(bit_cast<float>(size) + 0.5f) - 0x3f000000))};
+  return {uint16_t(sign | (size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13)};
+}
+ENGINE_INLINE void store_rounded(Half* to, Vf values) {
+#if defined(ENGINE_AVX512) || defined(ENGINE_AVX2)
+  const Vf limited = (bit_cast<Vi>(values) & 0x7fffffff) < 0x7f800000 ? clamp(values, -65504.0f, 65504.0f) : values;
+#if defined(ENGINE_AVX512)
+  store(to, _mm512_cvtps_ph(limited, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  store(to, _mm256_cvtps_ph(limited, _MM_FROUND_TO_NEAREST_INT));
+#endif
+#else
+  for (int lane = 0; lane < kLanes; ++lane) to[lane] = to_half(values[lane]);
+#endif
+}
 ENGINE_INLINE void store_as(float* to, float value) { *to = value; }
 ENGINE_INLINE void store_as(BFloat16* to, float value) { *to = to_bfloat16(value); }
 
@@ -169,17 +201,6 @@ ENGINE_INLINE Vf fma(Vf a, Vf b, Vf c) {
   return _mm256_fmadd_ps(a, b, c);
 #else
   return a * b + c;
-#endif
-}
-
-// NaN stays NaN.
-ENGINE_INLINE Vf clamp(Vf x, float low, float high) {
-#if defined(ENGINE_AVX512)
-  return _mm512_min_ps(splat(high), _mm512_max_ps(splat(low), x));
-#elif defined(ENGINE_AVX2)
-  return _mm256_min_ps(splat(high), _mm256_max_ps(splat(low), x));
-#else
-  return x < low ? splat(low) : x > high ? splat(high) : x;
 #endif
 }
 

@@ -8,10 +8,14 @@ import torch
 import transformers
 from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
 
-from engine.artifacts import load_manifest
+from engine.artifacts import load_manifest, parse_target
 from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
 from engine.compiler.run_artifact import artifact_logits
+from engine.compiler.target_kind import kind_of
+from engine.compiler.weight_formats import choose_formats
+from engine.errors import UsageError
+from engine.models.open import open_checkpoint
 
 # Odd sizes, grouped-query ratios, biases, tied and untied heads, windows, scaled RoPE and none.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -117,9 +121,49 @@ def test_a_bfloat16_checkpoint_is_nearer_to_float32_than_transformers_in_bfloat1
         assert torch.equal(steps[-1], last[0])
 
 
-@pytest.mark.parametrize(("quantize", "dtype"), [("none", "float32"), ("int8", "bfloat16")])
-def test_the_cache_is_in_float32_only_if_the_weights_are(
-    tiny_checkpoint: Path, store: Path, tmp_path: Path, quantize: str, dtype: str
+@torch.no_grad()
+def test_a_float16_checkpoint_has_its_keys_and_values_in_float16(store: Path, tmp_path: Path) -> None:
+    """And is nearer to float32 than transformers in float16 is, or the same artifact with a cache in bfloat16."""
+    checkpoint = write_random_checkpoint("qwen3", tmp_path / "model", seed=11, dtype=torch.float16)
+    for name in ("auto", "bfloat16"):
+        build(BuildOptions(model=str(checkpoint), output=tmp_path / name, kv_dtype=name, store=store))
+    assert [load_manifest(tmp_path / name).caches[0].dtype for name in ("auto", "bfloat16")] == ["float16", "bfloat16"]
+    rough = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation="eager", dtype=torch.float16)
+    ours, coarse = (artifact_logits(tmp_path / name, prompts(), last_only=False) for name in ("auto", "bfloat16"))
+    prefilled = artifact_logits(tmp_path / "auto", prompts(), last_only=True)
+    for prompt, steps, coarser, last in zip(prompts(), ours, coarse, prefilled, strict=True):
+        expected, _ = expected_logits(checkpoint, prompt)
+        theirs = rough(torch.tensor([prompt])).logits[0].float()
+        assert (steps - expected).norm() < (theirs - expected).norm()
+        assert (steps - expected).norm() < (coarser - expected).norm()
+        assert torch.equal(steps[-1], last[0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantize", "target", "cache"),
+    [
+        (torch.float32, "none", "cpu-x86-64-v4+avx512_bf16", "float32"),
+        (torch.float16, "none", "cpu-x86-64-v4+avx512_bf16", "float16"),
+        (torch.bfloat16, "none", "cpu-x86-64-v4+avx512_bf16", "bfloat16"),
+        (torch.float16, "int8", "cpu-x86-64-v4+avx512_bf16", "bfloat16"),
+        (torch.float32, "none", "cpu-x86-64-v3", "float32"),
+        (torch.bfloat16, "none", "cpu-x86-64-v3", "float16"),
+        (torch.float32, "int8", "cpu-x86-64-v4", "float16"),
+    ],
+)
+def test_the_cache_is_as_exact_as_the_weights_or_what_is_multiplied_fastest(
+    dtype: torch.dtype, quantize: str, target: str, cache: str, tmp_path: Path
 ) -> None:
-    build(BuildOptions(model=str(tiny_checkpoint), output=tmp_path / "artifact", store=store, quantize=quantize))
-    assert load_manifest(tmp_path / "artifact").caches[0].dtype == dtype
+    checkpoint = open_checkpoint(str(write_random_checkpoint("llama", tmp_path / "model", dtype=dtype)))
+    assert kind_of(parse_target(target)).kv_dtype("auto", checkpoint, choose_formats(checkpoint, quantize)) == cache
+
+
+@pytest.mark.parametrize(("dtype", "cache"), [(torch.float32, "float32"), (torch.bfloat16, "float16")])
+def test_heads_of_an_odd_size_have_no_pairs(dtype: torch.dtype, cache: str, tmp_path: Path) -> None:
+    transformers.GPT2Config(n_embd=45, n_head=3, n_layer=1, architectures=["GPT2LMHeadModel"], dtype=dtype).save_pretrained(tmp_path)
+    checkpoint, kind = open_checkpoint(str(tmp_path), weights=False), kind_of(parse_target("cpu-x86-64-v4+avx512_bf16"))
+    formats = choose_formats(checkpoint, "none")
+    assert [kind.kv_dtype(wanted, checkpoint, formats) for wanted in ("auto", "float16", "int8")] == [cache, "float16", "int8"]
+    with pytest.raises(UsageError, match="15 are odd") as error:
+        kind.kv_dtype("bfloat16", checkpoint, formats)
+    assert "float16" in (error.value.hint or "")

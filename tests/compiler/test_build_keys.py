@@ -57,6 +57,7 @@ KIND = TargetKind(
     cuts_are_segments=False,
     one_thread=True,
     kv_dtypes=("float32",),
+    usual_kv_dtype="float32",
     references=dict,
 )
 WANTED = Wanted(

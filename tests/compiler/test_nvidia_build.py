@@ -172,9 +172,10 @@ def test_no_path_of_the_machine_is_in_the_code(built: tuple[Path, Path]) -> None
         assert b"/tmp/" not in content, name
 
 
-def test_a_kv_cache_that_the_target_does_not_have(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="int8") as error:
-        build(BuildOptions(model=str(checkpoint), output=tmp_path / "out", target="sm90", kv_dtype="int8", store=tmp_path / "store"))
+@pytest.mark.parametrize("kv_dtype", ["int8", "float16"])
+def test_a_kv_cache_that_the_target_does_not_have(checkpoint: Path, kv_dtype: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=kv_dtype) as error:
+        build(BuildOptions(model=str(checkpoint), output=tmp_path / "out", target="sm90", kv_dtype=kv_dtype, store=tmp_path / "store"))
     assert "bfloat16" in (error.value.hint or "")
     assert not (tmp_path / "out").exists()
 

@@ -163,6 +163,10 @@ SHAPES = [
     Heads(query=14, key=2, dim=14, norm=True, rope=True),
     Heads(dtype=torch.bfloat16),
     Heads(query=9, key=3, dim=20, dtype=torch.bfloat16, window=70, rope=True),
+    Heads(dtype=torch.float16),
+    Heads(query=9, key=3, dim=64, block_size=32, dtype=torch.float16, rope=True),
+    Heads(query=14, key=2, dim=15, dtype=torch.float16, window=70, norm=True, softcap=2.0, with_sinks=True),
+    Heads(query=8, key=1, dim=44, block_size=48, dtype=torch.float16, chunk=130, rope=True, rotary=20),
     Heads(query=9, key=3, dim=64, block_size=32, dtype=torch.int8, rope=True),
     Heads(query=4, key=4, dim=80, dtype=torch.int8, window=140),
     Heads(query=10, key=2, dim=18, dtype=torch.int8, norm=True, rope=True),
@@ -228,6 +232,53 @@ def test_int8_keys_and_values_are_off_by_half_a_step() -> None:
     assert not values[8].any()
 
 
+def numbers_around_those_of_float16() -> Tensor:
+    """Every finite float16, the middles between two, what is next to those, and numbers below and beyond all; 960 times some number."""
+    half = torch.arange(0x7C00, dtype=torch.int16).view(torch.float16).float()
+    middles = (half[1:] + half[:-1]) / 2
+    bits = torch.cat((half, middles)).view(torch.int32)
+    small = torch.tensor([0.0, 1e-45, 1e-40, 2.0**-126, 2.0**-25, 65519.0, 65520.0, 65536.0, 1e9, torch.finfo(torch.float32).max])
+    numbers = torch.cat((small, *((bits + step).view(torch.float32) for step in (-1, 0, 1))))
+    numbers = numbers[numbers.isfinite()]
+    numbers = torch.cat((numbers, -numbers))
+    return torch.cat((numbers, torch.ones(-len(numbers) % 960)))
+
+
+@pytest.mark.parametrize("dim", [60, 64])
+def test_float16_keys_and_values_are_rounded_once_and_stay_finite(dim: int) -> None:
+    """In whole vectors and in what is left of a head."""
+    numbers = numbers_around_those_of_float16().view(-1, 1, dim)
+    heads = Heads(query=1, key=1, dim=dim, dtype=torch.float16)
+    _, cache, sequence = computed(heads, Sequence(torch.zeros_like(numbers), numbers, numbers.flip(0)))
+    keys, values = reference.read_cache(cache.k, cache.v, torch.tensor(sequence.blocks), len(numbers), dim)
+    limited = numbers.clamp(-65504, 65504).half()
+    assert torch.equal(keys.view(torch.int16), limited.view(torch.int16))
+    assert torch.equal(values.view(torch.int16), limited.flip(0).view(torch.int16))
+
+
+@pytest.mark.parametrize("number", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("element", [3, 17])
+def test_float16_hides_no_number_that_is_not_finite(number: float, element: int) -> None:
+    heads = Heads(query=1, key=1, dim=20, dtype=torch.float16)
+    given = Sequence.random(heads, 3, seed=1)
+    given.k[1, 0, element] = given.v[1, 0, element] = number
+    _, cache, sequence = computed(heads, given)
+    keys, values = reference.read_cache(cache.k, cache.v, torch.tensor(sequence.blocks), 3, heads.dim)
+    for found in (keys, values):
+        torch.testing.assert_close(found[1, 0, element], torch.tensor(number).half(), equal_nan=True, rtol=0, atol=0)
+        assert int(found.isfinite().logical_not().sum()) == 1
+
+
+def test_a_key_beyond_float16_takes_all_and_no_other_result_is_lost() -> None:
+    heads = Heads(query=1, key=1, dim=16, dtype=torch.float16)
+    sequence = Sequence.random(heads, 8, seed=1)
+    sequence.q[:] = 1.0
+    sequence.k[3] = 1e6
+    out = whole(heads, sequence)
+    assert torch.equal(out[3:], sequence.v[3].half().float().expand(5, 1, 16))
+    assert torch.equal(out[:3], whole(heads, Sequence(sequence.q[:3], sequence.k[:3], sequence.v[:3])))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     heads=st.sampled_from(SHAPES),
@@ -286,6 +337,7 @@ def test_decoding_together_changes_nothing(heads: Heads) -> None:
         Heads(query=9, key=3, dim=64, rope=True),
         Heads(dim=20, window=600),
         Heads(query=8, key=1, dim=64, dtype=torch.int8, softcap=2.0, with_sinks=True),
+        Heads(query=9, key=3, dim=64, dtype=torch.float16, rope=True),
     ],
     ids=str,
 )
@@ -461,7 +513,7 @@ def test_wrong_calls_are_errors(name: str, wrong: Tensor, message: str) -> None:
         ("sin", None, "cos and sin go together"),
         ("q_scale", torch.ones(19), "q_scale has 19 elements for 20 tokens"),
         ("k_cache", torch.zeros(3, 2, 16, 32, dtype=torch.int8), "rows of 32"),
-        ("k_cache", torch.zeros(3, 2, 16, 32).half(), "float32, bfloat16 or int8"),
+        ("k_cache", torch.zeros(3, 2, 16, 32).double(), "float32, float16, bfloat16 or int8"),
     ],
 )
 def test_wrong_optional_tensors_are_errors(name: str, wrong: Tensor | None, message: str) -> None:

@@ -10,6 +10,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from engine.artifacts import load_manifest
+from engine.compiler.build import build
+from engine.compiler.options import BuildOptions
 from engine.options.runtime import RuntimeOptions
 from engine.protocol import (
     HEADER_BYTES,
@@ -41,10 +43,15 @@ PROMPTS = (
 )
 
 
-@pytest.fixture(scope="module", params=["quantized", "float32"])
-def artifact(request: pytest.FixtureRequest) -> Path:
-    """The demo model with its 4-bit weights, and a random one in float32 whose sizes fill no vector."""
-    path: Path = request.getfixturevalue("smollm2" if request.param == "quantized" else "tiny_artifact")
+@pytest.fixture(scope="module", params=["quantized", "float32", "float16", "bfloat16", "int8"])
+def artifact(request: pytest.FixtureRequest, tiny_checkpoint: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with its 4-bit weights, and a random one in float32 whose sizes fill no vector, with a cache of each dtype."""
+    if request.param == "quantized":
+        smollm2: Path = request.getfixturevalue("smollm2")
+        return smollm2
+    path = tmp_path_factory.mktemp("batching") / "artifact"
+    build(BuildOptions(model=str(tiny_checkpoint), output=path, kv_dtype=request.param, store=store))
+    assert load_manifest(path).caches[0].dtype == request.param
     return path
 
 
