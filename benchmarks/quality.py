@@ -1,10 +1,11 @@
-"""What each `--quantize` costs in accuracy, at how many bits a weight.
+"""What each `--quantize` costs in accuracy, at how many bits a weight, and what each `--kv-dtype` does.
 
-    python benchmarks/quality.py CHECKPOINT [--text FILE] [--calibrate FILE] [--settings int8,int6,...] [--gguf-types Q4_1,...]
-        [--llama-quantize PROGRAM --types Q4_K_M,...] [--json FILE] [--plot FILE.svg]
+    python benchmarks/quality.py CHECKPOINT [--text FILE] [--calibrate FILE] [--settings int8,int6,...] [--kv-dtypes float16,...]
+        [--gguf-types Q4_1,...] [--llama-quantize PROGRAM --types Q4_K_M,...] [--json FILE] [--plot FILE.svg]
 
-Weights alone are rounded, by the recipes of a build, and the model runs in float32: mean KL divergence of the next token from that of the
-checkpoint's own weights, how often the likeliest token is the same, and perplexity, on the first --tokens tokens of a text.
+Weights alone are rounded, by the recipes of a build, or the KV cache alone, and the model runs in float32: mean KL divergence of the next
+token from that of the checkpoint's own weights, how often the likeliest token is the same, and perplexity, on the first --tokens tokens
+of a text.
 
 The weights of a GGUF file lie on the grid of its types, and to round them to that grid again costs nothing. So hidden, MLP and value
 dimensions are put in a random order first: that leaves the function what it is, and mixes the groups that share a scale.
@@ -16,7 +17,7 @@ import itertools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,8 @@ from engine.compiler.reference import block_sizes, read
 from engine.compiler.tokens_of_text import whole_texts_tokenizer
 from engine.compiler.verify import compare_logits
 from engine.compiler.weight_formats import choose_formats
-from engine.kernels.attention.reference import causal_attention
+from engine.kernels.attention.options import AttentionOptions
+from engine.kernels.attention.reference import SCALE_BYTES, attention, causal_attention
 from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.linear.quantize import Fit, quantize
 from engine.models.checkpoint import Checkpoint, LoadedTensor, ParameterInfo
@@ -88,13 +90,13 @@ class Texts:
         self._spec = checkpoint.spec
         with torch.device("meta"):
             self._model = Decoder(checkpoint.spec).eval()
-        for layer in self._model.layers:
-            assert isinstance(layer, Layer)
-            layer.attention.attend = causal_attention
 
     @torch.no_grad()
-    def logits(self, weights: Weights) -> Tensor:
+    def logits(self, weights: Weights, attend: Callable[..., Tensor] = causal_attention) -> Tensor:
         """[T, V] float32, after every token."""
+        for layer in self._model.layers:
+            assert isinstance(layer, Layer)
+            layer.attention.attend = attend
         self._model.load_state_dict(weights | constants(self._spec), assign=True, strict=False)
         return torch.cat([self._of(tokens) for tokens in self.sequences])
 
@@ -112,6 +114,19 @@ class Texts:
             for rows, tokens in zip(parts, self.sequences, strict=True)
         ]
         return torch.cat(losses).mean().exp().item()
+
+
+def through_cache(dtype: torch.dtype) -> Callable[..., Tensor]:
+    """`causal_attention` of one text over a cache of that dtype, multiplied as the kernels do."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, options: AttentionOptions, *, sinks: Tensor | None) -> Tensor:
+        length, heads, size = k.shape
+        block = length + length % 2
+        k_cache, v_cache = (torch.zeros(1, heads, block, size + SCALE_BYTES * (dtype == torch.int8), dtype=dtype) for _ in range(2))
+        table, slots = torch.zeros(1, 1, dtype=torch.int32), torch.arange(length, dtype=torch.int32)
+        return attention(q, k, v, k_cache, v_cache, cu_seqlens, cu_seqlens[1:], table, slots, options, sinks=sinks)
+
+    return attend
 
 
 def in_another_order(checkpoint: Checkpoint) -> Weights:
@@ -242,18 +257,23 @@ def measure(options: argparse.Namespace) -> Iterator[Measured]:
     texts = Texts(source, options.text.read_text(), options.tokens)
     expected = texts.logits(weights)
     yield measured("float32", 32, expected, expected, texts)
+    for dtype in _listed(options.kv_dtypes):
+        yield measured(f"kv {dtype}", 32, expected, texts.logits(weights, through_cache(getattr(torch, dtype))), texts)
+    settings = _listed(options.settings)
     fit, _ = best_fit(Store(chosen_store(None)))
     calibrations = [Calibration(), *([read_calibration(options.calibrate)] if options.calibrate else [])]
-    for calibration in calibrations:
+    for calibration in calibrations if settings else []:
         weighing = importance(checkpoint, mean_squares(checkpoint, calibration, lambda: None))
-        for setting in options.settings.split(","):
+        for setting in settings:
             if setting != "int8" or calibration is calibrations[0]:
                 made, bits = rounded(checkpoint, weights, setting, fit, weighing)
                 yield measured(setting, bits, expected, texts.logits(made), texts, "" if setting == "int8" else calibration.name)
-    others = itertools.chain(
-        by_gguf([type for type in options.gguf_types.split(",") if type], weights, TABLES), by_llama_cpp(options, weights)
-    )
+    others = itertools.chain(by_gguf(_listed(options.gguf_types), weights, TABLES), by_llama_cpp(options, weights))
     yield from (measured(type, bits, expected, texts.logits(made), texts) for type, made, bits in others)
+
+
+def _listed(names: str) -> list[str]:
+    return [name for name in names.split(",") if name]
 
 
 def plot(rows: list[Measured], title: str, file: Path) -> None:
@@ -281,6 +301,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--calibrate", type=Path, help="a text to calibrate with, beside random tokens; not the one that is measured on")
     parser.add_argument("--settings", default=",".join(SETTINGS))
+    parser.add_argument("--kv-dtypes", default="", help="dtypes of keys and values, such as float16,bfloat16,int8")
     parser.add_argument("--gguf-types", default="", help="types that the gguf package quantizes to, such as Q8_0,Q5_1,Q4_1")
     parser.add_argument("--llama-quantize", type=Path, help="llama.cpp's program of that name; the checkpoint must be a GGUF file")
     parser.add_argument("--types", default="Q6_K,Q5_K_M,Q4_K_M")
@@ -296,7 +317,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows: list[Measured] = []
     for row in measure(options):
         rows.append(row)
-        shown = f"{row.bits:6.3f} bits  KL {row.kl_mean:.4f}  top-1 {row.top1:.3f}  perplexity {row.perplexity:.2f}"
+        shown = f"{row.bits:6.3f} bits  KL {row.kl_mean:.3g}  top-1 {row.top1:.3f}  perplexity {row.perplexity:.2f}"
         print(f"{row.name:10} {shown}  {row.calibration[:24]}", flush=True)
     model = open_checkpoint(options.checkpoint).name
     if options.json:
