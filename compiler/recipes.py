@@ -10,7 +10,7 @@ from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS
 from ..kernels.linear.formats import pack_blocks, pack_dense, unpack
 from ..kernels.linear.quantize import Fit
 from ..kernels.linear.quantize import quantize as quantize_blocks
-from ..kernels.linear.stored_blocks import in_features_of, split_head
+from ..kernels.linear.stored_blocks import in_features_of, in_groups, split_head
 from ..kernels.nvidia import formats as rows
 from ..kernels.nvidia import fp8
 from ..kernels.nvidia.packed_rows import fp8_in_features
@@ -50,6 +50,8 @@ def _make_part(source: str, recipe: Sequence[str], checkpoint: Checkpoint, quant
                 data, held = values(held, data), "f32"
             case "to_bfloat16", _, _:
                 data, held = values(held, data).bfloat16(), "bf16"
+            case "in_groups", _, wanted:
+                data, held = (data if held == wanted else in_groups(wanted, data)), wanted
             case "quantize", _, wanted if wanted == held:
                 pass
             case "quantize", _, wanted:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..errors import UsageError
 from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS, ROW_FORMATS
-from ..kernels.linear.blocks import FORMATS
+from ..kernels.linear.blocks import FORMATS, GROUPED
 from ..kernels.linear.packed import DENSE_DTYPES, Layout, order_name
 from ..kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP
 from ..models.checkpoint import Checkpoint
@@ -33,7 +33,7 @@ def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "pane
     Raises UsageError if nothing is left to quantize, or not in that form.
     """
     parameters = checkpoint.parameters
-    stored = {name: _kept(info.format, len(info.shape) == 2, layout) for name, info in parameters.items()}
+    stored = {name: _kept(info.format, info.shape, layout) for name, info in parameters.items()}
     if order_name("embed.weight") in stored:  # rows of a table are read whole
         stored["embed.weight"] = "f32" if layout == "panels" else "bf16"
     if quantize == "none":
@@ -76,10 +76,12 @@ def widened(checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
     return f"{'; '.join(parts)} (exact, but large and slow: see --quantize)" if parts else ""
 
 
-def _kept(format: str, is_matrix: bool, layout: Layout) -> str:
+def _kept(format: str, shape: tuple[int, ...], layout: Layout) -> str:
     if layout == "panels":
         return "f32" if format in FP8_FORMATS else format
-    return "bf16" if is_matrix and format not in (*ROW_FORMATS, *FP8_FORMATS) else format
+    if format == "w8a8":  # activations are not rounded here
+        return next(grouped for grouped in GROUPED if shape[1] % FORMATS[grouped].block == 0)
+    return "bf16" if len(shape) == 2 and format not in (*ROW_FORMATS, *FP8_FORMATS) else format
 
 
 def _narrows(stored: str, wanted: str) -> bool:

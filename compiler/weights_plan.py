@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from ..kernels.linear.bands import is_mixed, read_bands
-from ..kernels.linear.blocks import FORMATS
+from ..kernels.linear.blocks import FORMATS, GROUPED
 from ..kernels.linear.packed import ORDER, Layout
 from ..kernels.nvidia.packed_rows import fp8_layout
 
@@ -69,6 +69,7 @@ def _recipe(stored: Sequence[str], packed_format: str | None, layout: Layout | N
     bands = [band.format for band in read_bands(packed_format)] if is_mixed(packed_format) else []
     wanted = bands or [packed_format] * len(stored)
     is_there = [fp8_layout(format) for format in stored] == [fp8_layout(format) for format in wanted]
-    convert = () if is_there else (_CONVERSIONS.get(packed_format, f"quantize:{'+'.join(bands) or packed_format}"),)
+    operation = "in_groups" if packed_format in GROUPED else "quantize"
+    convert = () if is_there else (_CONVERSIONS.get(packed_format, f"{operation}:{'+'.join(bands) or packed_format}"),)
     pack = ("pack",) if layout == "panels" else ("pack_rows",) if packed_format in FORMATS else ()
     return (*convert, *pack, *joined)

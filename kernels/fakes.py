@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from .formats import ACTIVATION_BYTES, FP8_KERNELS, GROUP, PANEL_KERNELS, ROW_KERNELS
+from .formats import ACTIVATION_BYTES, FP8_KERNELS, GROUP, PANEL_KERNELS, ROW_KERNELS, row_activation_bytes
 from .linear.bands import read_bands
 from .nvidia.packed_rows import FP8_FORMATS, fp8_row_bytes
 from .row_operators import ROW_OPERATORS, TWINS, twin
@@ -38,6 +38,10 @@ def _row_operator(x: torch.Tensor, *_: object) -> torch.Tensor:
 
 def _quantizing_row_operator(x: torch.Tensor, *_: object) -> torch.Tensor:
     return x.new_empty((x.shape[0], -(-x.shape[1] // GROUP), ACTIVATION_BYTES), dtype=torch.uint8)
+
+
+def _row_quantizing_row_operator(x: torch.Tensor, *_: object) -> torch.Tensor:
+    return x.new_empty((x.shape[0], row_activation_bytes(x.shape[1])), dtype=torch.uint8)
 
 
 def _rounding_row_operator(x: torch.Tensor, *_: object) -> torch.Tensor:
@@ -84,6 +88,7 @@ def fakes() -> dict[str, Fake]:
         found |= {f"linear_{kernel}": _row_linear, f"logits_{kernel}": _linear}
     found |= {f"embedding_{kernel}": _row_embedding for kernel in ROW_KERNELS}
     found |= _of_quantizer("quantize", _quantizing_row_operator)
+    found |= _of_quantizer("quantize_rows", _row_quantizing_row_operator)
     found |= _of_quantizer("round_bf16", _rounding_row_operator)
     for format in FP8_FORMATS:
         found |= _of_quantizer(f"quantize_{format}", _quantizing_fp8(format))

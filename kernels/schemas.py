@@ -19,7 +19,7 @@ _LINEAR = "Tensor x, Tensor w, Tensor? bias, Tensor? residual, int out_features,
 _MIXED = _LINEAR.replace("int out_features", "str bands")
 
 SCHEMAS = (
-    # x [T, K] float32, for quantized kernels what `quantize` gives, for bf16 what `round_bf16` gives; w packed (see linear/formats.py);
+    # x [T, K] float32, for other kernels what their quantizer gives (formats.py); w packed (see linear/formats.py);
     # bias [N] and residual [T, N] float32 -> (x w^T + bias) * multiplier + residual, [T, N] float32, every operation rounded on its own
     # of row kernels, x [T, K], residual and result are bfloat16, bias [N] float32
     # of mixed, w has all bands one after another, uint8 [bytes], and N is the sum of theirs (see linear/bands.py)
@@ -33,6 +33,8 @@ SCHEMAS = (
     "sample(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, Tensor uniform) -> Tensor",
     # x [T, K] float32 -> uint8 [T, ceil(K / 32), 48]: int8 quants with scales (see linear/activations.py)
     "quantize(Tensor x) -> Tensor",
+    # x [T, K] float32 -> uint8 [T, row_activation_bytes(K)]: int8 quants with a scale (see linear/activations.py)
+    "quantize_rows(Tensor x) -> Tensor",
     # x [T, K] float32 -> [T, K] bfloat16, an odd K made even by a zero (see linear/activations.py)
     "round_bf16(Tensor x) -> Tensor",
     # see row_operators.py; with a quantizer's name, what that would make of the result

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..kernels.formats import QUANTIZED_FORMATS
+from ..kernels.formats import PANEL_QUANTIZERS
 from ..kernels.linear.bands import Band, write_bands
 from ..kernels.linear.formats import PANEL
 from .linears import is_linear, linear_arguments
@@ -51,7 +51,8 @@ def _family(node: fx.Node) -> Any:
 
 
 def _can_be_band(weight: fx.Node) -> bool:
-    return weight.meta["layout"] == "panels" and weight.meta["format"] in QUANTIZED_FORMATS
+    """On CPUs, in blocks: those read the same activations, whatever their formats."""
+    return weight.meta["layout"] == "panels" and PANEL_QUANTIZERS.get(weight.meta["format"]) == "quantize"
 
 
 def _merge(graph: fx.Graph, siblings: list[fx.Node]) -> int:

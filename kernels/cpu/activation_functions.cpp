@@ -1,5 +1,5 @@
 // The activation operators: a function of every element, alone or times another matrix (a gate).
-// Float32 results or, with _quantize and _round_bf16, what that makes of them for the linear that follows.
+// Float32 results or, with _quantize, _quantize_rows and _round_bf16, what that makes of them for the linear that follows.
 
 #include "activation_functions.h"
 
@@ -66,6 +66,7 @@ Tensor clip(Tensor x, double limit) {
 #define ENGINE_ACTIVATION(name, Function)                                  \
   ENGINE_ACTIVATION_INTO(name, "", Function, FloatRows);                   \
   ENGINE_ACTIVATION_INTO(name, "_quantize", Function, QuantizedRows);      \
+  ENGINE_ACTIVATION_INTO(name, "_quantize_rows", Function, QuantizedWholeRows); \
   ENGINE_ACTIVATION_INTO(name, "_round_bf16", Function, BFloat16Rows)
 
 STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
@@ -78,6 +79,7 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   ENGINE_ACTIVATION(relu2, Relu2);
   m.impl("xielu", TORCH_BOX(&xielu<FloatRows>));
   m.impl("xielu_quantize", TORCH_BOX(&xielu<QuantizedRows>));
+  m.impl("xielu_quantize_rows", TORCH_BOX(&xielu<QuantizedWholeRows>));
   m.impl("xielu_round_bf16", TORCH_BOX(&xielu<BFloat16Rows>));
   m.impl("soft_cap", TORCH_BOX(&soft_cap));
   m.impl("clip", TORCH_BOX(&clip));
@@ -97,9 +99,11 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
 #define ENGINE_C_ACTIVATION(name, Function)                    \
   ENGINE_C_FUNCTION(name, Function, FloatRows)                 \
   ENGINE_C_FUNCTION(name##_quantize, Function, QuantizedRows)  \
+  ENGINE_C_FUNCTION(name##_quantize_rows, Function, QuantizedWholeRows) \
   ENGINE_C_FUNCTION(name##_round_bf16, Function, BFloat16Rows) \
   ENGINE_C_GATE(name##_mul, Function, FloatRows)               \
   ENGINE_C_GATE(name##_mul_quantize, Function, QuantizedRows)  \
+  ENGINE_C_GATE(name##_mul_quantize_rows, Function, QuantizedWholeRows) \
   ENGINE_C_GATE(name##_mul_round_bf16, Function, BFloat16Rows)
 ENGINE_C_ACTIVATION(silu, Silu)
 ENGINE_C_ACTIVATION(sigmoid, Sigmoid)
@@ -119,6 +123,7 @@ ENGINE_C_ACTIVATION(relu2, Relu2)
   }
 ENGINE_C_XIELU(xielu, FloatRows)
 ENGINE_C_XIELU(xielu_quantize, QuantizedRows)
+ENGINE_C_XIELU(xielu_quantize_rows, QuantizedWholeRows)
 ENGINE_C_XIELU(xielu_round_bf16, BFloat16Rows)
 
 ENGINE_EXPORT aoti_torch_cpu_soft_cap(AtenTensorHandle x, double cap, AtenTensorHandle* result) {

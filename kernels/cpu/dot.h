@@ -1,9 +1,10 @@
 // Integer dot products of quantized weights and activations.
 //
-// A lane is one output feature and holds four consecutive k as bytes. Activations lie in
-// -127..127. Both accumulators below are exact on every ISA, so all of them agree bitwise:
-//   CodeDot<Most>  weights 0..Most, any number of additions; unrolled, so that it knows their number
-//   ByteDot        weights -128..127, any number of additions
+// A lane is one output feature and holds four consecutive k as bytes. The accumulators below are
+// exact on every ISA, so all of them agree bitwise:
+//   CodeDot<Most>  weights 0..Most, activations -127..127; unrolled, so that it knows the number of additions
+//   ByteDot        weights -128..127, activations -127..127
+//   RowDot         weights and activations -128..127, up to kMostRowQuads additions
 #pragma once
 
 #include "simd.h"
@@ -49,6 +50,17 @@ struct ByteDot {
   ENGINE_INLINE Vi total(int32_t activation_sum) const { return sum - 128 * activation_sum; }
 };
 
+struct RowDot {
+  using Activation = int8_t;  // how it reads them
+  using Weight = Vb;
+  static ENGINE_INLINE Weight load(const uint8_t* bytes) { return load_vector<Vb>(bytes) ^ 0x80; }
+  static ENGINE_INLINE Vb quad(const Activation* x) { return splat_quad(x); }
+
+  Vi sum{};
+  ENGINE_INLINE void add(Weight weight, Vb activation) { sum = add_products(sum, weight, activation); }
+  ENGINE_INLINE Vi total(int32_t activation_sum) const { return sum - 128 * activation_sum; }
+};
+
 #elif defined(ENGINE_AVX512) || defined(ENGINE_AVX2)
 #define ENGINE_PAIRS
 
@@ -58,7 +70,10 @@ ENGINE_INLINE Vs multiply_pairs(Vb unsigned_bytes, Vb signed_bytes) {
   return _mm512_maddubs_epi16(bit_cast<Vs>(unsigned_bytes), bit_cast<Vs>(signed_bytes));
 }
 ENGINE_INLINE Vs add_pairs(Vs a, Vs b) { return _mm512_add_epi16(a, b); }
-ENGINE_INLINE Vi widen(Vs pairs) { return bit_cast<Vi>(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1))); }
+ENGINE_INLINE Vi multiply_words(Vs a, Vs b) { return bit_cast<Vi>(_mm512_madd_epi16(a, b)); }
+ENGINE_INLINE Vi widen(Vs pairs) { return multiply_words(pairs, _mm512_set1_epi16(1)); }
+ENGINE_INLINE Vs words_of(const uint8_t* bytes) { return _mm512_cvtepi8_epi16(load_vector<__m256i>(bytes)); }
+ENGINE_INLINE Vs splat_words(int64_t four) { return _mm512_set1_epi64(four); }
 ENGINE_INLINE Vb magnitude(Vb weight) { return bit_cast<Vb>(_mm512_abs_epi8(bit_cast<Vs>(weight))); }
 typedef __mmask64 Sign;
 ENGINE_INLINE Sign sign_of(Vb weight) { return _mm512_movepi8_mask(bit_cast<Vs>(weight)); }
@@ -71,7 +86,10 @@ ENGINE_INLINE Vs multiply_pairs(Vb unsigned_bytes, Vb signed_bytes) {
   return _mm256_maddubs_epi16(bit_cast<Vs>(unsigned_bytes), bit_cast<Vs>(signed_bytes));
 }
 ENGINE_INLINE Vs add_pairs(Vs a, Vs b) { return _mm256_add_epi16(a, b); }
-ENGINE_INLINE Vi widen(Vs pairs) { return bit_cast<Vi>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
+ENGINE_INLINE Vi multiply_words(Vs a, Vs b) { return bit_cast<Vi>(_mm256_madd_epi16(a, b)); }
+ENGINE_INLINE Vi widen(Vs pairs) { return multiply_words(pairs, _mm256_set1_epi16(1)); }
+ENGINE_INLINE Vs words_of(const uint8_t* bytes) { return _mm256_cvtepi8_epi16(load_vector<__m128i>(bytes)); }
+ENGINE_INLINE Vs splat_words(int64_t four) { return _mm256_set1_epi64x(four); }
 ENGINE_INLINE Vb magnitude(Vb weight) { return bit_cast<Vb>(_mm256_abs_epi8(bit_cast<Vs>(weight))); }
 typedef Vb Sign;
 ENGINE_INLINE Sign sign_of(Vb weight) { return weight; }
@@ -114,6 +132,31 @@ struct ByteDot {
   }
 };
 
+// With activations of -128 no sign can be moved to them: both sides are 16 bits, each half of the lanes has a sum of its
+// own, and two of its lanes are an output.
+struct RowDot {
+  using Activation = int16_t;
+  struct Weight {
+    Vs halves[2];
+  };
+  static ENGINE_INLINE Weight load(const uint8_t* bytes) { return {words_of(bytes), words_of(bytes + 2 * kLanes)}; }
+  static ENGINE_INLINE Vs quad(const Activation* x) {
+    int64_t four;
+    std::memcpy(&four, x, sizeof(four));
+    return splat_words(four);
+  }
+
+  Vi sums[2] = {};
+  ENGINE_INLINE void add(Weight weight, Vs activation) {
+    for (int half = 0; half < 2; ++half) sums[half] += multiply_words(weight.halves[half], activation);
+  }
+  ENGINE_INLINE Vi total(int32_t) const {
+    Vi even, odd;
+    for (int lane = 0; lane < kLanes; ++lane) even[lane] = 2 * lane, odd[lane] = 2 * lane + 1;
+    return __builtin_shuffle(sums[0], sums[1], even) + __builtin_shuffle(sums[0], sums[1], odd);
+  }
+};
+
 #else
 
 ENGINE_INLINE Vi add_products(Vi sum, Vb weight, Vb activation) {
@@ -140,6 +183,20 @@ struct ByteDot {
   ENGINE_INLINE Vi total(int32_t) const { return sum; }
 };
 
+struct RowDot {
+  using Activation = int8_t;
+  using Weight = Vb;
+  static ENGINE_INLINE Weight load(const uint8_t* bytes) { return load_vector<Vb>(bytes); }
+  static ENGINE_INLINE Vb quad(const Activation* x) { return splat_quad(x); }
+
+  Vi sum{};
+  ENGINE_INLINE void add(Weight weight, Vb activation) { sum = add_products(sum, weight, activation); }
+  ENGINE_INLINE Vi total(int32_t) const { return sum; }
+};
+
 #endif
+
+// Weights made unsigned have the largest sums, of 255 * 128 for each k, which stay within 32 bits.
+constexpr int64_t kMostRowQuads = int64_t{INT32_MAX} / (4 * 255 * 128);
 
 }  // namespace engine

@@ -1,5 +1,5 @@
 // RMSNorm and LayerNorm over rows, with what may follow them: a weight, a bias, and a residual
-// that is added to the normalized row. Float32 results or, with _quantize and _round_bf16, what that makes of them.
+// that is added to the normalized row. Float32 results or, with _quantize, _quantize_rows and _round_bf16, what that makes of them.
 // With _heads, over every head of a token.
 
 #include <cmath>
@@ -153,9 +153,11 @@ Tensor layer_norm_heads(Tensor x, std::optional<Tensor> weight, std::optional<Te
 STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   m.impl("rms_norm", TORCH_BOX(&rms_norm<FloatRows>));
   m.impl("rms_norm_quantize", TORCH_BOX(&rms_norm<QuantizedRows>));
+  m.impl("rms_norm_quantize_rows", TORCH_BOX(&rms_norm<QuantizedWholeRows>));
   m.impl("rms_norm_round_bf16", TORCH_BOX(&rms_norm<BFloat16Rows>));
   m.impl("layer_norm", TORCH_BOX(&layer_norm<FloatRows>));
   m.impl("layer_norm_quantize", TORCH_BOX(&layer_norm<QuantizedRows>));
+  m.impl("layer_norm_quantize_rows", TORCH_BOX(&layer_norm<QuantizedWholeRows>));
   m.impl("layer_norm_round_bf16", TORCH_BOX(&layer_norm<BFloat16Rows>));
   m.impl("rms_norm_heads", TORCH_BOX(&rms_norm_heads));
   m.impl("layer_norm_heads", TORCH_BOX(&layer_norm_heads));
@@ -179,6 +181,7 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   }
 ENGINE_C_NORMS(, engine::FloatRows)
 ENGINE_C_NORMS(_quantize, engine::QuantizedRows)
+ENGINE_C_NORMS(_quantize_rows, engine::QuantizedWholeRows)
 ENGINE_C_NORMS(_round_bf16, engine::BFloat16Rows)
 
 ENGINE_EXPORT aoti_torch_cpu_rms_norm_heads(AtenTensorHandle x, AtenTensorHandle* weight, double eps, AtenTensorHandle* result) {

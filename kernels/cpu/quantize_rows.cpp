@@ -1,4 +1,4 @@
-// quantize and round_bf16: float32 rows to the activations that linears read, int8 or bfloat16.
+// quantize, quantize_rows and round_bf16: float32 rows to the activations that linears read, int8 or bfloat16.
 
 #include "c_interface.h"
 #include "rows.h"
@@ -16,6 +16,7 @@ Tensor convert(Tensor x) {
 
 STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   m.impl("quantize", TORCH_BOX(&convert<QuantizedRows>));
+  m.impl("quantize_rows", TORCH_BOX(&convert<QuantizedWholeRows>));
   m.impl("round_bf16", TORCH_BOX(&convert<BFloat16Rows>));
 }
 
@@ -23,6 +24,9 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
 
 ENGINE_EXPORT aoti_torch_cpu_quantize(AtenTensorHandle x, AtenTensorHandle* result) {
   return engine::return_to_c(result, [&] { return engine::convert<engine::QuantizedRows>(engine::borrow(x)); });
+}
+ENGINE_EXPORT aoti_torch_cpu_quantize_rows(AtenTensorHandle x, AtenTensorHandle* result) {
+  return engine::return_to_c(result, [&] { return engine::convert<engine::QuantizedWholeRows>(engine::borrow(x)); });
 }
 ENGINE_EXPORT aoti_torch_cpu_round_bf16(AtenTensorHandle x, AtenTensorHandle* result) {
   return engine::return_to_c(result, [&] { return engine::convert<engine::BFloat16Rows>(engine::borrow(x)); });

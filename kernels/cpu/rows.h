@@ -26,8 +26,9 @@ ENGINE_INLINE void each_vector(GroupValues& values, const Operation& operation) 
   for (int v = 0; v < kGroupVectors; ++v) values.part[v] = operation(values.part[v], v);
 }
 
-// Where a row's values go.
+// Where a row's values go. kWhole: whether each depends on all of its row.
 struct FloatRows {
+  static constexpr bool kWhole = false;
   float* to;
   int64_t features;
 
@@ -45,6 +46,7 @@ struct FloatRows {
 };
 
 struct QuantizedRows {
+  static constexpr bool kWhole = false;
   ActivationGroup* to;
   int64_t features;
 
@@ -56,8 +58,23 @@ struct QuantizedRows {
   }
 };
 
+// With one scale for all of a row.
+struct QuantizedWholeRows {
+  static constexpr bool kWhole = true;
+  int8_t* to;
+  int64_t features;
+
+  static Tensor empty(int64_t rows, int64_t features) { return empty_row_activations(rows, features); }
+  QuantizedWholeRows(const Tensor& out, int64_t features) : to(static_cast<int8_t*>(out.data_ptr())), features(features) {}
+  template <class Values>
+  void write(int64_t row, int64_t, int64_t, const Values& values) const {
+    quantize_whole_row(features, values, to + row * row_bytes(features));
+  }
+};
+
 // Of an odd number of features, a zero follows the last.
 struct BFloat16Rows {
+  static constexpr bool kWhole = false;
   BFloat16* to;
   int64_t features;
 
@@ -104,7 +121,8 @@ Tensor map_rows(const Rows& x, const ValuesOf& values_of) {
 // For values that depend on no others: one row of logits is work for many threads.
 template <class Sink, class ValuesOf>
 Tensor map_elements(const Rows& x, const ValuesOf& values_of) {
-  return map_pieces<Sink>(x, int64_t{1} << 14, values_of);
+  if constexpr (Sink::kWhole) return map_rows<Sink>(x, values_of);
+  else return map_pieces<Sink>(x, int64_t{1} << 14, values_of);
 }
 
 }  // namespace engine

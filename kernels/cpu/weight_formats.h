@@ -184,7 +184,7 @@ struct BlockFormat {
   static constexpr int kHead = kHeadFirst ? 0 : Code::kBytes;
   static constexpr int kAtOnce = Code::kBytes == kQuads * kQuadBytes ? 1 : 2, kSteps = kQuads / kAtOnce;
   static_assert(!Has.zero_point || (!Has.min && kSubscales == 0));
-  static_assert(!Has.of_rows || (kGroups == 1 && kSubscales == 1));
+  static_assert(!Has.of_rows || (kGroups == 1 && kSubscales <= 1));
 
   static int64_t panel_bytes(int64_t groups) { return Has.of_rows ? kHeadBytes + groups * kGroupBytes : groups / kGroups * kBytes; }
   // Where the block of a group of a panel is, with its numbers, and the group itself, with its codes.
@@ -307,5 +307,6 @@ template <int Block>
 using W8 = BlockFormat<Bytes, Traits{.zero_point = true, .groups = Block / int(kGroup)}, float>;
 template <int Bits>
 using I_G32 = BlockFormat<Shifted<Bits, 0>, Traits{.min = true, .subscales = 1, .of_rows = true}, float>;
+using W8A8 = BlockFormat<Bytes, Traits{.of_rows = true}, float>;
 
 }  // namespace engine

@@ -1,3 +1,3 @@
-from .op import activations_for, embedding, linear, linear_mixed, quantize_activations, round_activations
+from .op import activations_for, embedding, linear, linear_mixed, quantize_activations, quantize_rows, round_activations
 
-__all__ = ["activations_for", "embedding", "linear", "linear_mixed", "quantize_activations", "round_activations"]
+__all__ = ["activations_for", "embedding", "linear", "linear_mixed", "quantize_activations", "quantize_rows", "round_activations"]

@@ -1,7 +1,9 @@
-"""Quantized activations: what `engine.quantize` makes of float rows, and the quantized linears read; those of `engine.round_bf16`.
+"""What linears read: quantized activations as `engine.quantize` and `engine.quantize_rows` make them of float rows, and those of
+`engine.round_bf16`.
 
-uint8 [T, G, 48], one entry per row and group of 32 elements (K is padded with zeros):
-32 int8 quants, float32 scale, float32 scale * sum(quants), int32 sum(quants), int16 sums of the first and of the last 16.
+quantize        uint8 [T, G, 48], one entry per row and group of 32 elements (K is padded with zeros):
+                32 int8 quants, float32 scale, float32 scale * sum(quants), int32 sum(quants), int16 sums of the first and of the last 16
+quantize_rows   uint8 [T, bytes]: int8 quants, filled up with zeros to a multiple of 64, float32 scale, int32 sum(quants), 56 zeros
 """
 
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..formats import ACTIVATION_BYTES, GROUP
+from ..formats import ACTIVATION_BYTES, GROUP, ROW_ALIGNMENT
 
 _SMALLEST_AMAX = 2.0**-100
 
@@ -44,6 +46,25 @@ def quantize(x: Tensor) -> Tensor:
     return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=2)
 
 
+def quantize_rows(x: Tensor) -> Tensor:
+    """[T, K] float32 -> uint8 [T, row_activation_bytes(K)], bit for bit as the operator does, and as compressed-tensors quantizes symmetric
+    dynamic activations of 8 bits per token.
+
+    scale = amax / 127.5, or 2^-23 where that is 0; quant = x / scale, at least -128 and at most 127, rounded to even. A row with a value
+    that is not finite has a NaN scale.
+    """
+    finite = x.isfinite().all(1, keepdim=True)
+    amax = torch.where(finite, x, 0).abs().amax(1, keepdim=True)
+    scales = amax / 127.5
+    scales = torch.where(scales == 0, torch.finfo(torch.float32).eps, scales)
+    quants = torch.where(finite, x / scales, 0).clamp(-128, 127).round().to(torch.int8)
+    sums = quants.sum(1, dtype=torch.int32, keepdim=True)
+    padded = functional.pad(quants, (0, -x.shape[1] % ROW_ALIGNMENT))
+    parts = (padded, torch.where(finite, scales, torch.nan), sums)
+    row = torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=1)
+    return functional.pad(row, (0, -row.shape[1] % ROW_ALIGNMENT))
+
+
 def round_bf16(x: Tensor) -> Tensor:
     """[T, K] float32 -> [T, K] bfloat16, to the nearest, ties to even; an odd K is made even by a zero.
 
@@ -58,12 +79,12 @@ def flush(x: Tensor) -> Tensor:
     return torch.where(x.abs() < torch.finfo(torch.float32).tiny, x * 0, x)
 
 
-QUANTIZERS: dict[str, Callable[[Tensor], Tensor]] = {"quantize": quantize, "round_bf16": round_bf16}
+QUANTIZERS: dict[str, Callable[[Tensor], Tensor]] = {"quantize": quantize, "quantize_rows": quantize_rows, "round_bf16": round_bf16}
 """The references of the operators that make the activations of CPU linears, by name."""
 
 
 def unpack(packed: Tensor) -> Activations:
-    """Take quantized activations apart."""
+    """Take what `quantize` gives apart."""
     assert packed.shape[2] == ACTIVATION_BYTES, packed.shape
     quants, scales, scaled_sums, _ = packed.split((GROUP, 4, 4, 8), dim=2)
 
@@ -71,3 +92,9 @@ def unpack(packed: Tensor) -> Activations:
         return part.contiguous().view(torch.float32).squeeze(2)
 
     return Activations(quants.contiguous().view(torch.int8).float(), numbers(scales), numbers(scaled_sums))
+
+
+def unpack_rows(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Take what `quantize_rows` gives apart: quants with their padding, int8, and scales [T, 1] float32."""
+    quants, scales, _ = packed.split((packed.shape[1] - ROW_ALIGNMENT, 4, ROW_ALIGNMENT - 4), dim=1)
+    return quants.contiguous().view(torch.int8), scales.contiguous().view(torch.float32)

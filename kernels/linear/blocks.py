@@ -14,6 +14,8 @@ layout in memory, `reference.py` their arithmetic.
 from dataclasses import dataclass
 
 GROUP = 32
+MOST_COLUMNS = 65536
+"""Of a matrix whose products are added as integers of 32 bits over all of K (cpu/dot.h: kMostRowQuads)."""
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 _E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 """Doubled, so that they are whole: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives."""
@@ -39,6 +41,8 @@ class QuantizedFormat:
     """d divides those scales."""
     of_rows: bool = False
     """d and m are those of a whole row, which is one block of any number of groups, and its integer scales are unsigned."""
+    row_activations: bool = False
+    """Activations have one scale per row as well, and products are added as integers over all of K."""
     has_zero_point: bool = False
     """Each block has one, a signed byte."""
     number_bytes: int = 2
@@ -94,6 +98,9 @@ class QuantizedFormat:
         return 8 * (0 if self.of_rows else self.head_bytes) / self.block + 8 * self.group_bytes / GROUP
 
 
+GROUPED = ("w8_g128", "w8_g64", "w8_g32")
+"""Formats that hold w8a8 where no kernel has activations with one scale per row; the first whose blocks a row is whole of."""
+
 FORMATS = {
     spec.name: spec
     for spec in (
@@ -122,8 +129,10 @@ FORMATS = {
             for block in (32, 64, 128)
         ),
         *(QuantizedFormat(name=f"i{bits}_g32", bits=bits, has_min=True, subgroup=32, of_rows=True, number_bytes=4) for bits in (4, 5, 6)),
+        QuantizedFormat(name="w8a8", bits=8, of_rows=True, row_activations=True, number_bytes=4),
     )
 }
 """By name. Codes of 8 bits are signed bytes. w4_g128 and its like are what GPTQ, AWQ and compressed-tensors publish, a scale per 128;
 nvfp4_mul and nvfp4_div are NVFP4: d is the tensor's scale, by which ModelOpt multiplies and compressed-tensors divides; i4_g32 and
-its like are what `--quantize` makes (quantize.py)."""
+its like are what `--quantize` makes (quantize.py); w8a8 is compressed-tensors' with
+activations of 8 bits and a scale per token."""

@@ -7,11 +7,17 @@ import torch
 from torch import Tensor
 
 from .bands import Band, write_bands
+from .blocks import FORMATS
 
 
 def quantize_activations(x: Tensor) -> Tensor:
     """x [T, K] float32 -> quantized activations, uint8 [T, ceil(K / 32), 48] (see activations.py). Rows of `x` may lie apart."""
     return cast(Tensor, torch.ops.engine.quantize(x))
+
+
+def quantize_rows(x: Tensor) -> Tensor:
+    """x [T, K] float32 -> activations with one scale per row, uint8 [T, bytes] (see activations.py). Rows of `x` may lie apart."""
+    return cast(Tensor, torch.ops.engine.quantize_rows(x))
 
 
 def round_activations(x: Tensor) -> Tensor:
@@ -23,7 +29,9 @@ def activations_for(kernel: str, x: Tensor) -> Tensor:
     """What the linear of a kernel takes for x [T, K] float32."""
     if kernel == "dense":
         return x
-    return round_activations(x) if kernel == "bf16" else quantize_activations(x)
+    if kernel == "bf16":
+        return round_activations(x)
+    return quantize_rows(x) if FORMATS[kernel].row_activations else quantize_activations(x)
 
 
 def linear(

@@ -2,7 +2,7 @@
 
 `linear` of a quantized format is the kernel's own arithmetic, bit for bit: exact integer
 products of quantized activations and weights, float32 sums over the groups as `sum_in_order` says.
-`linear` of bf16 likewise, of pairs of k.
+`linear` of bf16 likewise, of pairs of k; of w8a8, with one sum of integers over all of K.
 `linear_dequantized` is what a perfect kernel without activation rounding would give.
 """
 
@@ -30,6 +30,8 @@ def linear(format: str, x: Tensor, w: Tensor, bias: Tensor | None, residual: Ten
         out = _dense(x, w, out_features)
     elif format == "bf16":
         out = _pairs(x, w, out_features)
+    elif FORMATS[format].row_activations:
+        out = _integers(format, x, w, out_features)
     else:
         out = _quantized(format, activations.unpack(x), w, out_features)
     return _finish(out, bias, residual, multiplier)
@@ -83,6 +85,14 @@ def _quantized(format: str, x: activations.Activations, w: Tensor, out_features:
 
     groups = FORMATS[format].groups
     return sum_in_order(torch.zeros(x.quants.shape[0], out_features), weight.quants.shape[1] // groups, groups, add)
+
+
+def _integers(format: str, x: Tensor, w: Tensor, out_features: int) -> Tensor:
+    quants, scales = activations.unpack_rows(x)
+    weight = unpack_groups(format, w, out_features)
+    of_w = weight.quants.flatten(1)
+    sums = quants[:, : of_w.shape[1]].double() @ of_w.double().T  # exact
+    return sums.float() * (scales * weight.scales[:, 0])
 
 
 def _dots(x: activations.Activations, weight: Groups, g: int) -> Tensor:

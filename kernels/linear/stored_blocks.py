@@ -25,6 +25,7 @@ Those of safetensors checkpoints, whose codes and scales lie in tensors of their
 
     w4_g32, w8_g128 and their like   d, zero point, codes: nibbles of each 32 weights as q4_0, or signed bytes
     nvfp4_mul, nvfp4_div             d, four scales, nibbles of each 32 weights as q4_0
+    w8a8                             of a row: d, signed bytes
 
 Our own, which no file has, are made by quantize.py:
 
@@ -63,8 +64,6 @@ BLOCK_BYTES = {
     "w8_g128": 133,
 }
 _NUMBERS_LAST = ("q2_k", "q3_k", "q6_k")
-_GROUP_OF_ROW = 2 + GROUP
-"""Bytes of a group where the row is a block: scale, minimum, codes."""
 Parts = tuple[Tensor, ...]
 
 
@@ -84,19 +83,32 @@ def read_blocks(format: str, raw: Tensor) -> Blocks:
     """uint8 [N, B * bytes of a block]. Raises ValueError as `split_head` does."""
     head, rest = split_head(format, raw)
     if FORMATS[format].of_rows:
-        groups = rest.shape[2] // _GROUP_OF_ROW
-        scales, minima, codes = rest.split((groups, groups, groups * GROUP), dim=2)
-        return Blocks(codes, head, scales, minima)
+        groups = rest.shape[2] // _group_of_row(format)
+        *integers, codes = rest.split((*[groups] * (_group_of_row(format) - GROUP), groups * GROUP), dim=2)
+        return Blocks(codes, head, *integers)
     codes, *integers = _READERS[format](rest)
     return Blocks(codes, head, *integers)
+
+
+def in_groups(format: str, raw: Tensor) -> Tensor:
+    """Rows of w8a8 as blocks of w8_g128 and its like, which mean the same: every block has the row's scale, and the zero point 0."""
+    head, codes = split_head("w8a8", raw)
+    blocks = codes.flatten(1).unflatten(1, (-1, FORMATS[format].block))
+    return torch.cat((head.expand(-1, blocks.shape[1], -1), torch.zeros_like(blocks[:, :, :1]), blocks), dim=2).flatten(1)
 
 
 def in_features_of(format: str, row_bytes: int) -> int:
     """K, filled up to whole blocks, of rows of so many bytes as they come from a checkpoint."""
     spec = FORMATS[format]
     if spec.of_rows:
-        return (row_bytes - spec.head_bytes) // _GROUP_OF_ROW * GROUP
+        return (row_bytes - spec.head_bytes) // _group_of_row(format) * GROUP
     return row_bytes // BLOCK_BYTES[format] * spec.block
+
+
+def _group_of_row(format: str) -> int:
+    """Bytes of a group where the row is a block: a scale and a minimum if there are any, and codes of a byte each."""
+    spec = FORMATS[format]
+    return spec.subscales * spec.numbers + GROUP
 
 
 def split_head(format: str, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,8 +117,8 @@ def split_head(format: str, raw: Tensor) -> tuple[Tensor, Tensor]:
     Raises ValueError if the rows do not hold whole blocks, or a number is not finite.
     """
     spec = FORMATS[format]
-    if spec.of_rows and (raw.shape[1] - spec.head_bytes) % _GROUP_OF_ROW:
-        raise ValueError(f"rows of {raw.shape[1]} bytes do not hold {spec.head_bytes} and whole groups of {_GROUP_OF_ROW}")
+    if spec.of_rows and (raw.shape[1] - spec.head_bytes) % _group_of_row(format):
+        raise ValueError(f"rows of {raw.shape[1]} bytes do not hold {spec.head_bytes} and whole groups of {_group_of_row(format)}")
     size = raw.shape[1] if spec.of_rows else BLOCK_BYTES[format]
     if raw.shape[1] % size:
         raise ValueError(f"rows of {raw.shape[1]} bytes do not hold whole {format} blocks of {size}")

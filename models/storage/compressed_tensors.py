@@ -9,7 +9,9 @@
 - `nvfp4-pack-quantized`: the same codes, MODULE.weight_scale float8_e4m3fn [N, K / 16], MODULE.weight_global_scale float32:
   value = code * (scale / global scale), which nvfp4_div keeps.
 
-Scales of activations are not used: ours are taken from the activations themselves, per token and 32 of them.
+`int-quantized` weights with one scale per row or for all, symmetric, whose scheme has symmetric dynamic activations of 8 bits per token,
+are multiplied with such activations: w8a8. Elsewhere scales of activations are not used: ours are taken from the activations themselves,
+per token and 32 of them.
 """
 
 from collections.abc import Mapping
@@ -17,9 +19,11 @@ from typing import Any
 
 import torch
 
+from ...kernels.linear.blocks import GROUP, MOST_COLUMNS
 from ..checkpoint import Format, LoadedTensor
 from .nvfp4 import DIV, WIDENED, load_nvfp4, nvfp4_format
 from .safetensors_header import StoredTensor
+from .token_activations import TokenActivations
 from .zero_points import SCALE_DTYPES, Matrix, Numbers, ZeroPointStorage, unpacked, words
 
 WHOLE_NUMBERS = ("pack-quantized", "int-quantized")
@@ -47,7 +51,7 @@ class CompressedTensorsStorage(ZeroPointStorage):
     )
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
-        del config  # every matrix says all of it
+        self._activations = TokenActivations(config)  # all else is said by every matrix
         super().__init__({name: tensor for name, tensor in tensors.items() if not name.endswith((".k_scale", ".v_scale", ".q_scale"))})
 
     def _module_of(self, name: str, tensors: Mapping[str, StoredTensor]) -> str | None:
@@ -85,7 +89,12 @@ class CompressedTensorsStorage(ZeroPointStorage):
         matrix = self._matrices.get(name)
         if matrix is not None and _is_float(matrix):
             return "mxfp4" if matrix.parts["weight_scale"].dtype == "U8" else nvfp4_format(matrix.shape[1], DIV)
-        return super().format(name)
+        return "w8a8" if matrix is not None and self._is_w8a8(matrix) else super().format(name)
+
+    def _is_w8a8(self, matrix: Matrix) -> bool:
+        plain = matrix.groups == 1 and not {"weight_packed", "weight_zero_point", "weight_g_idx"} & matrix.parts.keys()
+        fits = matrix.shape[1] % GROUP == 0 and matrix.shape[1] <= MOST_COLUMNS
+        return plain and fits and self._activations.of(matrix.module)
 
     def widened_from(self, name: str) -> str:
         matrix = self._matrices.get(name)
@@ -94,7 +103,7 @@ class CompressedTensorsStorage(ZeroPointStorage):
     def load(self, name: str) -> LoadedTensor:
         matrix = self._matrices.get(name)
         if matrix is None or not _is_float(matrix):
-            return super().load(name)
+            return super().load(name) if matrix is None or not self._is_w8a8(matrix) else _rows(matrix)
         codes = unpacked(matrix.read("weight_packed"), 4, matrix.shape[1])
         scales = matrix.read("weight_scale").view(torch.uint8)
         if self.format(name) == "mxfp4":
@@ -120,6 +129,15 @@ class CompressedTensorsStorage(ZeroPointStorage):
             if "weight_zero_point" in matrix.parts:
                 zeros = zeros + matrix.read("weight_zero_point").reshape(-1, matrix.groups)
         return Numbers(codes, zeros, scales)
+
+
+def _rows(matrix: Matrix) -> LoadedTensor:
+    """Rows of w8a8 (kernels/linear/stored_blocks.py): scale, codes."""
+    scales = matrix.read("weight_scale").float().reshape(-1, 1)
+    if not bool(scales.isfinite().all()):
+        raise matrix.damaged("a scale is not a finite number")
+    of_rows = scales.expand(matrix.shape[0], 1).contiguous().view(torch.uint8)
+    return LoadedTensor(format="w8a8", data=torch.cat((of_rows, matrix.read("weight").view(torch.uint8)), dim=1))
 
 
 def _is_float(matrix: Matrix) -> bool:

@@ -8,20 +8,19 @@ from hypothesis import strategies as st
 from weight_blocks import GGUF_TYPES, OURS, block_shape, published_values, random_blocks
 
 from engine.kernels.linear.bands import Band, is_mixed, read_bands, write_bands
-from engine.kernels.linear.blocks import FORMATS
+from engine.kernels.linear.blocks import FORMATS, GROUPED
 from engine.kernels.linear.formats import pack_blocks, pack_dense, quantize, unpack, unpack_blocks
 from engine.kernels.linear.packed import in_features_of_panels, packed_shape
-from engine.kernels.linear.stored_blocks import BLOCK_BYTES, read_blocks
+from engine.kernels.linear.stored_blocks import BLOCK_BYTES, in_groups, read_blocks
 
 FORMAT_NAMES = sorted(FORMATS)
-"""Those that we quantize to."""
 
 
 def test_blocks_are_those_of_gguf() -> None:
     for name, type in GGUF_TYPES.items():
         assert gguf.GGML_QUANT_SIZES[type] == (FORMATS[name].block, BLOCK_BYTES[name])
     zero_points = {f"w{bits}_g{block}" for bits in (4, 8) for block in (32, 64, 128)}
-    assert {name for name in FORMATS if name not in GGUF_TYPES} == zero_points | {"nvfp4_mul", "nvfp4_div", *OURS}
+    assert {name for name in FORMATS if name not in GGUF_TYPES} == zero_points | {"nvfp4_mul", "nvfp4_div", "w8a8", *OURS}
 
 
 @settings(max_examples=40, deadline=None)
@@ -95,6 +94,12 @@ def test_the_layout_is_the_documented_one(format: str) -> None:
                 assert integers[per_group + half, lane] == blocks.minima[n, b, g * per_group + half]
 
 
+@pytest.mark.parametrize("format", GROUPED)
+def test_rows_of_one_scale_mean_the_same_in_groups(format: str) -> None:
+    raw = random_blocks("w8a8", 5, 256, seed=1)
+    assert torch.equal(published_values(format, in_groups(format, raw)), published_values("w8a8", raw))
+
+
 @pytest.mark.parametrize("format", ["f32", "f16", "bf16", *FORMAT_NAMES])
 def test_the_shape_tells_how_many_inputs_there_are(format: str) -> None:
     for blocks in (1, 3):
@@ -124,7 +129,7 @@ def test_padding_rows_are_zero(format: str) -> None:
 
 @pytest.mark.parametrize("format", FORMAT_NAMES)
 def test_incomplete_blocks_are_refused(format: str) -> None:
-    with pytest.raises(ValueError, match="whole groups" if format in OURS else f"whole {format} blocks"):
+    with pytest.raises(ValueError, match="whole groups" if FORMATS[format].of_rows else f"whole {format} blocks"):
         pack_blocks(format, torch.zeros(1, block_shape(format, 1)[1] + 1, dtype=torch.uint8))
 
 

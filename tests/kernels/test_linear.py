@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationStatus, apply_quantization_config
+from compressed_tensors.quantization.lifecycle import forward as compressed_tensors
+from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
+from quantized_checkpoints import TOKEN_ACTIVATIONS, TOKEN_WEIGHTS
 from torch import Tensor
-from weight_blocks import block_shape, random_blocks, with_numbers
+from weight_blocks import block_shape, published_values, random_blocks, w8a8_rows, with_numbers
 
-from engine.kernels.formats import PANEL_QUANTIZERS
+from engine.kernels.formats import PANEL_QUANTIZERS, row_activation_bytes
 from engine.kernels.linear import (
     activations,
     activations_for,
@@ -17,19 +21,23 @@ from engine.kernels.linear import (
     linear,
     linear_mixed,
     quantize_activations,
+    quantize_rows,
     reference,
     round_activations,
 )
 from engine.kernels.linear.bands import Band, write_bands
-from engine.kernels.linear.blocks import FORMATS
+from engine.kernels.linear.blocks import FORMATS, MOST_COLUMNS
 from engine.kernels.linear.formats import pack_blocks, pack_dense, unpack
 
 pytestmark = pytest.mark.usefixtures("kernel_library")
 
 QUANTIZED = sorted(FORMATS)
+OF_GROUPS = [format for format in QUANTIZED if not FORMATS[format].row_activations]
+"""Those whose activations have a scale for each 32."""
 DENSE = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-# One of each kind: bytes, minima, planes, two levels with scales of 16 and of 32, tables, exponents, zero points, e4m3 scales.
-STORAGE = [*DENSE, "q8_0", "q4_1", "q5_0", "q2_k", "q6_k", "iq4_xs", "mxfp4", "w4_g64", "nvfp4_div", "i4_g32", "i6_g32"]
+# One of each kind: bytes, minima, planes, two levels with scales of 16 and of 32, tables, exponents, zero points, e4m3 scales, scales
+# of rows.
+STORAGE = [*DENSE, "q8_0", "q4_1", "q5_0", "q2_k", "q6_k", "iq4_xs", "mxfp4", "w4_g64", "nvfp4_div", "i4_g32", "i6_g32", "w8a8"]
 # rows, out features, in features: ends of panels, groups, row blocks, depth slices and leaves
 SHAPES = [
     (1, 1, 32),
@@ -157,7 +165,7 @@ def test_wrong_bands_are_errors() -> None:
             torch.ops.engine.linear_mixed(quantized, w, None, None, text, 1.0)
 
 
-@pytest.mark.parametrize("format", QUANTIZED)
+@pytest.mark.parametrize("format", OF_GROUPS)
 def test_quantized_linear_is_near_the_exact_product(format: str) -> None:
     """The only error is the rounding of activations: half a step per element, times the weight."""
     x, weight, bias = inputs(4, 40, 320, format)
@@ -168,7 +176,7 @@ def test_quantized_linear_is_near_the_exact_product(format: str) -> None:
     assert ((linear(format, x, w, bias, 40) - exact).abs() <= bound).all()
 
 
-@pytest.mark.parametrize("format", QUANTIZED)
+@pytest.mark.parametrize("format", OF_GROUPS)
 def test_largest_integers_do_not_saturate(format: str) -> None:
     spec = FORMATS[format]
     for byte in (0x80, 0x7F, 0x81, 0xFF, 0x00):
@@ -179,6 +187,37 @@ def test_largest_integers_do_not_saturate(format: str) -> None:
             assert torch.equal(linear(format, x, w, None, 16), expected(format, x, w, None, 16))
             exact = x.double() @ unpack(format, w, 16, 2 * spec.block).double().T
             assert torch.allclose(linear(format, x, w, None, 16).double(), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 9, 40])
+@pytest.mark.parametrize("code", [-128, 127])
+def test_sums_over_the_widest_rows_fit(code: int, rows: int) -> None:
+    codes = torch.full((16, MOST_COLUMNS), code, dtype=torch.int8)
+    w = pack_blocks("w8a8", torch.cat((torch.ones(16, 1).view(torch.uint8), codes.view(torch.uint8)), dim=1))
+    for value, quant in ((-127.5, -128), (127.5, 127)):
+        x = torch.full((rows, MOST_COLUMNS), value)
+        assert (linear("w8a8", x, w, None, 16) == code * quant * MOST_COLUMNS).all()
+    wider = torch.zeros(1, 1, 16 * (4 + 2 * MOST_COLUMNS), dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="do not fit into 32 bits"):
+        linear("w8a8", torch.zeros(rows, 2 * MOST_COLUMNS), wider, None, 16)
+
+
+def test_linears_of_w8a8_are_those_of_compressed_tensors() -> None:
+    """Its own forward, which rounds activations and multiplies the rounded numbers as floats."""
+    x, weight, bias = inputs(30, 48, 320)
+    x *= torch.logspace(-3, 3, 30)[:, None]
+    raw = w8a8_rows(weight)
+    theirs, values = torch.nn.Linear(320, 48), published_values("w8a8", raw)
+    theirs.weight.data, theirs.bias.data = values, bias
+    scheme = {"targets": ["Linear"], "weights": TOKEN_WEIGHTS, "input_activations": TOKEN_ACTIVATIONS}
+    model = torch.nn.Sequential(theirs)
+    apply_quantization_config(model, QuantizationConfig(config_groups={"group_0": scheme}))
+    theirs.quantization_status = QuantizationStatus.COMPRESSED  # weights are rounded already
+    with torch.no_grad():
+        (out,) = model(x[None])
+    size = x.abs() @ values.abs().T + bias.abs()
+    assert ((linear("w8a8", x, pack_blocks("w8a8", raw), bias, 48) - out).abs() <= 1e-5 * size).all()
+    assert ((out - (x @ values.T + bias)).abs() > 1e-4 * size).any()  # or nothing would be rounded
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -337,6 +376,31 @@ def test_quantized_activations_are_the_reference_bit_for_bit(features: int) -> N
     assert torch.equal(quantize_activations(x), activations.quantize(x))
     assert torch.equal(quantize_activations(wide[:, 4 : 4 + features]), activations.quantize(x))
     assert quantize_activations(x[:0]).shape == (0, -(-features // 32), 48)
+
+
+@pytest.mark.parametrize("features", [1, 31, 64, 65, 576, 1000])
+def test_activations_with_one_scale_are_the_reference_bit_for_bit(features: int) -> None:
+    x = torch.randn(40, features, generator=torch.Generator().manual_seed(features)) * torch.logspace(-44, 38, 40)[:, None]
+    x[3, features // 2], x[5, features // 3], x[7], x[9, 0] = torch.nan, -torch.inf, 0, -127.5
+    wide = torch.full((40, features + 9), torch.nan)
+    wide[:, 4 : 4 + features] = x
+    assert torch.equal(quantize_rows(x), activations.quantize_rows(x))
+    assert torch.equal(quantize_rows(wide[:, 4 : 4 + features]), activations.quantize_rows(x))
+    quants, scales = activations.unpack_rows(quantize_rows(x))
+    assert quants[9, 0] == -128
+    assert scales[7] == 2.0**-23
+    assert scales[[3, 5]].isnan().all()
+    assert quantize_rows(x[:0]).shape == (0, row_activation_bytes(features))
+
+
+def test_activations_with_one_scale_are_those_of_compressed_tensors() -> None:
+    x = torch.randn(40, 320, generator=torch.Generator().manual_seed(1)) * torch.logspace(-6, 6, 40)[:, None]
+    x[7] = 0
+    arguments = QuantizationArgs(**TOKEN_ACTIVATIONS)
+    (scales,), (zeros,) = compute_dynamic_scales_and_zp(x[None], arguments, torch.nn.Identity())
+    quants, ours = activations.unpack_rows(activations.quantize_rows(x))
+    assert torch.equal(ours, scales)
+    assert torch.equal(quants[:, :320], compressed_tensors.quantize(x, scales, zeros, arguments, dtype=torch.int8))
 
 
 @pytest.mark.parametrize("storage", STORAGE)

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from quantized_checkpoints import SHAPE, Scheme, awq, compressed, compressed_act_order, gptq, write_quantized
+from quantized_checkpoints import (
+    SHAPE,
+    TOKEN_ACTIVATIONS,
+    TOKEN_WEIGHTS,
+    Scheme,
+    awq,
+    compressed,
+    compressed_act_order,
+    gptq,
+    write_quantized,
+)
 from random_checkpoints import write_random_checkpoint
 from safetensors.torch import load_file, save_file
 
@@ -16,9 +26,10 @@ from engine.compiler.weight_formats import choose_formats
 from engine.errors import CheckpointError, UnsupportedModelError
 from engine.models.open import open_checkpoint
 
-GROUP = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
-CHANNEL = {"num_bits": 8, "type": "int", "strategy": "channel"}
+GROUP: dict[str, Any] = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
+CHANNEL: dict[str, Any] = {"num_bits": 8, "type": "int", "strategy": "channel"}
 NVFP4 = compressed("nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16)
+W8A8 = compressed("int-quantized", inputs=TOKEN_ACTIVATIONS, **TOKEN_WEIGHTS)
 SCHEMES = {
     "gptq": (gptq(), "w4_g128"),
     "gptq-v2": (gptq(version="gptq_v2"), "w4_g128"),
@@ -41,6 +52,14 @@ SCHEMES = {
     "packed-g16": (compressed("pack-quantized", **GROUP | {"group_size": 16}), "f32"),
     "int-channel": (compressed("int-quantized", **CHANNEL), "w8_g128"),
     "int-channel-asymmetric": (compressed("int-quantized", **CHANNEL | {"symmetric": False}), "w8_g128"),
+    "w8a8": (W8A8, "w8a8"),
+    "w8a8-asymmetric": (compressed("int-quantized", inputs=TOKEN_ACTIVATIONS | {"symmetric": False}, **TOKEN_WEIGHTS), "w8_g128"),
+    "w8a8-static": (
+        compressed("int-quantized", inputs=TOKEN_ACTIVATIONS | {"strategy": "tensor", "dynamic": False}, **TOKEN_WEIGHTS),
+        "w8_g128",
+    ),
+    "w8a8-groups": (compressed("int-quantized", inputs=TOKEN_ACTIVATIONS, **GROUP | {"num_bits": 8}), "w8_g128"),
+    "w4a8": (compressed("pack-quantized", inputs=TOKEN_ACTIVATIONS, **GROUP), "w4_g128"),
     "mxfp4": (compressed("mxfp4-pack-quantized", num_bits=4, type="float", strategy="group", group_size=32), "mxfp4"),
     "nvfp4": (NVFP4, "nvfp4_div"),
 }
@@ -91,6 +110,28 @@ def test_orders_go_with_the_matrices_that_are_kept(plain: Path, tmp_path: Path) 
     narrowed = choose_formats(checkpoint, "int4")
     assert narrowed["layers.0.mlp.up.weight"] == "i4_g32"
     assert not [name for name in narrowed if name.endswith(".order")]
+
+
+def test_schemes_of_activations_are_those_of_the_module(plain: Path, tmp_path: Path) -> None:
+    """A module's name is before patterns, and those before classes."""
+    both = W8A8.config["config_groups"]["group_0"]
+    groups = {
+        "group_0": both,
+        "group_1": both | {"input_activations": None, "targets": ["re:.*self_attn.*", "re:.*down_proj"]},
+        "group_2": both | {"targets": ["model.layers.0.self_attn.o_proj"]},
+    }
+    write_quantized(plain, tmp_path / "model", Scheme(W8A8.config | {"config_groups": groups}, W8A8.make))
+    checkpoint = open_checkpoint(str(tmp_path / "model"))
+    kept = {name: info.format for name, info in checkpoint.parameters.items() if info.format.startswith("w8")}
+    assert kept == {f"layers.0.attention.{name}.weight": "w8_g128" for name in "qkv"} | {
+        "layers.0.attention.o.weight": "w8a8",
+        "layers.0.mlp.gate.weight": "w8a8",
+        "layers.0.mlp.up.weight": "w8a8",
+        "layers.0.mlp.down.weight": "w8_g128",
+    }
+    assert choose_formats(checkpoint, "int8")["layers.0.mlp.up.weight"] == "w8a8"
+    assert choose_formats(checkpoint, "int4")["layers.0.mlp.up.weight"] == "i4_g32"
+    assert choose_formats(checkpoint, "none", "rows")["layers.0.mlp.up.weight"] == "w8_g128"
 
 
 def test_nvfp4_in_rows_of_no_whole_blocks_is_widened(tmp_path: Path) -> None:
@@ -148,6 +189,14 @@ def _no_global_scale(tensors: Tensors) -> None:
     tensors[f"{MODULE}.weight_global_scale"][0] = 0
 
 
+def _nan_of_row(tensors: Tensors) -> None:
+    tensors[f"{MODULE}.weight_scale"][3, 0] = torch.nan
+
+
+def _scales_of_others(tensors: Tensors) -> None:
+    tensors[f"{MODULE}.weight_scale"] = tensors[f"{MODULE}.weight_scale"][:-1].contiguous()
+
+
 def _cut_codes(tensors: Tensors) -> None:
     tensors[f"{MODULE}.qweight"] = tensors[f"{MODULE}.qweight"][:-1].contiguous()
 
@@ -160,6 +209,8 @@ def _cut_codes(tensors: Tensors) -> None:
         (gptq(), _short_zeros, r"qzeros is I32 \[2, 47\]; it must be I32 \[2, 48\]"),
         (gptq(), _cut_codes, "248 columns are not whole groups|248"),
         (gptq(), lambda tensors: tensors.pop(f"{MODULE}.scales"), "scales is missing"),
+        (W8A8, _nan_of_row, "a scale is not a finite number"),
+        (W8A8, _scales_of_others, r"weight_scale is F32 \[383, 1\]; it must be"),
         (NVFP4, _nan_scale, "a scale is not a finite number"),
         (NVFP4, _no_global_scale, "the scale of the tensor is 0; it must be a positive"),
     ],

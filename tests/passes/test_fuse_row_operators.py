@@ -40,7 +40,7 @@ def refs() -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("format", ["f32", "bf16", "q8_0"])
+@pytest.mark.parametrize("format", ["f32", "bf16", "q8_0", "w8a8"])
 def test_a_feed_forward_layer(format: str) -> None:
     values = refs()
     module = trace(layer, values)
@@ -48,7 +48,12 @@ def test_a_feed_forward_layer(format: str) -> None:
     values |= {ref: pack(format, values[ref]) for ref in ("weight:gate", "weight:up", "weight:down")}
     before = interpret(module, values)
     assert [rewrite(module.graph) for rewrite in (fuse_residual_add, fuse_rms_norm, fuse_activation, fuse_gate)] == [1, 1, 1, 1]
-    kernel, quantize = {"f32": ("dense", ""), "bf16": ("bf16", "_round_bf16"), "q8_0": ("q8_0", "_quantize")}[format]
+    kernel, quantize = {
+        "f32": ("dense", ""),
+        "bf16": ("bf16", "_round_bf16"),
+        "q8_0": ("q8_0", "_quantize"),
+        "w8a8": ("w8a8", "_quantize_rows"),
+    }[format]
     assert fuse_quantize(module.graph) == (2 if quantize else 0)
     module.graph.lint()
     linear = f"linear_{kernel}"

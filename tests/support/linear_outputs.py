@@ -19,6 +19,7 @@ from torch import Tensor
 from weight_blocks import random_blocks
 
 from engine.kernels import ops
+from engine.kernels.formats import PANEL_QUANTIZERS
 from engine.kernels.linear import activations, reference
 from engine.kernels.linear.bands import Band, is_mixed, read_bands
 from engine.kernels.linear.blocks import FORMATS
@@ -42,8 +43,9 @@ class Case(NamedTuple):
 
 
 MIXED = ("q8_0:40+q6_k:33+q8_0:7", "i5_g32:16+w4_g128:48+q4_1:49")
-IN_EVERY_SHAPE = ("q8_0", "q4_1", "q6_k")
-"""Tiles of bytes and of unpacked codes, with minima, and one for each half of a group. Others differ in what unpacks them."""
+IN_EVERY_SHAPE = ("q8_0", "q4_1", "q6_k", "w8a8")
+"""Tiles of bytes and of unpacked codes, with minima, and one for each half of a group or for two groups. Others differ in what
+unpacks them."""
 
 
 def cases() -> list[Case]:
@@ -76,7 +78,8 @@ def operands(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     w = torch.cat([each.flatten() for each in packed]) if is_mixed(case.format) else packed[0]
     x = torch.randn(max(ROWS), case.in_features, generator=generator)[: case.rows]
     residual = torch.randn(max(ROWS), case.out_features, generator=generator)[: case.rows]
-    return activations.quantize(x), w, bias, residual
+    quantize = activations.QUANTIZERS[PANEL_QUANTIZERS[bands(case)[0].format]]
+    return quantize(x), w, bias, residual
 
 
 def bands(case: Case) -> list[Band]:
@@ -84,8 +87,10 @@ def bands(case: Case) -> list[Band]:
 
 
 def products(case: Case) -> int:
-    """Tile products that a case takes: one per 16 rows or part of them, panel and group, or subgroup of 16, from 16 rows on."""
-    groups, row_tiles = -(-case.in_features // 32), -(-case.rows // 16)
+    """Tile products that a case takes: one per 16 rows or part of them, panel and group, or subgroup of 16, from 16 rows on. Of w8a8
+    two groups share one."""
+    depth = 64 if case.format == "w8a8" else 32
+    groups, row_tiles = -(-case.in_features // depth), -(-case.rows // 16)
     of_panels = sum(-(-band.out_features // 16) * max(FORMATS[band.format].subscales, 1) for band in bands(case))
     return row_tiles * groups * of_panels if case.rows >= 16 else 0
 

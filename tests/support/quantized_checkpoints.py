@@ -16,6 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 SHAPE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
+TOKEN_ACTIVATIONS: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+TOKEN_WEIGHTS: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+"""What a scheme called W8A8 says."""
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
@@ -91,8 +94,8 @@ def awq(*, group: int = 128, version: str = "gemm") -> Scheme:
     return Scheme({"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True, "version": version}, make)
 
 
-def compressed(format: str, **weights: Any) -> Scheme:
-    """weights: as compressed-tensors' QuantizationArgs has them."""
+def compressed(format: str, inputs: dict[str, Any] | None = None, **weights: Any) -> Scheme:
+    """weights, and inputs of activations: as compressed-tensors' QuantizationArgs has them."""
     arguments = QuantizationArgs(**weights)
     scheme, library = QuantizationScheme(targets=["Linear"], weights=arguments), BaseCompressor.get_value_from_registry(format)
 
@@ -120,7 +123,7 @@ def compressed(format: str, **weights: Any) -> Scheme:
             return parts, codes * factors.repeat_interleave(16, dim=1)
         return parts, library.decompress(dict(parts), scheme)["weight"].float()
 
-    group = {"targets": ["Linear"], "weights": arguments.model_dump(mode="json"), "input_activations": None}
+    group = {"targets": ["Linear"], "weights": arguments.model_dump(mode="json"), "input_activations": inputs}
     return Scheme(
         {"quant_method": "compressed-tensors", "format": format, "config_groups": {"group_0": group}, "ignore": ["lm_head"]}, make
     )

@@ -7,6 +7,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from weight_blocks import w8a8_rows
 
 from engine.compiler.interpret import reference_operators
 from engine.kernels import ops
@@ -37,7 +38,7 @@ def pack(format: str, weight: torch.Tensor) -> torch.Tensor:
     """A matrix as the weights of an artifact hold it."""
     if format in DENSE_DTYPES:
         return formats.pack_dense(weight.to(DENSE_DTYPES[format]))
-    return formats.pack_blocks(format, formats.quantize(format, weight))
+    return formats.pack_blocks(format, w8a8_rows(weight) if format == "w8a8" else formats.quantize(format, weight))
 
 
 def interpret(module: fx.GraphModule, values: Mapping[str, torch.Tensor]) -> torch.Tensor:

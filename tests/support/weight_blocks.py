@@ -17,9 +17,10 @@ OURS = ("i4_g32", "i5_g32", "i6_g32")
 
 def block_shape(format: str, in_features: int) -> tuple[int, int]:
     """Blocks of a row, and bytes of a block."""
-    if format in OURS:
-        return 1, FORMATS[format].head_bytes + 34 * -(-in_features // 32)
-    return -(-in_features // FORMATS[format].block), BLOCK_BYTES[format]
+    spec = FORMATS[format]
+    if spec.of_rows:
+        return 1, spec.head_bytes + (32 + spec.subscales * spec.numbers) * -(-in_features // 32)
+    return -(-in_features // spec.block), BLOCK_BYTES[format]
 
 
 def random_blocks(format: str, rows: int, in_features: int, seed: int) -> Tensor:
@@ -40,6 +41,13 @@ def weight_like_blocks(format: str, rows: int, in_features: int, seed: int) -> T
     raw, (count, size) = random_blocks(format, rows, in_features, seed), block_shape(format, in_features)
     numbers = torch.randn(rows, count, spec.numbers, generator=torch.Generator().manual_seed(seed))
     return with_numbers(format, raw.unflatten(1, (count, size)), numbers * 0.1 / code / scale).flatten(1)
+
+
+def w8a8_rows(weight: Tensor) -> Tensor:
+    """uint8 [N, bytes]: the nearest codes of [N, K], filled up to whole groups with zeros."""
+    scales = weight.abs().amax(1, keepdim=True) / 127.5
+    codes = torch.nn.functional.pad((weight / scales).round().clamp(-128, 127).to(torch.int8), (0, -weight.shape[1] % 32))
+    return torch.cat((scales.view(torch.uint8), codes.view(torch.uint8)), dim=1)
 
 
 def with_numbers(format: str, blocks: Tensor, numbers: Tensor) -> Tensor:
@@ -70,6 +78,8 @@ def published_values(format: str, raw: Tensor) -> Tensor:
         d, m = head.clone(memory_format=torch.contiguous_format).view(torch.float32).split(1, dim=1)
         meant: Tensor = (d * scales)[:, :, None] * codes.unflatten(1, (groups, 32)) - (m * minima)[:, :, None]
         return meant.flatten(1)
+    if format == "w8a8":
+        return raw[:, :4].contiguous().view(torch.float32) * raw[:, 4:].contiguous().view(torch.int8).float()
     if format not in GGUF_TYPES:
         return scaled_from_zero_points(format, raw)
     values: np.ndarray = dequantize(raw.numpy(), GGUF_TYPES[format])
