@@ -31,7 +31,7 @@ def activations_for(kernel: str, x: Tensor) -> Tensor:
         return x
     if kernel == "bf16":
         return round_activations(x)
-    return quantize_rows(x) if FORMATS[kernel].row_activations else quantize_activations(x)
+    return quantize_rows(x) if kernel in FORMATS and FORMATS[kernel].row_activations else quantize_activations(x)
 
 
 def linear(

@@ -244,7 +244,7 @@ def test_warm_builds_trace_nothing(checkpoint: Path, built: tuple[Path, Path], t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantize", ["none", "int4"])
+@pytest.mark.parametrize("quantize", ["none", pytest.param("int4", marks=pytest.mark.exhaustive)])
 def test_quantized_artifacts_compute_their_reference(quantize: str, tmp_path: Path) -> None:
     """Loading replays the golden probe, which the operators' references recorded; decode is compared with prefill.
 

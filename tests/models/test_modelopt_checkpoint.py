@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from engine.compiler.recipes import dequantize
 from engine.compiler.weight_formats import choose_formats, widened
 from engine.errors import CheckpointError, UnsupportedModelError
+from engine.kernels.linear.packed import Layout
 from engine.models.open import open_checkpoint
 
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
@@ -95,13 +96,13 @@ def test_every_value_is_kept(name: str, plain: Path, tmp_path: Path) -> None:
     assert seen == formats
 
 
-def test_nvfp4_is_kept_on_cpus_and_said_to_be_widened_elsewhere(plain: Path, tmp_path: Path) -> None:
+def test_nvfp4_is_kept_on_every_target(plain: Path, tmp_path: Path) -> None:
     write(plain, tmp_path / "model", SCHEMES["nvfp4"][0])
     checkpoint = open_checkpoint(str(tmp_path / "model"))
-    formats = choose_formats(checkpoint, "none")
-    assert formats["layers.0.mlp.down.weight"] == "nvfp4_mul"
-    assert widened(checkpoint, formats) == ""
-    assert "7 of NVFP4_MUL to bf16" in widened(checkpoint, choose_formats(checkpoint, "none", "rows"))
+    for layout in get_args(Layout):
+        formats = choose_formats(checkpoint, "none", layout)
+        assert formats["layers.0.mlp.down.weight"] == "nvfp4_mul"
+        assert widened(checkpoint, formats) == ""
 
 
 def test_settings_in_a_file_of_their_own(plain: Path, tmp_path: Path) -> None:
