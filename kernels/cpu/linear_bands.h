@@ -18,6 +18,7 @@ struct BandFormat {
   int64_t rows_at_once;  // of which the registers hold the sums
   int64_t row_step;      // a task has a multiple of it, but for the last
   int64_t (*panel_bytes)(int64_t groups);
+  int64_t (*row_bytes)(int64_t groups);  // of a row of activations, as they are multiplied
   void (*tile)(const Band& band, int64_t row, int64_t last_row, int64_t panel, int64_t last_panel);
 };
 
@@ -33,10 +34,10 @@ constexpr int64_t kRowCache = 256 << 10;
 #endif
 constexpr int64_t kReadAhead = 256 << 10;  // bytes: what memory delivers between two calls
 
-// The epilogue and `out` begin at the band's first column; rows of the result are `stride` apart.
+// The epilogue and `out` begin at the band's first column; rows of the result are `stride` apart. x: activations as the format reads them.
 struct Band {
   const BandFormat* format;
-  const ActivationGroup* x;
+  const void* x;
   const uint8_t* w;
   Epilogue epilogue;
   float* out;
@@ -47,7 +48,7 @@ struct Band {
   // Rows whose activations stay in the second cache level while panels stream by.
   int64_t tile_rows() const {
     const int64_t step = format->row_step;
-    return std::clamp<int64_t>(kRowCache / (groups * kActivationBytes) / step * step, step, 64 * format->rows_at_once);
+    return std::clamp<int64_t>(kRowCache / format->row_bytes(groups) / step * step, step, 64 * format->rows_at_once);
   }
   // A task is a tile of rows and `run` panels.
   int64_t runs(int64_t run) const { return (panels() + run - 1) / run; }
@@ -76,6 +77,23 @@ inline void compute_bands(std::span<const Band> bands) {
       band->compute(task, run);
     }
   });
+}
+
+// Calls block<R>(row) for R rows from `row` on, at most `Most` of them, until all have had their turn. Blocks of few rows wait for
+// their own sums, so the last rows are shared out evenly: 8 are 4 and 4, not 6 and 2.
+template <int Most, class Block>
+void in_blocks(int64_t row, int64_t last_row, const Block& block) {
+  const auto call = [&]<int Rows>(const auto& self, int64_t count) __attribute__((always_inline)) {
+    if constexpr (Rows > 1)
+      if (count < Rows) return self.template operator()<Rows - 1>(self, count);
+    block.template operator()<Rows>(row);
+  };
+  while (row < last_row) {
+    const int64_t left = last_row - row;
+    const int64_t next = left <= Most ? left : left >= 2 * Most ? Most : (left + 1) / 2;
+    call.template operator()<Most>(call, next);
+    row += next;
+  }
 }
 
 }  // namespace engine

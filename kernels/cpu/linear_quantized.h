@@ -27,6 +27,8 @@ template <class Format>
 struct QuantizedLinear : Band {
   using Numbers = typename Format::Numbers;
 
+  const ActivationGroup* x_at(int64_t row) const { return static_cast<const ActivationGroup*>(x) + row * groups; }
+
   // Adds the products of one group: of `Rows` rows with the `Vectors` * kLanes outputs from n on of the panels of which
   // `codes` is the first one's.
   template <int Rows, int Vectors, class NumbersOf>
@@ -62,7 +64,7 @@ struct QuantizedLinear : Band {
   // processor's own prefetching does not see that one panel follows another.
   template <int Rows, int Vectors>
   __attribute__((noinline)) void block(int64_t row, int64_t panel, int half, bool ahead) const {
-    const ActivationGroup* x_row = x + row * groups;
+    const ActivationGroup* x_row = x_at(row);
     const uint8_t* first = w + panel * Format::panel_bytes(groups);
     const uint8_t* block = first;
     const int n = half * kLanes;
@@ -110,24 +112,10 @@ struct QuantizedLinear : Band {
       for (int line = 0; line < kBytes; line += 64) __builtin_prefetch(group + p * Format::panel_bytes(groups) + kAhead + line, 0, 3);
   }
 
-  // All rows of a tile with the same few vectors of weights. Blocks of few rows wait for their own
-  // sums, so the last rows are shared out evenly: 8 are 4 and 4, not 6 and 2.
+  // All rows of a tile with the same few vectors of weights.
   template <int Vectors>
-  void columns(int64_t row, int64_t last_row, int64_t panel, int half) const {
-    bool ahead = half == 0;
-    while (row < last_row) {
-      const int64_t left = last_row - row;
-      const int64_t next = left <= kRows ? left : left >= 2 * kRows ? kRows : (left + 1) / 2;
-      rows_at_once<kRows, Vectors>(next, row, panel, half, ahead);
-      row += next;
-      ahead = false;
-    }
-  }
-  template <int Most, int Vectors>
-  ENGINE_INLINE void rows_at_once(int64_t count, int64_t row, int64_t panel, int half, bool ahead) const {
-    if constexpr (Most > 1)
-      if (count < Most) return rows_at_once<Most - 1, Vectors>(count, row, panel, half, ahead);
-    block<Most, Vectors>(row, panel, half, ahead);
+  void columns(int64_t first_row, int64_t last_row, int64_t panel, int half) const {
+    in_blocks<kRows>(first_row, last_row, [&]<int Rows>(int64_t row) { block<Rows, Vectors>(row, panel, half, half == 0 && row == first_row); });
   }
 
   // As many rows as the registers hold the sums of.
@@ -181,7 +169,7 @@ struct QuantizedLinear : Band {
 
 template <class Format>
 constexpr BandFormat kBandFormat = {Format::kGroups, QuantizedLinear<Format>::kRows, QuantizedLinear<Format>::kRowStep, Format::panel_bytes,
-                                    QuantizedLinear<Format>::tile_of};
+                                    [](int64_t groups) { return groups * kActivationBytes; }, QuantizedLinear<Format>::tile_of};
 
 template <class Format>
 void check_weight(const Tensor& w, int64_t groups) {

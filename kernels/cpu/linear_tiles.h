@@ -57,7 +57,7 @@ class TileBlock {
         row_(row),
         panel_(panel),
         groups_(linear.groups),
-        x_(linear.x + row * groups_),
+        x_(linear.x_at(row)),
         w_(linear.w + panel * Format::panel_bytes(groups_)),
         w_stride_(Format::panel_bytes(groups_)),
         rows_(rows),

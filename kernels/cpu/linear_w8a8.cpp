@@ -11,17 +11,12 @@ namespace {
 
 constexpr int64_t kMostGroups = kMostRowQuads / kQuads;
 
-struct RowLinear {
+struct RowLinear : Band {
   using Activation = RowDot::Activation;
 
-  const int8_t* x;
-  int64_t x_bytes;  // of a row
-  const uint8_t* w;
-  Epilogue epilogue;
-  float* out;
-  int64_t rows, out_features, panels, groups;
-
-  const RowNumbers& numbers(int64_t row) const { return *reinterpret_cast<const RowNumbers*>(x + row * x_bytes + row_quants(groups * kGroup)); }
+  int64_t x_bytes() const { return row_bytes(groups * kGroup); }
+  const int8_t* x_at(int64_t row) const { return static_cast<const int8_t*>(x) + row * x_bytes(); }
+  const RowNumbers& numbers(int64_t row) const { return *reinterpret_cast<const RowNumbers*>(x_at(row) + row_quants(groups * kGroup)); }
   const uint8_t* panel_at(int64_t panel) const { return w + panel * W8A8::panel_bytes(groups); }
 
   // Rows of quants as RowDot reads them.
@@ -30,13 +25,13 @@ struct RowLinear {
     int64_t stride;
   };
   Quants quants(int64_t row, int64_t last_row) const {
-    const int8_t* from = x + row * x_bytes;
-    if constexpr (std::is_same_v<Activation, int8_t>) return {reinterpret_cast<const Activation*>(from), x_bytes};
+    const int8_t* from = x_at(row);
+    if constexpr (std::is_same_v<Activation, int8_t>) return {reinterpret_cast<const Activation*>(from), x_bytes()};
     else {
       static thread_local Scratch scratch;
       const int64_t stride = groups * kGroup + kLine / int64_t(sizeof(Activation));  // so that rows do not all begin in the same cache set
       Activation* wide = scratch.take<Activation>((last_row - row) * stride);
-      for (int64_t r = 0; r < last_row - row; ++r) std::copy_n(from + r * x_bytes, groups * kGroup, wide + r * stride);
+      for (int64_t r = 0; r < last_row - row; ++r) std::copy_n(from + r * x_bytes(), groups * kGroup, wide + r * stride);
       return {wide, stride};
     }
   }
@@ -95,12 +90,12 @@ struct RowLinear {
     const float* scales = reinterpret_cast<const float*>(panel_at(column / kPanel)) + column % kPanel;
     const Vf sum = to_float(total) * (load(scales) * numbers(row).scale);
     if (column + kLanes > out_features) return finish_edge(row, column, sum);
-    store(out + row * out_features + column, epilogue.apply(sum, row, column));
+    store(out + row * stride + column, epilogue.apply(sum, row, column));
   }
 
   // The last outputs, fewer than a vector.
   __attribute__((noinline)) void finish_edge(int64_t row, int64_t column, Vf sum) const {
-    for (int64_t n = column; n < out_features; ++n) out[row * out_features + n] = epilogue.apply_one(sum[n - column], row, n);
+    for (int64_t n = column; n < out_features; ++n) out[row * stride + n] = epilogue.apply_one(sum[n - column], row, n);
   }
 
   // As many rows as the registers hold the sums of.
@@ -111,8 +106,11 @@ struct RowLinear {
 #else
   static constexpr int kRows = 10;
 #endif
-  static constexpr int kPanelsAtOnce = kHalves == 1 ? 2 : 1;
-  static constexpr int64_t kRowCache = 256 << 10;  // bytes of activations that stay in the second cache level while panels stream by
+#if defined(ENGINE_AMX)
+  static constexpr int64_t kRowStep = kBlockRows;
+#else
+  static constexpr int64_t kRowStep = kRows;
+#endif
 
   void tile(int64_t row, int64_t last_row, int64_t panel, int64_t last_panel) const {
 #if defined(ENGINE_AMX)
@@ -127,22 +125,13 @@ struct RowLinear {
     for (; panel < last_panel; ++panel) columns<1>(x, row, last_row, panel);
   }
 
-  // All rows with each vector of a panel or, where that is one, of several panels. The last rows are shared out evenly.
+  // All rows with each vector of a panel or, where that is one, of several panels.
   template <int Vectors>
   void columns(Quants x, int64_t first_row, int64_t last_row, int64_t panel) const {
     for (int half = 0; half < kHalves; ++half)
-      for (int64_t row = first_row; row < last_row;) {
-        const int64_t left = last_row - row;
-        const int64_t next = left <= kRows ? left : left >= 2 * kRows ? kRows : (left + 1) / 2;
-        rows_at_once<kRows, Vectors>(next, {x.first + (row - first_row) * x.stride, x.stride}, row, panel, half, half == 0 && row == first_row);
-        row += next;
-      }
-  }
-  template <int Most, int Vectors>
-  ENGINE_INLINE void rows_at_once(int64_t count, Quants x, int64_t row, int64_t panel, int half, bool ahead) const {
-    if constexpr (Most > 1)
-      if (count < Most) return rows_at_once<Most - 1, Vectors>(count, x, row, panel, half, ahead);
-    block<Most, Vectors>(x, row, panel, half, ahead);
+      in_blocks<kRows>(first_row, last_row, [&]<int Rows>(int64_t row) {
+        block<Rows, Vectors>({x.first + (row - first_row) * x.stride, x.stride}, row, panel, half, half == 0 && row == first_row);
+      });
   }
 
 #if defined(ENGINE_AMX)
@@ -164,7 +153,7 @@ struct RowLinear {
   template <int RowTiles, int Panels>
   void tile_block(int64_t row, int rows, int64_t panel) const {
     each_sum<RowTiles, Panels>([]<int Tile, int Panel>() { zero_tile<Tiles::sum(Tile, Panel)>(); });
-    const int8_t* quants = x + row * x_bytes;
+    const int8_t* quants = x_at(row);
     alignas(64) uint8_t last[Panels][2 * W8A8::kGroupBytes] = {};  // of an odd number of groups, with zeros after it
     for (int64_t group = 0; group < groups; group += 2) {
       const uint8_t* codes[Panels];
@@ -174,8 +163,8 @@ struct RowLinear {
       }
       load_tile<Tiles::w(0)>(codes[0], kTileRowBytes);
       if constexpr (Panels > 1) load_tile<Tiles::w(1)>(codes[1], kTileRowBytes);
-      load_tile<Tiles::x(0)>(quants + group * kGroup, x_bytes);
-      if constexpr (RowTiles > 1) load_tile<Tiles::x(1)>(quants + kTileRows * x_bytes + group * kGroup, x_bytes);
+      load_tile<Tiles::x(0)>(quants + group * kGroup, x_bytes());
+      if constexpr (RowTiles > 1) load_tile<Tiles::x(1)>(quants + kTileRows * x_bytes() + group * kGroup, x_bytes());
       each_sum<RowTiles, Panels>([]<int Tile, int Panel>() { add_tile_product<Tiles::sum(Tile, Panel), Tiles::x(Tile), Tiles::w(Panel)>(); });
     }
     alignas(64) int32_t sums[kBlockRows][kBlockPanels][kPanel];
@@ -193,25 +182,13 @@ struct RowLinear {
   }
 #endif
 
-  void run() const {
-#if defined(ENGINE_AMX)
-    constexpr int64_t kStep = kBlockRows;
-#else
-    constexpr int64_t kStep = kRows;
-#endif
-    const int64_t tile_rows = std::clamp<int64_t>(kRowCache / (groups * kGroup * int64_t(sizeof(Activation))) / kStep * kStep, kStep, 32 * kStep);
-    const int threads = threads_for(rows * groups * kGroup * out_features);
-    const int64_t run = std::clamp<int64_t>(panels / (8 * threads), 1, 8);  // panels per task: long streams, even shares
-    const int64_t runs = (panels + run - 1) / run;
-    Team::instance().read_ahead(panel_at(panels), 256 << 10);  // weights lie in the order of their use
-    parallel_for(runs * ((rows + tile_rows - 1) / tile_rows), 1, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t row = i / runs * tile_rows, panel = i % runs * run;
-        tile(row, std::min(row + tile_rows, rows), panel, std::min(panel + run, panels));
-      }
-    });
+  static void tile_of(const Band& band, int64_t row, int64_t last_row, int64_t panel, int64_t last_panel) {
+    RowLinear{band}.tile(row, last_row, panel, last_panel);
   }
 };
+
+constexpr BandFormat kOfRows = {1, RowLinear::kRows, RowLinear::kRowStep, W8A8::panel_bytes,
+                                [](int64_t groups) { return groups * kGroup * int64_t(sizeof(RowLinear::Activation)); }, RowLinear::tile_of};
 
 Tensor linear_w8a8(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t out_features, double multiplier) {
   check_contiguous(x, ScalarType::Byte, 2, "x");
@@ -220,11 +197,12 @@ Tensor linear_w8a8(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional
   const int64_t groups = (w.size(2) - W8A8::kHeadBytes) / W8A8::kGroupBytes, x_groups = (x.size(1) - kLine) / kGroup;
   check_weight<W8A8>(w, row_bytes(groups * kGroup) == x.size(1) ? groups : x_groups);
   STD_TORCH_CHECK(groups <= kMostGroups, "sums of ", groups * kGroup, " products do not fit into 32 bits");
-  const int64_t rows = x.size(0), panels = (out_features + kPanel - 1) / kPanel;
-  STD_TORCH_CHECK(out_features > 0 && w.size(0) == panels, "w has ", w.size(0), " panels, not ", panels);
+  const int64_t rows = x.size(0);
   const Epilogue epilogue(bias, multiplier, residual, rows, out_features);
   Tensor out = empty_floats({rows, out_features});
-  RowLinear{data<int8_t>(x), x.size(1), data<uint8_t>(w), epilogue, static_cast<float*>(out.data_ptr()), rows, out_features, panels, groups}.run();
+  const Band band{&kOfRows, x.data_ptr(), data<uint8_t>(w), epilogue, static_cast<float*>(out.data_ptr()), rows, out_features, groups, out_features};
+  STD_TORCH_CHECK(out_features > 0 && w.size(0) == band.panels(), "w has ", w.size(0), " panels, not ", band.panels());
+  compute_bands({&band, 1});
   return out;
 }
 
