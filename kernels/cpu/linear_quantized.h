@@ -23,6 +23,15 @@
 namespace engine {
 namespace {  // each file that includes this has the formats that it names
 
+// Of which a task has a multiple: of what the registers hold the sums of, or of a block of tiles.
+#if defined(ENGINE_AMX)
+template <int Rows>
+constexpr int64_t kRowStep = kBlockRows;
+#else
+template <int Rows>
+constexpr int64_t kRowStep = Rows;
+#endif
+
 template <class Format>
 struct QuantizedLinear : Band {
   using Numbers = typename Format::Numbers;
@@ -124,11 +133,6 @@ struct QuantizedLinear : Band {
 #else
   static constexpr int kRows = Format::kParts == 1 ? 5 : 3;
 #endif
-#if defined(ENGINE_AMX)
-  static constexpr int64_t kRowStep = kBlockRows;
-#else
-  static constexpr int64_t kRowStep = kRows;
-#endif
   static constexpr int64_t kAhead = 8 << 10;  // of 2 to 16 KiB what measured best
 
   void tile(int64_t row, int64_t last_row, int64_t panel, int64_t last_panel) const {
@@ -168,7 +172,7 @@ struct QuantizedLinear : Band {
 };
 
 template <class Format>
-constexpr BandFormat kBandFormat = {Format::kGroups, QuantizedLinear<Format>::kRows, QuantizedLinear<Format>::kRowStep, Format::panel_bytes,
+constexpr BandFormat kBandFormat = {Format::kGroups, QuantizedLinear<Format>::kRows, kRowStep<QuantizedLinear<Format>::kRows>, Format::panel_bytes,
                                     [](int64_t groups) { return groups * kActivationBytes; }, QuantizedLinear<Format>::tile_of};
 
 template <class Format>

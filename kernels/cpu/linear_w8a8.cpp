@@ -106,11 +106,6 @@ struct RowLinear : Band {
 #else
   static constexpr int kRows = 10;
 #endif
-#if defined(ENGINE_AMX)
-  static constexpr int64_t kRowStep = kBlockRows;
-#else
-  static constexpr int64_t kRowStep = kRows;
-#endif
 
   void tile(int64_t row, int64_t last_row, int64_t panel, int64_t last_panel) const {
 #if defined(ENGINE_AMX)
@@ -187,7 +182,7 @@ struct RowLinear : Band {
   }
 };
 
-constexpr BandFormat kOfRows = {1, RowLinear::kRows, RowLinear::kRowStep, W8A8::panel_bytes,
+constexpr BandFormat kOfRows = {1, RowLinear::kRows, kRowStep<RowLinear::kRows>, W8A8::panel_bytes,
                                 [](int64_t groups) { return groups * kGroup * int64_t(sizeof(RowLinear::Activation)); }, RowLinear::tile_of};
 
 Tensor linear_w8a8(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional<Tensor> residual, int64_t out_features, double multiplier) {

@@ -134,5 +134,5 @@ FORMATS = {
 }
 """By name. Codes of 8 bits are signed bytes. w4_g128 and its like are what GPTQ, AWQ and compressed-tensors publish, a scale per 128;
 nvfp4_mul and nvfp4_div are NVFP4: d is the tensor's scale, by which ModelOpt multiplies and compressed-tensors divides; i4_g32 and
-its like are what `--quantize` makes (quantize.py); w8a8 is compressed-tensors' with
-activations of 8 bits and a scale per token."""
+its like are what `--quantize` makes (quantize.py); w8a8 is compressed-tensors' with activations of 8 bits and a
+scale per token."""
