@@ -32,22 +32,26 @@ template <int Rows>
 constexpr int64_t kRowStep = Rows;
 #endif
 
+inline Scratch& unpacked_weights() {
+  static thread_local Scratch scratch;
+  return scratch;
+}
+
 template <class Format>
 struct QuantizedLinear : Band {
   using Numbers = typename Format::Numbers;
 
   const ActivationGroup* x_at(int64_t row) const { return static_cast<const ActivationGroup*>(x) + row * groups; }
 
-  // Adds the products of one group: of `Rows` rows with the `Vectors` * kLanes outputs from n on of the panels of which
-  // `codes` is the first one's.
-  template <int Rows, int Vectors, class NumbersOf>
-  ENGINE_INLINE void add(const uint8_t* codes, int n, const ActivationGroup* x_row, NumbersOf numbers_of, Vf (&sums)[Rows * Vectors]) const {
+  // Adds the products of one group, of `Rows` rows with `Vectors` vectors of outputs.
+  template <int Rows, int Vectors, class Weights>
+  ENGINE_INLINE void add(const Weights& weights, const ActivationGroup* x_row, Vf (&sums)[Rows * Vectors]) const {
     typename Format::Dots dots[Rows][Vectors];
 #pragma GCC unroll 8
     for (int step = 0; step < Format::kSteps; ++step) {
       typename Format::Weight weight[Vectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) weight[v] = Format::load(panel_of(codes, v) + 4 * output_of(n, v), step);
+      for (int v = 0; v < Vectors; ++v) weight[v] = weights.load(v, step);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
@@ -55,7 +59,7 @@ struct QuantizedLinear : Band {
     }
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
-      const Numbers numbers = numbers_of(v);  // not before the products, which need the registers
+      const Numbers& numbers = weights.numbers(v);  // not before the products, which need the registers
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
         const ActivationGroup& x_group = x_row[r * groups];
@@ -65,40 +69,77 @@ struct QuantizedLinear : Band {
     }
   }
 
-  // Vector v of a run of panels: the same place in its panel, and its first output there.
-  ENGINE_INLINE const uint8_t* panel_of(const uint8_t* first, int v) const { return first + v / kHalves * Format::panel_bytes(groups); }
-  static ENGINE_INLINE int output_of(int n, int v) { return n + v % kHalves * kLanes; }
+  // Weights of a group as they lie in panels, from the first vector of outputs `n` of a panel on. Vector v of a run of panels is at the
+  // same place in its panel.
+  struct Packed {
+    const uint8_t *first, *block, *codes;
+    int64_t panel_bytes;
+    int n;
 
-  // With `ahead`, the weights that this thread will most likely read next come closer meanwhile: the
-  // processor's own prefetching does not see that one panel follows another.
-  template <int Rows, int Vectors>
-  __attribute__((noinline)) void block(int64_t row, int64_t panel, int half, bool ahead) const {
+    ENGINE_INLINE int64_t panel(int v) const { return v / kHalves * panel_bytes; }
+    ENGINE_INLINE int output(int v) const { return n + v % kHalves * kLanes; }
+    ENGINE_INLINE typename Format::Weight load(int v, int step) const { return Format::load(codes + panel(v) + 4 * output(v), step); }
+    ENGINE_INLINE Numbers numbers(int v) const {
+      return Format::numbers((Format::kOfRows ? first : block) + panel(v), codes + panel(v), output(v));
+    }
+  };
+  // The same, unpacked: for many rows that costs less than to do it for each few of them.
+  struct UnpackedGroup {
+    typename Format::Unpacked codes;
+    Numbers of_codes;
+  };
+  struct Unpacked {
+    const UnpackedGroup* group;
+    int64_t groups;  // between vectors
+
+    ENGINE_INLINE typename Format::Weight load(int v, int step) const { return Format::load(group[v * groups].codes, step); }
+    ENGINE_INLINE const Numbers& numbers(int v) const { return group[v * groups].of_codes; }
+  };
+
+  // The sums of a block of rows. add_blocks(count, x_row, sum) adds those of the next `count` blocks of weights.
+  template <int Rows, int Vectors, class AddBlocks>
+  ENGINE_INLINE void leaves(int64_t row, int64_t column, const AddBlocks& add_blocks) const {
     const ActivationGroup* x_row = x_at(row);
-    const uint8_t* first = w + panel * Format::panel_bytes(groups);
-    const uint8_t* block = first;
-    const int n = half * kLanes;
+    const int64_t blocks = groups / Format::kGroups;
     Vf sum[Rows * Vectors];
     SumTree<Rows * Vectors> tree;
     for (int leaf = 0; leaf < kLeaves; ++leaf) {
 #pragma GCC unroll 16
       for (int i = 0; i < Rows * Vectors; ++i) sum[i] = Vf{};
-      const int64_t blocks = groups / Format::kGroups;
-      for (int64_t left = leaf_begin(blocks, leaf + 1) - leaf_begin(blocks, leaf); left > 0; --left, block += Format::kStride)
-#pragma GCC unroll 1
-        for (int group = 0; group < Format::kGroups; ++group, ++x_row) {
-          const uint8_t* codes = block + Format::kFirstGroup + group * Format::kGroupBytes;
-          if (ahead) prefetch<Vectors>(codes);
-          const auto numbers_of = [&](int v) __attribute__((always_inline)) {
-            return Format::numbers(panel_of(Format::kOfRows ? first : block, v), panel_of(codes, v), output_of(n, v));
-          };
-          add<Rows, Vectors>(codes, n, x_row, numbers_of, sum);
-        }
+      const int64_t count = leaf_begin(blocks, leaf + 1) - leaf_begin(blocks, leaf);
+      add_blocks(count, x_row, sum);
+      x_row += count * Format::kGroups;
       tree.add(leaf, sum);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) finish(row + r, panel * kPanel + (half + v) * kLanes, sum[r * Vectors + v]);
+      for (int v = 0; v < Vectors; ++v) finish(row + r, column + v * kLanes, sum[r * Vectors + v]);
+  }
+
+  // With `ahead`, the weights that this thread will most likely read next come closer meanwhile: the
+  // processor's own prefetching does not see that one panel follows another.
+  template <int Rows, int Vectors>
+  __attribute__((noinline)) void block(int64_t row, int64_t panel, int half, bool ahead) const {
+    const int64_t panel_bytes = Format::panel_bytes(groups);
+    const uint8_t* first = w + panel * panel_bytes;
+    Packed weights{first, first, nullptr, panel_bytes, half * kLanes};
+    leaves<Rows, Vectors>(row, panel * kPanel + weights.n, [&](int64_t blocks, const ActivationGroup* x_row, auto& sum) __attribute__((always_inline)) {
+      for (; blocks > 0; --blocks, weights.block += Format::kStride)
+#pragma GCC unroll 1
+        for (int group = 0; group < Format::kGroups; ++group, ++x_row) {
+          weights.codes = weights.block + Format::kFirstGroup + group * Format::kGroupBytes;
+          if (ahead) prefetch<Vectors>(weights.codes);
+          add<Rows, Vectors>(weights, x_row, sum);
+        }
+    });
+  }
+  template <int Rows, int Vectors>
+  __attribute__((noinline)) void block(int64_t row, int64_t column, const UnpackedGroup* from) const {
+    Unpacked weights{from, groups};
+    leaves<Rows, Vectors>(row, column, [&](int64_t blocks, const ActivationGroup* x_row, auto& sum) __attribute__((always_inline)) {
+      for (int64_t left = blocks * Format::kGroups; left > 0; --left, ++weights.group, ++x_row) add<Rows, Vectors>(weights, x_row, sum);
+    });
   }
 
   ENGINE_INLINE void finish(int64_t row, int64_t column, Vf sum) const {
@@ -121,19 +162,16 @@ struct QuantizedLinear : Band {
       for (int line = 0; line < kBytes; line += 64) __builtin_prefetch(group + p * Format::panel_bytes(groups) + kAhead + line, 0, 3);
   }
 
-  // All rows of a tile with the same few vectors of weights.
-  template <int Vectors>
-  void columns(int64_t first_row, int64_t last_row, int64_t panel, int half) const {
-    in_blocks<kRows>(first_row, last_row, [&]<int Rows>(int64_t row) { block<Rows, Vectors>(row, panel, half, half == 0 && row == first_row); });
-  }
-
-  // As many rows as the registers hold the sums of.
+  // Rows of a block at most. The sums of so many leave the registers, but only between groups; to load weights and activations once
+  // more for a smaller block costs more.
 #if defined(ENGINE_AVX512)
   static constexpr int kRows = Format::kParts == 1 ? 6 : 4;
 #else
-  static constexpr int kRows = Format::kParts == 1 ? 5 : 3;
+  static constexpr int kRows = 8;
 #endif
+  static constexpr int64_t kUnpackedRows = 4 * kRows;  // of so many on, unpacking once pays
   static constexpr int64_t kAhead = 8 << 10;  // of 2 to 16 KiB what measured best
+  static constexpr int kVectorsAtOnce = 2;    // of two panels, or of one
 
   void tile(int64_t row, int64_t last_row, int64_t panel, int64_t last_panel) const {
 #if defined(ENGINE_AMX)
@@ -143,14 +181,33 @@ struct QuantizedLinear : Band {
       for (; panel < last_panel; ++panel) block<1, kHalves>(row, panel, 0, true);
       return;
     }
-    for (; panel + kPanelsAtOnce <= last_panel; panel += kPanelsAtOnce) columns_of<kPanelsAtOnce>(row, last_row, panel);
-    for (; panel < last_panel; ++panel) columns_of<1>(row, last_row, panel);
+    UnpackedGroup* unpacked = nullptr;
+    if constexpr (Format::kUnpacks)
+      if (last_row - row >= kUnpackedRows) unpacked = unpacked_weights().take<UnpackedGroup>(kVectorsAtOnce * groups);
+    for (; panel + kPanelsAtOnce <= last_panel; panel += kPanelsAtOnce) panels<kPanelsAtOnce>(row, last_row, panel, unpacked);
+    for (; panel < last_panel; ++panel) panels<1>(row, last_row, panel, unpacked);
   }
+  // All rows of a tile with a panel or two.
   template <int Panels>
-  void columns_of(int64_t row, int64_t last_row, int64_t panel) const {
-    if constexpr (kHalves == 1) columns<Panels>(row, last_row, panel, 0);
-    else
-      for (int half = 0; half < kHalves; ++half) columns<1>(row, last_row, panel, half);
+  void panels(int64_t row, int64_t last_row, int64_t panel, UnpackedGroup* unpacked) const {
+    constexpr int kVectors = std::min(Panels * kHalves, kVectorsAtOnce);
+    for (int v = 0; v < Panels * kHalves; v += kVectors) {
+      if (unpacked != nullptr)
+        for (int i = 0; i < kVectors; ++i) unpack(panel + (v + i) / kHalves, (v + i) % kHalves, unpacked + i * groups);
+      in_blocks<kRows>(row, last_row, [&]<int Rows>(int64_t first) {
+        if constexpr (Format::kUnpacks && Rows == kRows)  // the last few rows are not worth more code
+          if (unpacked != nullptr) return block<Rows, kVectors>(first, panel * kPanel + v * kLanes, unpacked);
+        block<Rows, kVectors>(first, panel, v, v == 0 && first == row);
+      });
+    }
+  }
+  __attribute__((noinline)) void unpack(int64_t panel, int half, UnpackedGroup* to) const {
+    const uint8_t* from = w + panel * Format::panel_bytes(groups);
+    for (int64_t group = 0; group < groups; ++group) {
+      const uint8_t* codes = Format::group_at(from, group);
+      Format::unpack(codes + 4 * half * kLanes, to[group].codes);
+      to[group].of_codes = Format::numbers(Format::block_at(from, group), codes, half * kLanes);
+    }
   }
 
 #if defined(ENGINE_AMX)

@@ -52,14 +52,15 @@ struct Codes<8> {
   static int element(const uint8_t* group, int k, int n) { return group[k / 4 * kQuadBytes + n * 4 + k % 4]; }
 };
 
-// What codes stand for: the code with `Zero` subtracted,
+// What codes stand for, and `byte`, what is multiplied of a code: the code with `Zero` subtracted,
 template <int Bits, int Zero>
 struct Shifted {
   using Code = Codes<Bits>;
   using Dot = CodeDot<(1 << Bits) - 1>;
   using Weight = Vb;
 
-  static ENGINE_INLINE Weight weight(Vb code) { return code; }
+  static ENGINE_INLINE Vb byte(Vb code) { return code; }
+  static ENGINE_INLINE Weight weight(Vb byte) { return byte; }
   static ENGINE_INLINE Vi total(const Dot& dot, int32_t x_sum) { return Zero == 0 ? dot.total() : dot.total() - splat(x_sum) * Zero; }
   static ENGINE_INLINE Vb signed_byte(Vb code) { return code - uint8_t(Zero); }
   static int value(int code) { return code - Zero; }
@@ -70,20 +71,35 @@ struct Bytes {
   using Dot = ByteDot;
   using Weight = ByteDot::Weight;
 
-  static ENGINE_INLINE Weight weight(Vb code) { return ByteDot::prepare(code); }
+  static ENGINE_INLINE Vb byte(Vb code) { return code; }
+  static ENGINE_INLINE Weight weight(Vb byte) { return ByteDot::prepare(byte); }
   static ENGINE_INLINE Vi total(const Dot& dot, int32_t x_sum) { return dot.total(x_sum); }
   static ENGINE_INLINE Vb signed_byte(Vb code) { return code; }
   static int value(int code) { return int8_t(code); }
 };
-// or that of a table.
+// that of a table,
 template <const int8_t (&Table)[16]>
 struct Looked {
   using Code = Codes<4>;
   using Dot = ByteDot;
   using Weight = ByteDot::Weight;
 
-  static ENGINE_INLINE Weight weight(Vb code) { return ByteDot::prepare(signed_byte(code)); }
+  static ENGINE_INLINE Vb byte(Vb code) { return signed_byte(code); }
+  static ENGINE_INLINE Weight weight(Vb byte) { return ByteDot::prepare(byte); }
   static ENGINE_INLINE Vi total(const Dot& dot, int32_t x_sum) { return dot.total(x_sum); }
+  static ENGINE_INLINE Vb signed_byte(Vb code) { return look_up(Table, code); }
+  static int value(int code) { return Table[code]; }
+};
+// or that of a table of small numbers, -Most to Most: with `Most` added they are unsigned, and cost no more than codes.
+template <const int8_t (&Table)[16], int Most>
+struct LookedSmall {
+  using Code = Codes<4>;
+  using Dot = CodeDot<2 * Most>;
+  using Weight = Vb;
+
+  static ENGINE_INLINE Vb byte(Vb code) { return signed_byte(code) + uint8_t(Most); }
+  static ENGINE_INLINE Weight weight(Vb byte) { return byte; }
+  static ENGINE_INLINE Vi total(const Dot& dot, int32_t x_sum) { return dot.total() - splat(x_sum) * Most; }
   static ENGINE_INLINE Vb signed_byte(Vb code) { return look_up(Table, code); }
   static int value(int code) { return Table[code]; }
 };
@@ -202,7 +218,22 @@ struct BlockFormat {
   static ENGINE_INLINE Weight load(const uint8_t* group, int step) {
     Weight weight;
 #pragma GCC unroll 2
-    for (int i = 0; i < kAtOnce; ++i) weight.quads[i] = Values::weight(Code::quad(group, i * kSteps + step));
+    for (int i = 0; i < kAtOnce; ++i) weight.quads[i] = Values::weight(Values::byte(Code::quad(group, i * kSteps + step)));
+    return weight;
+  }
+  // The bytes of a group that are multiplied, of kLanes outputs.
+  struct Unpacked {
+    Vb quads[kQuads];
+  };
+  static constexpr bool kUnpacks = Code::kBytes != kQuads * kQuadBytes;  // they are not what is stored
+  static ENGINE_INLINE void unpack(const uint8_t* group, Unpacked& to) {
+#pragma GCC unroll 8
+    for (int quad = 0; quad < kQuads; ++quad) to.quads[quad] = Values::byte(Code::quad(group, quad));
+  }
+  static ENGINE_INLINE Weight load(const Unpacked& group, int step) {
+    Weight weight;
+#pragma GCC unroll 2
+    for (int i = 0; i < kAtOnce; ++i) weight.quads[i] = Values::weight(group.quads[i * kSteps + step]);
     return weight;
   }
   struct Dots {
@@ -292,9 +323,9 @@ using Q4_1 = BlockFormat<Shifted<4, 0>, Traits{.min = true}>;
 using Q5_0 = BlockFormat<Shifted<5, 16>, Traits{}>;
 using Q5_1 = BlockFormat<Shifted<5, 0>, Traits{.min = true}>;
 using Iq4_Nl = BlockFormat<Looked<kIq4>, Traits{}>;
-using Mxfp4 = BlockFormat<Looked<kE2m1>, Traits{}, HalfPower>;
-using Nvfp4_Mul = BlockFormat<Looked<kE2m1>, Traits{.groups = 2, .subscales = 2, .e4m3_scales = true}, float>;
-using Nvfp4_Div = BlockFormat<Looked<kE2m1>, Traits{.groups = 2, .subscales = 2, .e4m3_scales = true}, Divisor>;
+using Mxfp4 = BlockFormat<LookedSmall<kE2m1, 12>, Traits{}, HalfPower>;
+using Nvfp4_Mul = BlockFormat<LookedSmall<kE2m1, 12>, Traits{.groups = 2, .subscales = 2, .e4m3_scales = true}, float>;
+using Nvfp4_Div = BlockFormat<LookedSmall<kE2m1, 12>, Traits{.groups = 2, .subscales = 2, .e4m3_scales = true}, Divisor>;
 using Q2_K = BlockFormat<Shifted<2, 0>, Traits{.min = true, .groups = 8, .subscales = 2}>;
 using Q3_K = BlockFormat<Shifted<3, 4>, Traits{.groups = 8, .subscales = 2}>;
 using Q4_K = BlockFormat<Shifted<4, 0>, Traits{.min = true, .groups = 8, .subscales = 1}>;

@@ -29,9 +29,15 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2-tied-mha": ("llama", {"num_key_value_heads": 6, "tie_word_embeddings": True}),
     "smollm3-untied": ("smollm3", {"tie_word_embeddings": False, "num_key_value_heads": 2}),
 }
+# What every run of the tests builds: untied and tied heads, norms of queries and keys, biases, windows, scaled RoPE, layers without.
+_ALWAYS = ("llama3", "granite_swa", "llama2-tied-mha", "smollm3-untied")
 
 
-@pytest.fixture(scope="module", params=MODELS)
+def chosen(name: str) -> Any:
+    return pytest.param(name, marks=() if name in _ALWAYS else pytest.mark.exhaustive)
+
+
+@pytest.fixture(scope="module", params=[chosen(name) for name in MODELS])
 def model(request: pytest.FixtureRequest, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A random checkpoint and its artifact."""
     family, overrides = MODELS[request.param]

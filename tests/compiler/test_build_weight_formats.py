@@ -76,9 +76,8 @@ def test_a_file_of_many_types_is_served_as_it_is(
 @pytest.mark.parametrize(
     "scheme",
     [
-        gptq(),
         gptq(act_order="shared"),
-        pytest.param(gptq(act_order="own"), marks=pytest.mark.exhaustive),
+        *(pytest.param(gptq(act_order=order), marks=pytest.mark.exhaustive) for order in ("", "own")),
         compressed("nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16),
         pytest.param(awq(group=32), marks=pytest.mark.exhaustive),
         pytest.param(gptq(bits=8), marks=pytest.mark.exhaustive),

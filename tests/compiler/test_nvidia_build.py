@@ -243,8 +243,8 @@ def test_warm_builds_trace_nothing(checkpoint: Path, built: tuple[Path, Path], t
     assert ours.probe != theirs.probe
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("quantize", ["none", pytest.param("int4", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("quantize", ["none", "int4"])
 def test_quantized_artifacts_compute_their_reference(quantize: str, tmp_path: Path) -> None:
     """Loading replays the golden probe, which the operators' references recorded; decode is compared with prefill.
 

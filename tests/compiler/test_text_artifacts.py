@@ -30,8 +30,11 @@ RECIPES = {
     **{name: Recipe(pooling=found.pooling) for name, found in FAMILIES.items() if name not in ("gemma3_text", "modernbert")},
 }
 
+# What every run of the tests builds: positions learned and rotated, windows, encoders and a decoder.
+_ALWAYS = ("bert", "modernbert", "qwen3")
 
-@pytest.fixture(scope="module", params=FAMILIES)
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=() if name in _ALWAYS else pytest.mark.exhaustive) for name in FAMILIES])
 def family(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -86,7 +89,7 @@ def test_they_are_those_of_the_checkpoint_in_plain_pytorch(model: tuple[Path, Pa
     comparison.check(1e-6)
 
 
-@pytest.mark.parametrize("batch", [1, 8, 48, 4096])
+@pytest.mark.parametrize("batch", [1, 48, *(pytest.param(batch, marks=pytest.mark.exhaustive) for batch in (8, 4096))])
 def test_bits_do_not_depend_on_what_is_computed_together_nor_on_chunks(model: tuple[Path, Path], batch: int) -> None:
     alone = [vectors(loaded(model[1]), embeds([text]))[0] for text in TEXTS]
     texts = TEXTS * 3
@@ -102,7 +105,11 @@ def test_leading_numbers_are_scaled_to_length_1_anew(model: tuple[Path, Path]) -
     assert math.isclose(float(np.linalg.norm(short)), 1, rel_tol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "modernbert", "qwen3"], scope="module")
+@pytest.mark.parametrize(
+    "family",
+    ["xlm-roberta", "qwen3", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("bert", "modernbert"))],
+    scope="module",
+)
 def test_scores_are_those_of_transformers(family: str, store: Path, tmp_path: Path) -> None:
     checkpoint = write_cross_encoder(family, tmp_path / "model", seed=7)
     build(BuildOptions(model=str(checkpoint), output=tmp_path / "artifact", store=store))

@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import amx
 import pytest
@@ -24,11 +25,16 @@ VARIANTS = {
     "-march=x86-64-v4 -mavx512vnni": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
     "-march=x86-64-v4 -mavx512vnni -mamx-tile -mamx-int8": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},  # see amx.py
 }
+# What every run of the tests computes with: no vectors of x86, and those that all servers have.
+_ALWAYS = ("-march=x86-64-v2", "-march=x86-64-v3")
 OURS = " ".join(Target.parse("cpu", machine_flags=this_machine_flags()).compiler_flags)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("flags", [flags for flags in VARIANTS if flags != OURS])
+def chosen(flags: str) -> Any:
+    return pytest.param(flags, marks=pytest.mark.slow if flags in _ALWAYS else pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize("flags", [chosen(flags) for flags in VARIANTS if flags != OURS])
 def test_every_instruction_set_passes_the_kernel_tests(flags: str, tmp_path: Path) -> None:
     """In a process of its own, since a process holds one kernel library. What this machine's target has, this run tests anyway."""
     missing = VARIANTS[flags] - this_machine_flags()
