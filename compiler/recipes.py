@@ -7,10 +7,11 @@ import torch
 
 from ..errors import ArtifactError, CheckpointError
 from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS
-from ..kernels.linear.formats import pack_blocks, pack_dense, unpack
+from ..kernels.linear.formats import pack_blocks, pack_dense
+from ..kernels.linear.formats import values_of as block_values
 from ..kernels.linear.quantize import Fit
 from ..kernels.linear.quantize import quantize as quantize_blocks
-from ..kernels.linear.stored_blocks import in_features_of, in_groups, split_head
+from ..kernels.linear.stored_blocks import in_groups, read_blocks, split_head
 from ..kernels.nvidia import formats as rows
 from ..kernels.nvidia import fp8
 from ..kernels.nvidia.packed_rows import fp8_in_features
@@ -110,4 +111,4 @@ def dequantize(stored: str, data: torch.Tensor) -> torch.Tensor:
         return fp8.unpack_fp8(stored, data, fp8_in_features(stored, data.shape[1]))
     if stored not in QUANTIZED_FORMATS:
         return data.to(torch.float32)
-    return unpack(stored, pack_blocks(stored, data), data.shape[0], in_features_of(stored, data.shape[1]))
+    return block_values(stored, read_blocks(stored, data))

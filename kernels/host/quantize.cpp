@@ -12,8 +12,10 @@ namespace {
 constexpr int kWeights = 32;        // of a group
 constexpr int kSteps = 6;           // by which either end of the range is drawn in
 constexpr int kMostSteps = 7;       // of both ends together
+constexpr int kRanges = 30;         // that this gives
 constexpr float kStep = 1.0f / 24;  // of the range
 constexpr int kRefits = 3;
+constexpr int kTogether = 3;        // of which the errors are found at once: each is a chain of sums that waits for itself
 constexpr float kStepsOfRow = 255;
 
 ENGINE_INLINE Vf choose(Vi which, Vf yes, Vf no) { return bit_cast<Vf>((which & bit_cast<Vi>(yes)) | (~which & bit_cast<Vi>(no))); }
@@ -21,8 +23,14 @@ ENGINE_INLINE Vf inverse(Vf d) { return choose(d != 0, 1.0f / d, Vf{}); }
 
 // To even; for numbers below 2^22 in size.
 ENGINE_INLINE Vf rounded(Vf x) {
+#if defined(ENGINE_AVX512)
+  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(ENGINE_AVX2)
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
   const Vf shift = splat(0x1.8p23f);
   return (x + shift) - shift;
+#endif
 }
 
 // Value = d * code + m.
@@ -54,14 +62,44 @@ struct Group {
 
   ENGINE_INLINE Vf code(int k, Vf inverse_d, Vf m) const { return rounded(clamp((x[k] - m) * inverse_d, 0, top)); }
 
+  template <int Count>
+  ENGINE_INLINE void errors(const Numbers* at, Vf* sums) const {
+    Vf inverse_d[Count], sum[Count] = {};
+#pragma GCC unroll 3
+    for (int i = 0; i < Count; ++i) inverse_d[i] = inverse(at[i].d);
+    for (int k = 0; k < kWeights; ++k)
+#pragma GCC unroll 3
+      for (int i = 0; i < Count; ++i) {
+        const Vf off = code(k, inverse_d[i], at[i].m) * at[i].d - (x[k] - at[i].m);
+        sum[i] = sum[i] + off * off * importance[k];
+      }
+#pragma GCC unroll 3
+    for (int i = 0; i < Count; ++i) sums[i] = sum[i];
+  }
   ENGINE_INLINE Vf error(Numbers at) const {
-    const Vf inverse_d = inverse(at.d);
-    Vf sum{};
-    for (int k = 0; k < kWeights; ++k) {
-      const Vf off = code(k, inverse_d, at.m) * at.d - (x[k] - at.m);
-      sum = sum + off * off * importance[k];
-    }
+    Vf sum;
+    errors<1>(&at, &sum);
     return sum;
+  }
+
+  // Of those tried the one that loses least. Of equal ones number `first`, or else the earliest. numbers(tried[i]): what is computed with.
+  template <int Count, class NumbersOf>
+  ENGINE_INLINE Numbers best_of(const Numbers (&tried)[Count], int first, const NumbersOf& numbers) const {
+    static_assert(Count % kTogether == 0);
+    Vf lost[Count];
+    for (int i = 0; i < Count; i += kTogether) {
+      Numbers at[kTogether];
+      for (int j = 0; j < kTogether; ++j) at[j] = numbers(tried[i + j]);
+      errors<kTogether>(at, lost + i);
+    }
+    Numbers best = tried[first];
+    Vf least = lost[first];
+    for (int i = 0; i < Count; ++i) {
+      const Vi better = lost[i] < least;
+      best = {choose(better, tried[i].d, best.d), choose(better, tried[i].m, best.m)};
+      least = choose(better, lost[i], least);
+    }
+    return best;
   }
 
   // The best of those ranges that leave out a part at either end.
@@ -70,18 +108,14 @@ struct Group {
     for (int k = 1; k < kWeights; ++k) low = x[k] < low ? x[k] : low, high = x[k] > high ? x[k] : high;
     low = lowest(low);
     const Vf range = high - low;
-    Numbers best{range / top, low};
-    Vf least = error(best);
+    Numbers tried[kRanges];
+    int count = 0;
     for (int below = 0; below < kSteps; ++below)
       for (int above = 0; above < kSteps && below + above <= kMostSteps; ++above) {
         const Vf m = low + range * (below * kStep);
-        const Numbers tried{(high - range * (above * kStep) - m) / top, m};
-        const Vf lost = error(tried);
-        const Vi better = lost < least;
-        best = {choose(better, tried.d, best.d), choose(better, tried.m, best.m)};
-        least = choose(better, lost, least);
+        tried[count++] = {(high - range * (above * kStep) - m) / top, m};
       }
-    return best;
+    return best_of(tried, 0, [](Numbers at) { return at; });
   }
 
   // What least squares gives for the codes of `at`.
@@ -122,32 +156,15 @@ ENGINE_INLINE Vf coarse(Vf x) {
   return bit_cast<Vf>((bits + 0x7f + (bits >> 8 & 1)) & ~0xff);
 }
 
-// Integers times those of the row.
-struct Steps {
-  Numbers row;
-  Vf d, m;
-
-  ENGINE_INLINE Numbers numbers() const { return {row.d * d, -(row.m * m)}; }
-  ENGINE_INLINE Steps beside(int step_d, int step_m) const {
-    return {row, clamp(d + float(step_d), 0, kStepsOfRow), clamp(m + float(step_m), 0, kStepsOfRow)};
-  }
-  static ENGINE_INLINE Vf nearest(Vf number, Vf step) {
-    return clamp(rounded(choose(step != 0, number / step, Vf{})), 0, kStepsOfRow);
-  }
-};
-ENGINE_INLINE Steps best_steps(const Group& group, Numbers wanted, Numbers row) {
-  const Steps nearest{row, Steps::nearest(wanted.d, row.d), Steps::nearest(Vf{} - wanted.m, row.m)};
-  Steps best = nearest;
-  Vf least = group.error(best.numbers());
-  for (int step_d = -1; step_d <= 1; ++step_d)
-    for (int step_m = -1; step_m <= 1; ++step_m) {
-      const Steps tried = nearest.beside(step_d, step_m);
-      const Vf lost = group.error(tried.numbers());
-      const Vi better = lost < least;
-      best = {row, choose(better, tried.d, best.d), choose(better, tried.m, best.m)};
-      least = choose(better, lost, least);
-    }
-  return best;
+// The integers by which those of the row are multiplied: of the nearest and of those beside them, the best.
+ENGINE_INLINE Vf limited(Vf integer) { return clamp(integer, 0, kStepsOfRow); }
+ENGINE_INLINE Vf nearest(Vf number, Vf step) { return limited(rounded(choose(step != 0, number / step, Vf{}))); }
+ENGINE_INLINE Numbers times(Numbers row, Numbers integers) { return {row.d * integers.d, -(row.m * integers.m)}; }
+ENGINE_INLINE Numbers best_integers(const Group& group, Numbers wanted, Numbers row) {
+  const Vf d = nearest(wanted.d, row.d), m = nearest(Vf{} - wanted.m, row.m);
+  Numbers tried[9];
+  for (int i = 0; i < 9; ++i) tried[i] = {limited(d + float(i / 3 - 1)), limited(m + float(i % 3 - 1))};
+  return group.best_of(tried, 4, [&](Numbers integers) { return times(row, integers); });
 }
 
 // Up to kLanes rows: d and m, then integers for both of every group, then codes.
@@ -169,13 +186,13 @@ void quantize_rows(Group& group, const float* x, const float* importance, int64_
   for (int64_t g = 0; g < groups; ++g) {
     group.read(x + g * kWeights, rows, columns);
     group.importance = importance + g * kWeights;
-    const Steps best = best_steps(group, wanted[g], row);
+    const Numbers best = best_integers(group, wanted[g], row);
     const Vi d = round_to_int(best.d), m = round_to_int(best.m);
     for (int64_t lane = 0; lane < rows; ++lane) {
       out[lane * row_bytes + 8 + g] = uint8_t(d[lane]);
       out[lane * row_bytes + 8 + groups + g] = uint8_t(m[lane]);
     }
-    group.write_codes(best.numbers(), out + 8 + 2 * groups + g * kWeights, rows, row_bytes);
+    group.write_codes(times(row, best), out + 8 + 2 * groups + g * kWeights, rows, row_bytes);
   }
 }
 

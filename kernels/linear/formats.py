@@ -22,6 +22,7 @@ Legend: P panels, B blocks along K, G groups along K.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -91,14 +92,16 @@ def _planes(bits: int) -> list[tuple[int, int]]:
 
 def _pack_codes(bits: int, codes: Tensor) -> Tensor:
     """[N, B, block] -> [P, B, groups of a block, bytes]"""
-    quads: Tensor = codes.unflatten(0, (-1, PANEL)).unflatten(3, (-1, GROUP // 4, 4)).permute(0, 2, 3, 4, 1, 5)
+    whole = codes.contiguous().view(torch.int32)  # quads are moved as one number
+    quads: Tensor = whole.unflatten(0, (-1, PANEL)).unflatten(3, (-1, GROUP // 4)).permute(0, 2, 3, 4, 1).contiguous().view(torch.uint8)
     if bits == 8:
         return quads.flatten(3)
     parts = []
     for width, below in _planes(bits):
-        shared = (quads >> below & (1 << width) - 1).unflatten(3, (2, 4) if width == 4 else (-1, 8 // width))
-        shared = shared if width == 4 else shared.transpose(3, 4)
-        parts.append((shared << _shifts(width)).sum(3, dtype=torch.uint8).flatten(3))
+        # Those that share a byte, along the fifth dimension.
+        shared = quads.unflatten(3, (2, 4)).transpose(3, 4) if width == 4 else quads.unflatten(3, (-1, 8 // width))
+        moved = [(quad >> below & (1 << width) - 1) << i * width for i, quad in enumerate(shared.unbind(4))]
+        parts.append(reduce(torch.bitwise_or, moved).flatten(3))
     return torch.cat(parts, dim=3)
 
 

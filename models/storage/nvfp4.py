@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from ...kernels.linear.blocks import FORMATS
-from ...kernels.linear.formats import pack_blocks, unpack
+from ...kernels.linear.formats import values_of
+from ...kernels.linear.stored_blocks import read_blocks
 from ..checkpoint import Format, LoadedTensor
 
 SUBGROUP = 16
@@ -31,11 +32,11 @@ def load_nvfp4(kind: Format, codes: torch.Tensor, scales: torch.Tensor, number: 
         raise ValueError("a scale is not a finite number")
     if not 0 < float(number) < torch.inf:
         raise ValueError(f"the scale of the tensor is {float(number):g}; it must be a positive, finite number")
-    rows, columns = codes.shape
+    columns = codes.shape[1]
     blocks = _blocks(functional.pad(codes, (0, -columns % _BLOCK)), functional.pad(scales, (0, -columns % _BLOCK // SUBGROUP)), number)
     if columns % _BLOCK == 0:
         return LoadedTensor(format=kind, data=blocks)
-    return LoadedTensor(format="f32", data=unpack(kind, pack_blocks(kind, blocks), rows, columns))
+    return LoadedTensor(format="f32", data=values_of(kind, read_blocks(kind, blocks))[:, :columns])
 
 
 def _blocks(codes: torch.Tensor, scales: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
