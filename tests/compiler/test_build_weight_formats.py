@@ -78,9 +78,14 @@ def test_a_file_of_many_types_is_served_as_it_is(
     [
         gptq(act_order="shared"),
         *(pytest.param(gptq(act_order=order), marks=pytest.mark.exhaustive) for order in ("", "own")),
-        compressed("nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16),
-        pytest.param(awq(group=32), marks=pytest.mark.exhaustive),
-        pytest.param(gptq(bits=8), marks=pytest.mark.exhaustive),
+        *(
+            pytest.param(scheme, marks=pytest.mark.exhaustive)
+            for scheme in (
+                compressed("nvfp4-pack-quantized", num_bits=4, type="float", strategy="tensor_group", group_size=16),
+                awq(group=32),
+                gptq(bits=8),
+            )
+        ),
     ],
 )
 def test_published_schemes_are_served_as_they_are(scheme: Scheme, store: Path, tmp_path: Path) -> None:

@@ -259,8 +259,8 @@ def test_quantized_artifacts_compute_their_reference(quantize: str, tmp_path: Pa
     compare_decode_with_prefill(tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["q4_k_m", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("gptq", "act-order"))])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["q4_k_m", "gptq", "act-order"])
 def test_quantized_checkpoints_are_computed_with_as_they_are(kind: str, tmp_path: Path) -> None:
     """As above; and no matrix is widened."""
     is_gguf = kind == "q4_k_m"
