@@ -15,7 +15,7 @@ struct Band;
 // What differs between formats.
 struct BandFormat {
   int64_t groups;        // of a block
-  int64_t rows_at_once;  // of which the registers hold the sums
+  int64_t rows_at_once;  // of a block
   int64_t row_step;      // a task has a multiple of it, but for the last
   int64_t (*panel_bytes)(int64_t groups);
   int64_t (*row_bytes)(int64_t groups);  // of a row of activations, as they are multiplied

@@ -23,7 +23,7 @@
 namespace engine {
 namespace {  // each file that includes this has the formats that it names
 
-// Of which a task has a multiple: of what the registers hold the sums of, or of a block of tiles.
+// Of which a task has a multiple: of the rows of a block, or of a block of tiles.
 #if defined(ENGINE_AMX)
 template <int Rows>
 constexpr int64_t kRowStep = kBlockRows;
@@ -32,6 +32,7 @@ template <int Rows>
 constexpr int64_t kRowStep = Rows;
 #endif
 
+// Of a thread: formats take turns.
 inline Scratch& unpacked_weights() {
   static thread_local Scratch scratch;
   return scratch;

@@ -12,7 +12,12 @@ namespace {
 constexpr int kWeights = 32;        // of a group
 constexpr int kSteps = 6;           // by which either end of the range is drawn in
 constexpr int kMostSteps = 7;       // of both ends together
-constexpr int kRanges = 30;         // that this gives
+constexpr int kRanges = [] {        // that this gives
+  int count = 0;
+  for (int below = 0; below < kSteps; ++below)
+    for (int above = 0; above < kSteps && below + above <= kMostSteps; ++above) ++count;
+  return count;
+}();
 constexpr float kStep = 1.0f / 24;  // of the range
 constexpr int kRefits = 3;
 constexpr int kTogether = 3;        // of which the errors are found at once: each is a chain of sums that waits for itself

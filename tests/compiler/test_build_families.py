@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
+from tiers import tiered
 
 from engine.artifacts import load_manifest, parse_target
 from engine.compiler.build import build
@@ -33,11 +34,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 _ALWAYS = ("granite_swa", "llama2-tied-mha", "smollm3-untied")
 
 
-def chosen(name: str) -> Any:
-    return pytest.param(name, marks=() if name in _ALWAYS else pytest.mark.exhaustive)
-
-
-@pytest.fixture(scope="module", params=[chosen(name) for name in MODELS])
+@pytest.fixture(scope="module", params=tiered(MODELS, _ALWAYS))
 def model(request: pytest.FixtureRequest, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A random checkpoint and its artifact."""
     family, overrides = MODELS[request.param]
@@ -82,7 +79,7 @@ def test_every_weight_of_the_program_is_packed_from_the_checkpoint(model: tuple[
     assert used == {f"weight:{name}" for name in manifest.weights}
 
 
-@pytest.mark.parametrize("quantize", [pytest.param("none", marks=pytest.mark.exhaustive), "int4"])
+@pytest.mark.parametrize("quantize", tiered(["none", "int4"], ["int4"]))
 def test_a_probe_from_the_reference_fits_the_target(quantize: str, tiny_checkpoint: Path, store: Path, tmp_path: Path) -> None:
     """What a machine that cannot run the target would record passes the check at load, in every weight format."""
     probes = {}
@@ -110,7 +107,7 @@ def test_the_avx2_target_computes_the_same_function(tiny_checkpoint: Path, tiny_
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("target", ["cpu", pytest.param("cpu-x86-64-v3", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("target", tiered(["cpu", "cpu-x86-64-v3"], ["cpu"]))
 def test_a_bfloat16_checkpoint_is_nearer_to_float32_than_transformers_in_bfloat16(target: str, store: Path, tmp_path: Path) -> None:
     """Weights in pairs, activations rounded for each linear, one embedding tied to the head; prefill and decode are the same to the bit."""
     checkpoint = write_random_checkpoint("qwen3", tmp_path / "model", seed=11, dtype=torch.bfloat16)

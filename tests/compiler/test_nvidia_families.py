@@ -10,6 +10,7 @@ from bfloat16_loss import logits_and_loss
 from families import GENERIC, write_tiny_checkpoint
 from gpu_artifacts import build
 from interpreted_gpu import logits
+from tiers import tiered
 
 from engine.artifacts import CacheGroup, load_manifest
 from engine.artifacts.step_arrays import Piece, step_arrays
@@ -56,11 +57,8 @@ STEPS = [
 ]
 
 
-def chosen(name: str) -> Any:
-    return pytest.param(name, marks=pytest.mark.slow if name in _ALWAYS else pytest.mark.exhaustive)
-
-
-@pytest.mark.parametrize("name", [chosen(name) for name in FAMILIES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiered(FAMILIES, _ALWAYS))
 def test_a_replayed_artifact_equals_transformers(name: str, tmp_path: Path) -> None:
     """A long prompt in two pieces, the second beside another prompt, then both sequences token by token, alone and beside a prompt."""
     _, settings = FAMILIES[name]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from text_checkpoints import FAMILIES, Recipe, expected_scores, expected_vectors, write_cross_encoder, write_embedder
+from tiers import tiered
 
 from engine.artifacts import load_manifest
 from engine.compiler.build import build
@@ -34,7 +35,7 @@ RECIPES = {
 _ALWAYS = ("modernbert", "qwen3")
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=() if name in _ALWAYS else pytest.mark.exhaustive) for name in FAMILIES])
+@pytest.fixture(scope="module", params=tiered(FAMILIES, _ALWAYS))
 def family(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -89,7 +90,7 @@ def test_they_are_those_of_the_checkpoint_in_plain_pytorch(model: tuple[Path, Pa
     comparison.check(1e-6)
 
 
-@pytest.mark.parametrize("batch", [1, 48, *(pytest.param(batch, marks=pytest.mark.exhaustive) for batch in (8, 4096))])
+@pytest.mark.parametrize("batch", tiered([1, 8, 48, 4096], [1, 48]))
 def test_bits_do_not_depend_on_what_is_computed_together_nor_on_chunks(model: tuple[Path, Path], batch: int) -> None:
     alone = [vectors(loaded(model[1]), embeds([text]))[0] for text in TEXTS]
     texts = TEXTS * 3
@@ -105,11 +106,7 @@ def test_leading_numbers_are_scaled_to_length_1_anew(model: tuple[Path, Path]) -
     assert math.isclose(float(np.linalg.norm(short)), 1, rel_tol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "family",
-    ["xlm-roberta", "qwen3", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("bert", "modernbert"))],
-    scope="module",
-)
+@pytest.mark.parametrize("family", tiered(["bert", "xlm-roberta", "modernbert", "qwen3"], ["xlm-roberta", "qwen3"]), scope="module")
 def test_scores_are_those_of_transformers(family: str, store: Path, tmp_path: Path) -> None:
     checkpoint = write_cross_encoder(family, tmp_path / "model", seed=7)
     build(BuildOptions(model=str(checkpoint), output=tmp_path / "artifact", store=store))

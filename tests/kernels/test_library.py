@@ -4,11 +4,11 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import amx
 import pytest
 from checkout import ROOT
+from tiers import tiered
 
 from engine.artifacts.target import Target, this_machine_flags
 from engine.errors import ArtifactError, BuildError, EngineError
@@ -30,11 +30,8 @@ _ALWAYS = ("-march=x86-64-v3",)
 OURS = " ".join(Target.parse("cpu", machine_flags=this_machine_flags()).compiler_flags)
 
 
-def chosen(flags: str) -> Any:
-    return pytest.param(flags, marks=pytest.mark.slow if flags in _ALWAYS else pytest.mark.exhaustive)
-
-
-@pytest.mark.parametrize("flags", [chosen(flags) for flags in VARIANTS if flags != OURS])
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", tiered([flags for flags in VARIANTS if flags != OURS], _ALWAYS))
 def test_every_instruction_set_passes_the_kernel_tests(flags: str, tmp_path: Path) -> None:
     """In a process of its own, since a process holds one kernel library. What this machine's target has, this run tests anyway."""
     missing = VARIANTS[flags] - this_machine_flags()
