@@ -14,9 +14,10 @@ from ..artifacts import CacheGroup
 from ..artifacts.step_arrays import step_arrays, whole_prompts
 from ..kernels import mean_pool
 from ..kernels.attention.reference import attention_operator, bidirectional_attention_operator
-from ..kernels.formats import PANEL_KERNELS
+from ..kernels.formats import FLOAT_KERNELS, PANEL_KERNELS
 from ..kernels.linear import reference
 from ..kernels.linear.activations import QUANTIZERS
+from ..kernels.moe import reference as moe
 from ..kernels.row_operators import TWINS, twin
 from ..kernels.row_references import ROW_REFERENCES, quantized_twin
 from ..models.checkpoint import Checkpoint
@@ -32,7 +33,14 @@ def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
         "engine.bidirectional_attention.default": bidirectional_attention_operator,
         "engine.mean_pool.default": mean_pool.reference,
         "engine.linear_mixed.default": reference.linear_mixed,
+        "engine.route.default": moe.route,
+        "engine.route_table.default": moe.route_table,
+        "engine.sort_routes.default": moe.sort_routes,
+        "engine.gather_rows.default": moe.gather_rows,
+        "engine.experts_mixed.default": moe.experts_mixed,
+        "engine.combine_experts.default": moe.combine_experts,
     }
+    operators |= {f"engine.experts_{kernel}.default": _with_format(moe.experts, kernel) for kernel in FLOAT_KERNELS}
     operators |= {f"engine.{name}.default": operator for name, operator in ROW_REFERENCES.items()}
     for quantizer, quantize in QUANTIZERS.items():
         operators |= {f"engine.{quantizer}.default": quantize}

@@ -23,6 +23,7 @@ SEGMENT_SOURCES = (
     "kernels/library.py",
     "kernels/linear/bands.py",
     "kernels/linear/blocks.py",
+    "kernels/moe/options.py",
     "kernels/native.py",
     "kernels/nvidia/packed_rows.py",
     "kernels/ops.py",

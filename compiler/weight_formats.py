@@ -20,8 +20,11 @@ _FORMATS = {
     "fp8-block": ("fp8_block", "fp8_block", "bf16"),
 }
 """By what is asked for: the formats of most matrices, of sensitive ones, and of tables, where fewer bits cost the most accuracy of all."""
-_SENSITIVE = ("attention.v.weight", "attention.o.weight", "mlp.down.weight")
+_SENSITIVE = ("attention.v.weight", "attention.o.weight", ".down.weight")
 """A bit more for a weight of these takes about twice as much off the divergence as one for any other (benchmarks/quality.py)."""
+_ROUTERS = "router.weight"
+"""These stay float32, whatever else is quantized: which experts are chosen is decided by small differences."""
+_EXPERTS = ".experts."
 _TABLES = frozenset({"embed.weight", "head.weight"})
 
 
@@ -33,7 +36,9 @@ def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "pane
     Raises UsageError if nothing is left to quantize, or not in that form.
     """
     parameters = checkpoint.parameters
-    stored = {name: _kept(info.format, info.shape, layout) for name, info in parameters.items()}
+    stored = {name: _kept(name, info.format, info.shape, layout) for name, info in parameters.items()}
+    routers = {name for name in parameters if name.endswith(_ROUTERS)}
+    stored |= dict.fromkeys(routers, "f32")
     if order_name("embed.weight") in stored:  # rows of a table are read whole
         stored["embed.weight"] = "f32" if layout == "panels" else "bf16"
     if quantize == "none":
@@ -42,7 +47,8 @@ def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "pane
         _check_fp8(checkpoint, quantize, layout)
     by_class = _FORMATS[quantize]
     wanted = {name: by_class[_sensitivity(name)] for name in parameters}
-    narrowed = {name for name, info in parameters.items() if len(info.shape) == 2 and _narrows(stored[name], wanted[name])}
+    matrices = {name: info for name, info in parameters.items() if len(info.shape) == 2 and name not in routers}
+    narrowed = {name for name in matrices if _narrows(stored[name], wanted[name])}
     if not narrowed:
         found = ", ".join(sorted({*stored.values()} & {*QUANTIZED_FORMATS}))
         raise UsageError(
@@ -76,10 +82,10 @@ def widened(checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
     return f"{'; '.join(parts)} (exact, but large and slow: see --quantize)" if parts else ""
 
 
-def _kept(format: str, shape: tuple[int, ...], layout: Layout) -> str:
-    if layout == "panels":
+def _kept(name: str, format: str, shape: tuple[int, ...], layout: Layout) -> str:
+    if layout == "panels" and (format != "w8a8" or _EXPERTS not in name):
         return "f32" if format in FP8_FORMATS else format
-    if format == "w8a8":  # activations are not rounded here
+    if format == "w8a8":  # activations are not rounded here, and those of experts by groups
         return next(grouped for grouped in GROUPED if shape[1] % FORMATS[grouped].block == 0)
     return "bf16" if len(shape) == 2 and format not in (*ROW_FORMATS, *FP8_FORMATS) else format
 

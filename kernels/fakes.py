@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from .formats import ACTIVATION_BYTES, FP8_KERNELS, GROUP, PANEL_KERNELS, ROW_KERNELS, row_activation_bytes
+from .formats import ACTIVATION_BYTES, FLOAT_KERNELS, FP8_KERNELS, GROUP, PANEL_KERNELS, ROW_KERNELS, row_activation_bytes
 from .linear.bands import read_bands
 from .nvidia.packed_rows import FP8_FORMATS, fp8_row_bytes
 from .row_operators import ROW_OPERATORS, TWINS, twin
@@ -67,6 +67,38 @@ def _mean_pool(x: torch.Tensor, cu_seqlens: torch.Tensor, seq_lens: torch.Tensor
     return x.new_empty((seq_lens.shape[0], x.shape[1]))
 
 
+def _route(logits: torch.Tensor, choice_bias: object, expert_scale: object, chosen: int, *options: object) -> torch.Tensor:
+    return logits.new_empty((logits.shape[0], 2, chosen), dtype=torch.int32)
+
+
+def _route_table(routes: torch.Tensor, experts: int) -> torch.Tensor:
+    return routes.new_empty((routes.shape[0], experts), dtype=torch.float32)
+
+
+def _sort_routes(routes: torch.Tensor, experts: int) -> torch.Tensor:
+    return routes.new_empty((experts + 1 + 2 * routes.shape[0] * routes.shape[2],))
+
+
+def _gather_rows(x: torch.Tensor, routes: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    return x.new_empty((routes.shape[0] * routes.shape[2], *x.shape[1:]))
+
+
+def _experts_linear(x: torch.Tensor, w: torch.Tensor, bias: object, order: torch.Tensor, experts: int) -> torch.Tensor:
+    return x.new_empty((x.shape[0], w.shape[0] // experts))
+
+
+def _experts(x: torch.Tensor, w: torch.Tensor, bias: object, order: torch.Tensor, out_features: int, experts: int) -> torch.Tensor:
+    return x.new_empty((x.shape[0], out_features), dtype=torch.float32)
+
+
+def _mixed_experts(x: torch.Tensor, w: torch.Tensor, bias: object, order: torch.Tensor, bands: str, experts: int) -> torch.Tensor:
+    return x.new_empty((x.shape[0], sum(band.out_features for band in read_bands(bands))), dtype=torch.float32)
+
+
+def _combine_experts(y: torch.Tensor, routes: torch.Tensor, *_: object) -> torch.Tensor:
+    return y.new_empty((routes.shape[0], y.shape[1]))
+
+
 def _of_quantizer(name: str, fake: Fake) -> dict[str, Fake]:
     """The operator of that name, and the twins of all row operators."""
     return dict.fromkeys((name, *(twin(operator.name, name) for operator in TWINS)), fake)
@@ -78,6 +110,14 @@ def fakes() -> dict[str, Fake]:
         "attention": _attention,
         "bidirectional_attention": _attention,
         "linear_mixed": _mixed_linear,
+        "route": _route,
+        "route_table": _route_table,
+        "sort_routes": _sort_routes,
+        "gather_rows": _gather_rows,
+        "experts_linear": _experts_linear,
+        **{f"experts_{kernel}": _experts for kernel in FLOAT_KERNELS},
+        "experts_mixed": _mixed_experts,
+        "combine_experts": _combine_experts,
         "mean_pool": _mean_pool,
         "sample": _sample,
         **dict.fromkeys(ROW_OPERATORS, _row_operator),

@@ -6,7 +6,9 @@ from .nvidia.packed_rows import FP8_LAYOUTS
 from .nvidia.packed_rows import ROW_FORMATS as ROW_FORMATS
 
 QUANTIZED_FORMATS = tuple(FORMATS)
-PANEL_KERNELS = ("dense", "bf16", *QUANTIZED_FORMATS)
+FLOAT_KERNELS = ("dense", "bf16")
+"""Those of CPU targets whose weights are numbers."""
+PANEL_KERNELS = (*FLOAT_KERNELS, *QUANTIZED_FORMATS)
 """Linears and embeddings of CPU targets: weights in panels, float32 results (see linear/formats.py)."""
 ROW_KERNELS = tuple(f"rows_{kernel}" for kernel in ("dense", *ROW_FORMATS))
 """Those of NVIDIA targets: weights row by row, bfloat16 activations and results (see nvidia/formats.py)."""

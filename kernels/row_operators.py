@@ -28,6 +28,9 @@ _C = {"Tensor": "AtenTensorHandle", "Tensor?": "AtenTensorHandle*", "float": "do
 FUNCTIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid")
 """Activation functions without parameters (activations/reference.py says what each is): operators alone, and with _mul as gates."""
 
+CLAMPED = ("silu", "quick_gelu")
+"""Those that also gate clamped operands: function(min(gate, limit)) * (up within -limit .. limit, + plus), with _mul_clamped."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowOperator:
@@ -80,6 +83,7 @@ ROW_OPERATORS: dict[str, RowOperator] = {
         # function(x), and function(gate) * up (see activations/reference.py)
         *(_operator(name, x="rows") for name in FUNCTIONS),
         *(_operator(f"{name}_mul", gate="rows", up="rows") for name in FUNCTIONS),
+        *(_operator(f"{name}_mul_clamped", cpu_only=True, gate="rows", up="rows", limit="float", plus="float") for name in CLAMPED),
         _operator("xielu", x="rows", alpha_p="scalar", alpha_n="scalar", beta="scalar", eps="scalar"),
         # cap * tanh(x / cap)
         _operator("soft_cap", logits=True, x="rows", cap="float"),

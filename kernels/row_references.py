@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .activations import reference as activations
 from .norms import reference as norms
-from .row_operators import ROW_OPERATORS
+from .row_operators import CLAMPED, ROW_OPERATORS
 
 Reference = Callable[..., Tensor]
 
@@ -18,6 +18,7 @@ ROW_REFERENCES: dict[str, Reference] = {
     "layer_norm_heads": norms.layer_norm_heads,
     **activations.FUNCTIONS,
     **{f"{name}_mul": activations.gated(function) for name, function in activations.FUNCTIONS.items()},
+    **{f"{name}_mul_clamped": activations.clamped(activations.FUNCTIONS[name]) for name in CLAMPED},
     "xielu": activations.xielu,
     "soft_cap": activations.soft_cap,
     "clip": activations.clip,

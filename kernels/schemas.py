@@ -5,7 +5,8 @@ K in features, QH / KH query and key-value heads, D head size, V vocabulary.
 """
 
 from .cut_operators import CUT_OPERATORS
-from .formats import FP8_KERNELS, LINEAR_KERNELS, PANEL_KERNELS, PANEL_QUANTIZERS, ROW_KERNELS
+from .formats import FLOAT_KERNELS, FP8_KERNELS, LINEAR_KERNELS, PANEL_KERNELS, PANEL_QUANTIZERS, ROW_KERNELS
+from .moe.options import SCHEMA as ROUTE_OPTIONS
 from .nvidia.packed_rows import FP8_FORMATS, FP8_STATIC
 from .row_operators import ROW_OPERATORS, TWINS
 
@@ -42,6 +43,18 @@ SCHEMAS = (
     *(operator.schema(quantizer, scale) for operator in TWINS for quantizer, scale in _ROW_QUANTIZERS.items()),
     # tokens [T] int32, w packed like a linear of [V, dim] -> rows * multiplier, [T, dim] float32, or bfloat16 of row kernels
     *(f"embedding_{kernel}(Tensor tokens, Tensor w, int dim, float multiplier) -> Tensor" for kernel in (*PANEL_KERNELS, *ROW_KERNELS)),
+    # mixtures of experts, see moe/reference.py: E experts, P pairs of token and expert, w packed like a linear of [E * N, K], bias [E * N]
+    f"route(Tensor logits, Tensor? choice_bias, Tensor? expert_scale, {ROUTE_OPTIONS}) -> Tensor",
+    "route_table(Tensor routes, int experts) -> Tensor",
+    "sort_routes(Tensor routes, int experts) -> Tensor",
+    "gather_rows(Tensor x, Tensor routes, Tensor order) -> Tensor",
+    "experts_linear(Tensor x, Tensor w, Tensor? bias, Tensor order, int experts) -> Tensor",  # of weights that are not packed yet
+    *(
+        f"experts_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor order, int out_features, int experts) -> Tensor"
+        for kernel in FLOAT_KERNELS
+    ),
+    "experts_mixed(Tensor x, Tensor w, Tensor? bias, Tensor order, str bands, int experts) -> Tensor",
+    "combine_experts(Tensor y, Tensor routes, Tensor order, Tensor? shared, Tensor? gate, Tensor? residual, float multiplier) -> Tensor",
     # q [T, QH, D], k and v [T, KH, D] float32; caches [blocks, KH, block_size, D] float32, float16 or bfloat16, or
     # [blocks, KH, block_size, D + 4] int8; cu_seqlens [S+1], seq_lens [S], block_table [S, B], slot_mapping [T] int32;
     # q_norm and k_norm [D], cos and sin [T, R/2], sinks [QH], q_scale [T] float32 -> [T, QH, D] float32; bidirectional

@@ -110,14 +110,23 @@ def taken(located: Located, loaded: Sequence[LoadedTensor]) -> LoadedTensor:
     """
     format, order = loaded[0].format, loaded[0].order
     moved = located.transposed or located.columns is not None or located.plus
-    if (format not in _NUMBERS and moved) or (order is not None and located.stacked):
+    if (format not in _NUMBERS and moved) or (order is not None and len(loaded) > 1):
         raise UnsupportedModelError(
             f"tensor {located.tensors[0]} is stored in {format}, and this model holds it in another order",
             hint="give the unquantized checkpoint, and quantize that with `engine build --quantize`",
         )
-    data = torch.stack([each.data for each in loaded]) if located.stacked else loaded[0].data
+    if others := [name for name, each in zip(located.tensors, loaded, strict=True) if each.format != format]:
+        raise UnsupportedModelError(
+            f"tensor {located.tensors[0]} is stored in {format}, and {others[0]} is not",
+            hint="experts of one layer must be stored alike; give the unquantized checkpoint",
+        )
+    data = loaded[0].data
+    if len(loaded) > 1:
+        data = (torch.stack if located.stacked else torch.cat)([each.data for each in loaded])
     if located.transposed:
-        data = data.T.contiguous()
+        data = data.transpose(-2, -1).contiguous()
+    if located.split and data.dim() == len(located.shape):
+        data = data.flatten(0, 1)
     if located.rows is not None:
         data = data[located.rows]
     if located.columns is not None:

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from .cache_groups import group_of_layers
 from .parts.attention import Angles, Attention, KeysValues, KVCache
-from .parts.mlp import MLP
+from .parts.mlp import MLP, MLPSpec
+from .parts.moe import MoE
 from .parts.norm import NormSpec
 from .parts.pooling import Pooling
 from .parts.rope import Rope, RopeSpec, inverse_frequencies
-from .spec import LayerSpec, ModelSpec
+from .spec import Channel, LayerSpec, ModelSpec
 from .step import GroupInputs, Step
 
 
@@ -31,7 +32,7 @@ class Layer(nn.Module):
         self.attention = Attention(spec.mixer, hidden_size)
         self.attention_post_norm = _norm(norms.after_mixer, hidden_size)
         self.mlp_norm = _norm(norms.before_channel, hidden_size)
-        self.mlp = MLP(spec.channel, hidden_size)
+        self.mlp = _channel(spec.channel, hidden_size)
         self.mlp_post_norm = _norm(norms.after_channel, hidden_size)
         self.parallel, self.multiplier, self.normalizes_sums = spec.parallel, spec.multiplier, spec.normalizes_sums
 
@@ -134,6 +135,10 @@ def rope_tables(spec: ModelSpec) -> list[RopeSpec]:
 def constants(spec: ModelSpec) -> dict[str, torch.Tensor]:
     """Values of a decoder's buffers, which no checkpoint carries, by name; float32."""
     return {f"ropes.{index}.inv_freq": inverse_frequencies(rope) for index, rope in enumerate(rope_tables(spec))}
+
+
+def _channel(spec: Channel, hidden_size: int) -> nn.Module:
+    return MLP(spec, hidden_size) if isinstance(spec, MLPSpec) else MoE(spec, hidden_size)
 
 
 def _norm(spec: NormSpec | None, size: int) -> nn.Module | None:

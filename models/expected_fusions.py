@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from .parts.attention import AttentionSpec, QKNormSpec
 from .parts.mlp import MLPSpec
+from .parts.moe import MoESpec
 from .parts.norm import NormSpec
 from .parts.pooling import PoolingSpec
-from .spec import LayerSpec, ModelSpec
+from .spec import Channel, LayerSpec, ModelSpec
 
 
 def expected_fusions(spec: ModelSpec, *, one_thread: bool) -> frozenset[str]:
@@ -27,7 +28,7 @@ def _everywhere(spec: ModelSpec) -> frozenset[str]:
     if spec.pooling is not None:
         found.update(_of_pooling(spec.pooling))
     for layer in spec.layers:
-        found.update(_of_layer(layer), _of_attention(layer.mixer), _of_mlp(layer.channel))
+        found.update(_of_layer(layer), _of_attention(layer.mixer), _of_channel(layer.channel), _of_sums_of_experts(layer))
     return frozenset(found)
 
 
@@ -56,6 +57,11 @@ def _of_layer(layer: LayerSpec) -> Iterator[str]:
             yield "fuse_post_norm"
 
 
+def _of_sums_of_experts(layer: LayerSpec) -> Iterator[str]:
+    if isinstance(layer.channel, MoESpec) and (layer.norms.after_channel is None or layer.channel.shared is not None):
+        yield "combine_experts"
+
+
 def _of_attention(mixer: AttentionSpec) -> Iterator[str]:
     yield from _of_norms((mixer.output_norm,))
     if mixer.gate:
@@ -73,6 +79,9 @@ def _of_one_thread(spec: ModelSpec) -> Iterator[str]:
         yield "fuse_scaled_add"
     for layer in spec.layers:
         mixer, norms = layer.mixer, layer.norms
+        inner = layer.channel.experts if isinstance(layer.channel, MoESpec) else layer.channel
+        if inner.gated and inner.limit > 0:
+            yield "fuse_clamped_gate"
         if mixer.clip > 0:
             yield "fuse_clip"
         normalizes_heads = mixer.qk_norm is not None and mixer.qk_norm.over != "width" and not _is_attentions(mixer.qk_norm)
@@ -86,6 +95,16 @@ def _of_one_thread(spec: ModelSpec) -> Iterator[str]:
 def _is_attentions(norm: QKNormSpec) -> bool:
     """Whether the attention operator has this norm."""
     return norm.over == "head" and norm.norm.kind == "rms" and norm.norm.weight
+
+
+def _of_channel(channel: Channel) -> Iterator[str]:
+    if isinstance(channel, MLPSpec):
+        yield from _of_mlp(channel)
+        return
+    yield from ("route_experts", "group_experts")
+    yield from _of_mlp(channel.experts)
+    if channel.shared is not None:
+        yield from _of_mlp(channel.shared)
 
 
 def _of_mlp(channel: MLPSpec) -> Iterator[str]:

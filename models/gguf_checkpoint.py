@@ -1,5 +1,6 @@
 """A GGUF file as a checkpoint."""
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 
@@ -88,11 +89,11 @@ class GGUFCheckpoint(Checkpoint):
         if stored.type in _FLOATS:
             data = raw.view(_FLOATS[stored.type][1]).view(stored.shape)
         elif stored.type is NVFP4:
-            return load_gguf_nvfp4(tensor, raw.view(stored.shape[0], -1), self._scales.get(tensor))
+            return load_gguf_nvfp4(tensor, raw.view(_rows(stored), -1), self._scales.get(tensor))
         elif stored.type in _BLOCKS:
-            data = raw.view(stored.shape[0], -1)
+            data = raw.view(_rows(stored), -1)
         else:
-            data = torch.from_numpy(gguf.quants.dequantize(raw.view(stored.shape[0], -1).numpy(), stored.type))
+            data = torch.from_numpy(gguf.quants.dequantize(raw.view(_rows(stored), -1).numpy(), stored.type))
         return LoadedTensor(format=_format(tensor, stored), data=data)
 
     def write_tokenizer(self, directory: Path) -> None:
@@ -109,12 +110,17 @@ class GGUFCheckpoint(Checkpoint):
         return tuple(values.tolist())
 
 
+def _rows(tensor: GGUFTensor) -> int:
+    """Those of all its matrices."""
+    return math.prod(tensor.shape[:-1])
+
+
 def _format(tensor_name: str, tensor: GGUFTensor) -> Format:
     if tensor.type in _FLOATS:
         return _FLOATS[tensor.type][0]
-    if tensor.type in _BLOCKS and len(tensor.shape) == 2:
+    if tensor.type in _BLOCKS and len(tensor.shape) >= 2:
         return _BLOCKS[tensor.type]
-    if tensor.type in _DEQUANTIZED and len(tensor.shape) == 2:
+    if tensor.type in _DEQUANTIZED and len(tensor.shape) >= 2:
         return "f32"
     raise UnsupportedModelError(
         f"tensor {tensor_name} of shape {list(tensor.shape)} is of type {tensor.type.name}, which is not supported",

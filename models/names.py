@@ -12,6 +12,7 @@ import torch
 
 from ..errors import CheckpointError
 from .parts.attention import AttentionSpec
+from .parts.moe import MoESpec
 from .spec import LayerSpec, ModelSpec
 
 
@@ -35,7 +36,9 @@ class Source:
     """How a parameter comes from a tensor of the checkpoint: some of its rows, plus a number, in this order.
 
     rows: which of them (default: all). plus: added to every value; the parameter is float32 then. transposed: the checkpoint holds
-    [in features, out features]. stacked: how many tensors there are, for each number in the place of `{i}`; the parameter is all of them.
+    [in features, out features]. stacked, joined: how many tensors there are, for each number in the place of `{i}`; the parameter is all of
+    them, as elements of a new first axis, or the rows of one after those of another. split: how many elements the tensor's first axis has,
+    each of which holds as many of the parameter's rows (and, transposed, is a matrix transposed).
     """
 
     tensor: str
@@ -43,6 +46,13 @@ class Source:
     plus: float = 0.0
     transposed: bool = False
     stacked: Callable[[LayerSpec], int] | None = None
+    joined: Callable[[LayerSpec], int] | None = None
+    split: Callable[[LayerSpec], int] | None = None
+
+    @property
+    def count(self) -> Callable[[LayerSpec], int] | None:
+        """Of the tensors, where there are several."""
+        return self.stacked or self.joined
 
 
 Entry = Source | str | tuple[Source | str, ...]
@@ -64,7 +74,7 @@ class NameTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """A parameter's tensors, several only where they are stacked, and what is to be done with them.
+    """A parameter's tensors, several only where they are stacked or joined, and what is to be done with them.
 
     shape: of each tensor. rows, columns: those to take, in order; None for all.
     """
@@ -76,6 +86,8 @@ class Located:
     plus: float = 0.0
     transposed: bool = False
     stacked: bool = False
+    joined: bool = False
+    split: bool = False
 
 
 def locate(
@@ -145,20 +157,31 @@ class _Matching:
             rows = None if entry.rows is None else self._remembered(entry.rows, spec)
             if self._table.interleaved:
                 rows, columns = _uninterleaved(parameter, spec.mixer, rows)
-            if entry.stacked is not None:
-                tensors = tuple(entry.tensor.replace("{i}", str(number)) for number in range(entry.stacked(spec)))
-        stored = shape if rows is None else (rows.of, *shape[1:])
-        if entry.stacked is not None:
-            stored = stored[1:]
+            if entry.count is not None:
+                tensors = tuple(entry.tensor.replace("{i}", str(number)) for number in range(entry.count(spec)))
         return Located(
             tensors=tensors,
-            shape=stored[::-1] if entry.transposed else stored,
+            shape=self._stored_shape(entry, shape if rows is None else (rows.of, *shape[1:]), layer, len(tensors)),
             rows=None if rows is None else rows.index,
             columns=columns,
             plus=entry.plus,
             transposed=entry.transposed,
             stacked=entry.stacked is not None,
+            joined=entry.joined is not None,
+            split=entry.split is not None,
         )
+
+    def _stored_shape(self, entry: Source, shape: tuple[int, ...], layer: int | None, tensors: int) -> tuple[int, ...]:
+        """Of each tensor. shape: that of the parameter, with all rows that its tensors have."""
+        if entry.stacked is not None:
+            return shape[1:]
+        if entry.joined is not None:
+            shape = (shape[0] // tensors, *shape[1:])
+        if entry.split is None or layer is None:
+            return shape[::-1] if entry.transposed else shape
+        count = entry.split(self._spec.layers[layer])
+        each = (shape[0] // count, *shape[1:])
+        return (count, *(each[::-1] if entry.transposed else each))
 
     def _remembered(self, rows_of: RowsOf, spec: LayerSpec) -> Rows:
         key = (rows_of, spec)
@@ -213,6 +236,27 @@ def fused_gate_up(which: str) -> RowsOf:
     return _FUSED_GATE_UP[which]
 
 
+def gate_up_of_shared(which: str) -> RowsOf:
+    """Those of the MLP beside experts in a tensor that holds gate first, then up."""
+    return _GATE_UP_OF_SHARED[which]
+
+
+def experts_of(layer: LayerSpec) -> int:
+    """How many experts a layer has."""
+    assert isinstance(layer.channel, MoESpec)
+    return layer.channel.router.experts
+
+
+def gate_up_of_experts(which: str) -> RowsOf:
+    """The rows of gate or up in a tensor that holds, for each expert, gate first, then up."""
+    return _GATE_UP_OF_EXPERTS[which]
+
+
+def alternating_gate_up_of_experts(which: str) -> RowsOf:
+    """... in one that holds, for each expert, rows of gate and up in turns."""
+    return _ALTERNATING_GATE_UP_OF_EXPERTS[which]
+
+
 def _contiguous(start: int, count: int, of: int) -> Rows:
     return Rows(index=torch.arange(start, start + count), of=of)
 
@@ -244,6 +288,23 @@ def _gate_up_rows(which: str, layer: LayerSpec) -> Rows:
     return _contiguous(0 if which == "gate" else size, size, 2 * size)
 
 
+def _gate_up_rows_of_shared(which: str, layer: LayerSpec) -> Rows:
+    assert isinstance(layer.channel, MoESpec)
+    assert layer.channel.shared is not None
+    size = layer.channel.shared.size
+    return _contiguous(0 if which == "gate" else size, size, 2 * size)
+
+
+def _gate_up_rows_of_experts(which: str, layer: LayerSpec) -> Rows:
+    rows = torch.arange(experts_of(layer) * 2 * layer.channel.size)
+    return Rows(index=rows.view(-1, 2, layer.channel.size)[:, int(which == "up")].flatten(), of=len(rows))
+
+
+def _alternating_rows_of_experts(which: str, layer: LayerSpec) -> Rows:
+    rows = torch.arange(experts_of(layer) * 2 * layer.channel.size)
+    return Rows(index=rows.view(-1, 2)[:, int(which == "up")], of=len(rows))
+
+
 def _each(rows: Callable[[str, LayerSpec], Rows], names: Sequence[str]) -> dict[str, RowsOf]:
     return {name: partial(rows, name) for name in names}
 
@@ -252,6 +313,9 @@ _FUSED_QKV = _each(_qkv_rows, "qkv")
 _FUSED_QKV_BY_GROUP = _each(_qkv_rows_by_group, "qkv")
 _SWAPPED_HALVES = _each(_swapped, "qk")
 _FUSED_GATE_UP = _each(_gate_up_rows, ("gate", "up"))
+_GATE_UP_OF_SHARED = _each(_gate_up_rows_of_shared, ("gate", "up"))
+_GATE_UP_OF_EXPERTS = _each(_gate_up_rows_of_experts, ("gate", "up"))
+_ALTERNATING_GATE_UP_OF_EXPERTS = _each(_alternating_rows_of_experts, ("gate", "up"))
 
 
 def _layer_of(parameter: str) -> int | None:

@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from ..errors import CheckpointError
 from .parts.attention import AttentionSpec
 from .parts.mlp import MLPSpec
+from .parts.moe import MoESpec
 from .parts.norm import NormSpec
 from .parts.pooling import PoolingSpec
+
+Channel = MLPSpec | MoESpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,7 @@ class LayerSpec:
     """
 
     mixer: AttentionSpec
-    channel: MLPSpec
+    channel: Channel
     norms: LayerNorms
     parallel: bool = False
     multiplier: float = 1.0

@@ -6,6 +6,8 @@
                                 engine.linear_bf16(engine.round_bf16(x), w_packed, bias, None, out_features, 1.0)
                                 engine.linear_rows_q4_1(x, w_packed, bias, None, out_features, 1.0)    (layout "rows")
                                 engine.linear_rows_fp8_channel(engine.quantize_fp8_tensor(x, input_scale), ...)    (fp8_tensor)
+    experts_linear(gather_rows(x, ...), w, bias, order, experts)
+                            ->  engine.experts_mixed(gather_rows(engine.quantize(x), ...), w_packed, bias, order, "q4_1:F", experts)
     embedding(w, tokens)    ->  engine.embedding_q4_1(tokens, w_packed, dim, 1.0)
 
 Why: library matrix products change their summation order with the number of rows, so that a
@@ -32,13 +34,15 @@ import torch
 from torch import fx
 
 from ..errors import BuildError
-from ..kernels.formats import QUANTIZERS
+from ..kernels.formats import FLOAT_KERNELS, QUANTIZERS
+from ..kernels.linear.bands import Band, write_bands
 from ..kernels.linear.packed import ORDER, Layout, kernel_of, order_of, packed_dtype, packed_shape, quantizer_of
 from ..kernels.nvidia.packed_rows import FP8_STATIC, input_scale_name
 from .rewrite import call_like, join
 
 _LINEAR = torch.ops.aten.linear.default
 _EMBEDDING = torch.ops.aten.embedding.default
+_engine = torch.ops.engine
 _SELECT = torch.ops.aten.index_select.default
 
 
@@ -64,13 +68,17 @@ def assign_weight_kernels(graph: fx.Graph, *, formats: Mapping[str, str], layout
             _rewrite(graph, user, formats[name], layout, scale, order)
             rewritten += 1
         _pack_placeholder(weight, formats[name], layout)
-    _share_gathers(graph)
+    _share(graph, _SELECT)
     _share_quantized(graph)
+    _share(graph, _engine.gather_rows.default)
+    graph.eliminate_dead_code()
     return rewritten
 
 
 def _reads_as_matrix(user: fx.Node, weight: fx.Node) -> bool:
-    return (user.target is _LINEAR and user.args[1] is weight) or (user.target is _EMBEDDING and user.args[0] is weight)
+    return (user.target in (_LINEAR, _engine.experts_linear.default) and user.args[1] is weight) or (
+        user.target is _EMBEDDING and user.args[0] is weight
+    )
 
 
 def _input_scale(graph: fx.Graph, weight: fx.Node, name: str) -> fx.Node:
@@ -93,6 +101,9 @@ def _order(graph: fx.Graph, weight: fx.Node, name: str, known: dict[str, fx.Node
 
 
 def _rewrite(graph: fx.Graph, node: fx.Node, format: str, layout: Layout, scale: fx.Node | None, order: fx.Node | None) -> None:
+    if node.target is _engine.experts_linear.default:
+        _rewrite_experts(graph, node, format, layout)
+        return
     kernel = kernel_of(format, layout)
     with graph.inserting_before(node):
         if node.target is _LINEAR:
@@ -111,6 +122,30 @@ def _rewrite(graph: fx.Graph, node: fx.Node, format: str, layout: Layout, scale:
     graph.erase_node(node)
 
 
+def _rewrite_experts(graph: fx.Graph, node: fx.Node, format: str, layout: Layout) -> None:
+    """What the rows of several pairs have in common is quantized once, before it is gathered."""
+    arguments: Any = node.args
+    x, weight, bias, order, experts = arguments
+    if layout != "panels":
+        raise BuildError("mixtures of experts are not compiled for NVIDIA targets", hint="build for a CPU: --target cpu")
+    out_features = int(weight.meta["val"].shape[0]) // experts
+    floats = kernel_of(format) in FLOAT_KERNELS
+    kernel, size = (kernel_of(format), out_features) if floats else ("mixed", write_bands([Band(format, out_features)]))
+    with graph.inserting_before(node):
+        if (quantizer := quantizer_of(format, layout)) is not None:
+            quantize = getattr(torch.ops.engine, quantizer).default
+            if x.target is _engine.gather_rows.default:
+                source, *how = x.args
+                x = call_like(graph, x.target, (call_like(graph, quantize, (source,)), *how))
+            else:
+                x = call_like(graph, quantize, (x,))
+        target = getattr(torch.ops.engine, f"experts_{kernel}").default
+        replacement = graph.call_function(target, (x, weight, bias, order, size, experts))
+    replacement.meta = dict(node.meta)
+    node.replace_all_uses_with(replacement)
+    graph.erase_node(node)
+
+
 def _pack_placeholder(weight: fx.Node, format: str, layout: Layout) -> None:
     value = weight.meta["val"]
     out_features, in_features = value.shape
@@ -119,9 +154,10 @@ def _pack_placeholder(weight: fx.Node, format: str, layout: Layout) -> None:
     weight.meta |= {"format": format, "layout": layout}
 
 
-def _share_gathers(graph: fx.Graph) -> None:
+def _share(graph: fx.Graph, gather: Any) -> None:
+    """Calls of an operator that gathers, where arguments are equal."""
     first: dict[Any, fx.Node] = {}
-    for node in graph.find_nodes(op="call_function", target=_SELECT):
+    for node in graph.find_nodes(op="call_function", target=gather):
         same = first.setdefault(node.args, node)
         if same is not node:
             node.replace_all_uses_with(same)

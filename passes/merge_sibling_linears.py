@@ -3,6 +3,8 @@
     q = linear(x, w_q), k = linear(x, w_k), v = linear(x, w_v)
                 ->  qkv = linear(x, w_q|w_k|w_v); q, k, v = qkv[:, :a], qkv[:, a:b], qkv[:, b:]
                 ->  qkv = linear_mixed(x, w_q|w_k|w_v, "q4_k:a+q4_k:b+q6_k:c"); likewise
+    gate = experts_mixed(x, w_gate, None, order, "q4_k:F", E), up = experts_mixed(x, w_up, None, order, "q4_k:F", E)
+                ->  experts_mixed(x, w_gate|w_up, None, order, "q4_k:F+q4_k:F", E); likewise
 
 Why: one call instead of two or three, each of which starts and ends the threads' common work;
 and longer runs of weights to stream. The slices are views, which cost nothing.
@@ -19,7 +21,7 @@ import torch
 from torch import fx
 
 from ..kernels.formats import PANEL_QUANTIZERS
-from ..kernels.linear.bands import Band, write_bands
+from ..kernels.linear.bands import Band, read_bands, write_bands
 from ..kernels.linear.formats import PANEL
 from .linears import is_linear, linear_arguments
 from .rewrite import call_like, join, only_user
@@ -36,7 +38,7 @@ def merge_sibling_linears(graph: fx.Graph) -> int:
     for node in graph.nodes:
         if is_linear(node) and _is_simple(node):
             families[_family(node)].append(node)
-    return sum(_merge(graph, siblings) for siblings in families.values() if len(siblings) > 1)
+    return sum(_merge(graph, siblings) for siblings in families.values() if len(siblings) > 1) + _merge_experts(graph)
 
 
 def _is_simple(node: fx.Node) -> bool:
@@ -79,3 +81,32 @@ def _merge(graph: fx.Graph, siblings: list[fx.Node]) -> int:
     for node in siblings:
         graph.erase_node(node)
     return len(siblings) - 1
+
+
+def _merge_experts(graph: fx.Graph) -> int:
+    families: dict[Any, list[fx.Node]] = defaultdict(list)
+    for node in graph.find_nodes(op="call_function", target=torch.ops.engine.experts_mixed.default):
+        x, weight, bias, order, _, experts = node.args
+        if all(each is None or only_user(each) is node for each in (weight, bias)):
+            families[x, order, experts, bias is None].append(node)
+    merged = [siblings for siblings in families.values() if len(siblings) > 1]
+    for siblings in merged:
+        _merge_bands_of_experts(graph, siblings)
+    return sum(len(siblings) - 1 for siblings in merged)
+
+
+def _merge_bands_of_experts(graph: fx.Graph, siblings: list[fx.Node]) -> None:
+    arguments: list[Any] = [node.args for node in siblings]
+    x, _, _, order, _, experts = arguments[0]
+    bands = [band for _, _, _, _, text, _ in arguments for band in read_bands(text)]
+    weight = join(graph, [each[1] for each in arguments], "concat_flat")
+    weight.meta["format"] = write_bands([Band(band.format, band.out_features * experts) for band in bands])
+    bias = None if arguments[0][2] is None else join(graph, [each[2] for each in arguments], "concat")
+    with graph.inserting_before(siblings[0]):
+        call = call_like(graph, torch.ops.engine.experts_mixed.default, (x, weight, bias, order, write_bands(bands), experts))
+        start = 0
+        for node, band in zip(siblings, bands, strict=True):
+            node.replace_all_uses_with(call_like(graph, _SLICE, (call, 1, start, start + band.out_features)))
+            start += band.out_features
+    for node in siblings:
+        graph.erase_node(node)

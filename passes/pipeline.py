@@ -13,9 +13,11 @@ from torch import fx
 from ..errors import BuildError, UsageError
 from ..kernels.linear.packed import Layout
 from .assign_weight_kernels import assign_weight_kernels
+from .combine_experts import combine_experts
 from .compute_early import compute_early
 from .eliminate_no_ops import eliminate_no_ops
 from .fuse_activation import fuse_activation
+from .fuse_clamped_gate import fuse_clamped_gate
 from .fuse_clip import fuse_clip
 from .fuse_gate import fuse_gate
 from .fuse_head_norm import fuse_head_norm
@@ -29,8 +31,10 @@ from .fuse_rms_norm import fuse_rms_norm
 from .fuse_scaled_add import fuse_scaled_add
 from .fuse_soft_cap import fuse_soft_cap
 from .fuse_xielu import fuse_xielu
+from .group_experts import group_experts
 from .lower_precision import lower_precision
 from .merge_sibling_linears import merge_sibling_linears
+from .route_experts import route_experts
 from .select_rows_early import select_rows_early
 
 
@@ -60,6 +64,9 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout:
     cpu = layout == "panels"
     passes = [
         Pass(name="eliminate_no_ops", rewrite=eliminate_no_ops),
+        Pass(name="route_experts", rewrite=route_experts),
+        Pass(name="group_experts", rewrite=group_experts),
+        Pass(name="combine_experts", rewrite=combine_experts),
         Pass(name="assign_weight_kernels", rewrite=partial(assign_weight_kernels, formats=formats, layout=layout), required=True),
         Pass(name="fuse_multiplier", rewrite=fuse_multiplier),
         Pass(name="merge_sibling_linears", rewrite=merge_sibling_linears),
@@ -73,7 +80,15 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout:
         Pass(name="fuse_xielu", rewrite=fuse_xielu),
         Pass(name="fuse_gate", rewrite=fuse_gate),
         Pass(name="fuse_soft_cap", rewrite=fuse_soft_cap),
-        *([Pass(name="fuse_clip", rewrite=fuse_clip), Pass(name="fuse_scaled_add", rewrite=fuse_scaled_add)] if cpu else []),
+        *(
+            [
+                Pass(name="fuse_clamped_gate", rewrite=fuse_clamped_gate),
+                Pass(name="fuse_clip", rewrite=fuse_clip),
+                Pass(name="fuse_scaled_add", rewrite=fuse_scaled_add),
+            ]
+            if cpu
+            else []
+        ),
         Pass(name="fuse_quantize", rewrite=fuse_quantize),
         Pass(name="select_rows_early", rewrite=select_rows_early),
         Pass(name="compute_early", rewrite=compute_early),

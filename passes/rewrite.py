@@ -1,6 +1,7 @@
 """The few moves that the rewrites share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -10,13 +11,13 @@ Join = Literal["concat", "concat_flat", "max"]
 """How several weights become one (see `joined_values`)."""
 
 
-def call_like(graph: fx.Graph, target: Any, args: tuple[Any, ...]) -> fx.Node:
+def call_like(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] = MappingProxyType({})) -> fx.Node:
     """Insert a call at the graph's insertion point; its meta["val"] is what the operator's shape function says."""
-    node = graph.call_function(target, args)
+    node = graph.call_function(target, args, dict(kwargs))
     values = fx.map_arg(args, lambda arg: arg.meta["val"])
     tensor = next(value for value in values if isinstance(value, torch.Tensor))
     with tensor.fake_mode:  # type: ignore[attr-defined]
-        node.meta["val"] = target(*values)
+        node.meta["val"] = target(*values, **kwargs)
     return node
 
 

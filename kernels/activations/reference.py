@@ -23,6 +23,11 @@ def gated(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Te
     return lambda gate, up: function(gate) * up
 
 
+def clamped(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, float, float], Tensor]:
+    """gate and up [T, F], limit, plus -> function(min(gate, limit)) * (clamp(up, -limit, limit) + plus), [T, F]."""
+    return lambda gate, up, limit, plus: function(gate.clamp(max=limit)) * (up.clamp(-limit, limit) + plus)
+
+
 def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, eps: Tensor) -> Tensor:
     """alpha_p x^2 + beta x where x > 0, else alpha_n (e^min(x, eps) - 1 - x) + beta x (arXiv 2411.13010); parameters of one element."""
     return torch.where(x > 0, alpha_p * x * x, (torch.expm1(torch.minimum(x, eps)) - x) * alpha_n) + beta * x

@@ -41,6 +41,28 @@ Tensor activate_mul(Tensor gate, Tensor up) {
   });
 }
 
+ENGINE_INLINE Vf clipped(Vf value, float limit) {
+  const Vf most = splat(limit), least = splat(-limit);
+  return value > most ? most : value < least ? least : value;
+}
+
+// Function(min(gate, limit)) * (up, at least -limit and at most limit, + plus).
+template <class Function>
+Tensor activate_mul_clamped(Tensor gate, Tensor up, double limit, double plus) {
+  const Rows gates(gate, "gate"), ups(up, "up");
+  STD_TORCH_CHECK(gates.count == ups.count && gates.features == ups.features, "gate and up differ in shape");
+  STD_TORCH_CHECK(limit > 0, "limit must be positive");
+  const float most = float(limit), more = float(plus);
+  return map_elements<FloatRows>(gates, [&](int64_t row) {
+    return [&, row](int64_t k) {
+      GroupValues values = gates.group(row, k);
+      const GroupValues factors = ups.group(row, k);
+      each_vector(values, [&](Vf value, int v) { return Function::of(value > most ? splat(most) : value) * (clipped(factors.part[v], most) + more); });
+      return values;
+    };
+  });
+}
+
 template <class Sink>
 Tensor xielu(Tensor x, Tensor alpha_p, Tensor alpha_n, Tensor beta, Tensor eps) {
   const Xielu function(scalar_of(alpha_p, "alpha_p"), scalar_of(alpha_n, "alpha_n"), scalar_of(beta, "beta"), scalar_of(eps, "eps"));
@@ -54,8 +76,7 @@ Tensor soft_cap(Tensor x, double cap) {
 
 Tensor clip(Tensor x, double limit) {
   STD_TORCH_CHECK(limit > 0, "limit must be positive");
-  const Vf most = splat(float(limit)), least = splat(-float(limit));
-  return map_function<FloatRows>(x, [=](Vf value) { return value > most ? most : value < least ? least : value; });
+  return map_function<FloatRows>(x, [=](Vf value) { return clipped(value, float(limit)); });
 }
 
 }  // namespace
@@ -77,6 +98,8 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   ENGINE_ACTIVATION(quick_gelu, QuickGelu);
   ENGINE_ACTIVATION(relu, Relu);
   ENGINE_ACTIVATION(relu2, Relu2);
+  m.impl("silu_mul_clamped", TORCH_BOX(&activate_mul_clamped<Silu>));
+  m.impl("quick_gelu_mul_clamped", TORCH_BOX(&activate_mul_clamped<QuickGelu>));
   m.impl("xielu", TORCH_BOX(&xielu<FloatRows>));
   m.impl("xielu_quantize", TORCH_BOX(&xielu<QuantizedRows>));
   m.impl("xielu_quantize_rows", TORCH_BOX(&xielu<QuantizedWholeRows>));
@@ -112,6 +135,15 @@ ENGINE_C_ACTIVATION(gelu_tanh, GeluTanh)
 ENGINE_C_ACTIVATION(quick_gelu, QuickGelu)
 ENGINE_C_ACTIVATION(relu, Relu)
 ENGINE_C_ACTIVATION(relu2, Relu2)
+
+#define ENGINE_C_CLAMPED(name, Function)                                                                                                   \
+  ENGINE_EXPORT aoti_torch_cpu_##name##_mul_clamped(AtenTensorHandle gate, AtenTensorHandle up, double limit, double plus,                  \
+                                                    AtenTensorHandle* result) {                                                            \
+    return engine::return_to_c(                                                                                                            \
+        result, [&] { return engine::activate_mul_clamped<engine::Function>(engine::borrow(gate), engine::borrow(up), limit, plus); });    \
+  }
+ENGINE_C_CLAMPED(silu, Silu)
+ENGINE_C_CLAMPED(quick_gelu, QuickGelu)
 
 #define ENGINE_C_XIELU(name, Sink)                                                                                      \
   ENGINE_EXPORT aoti_torch_cpu_##name(AtenTensorHandle x, AtenTensorHandle alpha_p, AtenTensorHandle alpha_n,           \

@@ -59,16 +59,15 @@ struct Band {
   }
 };
 
-// Bands of the same rows, whose weights lie one after another.
-inline void compute_bands(std::span<const Band> bands) {
-  int64_t columns = 0, panels = 0;
-  for (const Band& band : bands) columns += band.out_features, panels += band.panels();
-  const Band& last = bands.back();
-  const int threads = threads_for(last.rows * last.groups * kGroup * columns);
+// Of all bands. ahead: what is read after their weights, of which something may be brought nearer meanwhile; or null.
+inline void compute_bands(std::span<const Band> bands, const uint8_t* ahead) {
+  int64_t work = 0, panels = 0;
+  for (const Band& band : bands) work += band.rows * band.groups * kGroup * band.out_features, panels += band.panels();
+  const int threads = threads_for(work);
   const int64_t run = std::clamp<int64_t>(panels / (8 * threads) / kPanelsAtOnce, 1, 8 / kPanelsAtOnce) * kPanelsAtOnce;  // long streams, even shares
   int64_t tasks = 0;
   for (const Band& band : bands) tasks += band.tasks(run);
-  Team::instance().read_ahead(last.w + last.bytes(), kReadAhead);  // weights lie in the order of their use
+  Team::instance().read_ahead(ahead, ahead == nullptr ? 0 : kReadAhead);
   parallel_for(tasks, 1, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Band* band = bands.data();
@@ -78,6 +77,9 @@ inline void compute_bands(std::span<const Band> bands) {
     }
   });
 }
+
+// Bands of the same rows, whose weights lie one after another, in the order of their use.
+inline void compute_linear(std::span<const Band> bands) { compute_bands(bands, bands.back().w + bands.back().bytes()); }
 
 // Calls block<R>(row) for R rows from `row` on, at most `Most` of them, until all have had their turn. Blocks of few rows wait for
 // their own sums, so the last rows are shared out evenly: 8 are 4 and 4, not 6 and 2.

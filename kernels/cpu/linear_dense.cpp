@@ -1,4 +1,5 @@
-// Linears and embeddings of weights that are numbers. The products of a leaf of sum_tree.h are added by fused multiply-adds.
+// Linears and embeddings of weights that are numbers, and experts_dense and experts_bf16: linears of many matrices, one for each expert,
+// whose rows lie together. The products of a leaf of sum_tree.h are added by fused multiply-adds.
 //   _dense  weights [N/16, K, 16] float32 or float16, activations [T, K] float32
 //   _bf16   weights [N/16, K/2, 16, 2] and activations [T, K] bfloat16, K even: what round_bf16 gives. Products are those
 //           of products.h; numbers and sums below 2^-126 are zero, as vpdpbf16ps has it.
@@ -8,6 +9,7 @@
 #include "c_linear.h"
 #include "flush_denormals.h"
 #include "gemm.h"
+#include "moe.h"
 #include "sum_tree.h"
 
 namespace engine {
@@ -153,6 +155,44 @@ Tensor linear_bf16(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional
   return out;
 }
 
+// Each expert's rows with its own panels of w.
+template <class Weight>
+Tensor each_expert(const Tensor& x, const Weight* w, const std::optional<Tensor>& bias, const Tensor& order, int64_t out_features, int64_t experts) {
+  const int64_t rows = x.size(0), in_features = x.size(1), panels = out_features / kPanel;
+  const int32_t* begin = begins_of(order, experts, rows);
+  const Epilogue epilogue(bias, 1.0, std::nullopt, rows, experts * out_features);
+  Tensor out = empty_floats({rows, out_features});
+  for (int64_t e = 0; e < experts; ++e)
+    if (const int64_t count = begin[e + 1] - begin[e]; count > 0)
+      DenseLinear<Weight>{data<typename Product<Weight>::Activation>(x) + begin[e] * row_stride(x), row_stride(x), w + e * panels * in_features * kPanel,
+                          epilogue.from(e * out_features), static_cast<float*>(out.data_ptr()) + begin[e] * out_features, count, in_features,
+                          out_features, panels}
+          .run();
+  return out;
+}
+
+void check_experts(const Tensor& w, int64_t out_features, int64_t experts) {
+  STD_TORCH_CHECK(out_features % kPanel == 0, "experts must have whole panels, not ", out_features, " outputs");
+  check_panels(w, experts * out_features);
+}
+
+Tensor experts_dense(Tensor x, Tensor w, std::optional<Tensor> bias, Tensor order, int64_t out_features, int64_t experts) {
+  check_rows(x, ScalarType::Float, 2, "x");
+  check_dense(w, x.size(1));
+  check_experts(w, out_features, experts);
+  std::optional<Tensor> out;
+  with_weight_type(w, [&](const auto* weight) { out = each_expert(x, weight, bias, order, out_features, experts); });
+  return *out;
+}
+
+Tensor experts_bf16(Tensor x, Tensor w, std::optional<Tensor> bias, Tensor order, int64_t out_features, int64_t experts) {
+  check_rows(x, ScalarType::BFloat16, 2, "x");
+  STD_TORCH_CHECK(x.size(1) % 2 == 0, "x must be what round_bf16 gives");
+  check_bf16(w, x.size(1));
+  check_experts(w, out_features, experts);
+  return each_expert(x, data<BFloat16>(w), bias, order, out_features, experts);
+}
+
 const int32_t* checked_tokens(const Tensor& tokens, const Tensor& w) {
   check_contiguous(tokens, ScalarType::Int, 1, "tokens");
   const int32_t* token = data<int32_t>(tokens);
@@ -184,9 +224,22 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   m.impl("embedding_dense", TORCH_BOX(&embedding_dense));
   m.impl("linear_bf16", TORCH_BOX(&linear_bf16));
   m.impl("embedding_bf16", TORCH_BOX(&embedding_bf16));
+  m.impl("experts_dense", TORCH_BOX(&experts_dense));
+  m.impl("experts_bf16", TORCH_BOX(&experts_bf16));
 }
 
 }  // namespace engine
 
 ENGINE_C_LINEAR(dense, engine::linear_dense, engine::embedding_dense)
 ENGINE_C_LINEAR(bf16, engine::linear_bf16, engine::embedding_bf16)
+
+#define ENGINE_C_EXPERTS(kernel)                                                                                                              \
+  ENGINE_EXPORT aoti_torch_cpu_experts_##kernel(AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* bias, AtenTensorHandle order,       \
+                                                int64_t out_features, int64_t experts, AtenTensorHandle* result) {                            \
+    return engine::return_to_c(result, [&] {                                                                                                  \
+      return engine::experts_##kernel(engine::borrow(x), engine::borrow(w), engine::borrow_optional(bias), engine::borrow(order), out_features, \
+                                      experts);                                                                                               \
+    });                                                                                                                                       \
+  }
+ENGINE_C_EXPERTS(dense)
+ENGINE_C_EXPERTS(bf16)

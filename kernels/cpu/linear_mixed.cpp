@@ -1,10 +1,13 @@
-// linear_mixed: a quantized linear whose weight has bands of several formats, one after another.
+// Quantized linears whose weights have bands of several formats, one after another:
+//   linear_mixed   of one matrix
+//   experts_mixed  of many, one for each expert, whose rows lie together. Of each band come the weights of all experts, then the next band
 #include <string_view>
 #include <vector>
 
 #include "block_formats.h"
 #include "c_interface.h"
 #include "linear_bands.h"
+#include "moe.h"
 
 namespace engine {
 
@@ -64,8 +67,42 @@ Tensor linear_mixed(Tensor x, Tensor w, std::optional<Tensor> bias, std::optiona
     bytes += bands.back().bytes();
   }
   STD_TORCH_CHECK(w.size(0) == bytes, "w has ", w.size(0), " bytes, not ", bytes);
-  compute_bands(bands);
+  compute_linear(bands);
   return out;
+}
+
+Tensor experts_mixed(Tensor x, Tensor w, std::optional<Tensor> bias, Tensor order, std::string_view text, int64_t experts) {
+  check_activations(x);
+  check_contiguous(w, w.scalar_type(), w.dim(), "w");
+  STD_TORCH_CHECK(w.scalar_type() == ScalarType::Byte, "w must be bytes");
+  const int64_t rows = x.size(0), groups = x.size(1);
+  const int32_t* begin = begins_of(order, experts, rows);
+  const std::vector<Described> all = described(text);
+  int64_t out_features = 0;
+  for (const Described& band : all) out_features += band.out_features;
+  const Epilogue epilogue(bias, 1.0, std::nullopt, rows, experts * out_features);
+  Tensor out = empty_floats({rows, out_features});
+  std::vector<Band> bands;
+  int64_t column = 0, bytes = 0;
+  for (const auto [format, columns] : all) {
+    STD_TORCH_CHECK(groups % format->groups == 0, "w is not packed for ", groups, " groups");
+    STD_TORCH_CHECK(columns % kPanel == 0, "experts must have whole panels, not ", columns, " outputs");
+    for (int64_t e = 0; e < experts; ++e) {
+      const int64_t count = begin[e + 1] - begin[e];
+      const Band band{format, data<ActivationGroup>(x) + begin[e] * groups, data<uint8_t>(w) + bytes, epilogue.from(column * experts + e * columns),
+                      static_cast<float*>(out.data_ptr()) + begin[e] * out_features + column, count, columns, groups, out_features};
+      bytes += band.bytes();
+      if (count > 0) bands.push_back(band);
+    }
+    column += columns;
+  }
+  STD_TORCH_CHECK(w.numel() == bytes, "w has ", w.numel(), " bytes, not ", bytes);
+  compute_bands(bands, nullptr);
+  return out;
+}
+
+Tensor experts_mixed_of_string(Tensor x, Tensor w, std::optional<Tensor> bias, Tensor order, std::string bands, int64_t experts) {
+  return experts_mixed(x, w, bias, order, bands, experts);
 }
 
 Tensor linear_mixed_of_string(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional<Tensor> residual, std::string bands, double multiplier) {
@@ -75,11 +112,20 @@ Tensor linear_mixed_of_string(Tensor x, Tensor w, std::optional<Tensor> bias, st
 }  // namespace
 }  // namespace engine
 
-STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) { m.impl("linear_mixed", TORCH_BOX(&engine::linear_mixed_of_string)); }
+STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
+  m.impl("linear_mixed", TORCH_BOX(&engine::linear_mixed_of_string));
+  m.impl("experts_mixed", TORCH_BOX(&engine::experts_mixed_of_string));
+}
 ENGINE_EXPORT aoti_torch_cpu_linear_mixed(AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* bias, AtenTensorHandle* residual,
                                           const char* bands, double multiplier, AtenTensorHandle* result) {
   return engine::return_to_c(result, [&] {
     return engine::linear_mixed(engine::borrow(x), engine::borrow(w), engine::borrow_optional(bias), engine::borrow_optional(residual), bands,
                                 multiplier);
+  });
+}
+ENGINE_EXPORT aoti_torch_cpu_experts_mixed(AtenTensorHandle x, AtenTensorHandle w, AtenTensorHandle* bias, AtenTensorHandle order, const char* bands,
+                                           int64_t experts, AtenTensorHandle* result) {
+  return engine::return_to_c(result, [&] {
+    return engine::experts_mixed(engine::borrow(x), engine::borrow(w), engine::borrow_optional(bias), engine::borrow(order), bands, experts);
   });
 }

@@ -251,7 +251,7 @@ Tensor linear(Tensor x, Tensor w, std::optional<Tensor> bias, std::optional<Tens
   const Band band{&kBandFormat<Format>, data<ActivationGroup>(x), data<uint8_t>(w), epilogue, static_cast<float*>(out.data_ptr()), rows, out_features,
                   groups, out_features};
   STD_TORCH_CHECK(out_features > 0 && w.size(0) == band.panels(), "w has ", w.size(0), " panels, not ", band.panels());
-  compute_bands({&band, 1});
+  compute_linear({&band, 1});
   return out;
 }
 

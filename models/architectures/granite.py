@@ -4,22 +4,25 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import CheckpointError, UnsupportedModelError
-from ..names import Entry, NameTable, fused_gate_up
+from ..names import Entry, NameTable, fused_gate_up, gate_up_of_shared
+from ..parts.mlp import MLPSpec
+from ..parts.moe import MoESpec
 from ..settings import Settings, brief
-from ..spec import EmbedSpec, HeadSpec, ModelSpec
+from ..spec import Channel, EmbedSpec, HeadSpec, ModelSpec
 from . import gguf
 from .architecture import GGUFEntry, GGUFSource, HFEntry
+from .experts import all_experts, router
 from .hf import DAMAGED, around, attention, before, dense, mlp, num_layers, rms, rope, window_size, windows_by_type
-from .llama import COMMON, GATE_UP, IGNORED, LAYER, NAMES, SOURCES, parted
+from .llama import COMMON, GATE_UP, IGNORED, LAYER, NAMES, SOURCES, either, parted
 
 
-def _granite(settings: Settings, *, channel_size: int | None = None, **layers: Any) -> ModelSpec:
+def _granite(settings: Settings, *, channel: Channel | None = None, **layers: Any) -> ModelSpec:
     bias = settings.flag("attention_bias", False)
     scale = settings.number("attention_multiplier", 1.0)
     return dense(
         settings,
         mixers=attention(settings, qkv_bias=bias, output_bias=bias, scale=scale, **layers),
-        channel=mlp(settings, size=channel_size, bias=settings.flag("mlp_bias", False)),
+        channel=mlp(settings, bias=settings.flag("mlp_bias", False)) if channel is None else channel,
         norms=before(rms(settings)),
         final=rms(settings),
         multiplier=settings.number("residual_multiplier", 1.0),
@@ -55,7 +58,18 @@ def _granite_hybrid(settings: Settings) -> ModelSpec:
     rotates = settings.text("position_embedding_type", "nope") == "rope"
     ropes = None if rotates else (None,) * num_layers(settings)
     settings.ignore("rope_theta", "rope_scaling", "rope_parameters", "intermediate_size")
-    return _granite(settings, ropes=ropes, channel_size=settings.integer("shared_intermediate_size"))
+    return _granite(settings, ropes=ropes, channel=_shared(settings))
+
+
+def _shared(settings: Settings) -> MLPSpec:
+    return mlp(settings, size=settings.integer("shared_intermediate_size"), bias=settings.flag("mlp_bias", False))
+
+
+def _granite_moe(settings: Settings) -> ModelSpec:
+    """Softmax over the chosen; of the kind "shared", an MLP beside the experts."""
+    made = router(settings, "num_local_experts", score="identity", weighting="softmax")
+    has_shared = settings.integer("shared_intermediate_size", 0) > 0
+    return _granite(settings, channel=MoESpec(router=made, experts=mlp(settings), shared=_shared(settings) if has_shared else None))
 
 
 def _hyperclovax(settings: Settings) -> ModelSpec:
@@ -95,6 +109,16 @@ _ATTENTION = {"attention", "full_attention"}
 _UNUSED_BY_DENSE = ("num_experts_per_tok", "router_aux_loss_coef", "output_router_logits", "attention_head_dim", "time_step_limit")
 _MAMBA = ("n_heads", "n_groups", "d_state", "d_head", "d_conv", "expand", "chunk_size", "conv_bias", "proj_bias")
 _SHARED_MLP = parted(GATE_UP, LAYER + "shared_mlp.input_linear", fused_gate_up, ["weight"])
+_BLOCK = LAYER + "block_sparse_moe."
+_EXPERTS: dict[str, Entry] = (
+    {"layers.{}.mlp.router.weight": (_BLOCK + "router.layer.weight", _BLOCK + "router.weight")}
+    | either(
+        all_experts(_BLOCK + "input_linear.weight", _BLOCK + "output_linear.weight"),
+        all_experts(_BLOCK + "experts.gate_up_proj", _BLOCK + "experts.down_proj"),
+    )
+    | parted("layers.{}.mlp.shared.gate,up", LAYER + "shared_mlp.input_linear", gate_up_of_shared, ["weight"])
+    | {"layers.{}.mlp.shared.down.weight": LAYER + "shared_mlp.output_linear.weight"}
+)
 _AROUND: dict[str, Entry] = {
     "layers.{}.attention_post_norm.weight": LAYER + "post_norm1.weight",
     "layers.{}.mlp_post_norm.weight": LAYER + "post_norm2.weight",
@@ -122,6 +146,12 @@ HF = (
         names=NameTable(
             sources=SOURCES | _SHARED_MLP | {"layers.{}.mlp.down.weight": LAYER + "shared_mlp.output_linear.weight"}, ignored=IGNORED
         ),
+    ),
+    HFEntry(
+        model_types=("granitemoe", "granitemoeshared"),
+        defaults=COMMON | {"max_position_embeddings": 2048, "num_local_experts": 8, "num_experts_per_tok": 2},
+        read=_granite_moe,
+        names=NameTable(sources=SOURCES | _EXPERTS, ignored=IGNORED),
     ),
     HFEntry(
         model_types=("hyperclovax",),

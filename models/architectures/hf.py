@@ -14,7 +14,7 @@ from ..parts.mlp import MLPSpec
 from ..parts.norm import NormSpec
 from ..parts.rope import RopeSpec, longrope_attention_factor, yarn_attention_factor
 from ..settings import MAX_LAYERS, Settings
-from ..spec import EmbedSpec, HeadSpec, LayerNorms, LayerSpec, ModelSpec
+from ..spec import Channel, EmbedSpec, HeadSpec, LayerNorms, LayerSpec, ModelSpec
 
 SOURCE = "config.json"
 _PLAIN_EMBED, _PLAIN_HEAD = EmbedSpec(), HeadSpec()
@@ -125,7 +125,7 @@ def dense(
     settings: Settings,
     *,
     mixers: Sequence[AttentionSpec],
-    channel: MLPSpec,
+    channel: Channel | Sequence[Channel],
     norms: LayerNorms,
     final: NormSpec | None,
     parallel: bool = False,
@@ -135,14 +135,18 @@ def dense(
     embed: EmbedSpec = _PLAIN_EMBED,
     head: HeadSpec = _PLAIN_HEAD,
 ) -> ModelSpec:
-    """A model whose layers differ in their mixers only. max_context: instead of what the configuration says."""
-    fields: dict[str, Any] = {"channel": channel, "norms": norms, "parallel": parallel, "multiplier": multiplier}
+    """A model whose layers differ in their mixers, and in their channels where these are given by layer.
+
+    max_context: instead of what the configuration says.
+    """
+    channels = channel if isinstance(channel, Sequence) else (channel,) * len(mixers)
+    fields: dict[str, Any] = {"norms": norms, "parallel": parallel, "multiplier": multiplier, "normalizes_sums": normalizes_sums}
     return ModelSpec(
         architecture=settings.text("model_type"),
         hidden_size=settings.integer("hidden_size"),
         vocab_size=settings.integer("vocab_size"),
         max_context=stretched(settings) if max_context is None else max_context,
-        layers=tuple(LayerSpec(mixer=each, normalizes_sums=normalizes_sums, **fields) for each in mixers),
+        layers=tuple(LayerSpec(mixer=mixer, channel=each, **fields) for mixer, each in zip(mixers, channels, strict=True)),
         embed=embed,
         final=final,
         head=replace(head, tied=settings.flag("tie_word_embeddings", False)),

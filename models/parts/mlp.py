@@ -1,5 +1,6 @@
 """The feed-forward layer, gated or plain."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from .norm import NormSpec
 class MLPSpec:
     """size: features between the two products. gated: down(activation(gate(x)) * up(x)), else down(activation(up(x))).
 
-    limit: where positive, gate is clamped to at most `limit` and up to -limit .. limit before anything else.
+    limit: where positive, gate is clamped to at most `limit` and up to -limit .. limit before anything else. up_plus: added to up.
     inner_norm: a norm before the last product.
     """
 
@@ -22,7 +23,17 @@ class MLPSpec:
     gated: bool = True
     bias: bool = False
     limit: float = 0.0
+    up_plus: float = 0.0
     inner_norm: NormSpec | None = None
+
+
+def inner(spec: MLPSpec, function: Callable[[torch.Tensor], torch.Tensor], gate: torch.Tensor | None, up: torch.Tensor) -> torch.Tensor:
+    """What lies between the products, each feature by itself. gate and up [...] -> [...]. function: the activation."""
+    if spec.limit > 0:
+        gate, up = None if gate is None else gate.clamp(max=spec.limit), up.clamp(-spec.limit, spec.limit)
+    if spec.up_plus:
+        up = up + spec.up_plus
+    return function(up) if gate is None else function(gate) * up
 
 
 class MLP(nn.Module):
@@ -30,18 +41,15 @@ class MLP(nn.Module):
 
     def __init__(self, spec: MLPSpec, hidden_size: int) -> None:
         super().__init__()
+        self.spec = spec
         self.gate = nn.Linear(hidden_size, spec.size, bias=spec.bias) if spec.gated else None
         self.up = nn.Linear(hidden_size, spec.size, bias=spec.bias)
         self.down = nn.Linear(spec.size, hidden_size, bias=spec.bias)
         self.activation = activation(spec.activation)
         self.inner_norm = None if spec.inner_norm is None else spec.inner_norm.module(spec.size)
-        self.limit = spec.limit
 
     def forward(self, x_TH: torch.Tensor) -> torch.Tensor:
         """x [T, H] -> [T, H]."""
-        gate, up = None if self.gate is None else self.gate(x_TH), self.up(x_TH)
-        if self.limit > 0:
-            gate, up = None if gate is None else gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
-        inner = self.activation(up) if gate is None else self.activation(gate) * up
-        out: torch.Tensor = self.down(inner if self.inner_norm is None else self.inner_norm(inner))
+        within = inner(self.spec, self.activation, None if self.gate is None else self.gate(x_TH), self.up(x_TH))
+        out: torch.Tensor = self.down(within if self.inner_norm is None else self.inner_norm(within))
         return out

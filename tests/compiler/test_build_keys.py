@@ -29,6 +29,7 @@ from engine.kernels import library
 from engine.kernels.nvidia.emitters import MODULES
 from engine.models.parts.attention import QKNormSpec, TemperatureSpec
 from engine.models.parts.mlp import MLPSpec
+from engine.models.parts.moe import ExpertGroupsSpec, MoESpec, RouterSpec
 from engine.models.parts.norm import NormSpec
 from engine.models.parts.pooling import DenseSpec, PoolingSpec
 from engine.models.spec import EmbedSpec, LayerNorms, LayerSpec
@@ -45,8 +46,11 @@ MIXER = tiny_layer(
 ).mixer
 NORMS = LayerNorms(before_mixer=NORM, after_mixer=NORM, before_channel=NORM, after_channel=NORM)
 LAYER = LayerSpec(mixer=MIXER, channel=MLPSpec(size=96, inner_norm=NORM), norms=NORMS)
+MLP = MLPSpec(size=96, inner_norm=NORM)
+EXPERTS = MoESpec(router=RouterSpec(experts=4, chosen=2, groups=ExpertGroupsSpec(count=2, kept=1)), experts=MLP, shared=MLP)
+SPARSE = LayerSpec(mixer=MIXER, channel=EXPERTS, norms=NORMS)
 POOLING = PoolingSpec(kind="last", dense=(DenseSpec(size=8, norm=NORM),))
-SPEC = tiny_spec(LAYER, embed=EmbedSpec(norm=NORM), final=NORM, pooling=POOLING)
+SPEC = tiny_spec(LAYER, SPARSE, embed=EmbedSpec(norm=NORM), final=NORM, pooling=POOLING)
 FORM = '{"inputs":[["float32",["d0",8]]],"nodes":[["aten.relu.default",[{"v":0}],{}]],"outputs":[1]}'
 CPU = CpuBackend(target=Target(level="x86-64-v3"), versions=VERSIONS)
 NVIDIA = NvidiaBackend(target=NvidiaTarget(capability=90), versions=VERSIONS)
@@ -126,9 +130,9 @@ def test_every_field_of_a_model_is_part_of_its_program(name: str) -> None:
 
 def test_the_changes_reach_every_part() -> None:
     from engine.models import spec
-    from engine.models.parts import attention, mlp, norm, pooling, rope
+    from engine.models.parts import attention, mlp, moe, norm, pooling, rope
 
-    modules = (spec, attention, mlp, norm, pooling, rope)
+    modules = (spec, attention, mlp, moe, norm, pooling, rope)
     specs = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
     assert set(parts_of(SPEC)) == {kind for kind in specs if kind.__module__.startswith("engine.models.")}
     assert len(CHANGED) > 100

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.kernels.activations import reference
 from engine.kernels.linear.activations import QUANTIZERS
-from engine.kernels.row_operators import FUNCTIONS, ROW_OPERATORS, TWINS
+from engine.kernels.row_operators import CLAMPED, FUNCTIONS, ROW_OPERATORS, TWINS
 
 pytestmark = pytest.mark.usefixtures("kernel_library")
 
@@ -98,6 +98,8 @@ def test_soft_cap_is_near_the_exact_value(cap: float) -> None:
 def calls(name: str, x: Tensor) -> tuple[object, ...]:
     """The operator's arguments after x."""
     others: dict[str, tuple[object, ...]] = {"xielu": XIELU, "soft_cap": (30.0,), "clip": (2.0,), "scaled_add": (x.flip(0), 0.3)}
+    if name.endswith("_mul_clamped"):
+        return x.flip(0), 1.5, 1.0
     return others.get(name, (x.flip(0),) if name.endswith("_mul") else ())
 
 
@@ -109,6 +111,13 @@ WITH_TWINS = [name for name in OPERATORS if ROW_OPERATORS[name] in TWINS]
 def test_a_gate_is_the_function_times_the_other_matrix(name: str) -> None:
     gate, up = rows(100), rows(101)[:, 1:]
     assert torch.equal(operator(f"{name}_mul")(gate, up), operator(name)(gate) * up)
+
+
+@pytest.mark.parametrize("name", CLAMPED)
+def test_a_clamped_gate_is_that_of_clamped_operands(name: str) -> None:
+    gate, up = rows(100), rows(101)[:, 1:]
+    clamped = operator(f"{name}_mul")(gate.clamp(max=1.5), up.clamp(-1.5, 1.5) + 1)
+    assert torch.equal(operator(f"{name}_mul_clamped")(gate, up, 1.5, 1.0), clamped)
 
 
 @pytest.mark.parametrize("features", FEATURES)

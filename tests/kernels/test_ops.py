@@ -13,6 +13,7 @@ from engine.kernels.formats import PANEL_KERNELS
 from engine.kernels.linear import activations_for, embedding, linear
 from engine.kernels.linear.activations import QUANTIZERS
 from engine.kernels.linear.formats import pack_blocks, pack_dense
+from engine.kernels.moe.options import RouteOptions
 from engine.kernels.row_operators import ROW_OPERATORS, TWINS, Kind, twin
 from engine.kernels.row_references import ROW_REFERENCES
 
@@ -93,6 +94,28 @@ def test_row_operators(name: str) -> None:
     for arguments in (all_given, without):
         for called in (name, *(twin(name, quantizer) for quantizer in QUANTIZERS if operator in TWINS)):
             torch.library.opcheck(getattr(torch.ops.engine, called), arguments, test_utils=CHECKS)
+
+
+def test_experts() -> None:
+    """Routes of five tokens to two of four experts each, in both forms of the products, and their sum."""
+    engine = torch.ops.engine
+    route = (torch.randn(5, 4), torch.randn(4), torch.randn(4), *RouteOptions(chosen=2, score="softmax").arguments)
+    routes = engine.route(*route)
+    order = engine.sort_routes(routes, 4)
+    rows = engine.gather_rows(torch.randn(5, 64), routes, order)
+    w = pack_blocks("q8_0", random_blocks("q8_0", 4 * 32, 64, seed=1))
+    weight, bias = torch.randn(4 * 32, 64), torch.randn(4 * 32)
+    for operator, arguments in (
+        (engine.route, route),
+        (engine.route_table, (routes, 4)),
+        (engine.sort_routes, (routes, 4)),
+        (engine.gather_rows, (torch.randn(5, 64), routes, order)),
+        (engine.experts_mixed, (engine.quantize(rows), w, bias, order, "q8_0:32", 4)),
+        (engine.experts_dense, (rows, pack_dense(weight), bias, order, 32, 4)),
+        (engine.experts_bf16, (engine.round_bf16(rows), pack_dense(weight.bfloat16()), None, order, 32, 4)),
+        (engine.combine_experts, (torch.randn(10, 32), routes, order, torch.randn(5, 32), torch.rand(5, 1), torch.randn(5, 32), 0.5)),
+    ):
+        torch.library.opcheck(operator, arguments, test_utils=CHECKS)
 
 
 @pytest.mark.parametrize("features", [70, 71])

@@ -332,7 +332,7 @@ class TestUnknownSettings:
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"model_type": "mixtral"}, "mixtral"),
+        ({"model_type": "dbrx"}, "dbrx"),
         ({"model_type": None}, "None"),
         ({"model_type": ["llama"]}, "llama"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),

@@ -1,5 +1,6 @@
 """Tables of tensor names, against the names that the `gguf` package uses; and what of a tensor a parameter takes, by small examples."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gguf
@@ -15,19 +16,26 @@ from engine.models.checkpoint import LoadedTensor, parameter_shapes, taken
 from engine.models.names import (
     Located,
     NameTable,
+    RowsOf,
     Source,
+    alternating_gate_up_of_experts,
+    experts_of,
     fused_gate_up,
     fused_qkv,
     fused_qkv_by_group,
+    gate_up_of_experts,
     halves_of_interleaved,
     locate,
     swapped_halves,
     tensor_of,
 )
 from engine.models.parts.attention import QKNormSpec
+from engine.models.parts.mlp import MLPSpec
+from engine.models.parts.moe import MoESpec, RouterSpec
 from engine.models.parts.rope import RopeSpec
 from engine.models.spec import HeadSpec, ModelSpec
 
+EXPERTS = MoESpec(router=RouterSpec(experts=3, chosen=1), experts=MLPSpec(size=2))
 SPEC = tiny_spec(*[tiny_layer()] * 12)
 PARAMETERS = {
     "embed.weight": (300, 64),
@@ -181,9 +189,9 @@ def parameter_of(
     return values
 
 
-def small(**mixer: object) -> ModelSpec:
+def small(**mixer: Any) -> ModelSpec:
     """One layer of 4 query and 2 key-value heads of 2 elements, one input feature, and an MLP of size 3."""
-    fields = {"head_dim": 2, "rope": RopeSpec(theta=10000.0, width=2), "qkv_bias": True} | mixer
+    fields: dict[str, Any] = {"head_dim": 2, "rope": RopeSpec(theta=10000.0, width=2), "qkv_bias": True} | mixer
     return tiny_spec(tiny_layer(size=3, **fields), hidden_size=1)
 
 
@@ -262,6 +270,36 @@ class TestOtherChanges:
         assert taken(located, loaded).data.tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
         with pytest.raises(CheckpointError, match=r"missing: h\.0\.norms\.3"):
             locate(table, names[:3], shapes, spec, "model")
+
+    def test_experts_are_joined_from_tensors_of_their_own(self) -> None:
+        spec = tiny_spec(tiny_layer(channel=EXPERTS), hidden_size=3)
+        source = Source(tensor="h.{}.experts.{i}.up", joined=experts_of)
+        table, shapes = NameTable(sources={"layers.{}.mlp.experts.up.weight": source}), {"layers.0.mlp.experts.up.weight": (6, 3)}
+        names = [f"h.0.experts.{number}.up" for number in range(3)]
+        (located,) = locate(table, names, shapes, spec, "model").values()
+        assert (located.tensors, located.shape) == (tuple(names), (2, 3))
+        loaded = [LoadedTensor(format="f32", data=torch.full((2, 3), float(number))) for number in range(3)]
+        assert taken(located, loaded).data[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+        with pytest.raises(CheckpointError, match=r"missing: h\.0\.experts\.1\.up"):
+            locate(table, [names[0], names[2]], shapes, spec, "model")
+        mixed = [LoadedTensor(format="q8_0" if number else "f32", data=torch.zeros(2, 34)) for number in range(3)]
+        with pytest.raises(UnsupportedModelError, match=r"h\.0\.experts\.0\.up is stored in f32, and h\.0\.experts\.1\.up is not"):
+            taken(located, mixed)
+
+    @pytest.mark.parametrize(
+        ("rows", "expected"), [(gate_up_of_experts, [2, 3, 6, 7, 10, 11]), (alternating_gate_up_of_experts, [1, 3, 5, 7, 9, 11])]
+    )
+    def test_experts_are_taken_from_one_tensor_for_all(self, rows: Callable[[str], RowsOf], expected: list[float]) -> None:
+        """[E, 2 F, H], or [E, H, 2 F]."""
+        spec = tiny_spec(tiny_layer(channel=EXPERTS), hidden_size=3)
+        stored = torch.arange(12.0).view(3, 4, 1).expand(3, 4, 3)
+        for transposed in (False, True):
+            source = Source(tensor="h.{}.up", rows=rows("up"), split=experts_of, transposed=transposed)
+            table, shapes = NameTable(sources={"layers.{}.mlp.experts.up.weight": source}), {"layers.0.mlp.experts.up.weight": (6, 3)}
+            (located,) = locate(table, ["h.0.up"], shapes, spec, "model").values()
+            data = stored.transpose(1, 2) if transposed else stored
+            assert located.shape == tuple(data.shape)
+            assert taken(located, [LoadedTensor(format="f32", data=data)]).data[:, 0].tolist() == expected
 
     def test_rows_stay_whole_in_a_quantized_tensor(self) -> None:
         located = Located(tensors=("q",), shape=(4, 32), rows=torch.tensor([2, 0]))

@@ -16,6 +16,7 @@ from engine.models.expected_fusions import expected_fusions
 from engine.models.open import open_checkpoint
 from engine.models.parts.attention import QKNormSpec
 from engine.models.parts.mlp import MLPSpec
+from engine.models.parts.moe import MoESpec, RouterSpec
 from engine.models.parts.norm import NormSpec
 from engine.models.spec import EmbedSpec, HeadSpec, LayerNorms, LayerSpec, ModelSpec
 from engine.passes import pipeline
@@ -45,12 +46,19 @@ def everything() -> ModelSpec:
     """A model with something for every fusion of row operators."""
     mixer, before = tiny_layer().mixer, LayerNorms(before_mixer=RMS)
     normed = tiny_layer(clip=2.0, qk_norm=QKNormSpec(norm=LAYER, over="each_head"), value_norm=RMS).mixer
+    experts = MoESpec(
+        router=RouterSpec(experts=4, chosen=2, normalized=True),
+        experts=MLPSpec(size=32, activation="quick_gelu", limit=7.0, up_plus=1.0),
+        shared=MLPSpec(size=32),
+        shared_gate=True,
+    )
     sandwich = LayerNorms(before_mixer=RMS, after_mixer=LAYER, before_channel=LAYER, after_channel=RMS)
     return tiny_spec(
         LayerSpec(mixer=mixer, channel=MLPSpec(size=96, activation="gelu_tanh"), norms=sandwich),
         LayerSpec(mixer=mixer, channel=MLPSpec(size=96, activation="xielu", gated=False), norms=before, multiplier=0.4),
         LayerSpec(mixer=mixer, channel=MLPSpec(size=96, activation="relu2", gated=False), norms=before, parallel=True),
         LayerSpec(mixer=normed, channel=MLPSpec(size=96), norms=sandwich, multiplier=0.4),
+        LayerSpec(mixer=mixer, channel=experts, norms=LayerNorms(before_mixer=RMS, before_channel=RMS)),
         embed=EmbedSpec(multiplier=8.0, positions=128),
         head=HeadSpec(multiplier=0.5, softcap=30.0),
     )
@@ -72,9 +80,15 @@ def test_every_expected_fusion_is_a_pass_without_which_work_is_left(name: str) -
 def test_a_model_expects_only_what_it_has() -> None:
     llama = {"fuse_rms_norm", "fuse_residual_add", "fuse_into_attention", "fuse_activation", "fuse_gate"}
     all_targets = llama | {"fuse_layer_norm", "fuse_post_norm", "fuse_xielu", "fuse_multiplier", "fuse_soft_cap"}
+    all_targets |= {"route_experts", "group_experts", "combine_experts"}
     assert expected_fusions(tiny_spec(), one_thread=True) == llama
     assert expected_fusions(everything(), one_thread=False) == all_targets
-    assert expected_fusions(everything(), one_thread=True) == all_targets | {"fuse_head_norm", "fuse_clip", "fuse_scaled_add"}
+    assert expected_fusions(everything(), one_thread=True) == all_targets | {
+        "fuse_head_norm",
+        "fuse_clamped_gate",
+        "fuse_clip",
+        "fuse_scaled_add",
+    }
     assert "fuse_into_attention" not in expected_fusions(tiny_spec(tiny_layer(rope=None)), one_thread=True)
     assert {"fuse_gate", "fuse_activation"} <= expected_fusions(tiny_spec(tiny_layer(gate=True)), one_thread=True)
 

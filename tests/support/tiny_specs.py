@@ -6,13 +6,13 @@ from engine.models.parts.attention import AttentionSpec
 from engine.models.parts.mlp import MLPSpec
 from engine.models.parts.norm import NormSpec
 from engine.models.parts.rope import RopeSpec
-from engine.models.spec import LayerNorms, LayerSpec, ModelSpec
+from engine.models.spec import Channel, LayerNorms, LayerSpec, ModelSpec
 
 NORM = NormSpec(eps=1e-5)
 
 
-def tiny_layer(*, size: int = 96, **mixer: Any) -> LayerSpec:
-    """A layer of Llama's kind. size: of its MLP. mixer: fields of AttentionSpec."""
+def tiny_layer(*, size: int = 96, channel: Channel | None = None, **mixer: Any) -> LayerSpec:
+    """A layer of Llama's kind. size: of its MLP. channel: in place of that. mixer: fields of AttentionSpec."""
     fields: dict[str, Any] = {
         "num_heads": 4,
         "num_kv_heads": 2,
@@ -20,7 +20,8 @@ def tiny_layer(*, size: int = 96, **mixer: Any) -> LayerSpec:
         "rope": RopeSpec(theta=10000.0, width=16),
         "scale": 0.25,
     } | mixer
-    return LayerSpec(mixer=AttentionSpec(**fields), channel=MLPSpec(size=size), norms=LayerNorms(before_mixer=NORM, before_channel=NORM))
+    norms = LayerNorms(before_mixer=NORM, before_channel=NORM)
+    return LayerSpec(mixer=AttentionSpec(**fields), channel=channel or MLPSpec(size=size), norms=norms)
 
 
 def tiny_spec(*layers: LayerSpec, **fields: Any) -> ModelSpec:

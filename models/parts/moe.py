@@ -1,0 +1,182 @@
+"""Mixture of experts: a router chooses a few of many feed-forward layers for each token; their results are added, weighted.
+
+Plain, as papers write it: every expert computes every token, weighted by a table that is zero where it was not chosen. That is slow and
+obviously right; `passes/group_experts.py` makes of it products with the chosen experts alone.
+
+Legend: T tokens, H features of the residual stream, E experts, k of them chosen, F features inside an expert.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .activations import activation
+from .mlp import MLP, MLPSpec, inner
+
+Score = Literal["softmax", "sigmoid", "sqrt_softplus", "identity"]
+"""What a router makes of logits, over all experts."""
+Weighting = Literal["scores", "softmax", "sigmoid"]
+"""Weights of the chosen: their scores, or a function of these, a softmax over the k of them alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertGroupsSpec:
+    """Experts in `count` groups of equal size, of which only those of the `kept` best groups may be chosen.
+
+    best: how many of a group's largest scores are added to its own. zero_outside: whether experts in other groups count as zero; else they
+    cannot be chosen.
+    """
+
+    count: int
+    kept: int
+    best: Literal[1, 2] = 2
+    zero_outside: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterSpec:
+    """How k of E experts are chosen, and what their results are multiplied with.
+
+        scores = score(x W^T (+ bias)), choice = scores (+ choice_bias), outside the best groups -infinity or 0
+        the k largest of choice, of equals the lower index first; weights = weighting(scores of the chosen)
+        normalized: / max(sum + eps, least); all times scale, and where there is an expert_scale, times that of the expert
+
+    All in float32. Softmax routers: Mixtral, arXiv 2401.04088; sigmoid with choice_bias and groups: DeepSeek-V3, arXiv 2412.19437.
+    """
+
+    experts: int
+    chosen: int
+    score: Score = "softmax"
+    bias: bool = False
+    choice_bias: bool = False
+    groups: ExpertGroupsSpec | None = None
+    weighting: Weighting = "scores"
+    normalized: bool = False
+    eps: float = 0.0
+    least: float = 0.0
+    scale: float = 1.0
+    expert_scale: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoESpec:
+    """experts, shared: what each expert is, and what computes every token beside them. shared_gate: whether the latter is multiplied with
+    sigmoid(x w). multiplier: of the sum of both."""
+
+    router: RouterSpec
+    experts: MLPSpec
+    shared: MLPSpec | None = None
+    shared_gate: bool = False
+    multiplier: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """Features inside an expert."""
+        return self.experts.size
+
+
+class Router(nn.Module):
+    """Which experts compute a token, and with which weights."""
+
+    def __init__(self, spec: RouterSpec, hidden_size: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.weight = nn.Parameter(torch.empty(spec.experts, hidden_size))
+        self.bias = nn.Parameter(torch.empty(spec.experts)) if spec.bias else None
+        self.choice_bias = nn.Parameter(torch.empty(spec.experts)) if spec.choice_bias else None
+        self.expert_scale = nn.Parameter(torch.empty(spec.experts)) if spec.expert_scale else None
+
+    def forward(self, x_TH: torch.Tensor) -> torch.Tensor:
+        """x [T, H] -> the table of weights [T, E], zero where an expert is not chosen."""
+        spec = self.spec
+        scores = _scored(F.linear(x_TH, self.weight, self.bias), spec.score)
+        choice = scores if self.choice_bias is None else scores + self.choice_bias
+        if spec.groups is not None:
+            choice = _in_best_groups(choice, spec.groups)
+        # Sorted, since topk promises no order of equals.
+        chosen = choice.sort(dim=1, descending=True, stable=True).indices[:, : spec.chosen]
+        weights = _weighted(scores.gather(1, chosen), spec.weighting)
+        if spec.normalized:
+            weights = weights / (weights.sum(1, keepdim=True) + spec.eps).clamp(min=spec.least)
+        if spec.scale != 1.0:
+            weights = weights * spec.scale
+        if self.expert_scale is not None:
+            weights = weights * self.expert_scale[chosen]
+        return torch.zeros_like(scores).scatter(1, chosen, weights)
+
+
+class Experts(nn.Module):
+    """E feed-forward layers of one shape; those of all experts lie one after another in each matrix, [E * F, H] and [E * H, F]."""
+
+    def __init__(self, count: int, spec: MLPSpec, hidden_size: int) -> None:
+        super().__init__()
+        self.count, self.spec = count, spec
+        self.gate = nn.Linear(hidden_size, count * spec.size, bias=spec.bias) if spec.gated else None
+        self.up = nn.Linear(hidden_size, count * spec.size, bias=spec.bias)
+        self.down = nn.Linear(spec.size, count * hidden_size, bias=spec.bias)
+        self.activation = activation(spec.activation)
+
+    def forward(self, x_TH: torch.Tensor, table_TE: torch.Tensor) -> torch.Tensor:
+        """x [T, H] and weights [T, E] -> their weighted sum [T, H]."""
+        within = inner(self.spec, self.activation, None if self.gate is None else self.gate(x_TH), self.up(x_TH))
+        inner_ETF = within.unflatten(1, (self.count, -1)).transpose(0, 1)
+        out_ETH = torch.bmm(inner_ETF, self.down.weight.unflatten(0, (self.count, -1)).transpose(1, 2))
+        if self.down.bias is not None:
+            out_ETH = out_ETH + self.down.bias.unflatten(0, (self.count, 1, -1))
+        out: torch.Tensor = (out_ETH * table_TE.t().unsqueeze(2)).sum(0)
+        return out
+
+
+class MoE(nn.Module):
+    """A channel of experts, and of what they share."""
+
+    def __init__(self, spec: MoESpec, hidden_size: int) -> None:
+        super().__init__()
+        self.router = Router(spec.router, hidden_size)
+        self.experts = Experts(spec.router.experts, spec.experts, hidden_size)
+        self.shared = None if spec.shared is None else MLP(spec.shared, hidden_size)
+        self.shared_gate = nn.Linear(hidden_size, 1, bias=False) if spec.shared_gate else None
+        self.multiplier = spec.multiplier
+
+    def forward(self, x_TH: torch.Tensor) -> torch.Tensor:
+        """x [T, H] -> [T, H]."""
+        out: torch.Tensor = self.experts(x_TH, self.router(x_TH))
+        if self.shared is not None:
+            shared = self.shared(x_TH)
+            out = out + (shared if self.shared_gate is None else torch.sigmoid(self.shared_gate(x_TH)) * shared)
+        return out if self.multiplier == 1.0 else out * self.multiplier
+
+
+def _scored(logits: torch.Tensor, score: Score) -> torch.Tensor:
+    match score:
+        case "softmax":
+            return logits.softmax(1)
+        case "sigmoid":
+            return logits.sigmoid()
+        case "sqrt_softplus":
+            return F.softplus(logits).sqrt()
+        case "identity":
+            return logits
+
+
+def _weighted(scores: torch.Tensor, weighting: Weighting) -> torch.Tensor:
+    match weighting:
+        case "scores":
+            return scores
+        case "softmax":
+            return scores.softmax(1)
+        case "sigmoid":
+            return scores.sigmoid()
+
+
+def _in_best_groups(choice_TE: torch.Tensor, groups: ExpertGroupsSpec) -> torch.Tensor:
+    """The scores with those outside the best groups masked; of equal groups the lower index is better."""
+    by_group = choice_TE.unflatten(1, (groups.count, -1))
+    best = by_group.sort(dim=2, descending=True).values[:, :, : groups.best].sum(2)
+    kept = best.sort(dim=1, descending=True, stable=True).indices[:, : groups.kept]
+    allowed = torch.zeros_like(best).scatter(1, kept, torch.ones_like(best))
+    masked: torch.Tensor = by_group.masked_fill(allowed.unsqueeze(2) == 0, 0.0 if groups.zero_outside else float("-inf")).flatten(1)
+    return masked

@@ -1,0 +1,155 @@
+"""route_experts, group_experts, combine_experts: what they find in the plain module, and that it computes the same."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import fx, nn
+from traced_graphs import interpret, operators, pack, trace
+
+from engine.models.parts.mlp import MLPSpec
+from engine.models.parts.moe import ExpertGroupsSpec, MoE, MoESpec, RouterSpec
+from engine.passes.assign_weight_kernels import assign_weight_kernels
+from engine.passes.combine_experts import combine_experts
+from engine.passes.eliminate_no_ops import eliminate_no_ops
+from engine.passes.group_experts import group_experts
+from engine.passes.merge_sibling_linears import merge_sibling_linears
+from engine.passes.route_experts import route_experts
+
+HIDDEN, TOKENS = 64, 11
+PLAIN = MoESpec(router=RouterSpec(experts=8, chosen=2), experts=MLPSpec(size=32))
+DEEPSEEK = RouterSpec(
+    experts=8,
+    chosen=3,
+    score="sigmoid",
+    choice_bias=True,
+    groups=ExpertGroupsSpec(count=4, kept=2),
+    normalized=True,
+    eps=1e-20,
+    scale=2.5,
+)
+SPECS = {
+    "softmax": PLAIN,
+    "normalized": replace(PLAIN, router=RouterSpec(experts=8, chosen=2, normalized=True)),
+    "a least sum": replace(PLAIN, router=RouterSpec(experts=8, chosen=2, choice_bias=True, normalized=True, least=1e-12)),
+    "the best of a group": replace(
+        PLAIN, router=RouterSpec(experts=8, chosen=2, groups=ExpertGroupsSpec(count=2, kept=1, best=1, zero_outside=True), scale=16.0)
+    ),
+    "sigmoid in groups, shared": MoESpec(router=DEEPSEEK, experts=MLPSpec(size=32), shared=MLPSpec(size=48)),
+    "groups of two": replace(PLAIN, router=replace(DEEPSEEK, groups=ExpertGroupsSpec(count=4, kept=3, best=2))),
+    "a gate": replace(PLAIN, shared=MLPSpec(size=32), shared_gate=True),
+    "an average": replace(PLAIN, shared=MLPSpec(size=32), multiplier=0.5),
+    "gpt-oss": MoESpec(
+        router=RouterSpec(experts=8, chosen=4, score="identity", bias=True, weighting="softmax"),
+        experts=MLPSpec(size=32, activation="quick_gelu", bias=True, limit=1.5, up_plus=1.0),
+    ),
+    "sigmoid of the chosen": replace(PLAIN, router=RouterSpec(experts=8, chosen=2, score="identity", weighting="sigmoid", normalized=True)),
+    "a scale for each expert": replace(PLAIN, router=RouterSpec(experts=8, chosen=2, normalized=True, expert_scale=True)),
+    "square root of softplus": replace(PLAIN, router=RouterSpec(experts=8, chosen=2, score="sqrt_softplus", choice_bias=True)),
+    "no gate": replace(PLAIN, experts=MLPSpec(size=32, gated=False, activation="relu2")),
+    "every expert": replace(PLAIN, router=RouterSpec(experts=4, chosen=4)),
+}
+
+
+class Channel(nn.Module):
+    """What stands around experts in a layer."""
+
+    def __init__(self, spec: MoESpec) -> None:
+        super().__init__()
+        self.moe = MoE(spec, HIDDEN)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = x + self.moe(x) * 0.5
+        return out
+
+
+def traced(spec: MoESpec) -> tuple[fx.GraphModule, dict[str, torch.Tensor], torch.Tensor]:
+    """The graph of a channel with random weights, these by ref, and what the module itself gives."""
+    module = Channel(spec)
+    generator = torch.Generator().manual_seed(3)
+    for parameter in module.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * (0.2 if parameter.dim() > 1 else 0.5)
+    x = torch.randn(TOKENS, HIDDEN, generator=generator)
+    names = [name for name, _ in module.named_parameters()]
+    values = {"input:x": x} | {f"weight:{name}": parameter.data for name, parameter in module.named_parameters()}
+    graph = trace(lambda x, *weights: torch.func.functional_call(module, dict(zip(names, weights, strict=True)), (x,)), values)
+    with torch.no_grad():
+        return graph, values, module(x)
+
+
+def fused(module: fx.GraphModule, values: dict[str, torch.Tensor], format: str) -> dict[str, torch.Tensor]:
+    """Run the passes; returns the values as they read them."""
+    eliminate_no_ops(module.graph)
+    assert route_experts(module.graph) == 1
+    assert group_experts(module.graph) == 1
+    combine_experts(module.graph)
+    formats = {
+        ref.removeprefix("weight:"): "f32" if ".router." in ref or value.shape[0] == 1 else format
+        for ref, value in values.items()
+        if ref.startswith("weight:") and value.dim() == 2
+    }
+    assign_weight_kernels(module.graph, formats=formats)
+    module.graph.lint()
+    return {ref: pack(formats[name], value) if (name := ref.removeprefix("weight:")) in formats else value for ref, value in values.items()}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_the_chosen_compute_what_all_experts_did(spec: MoESpec) -> None:
+    module, values, expected = traced(spec)
+    given = fused(module, values, "f32")
+    found = operators(module)
+    assert "aten.bmm" not in found
+    assert "aten.sort.stable" not in found
+    assert found.count("experts_dense") == (3 if spec.experts.gated else 2)
+    assert [found.count(name) for name in ("route", "sort_routes", "gather_rows", "combine_experts")] == [1, 1, 1, 1]
+    torch.testing.assert_close(interpret(module, given), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [PLAIN, SPECS["gpt-oss"], SPECS["a gate"]], ids=["softmax", "gpt-oss", "a gate"])
+def test_gate_and_up_become_one_product_of_rows_that_are_quantized_once(spec: MoESpec) -> None:
+    module, values, expected = traced(spec)
+    given = fused(module, values, "i6_g32")
+    before = interpret(module, given)
+    assert merge_sibling_linears(module.graph) == 1 + (spec.shared is not None)
+    module.graph.lint()
+    found = operators(module)
+    assert found.count("experts_mixed") == 2
+    # Of the tokens, of the experts' inner rows, and of those of the MLP beside them.
+    assert found.count("quantize") == 2 + (spec.shared is not None)
+    assert found.index("quantize") < found.index("gather_rows")
+    assert torch.equal(interpret(module, given), before)
+    assert float((before - expected).norm() / expected.norm()) < 0.05
+
+
+def test_what_follows_is_part_of_the_sum() -> None:
+    module, values, _ = traced(SPECS["a gate"])
+    fused(module, values, "f32")
+    (combine,) = module.graph.find_nodes(op="call_function", target=torch.ops.engine.combine_experts.default)
+    _, _, _, shared, gate, residual, multiplier = combine.args
+    assert (shared is not None, gate is not None, residual.meta["ref"], multiplier) == (True, True, "input:x", 0.5)
+    (output,) = module.graph.find_nodes(op="output")
+    assert output.args[0] is combine or output.args[0] == (combine,)
+
+
+def test_without_a_route_nothing_is_grouped() -> None:
+    module, _, _ = traced(PLAIN)
+    assert group_experts(module.graph) == 0
+    assert "aten.bmm" in operators(module)
+
+
+def test_what_is_read_elsewhere_stays() -> None:
+    """A router whose scores are wanted too."""
+
+    def weighted(logits: torch.Tensor) -> torch.Tensor:
+        scores = logits.softmax(1)
+        chosen = scores.sort(dim=1, descending=False, stable=True).indices[:, :2]  # the smallest: no router's choice
+        return torch.zeros_like(scores).scatter(1, chosen, scores.gather(1, chosen))
+
+    module = trace(weighted, {"input:logits": torch.randn(3, 8)})
+    assert route_experts(module.graph) == 0
+
+
+def test_experts_that_do_not_fill_panels_stay_as_they_are() -> None:
+    module, _, _ = traced(replace(PLAIN, experts=MLPSpec(size=24)))
+    assert route_experts(module.graph) == 1
+    assert group_experts(module.graph) == 0
