@@ -121,7 +121,7 @@ def taken(located: Located, loaded: Sequence[LoadedTensor]) -> LoadedTensor:
             hint="experts of one layer must be stored alike; give the unquantized checkpoint",
         )
     data = loaded[0].data
-    if len(loaded) > 1:
+    if located.stacked or located.joined:
         data = (torch.stack if located.stacked else torch.cat)([each.data for each in loaded])
     if located.transposed:
         data = data.transpose(-2, -1).contiguous()

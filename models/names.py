@@ -64,12 +64,20 @@ class NameTable:
     """sources: by parameter. ignored: tensors that carry nothing of their own.
 
     interleaved: whether the rows of q and k lie so that neighbours (2i, 2i + 1) are rotated together; ours rotates halves, so they are
-    reordered when they are read, and the weights of their norms with them.
+    reordered when they are read, and the weights of their norms with them. further_layers: what the tensors of a layer begin with, where
+    layers may follow those of the model: they predict further tokens, and nothing here makes use of them.
     """
 
     sources: Mapping[str, Entry]
     ignored: Collection[str] = ()
     interleaved: bool = False
+    further_layers: str = ""
+
+    def ignores(self, tensor: str, layers: int) -> bool:
+        """Whether a tensor that no parameter takes carries nothing that a model of so many layers needs."""
+        before, _, after = self.further_layers.partition("{}")
+        found = re.match(rf"{re.escape(before)}(\d+){re.escape(after)}", tensor) if before else None
+        return _pattern(tensor) in self.ignored or (found is not None and int(found[1]) >= layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +123,7 @@ def locate(
     used = {name for entry in located.values() for name in entry.tensors}
     if is_tied:
         used.update(entry.tensor for entry in matching.entries("head.weight"))
-    unused = [name for name in tensors if name not in used and _pattern(name) not in table.ignored]
+    unused = [name for name in tensors if name not in used and not table.ignores(name, spec.num_layers)]
     if unused or missing:
         lines = [f"{source} does not fit the model that its configuration describes"]
         lines += [f"  tensors that the model has no place for: {_listing(unused)}"] if unused else []

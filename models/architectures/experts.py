@@ -37,10 +37,12 @@ def checked_router(settings: Settings, experts: int, chosen: int, **fields: Any)
 
 
 def sigmoid_router(settings: Settings, experts: str = "n_routed_experts", eps: float = 1e-20) -> RouterSpec:
-    """That of DeepSeek-V3 and of those that follow it."""
+    """That of DeepSeek-V3 and of those that follow it. Raises UnsupportedModelError for another function of the logits."""
+    if (scored := settings.text("scoring_func", "sigmoid")) != "sigmoid":
+        raise UnsupportedModelError(f"{settings.source}: routers that score by {scored!r} are not supported here", hint="sigmoid is")
     count = settings.integer("n_group", 1)
     groups = ExpertGroupsSpec(count=count, kept=settings.integer("topk_group", 1)) if count > 1 else None
-    settings.ignore("topk_group", "scoring_func", "topk_method", "moe_router_activation_func")
+    settings.ignore("topk_group", "topk_method")
     normalized = settings.flag("norm_topk_prob", False)
     return router(
         settings,

@@ -1,7 +1,9 @@
 """Models with experts whose routers are sigmoids with a bias for the choice, as DeepSeek-V3's: GLM-4.5, dots.llm1, MiniMax-M2, EXAONE."""
 
+from dataclasses import replace
 from typing import Any
 
+from ...errors import UnsupportedModelError
 from ..names import Entry, NameTable
 from ..parts.attention import QKNormSpec
 from ..parts.moe import MoESpec, RouterSpec
@@ -9,7 +11,7 @@ from ..settings import Settings
 from ..spec import ModelSpec
 from .architecture import HFEntry
 from .experts import after_the_first, by_layer, each_expert, router, shared, shared_mlp, sigmoid_router
-from .hf import attention, before, dense, mlp, num_layers, rms, rope, window_size, windows_by_type
+from .hf import attention, before, dense, head_size, mlp, num_layers, rms, rope, window_size, windows_by_type
 from .llama import COMMON, IGNORED, LAYER, SOURCES, either
 from .mixtral import EXPERTS, ROUTER
 
@@ -21,7 +23,7 @@ _SOURCES: dict[str, Entry] = (
     | shared(_MLP + "shared_experts")
     | {"layers.{}.mlp.router.choice_bias": (_MLP + "gate.e_score_correction_bias", _MLP + "e_score_correction_bias")}
 )
-NAMES = NameTable(sources=_SOURCES, ignored=IGNORED)
+NAMES = NameTable(sources=_SOURCES, ignored=IGNORED, further_layers=LAYER)
 
 
 def _channel(settings: Settings, made: RouterSpec, shared_count: int) -> MoESpec:
@@ -71,7 +73,7 @@ def _exaone_moe(settings: Settings) -> ModelSpec:
     period = len(pattern) if isinstance(pattern, str) else settings.integer("sliding_window_pattern", 4)
     windows = windows_by_type(settings, window, lambda index: (index + 1) % period != 0)
     table = rope(settings)
-    settings.ignore("num_nextn_predict_layers", "scoring_func", "topk_method")
+    settings.ignore("num_nextn_predict_layers")
     sparse = _channel(settings, sigmoid_router(settings, "num_experts"), settings.integer("num_shared_experts", 0))
     return dense(
         settings,
@@ -85,13 +87,18 @@ def _exaone_moe(settings: Settings) -> ModelSpec:
 
 
 def _minimax_m2(settings: Settings) -> ModelSpec:
-    norm = rms(settings)
-    settings.ignore("scoring_func", "use_qk_norm", "qk_norm_type", "rotary_dim", "use_routing_bias", "shared_intermediate_size")
-    settings.ignore("attn_type_list", "mtp_transformer_layers", "num_mtp_modules", "use_mtp")
+    """`rotary_dim` says how much of a head rotates where `partial_rotary_factor` does not; every layer sees everything."""
+    norm, table = rms(settings), rope(settings)
+    if "rotary_dim" in settings and table.width == head_size(settings):
+        table = replace(table, width=settings.integer("rotary_dim"))
+    if any(kind != 1 for kind in settings.raw("attn_type_list") or ()):
+        raise UnsupportedModelError(f"{settings.source}: attn_type_list has layers without attention", hint="MiniMax-M2 has none")
+    settings.ignore("rotary_dim", "scoring_func", "use_qk_norm", "qk_norm_type", "use_routing_bias")
+    settings.ignore("mtp_transformer_layers", "num_mtp_modules", "use_mtp")
     made = router(settings, "num_local_experts", score="sigmoid", choice_bias=True, normalized=True)
     return dense(
         settings,
-        mixers=attention(settings, qk_norm=QKNormSpec(norm=norm, over="width")),
+        mixers=attention(settings, ropes=(table,) * num_layers(settings), qk_norm=QKNormSpec(norm=norm, over="width")),
         channel=MoESpec(router=made, experts=mlp(settings)),
         norms=before(norm),
         final=norm,

@@ -120,7 +120,7 @@ def _of_layer(settings: Settings, name: str, index: int) -> int:
 
 def _hunyuan(settings: Settings) -> ModelSpec:
     bias = settings.flag("attention_bias", False)
-    settings.ignore("router_aux_loss_coef", "output_router_logits", "moe_layer_num_skipped", "use_qk_norm")
+    settings.ignore("router_aux_loss_coef", "output_router_logits", "use_qk_norm")
     channels = tuple(
         MoESpec(
             router=checked_router(
@@ -143,7 +143,7 @@ def _gpt_oss(settings: Settings) -> ModelSpec:
     settings.text("hidden_act", "silu")
     bias = settings.flag("attention_bias", True)
     windows = windows_by_type(settings, window_size(settings), lambda index: index % 2 == 0)
-    settings.ignore("experts_per_token", "initial_context_length", "quantization_config")
+    settings.ignore("experts_per_token", "initial_context_length")
     experts = MLPSpec(
         size=settings.integer("intermediate_size"),
         activation="quick_gelu",

@@ -437,3 +437,67 @@ def test_strange_values_make_a_model_or_an_error_of_ours(name: str) -> None:
                 continue
             except Exception as error:
                 raise AssertionError(f"{place}{'.' if place else ''}{key} = {value!r}") from error
+
+
+class TestExperts:
+    """Settings of mixtures of experts that contradict themselves or say what is not computed, and two ways to say one thing."""
+
+    QWEN = SIZES | {
+        "model_type": "qwen3_moe",
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "num_key_value_heads": 4,
+    }
+    GLM = SIZES | {
+        "model_type": "glm4_moe",
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "num_key_value_heads": 4,
+    }
+    MINIMAX = SIZES | {
+        "model_type": "minimax_m2",
+        "head_dim": 24,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "num_key_value_heads": 4,
+    }
+
+    @pytest.mark.parametrize(
+        ("values", "named"),
+        [
+            (QWEN | {"num_experts_per_tok": 9}, "9 of 8 experts are to be chosen"),
+            (QWEN | {"num_experts_per_tok": 0}, "0 of 8 experts are to be chosen"),
+            (GLM | {"n_group": 3, "topk_group": 1}, "8 experts in 3 groups of which 1 are kept"),
+            (GLM | {"n_group": 4, "topk_group": 5}, "8 experts in 4 groups of which 5 are kept"),
+            (GLM | {"n_group": 8, "topk_group": 2}, "8 experts in 8 groups"),
+            (GLM | {"n_group": 4, "topk_group": 1, "num_experts_per_tok": 3}, "3 experts are to be chosen in 1 of 4 groups"),
+            (GLM | {"mlp_layer_types": ["dense"]}, "mlp_layer_types has 1 entries"),
+        ],
+    )
+    def test_numbers_that_cannot_be_are_refused(self, values: dict[str, Any], named: str) -> None:
+        with pytest.raises(CheckpointError, match=named) as caught:
+            read(values)
+        assert caught.value.hint
+
+    @pytest.mark.parametrize(
+        ("values", "named"),
+        [
+            (GLM | {"scoring_func": "softmax"}, "score by 'softmax'"),
+            (GLM | {"mlp_layer_types": ["dense"] * 5 + ["mamba"]}, "channels of type 'mamba'"),
+            (MINIMAX | {"attn_type_list": [1, 0]}, "layers without attention"),
+            (MINIMAX | {"shared_intermediate_size": 64}, "shared_intermediate_size = 64"),
+            (SIZES | {"model_type": "gpt_oss", "head_dim": 16, "swiglu_alpha": 1.5}, "swiglu_alpha = 1.5"),
+        ],
+    )
+    def test_what_is_not_computed_is_refused(self, values: dict[str, Any], named: str) -> None:
+        with pytest.raises(UnsupportedModelError, match=named) as caught:
+            read(values)
+        assert caught.value.hint
+
+    def test_a_part_of_a_head_rotates_by_either_setting(self) -> None:
+        part = read(self.MINIMAX | {"rotary_dim": 12})
+        assert part == read(self.MINIMAX | {"partial_rotary_factor": 0.5}) != read(self.MINIMAX)
+        assert part.layers[0].mixer.rope is not None
+        assert part.layers[0].mixer.rope.width == 12

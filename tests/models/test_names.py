@@ -271,6 +271,10 @@ class TestOtherChanges:
         with pytest.raises(CheckpointError, match=r"missing: h\.0\.norms\.3"):
             locate(table, names[:3], shapes, spec, "model")
 
+    def test_one_tensor_is_stacked_too(self) -> None:
+        located = Located(tensors=("h.0.norms.0",), shape=(2,), stacked=True)
+        assert taken(located, [LoadedTensor(format="f32", data=torch.tensor([1.0, 2.0]))]).data.tolist() == [[1, 2]]
+
     def test_experts_are_joined_from_tensors_of_their_own(self) -> None:
         spec = tiny_spec(tiny_layer(channel=EXPERTS), hidden_size=3)
         source = Source(tensor="h.{}.experts.{i}.up", joined=experts_of)
@@ -380,3 +384,15 @@ def test_a_model_with_a_head_of_its_own_needs_it() -> None:
     untied = tiny_spec(head=HeadSpec(tied=False))
     with pytest.raises(CheckpointError, match=r"missing: lm_head\.weight"):
         locate(llama.NAMES, ["model.embed_tokens.weight"], {"embed.weight": (300, 64), "head.weight": (300, 64)}, untied, "model")
+
+
+def test_layers_that_predict_further_tokens_are_left_out() -> None:
+    spec, shapes = tiny_spec(tiny_layer()), {"layers.0.mlp.up.weight": (96, 64)}
+    sources = {"layers.{}.mlp.up.weight": "model.layers.{}.up"}
+    tensors = ["model.layers.0.up", "model.layers.1.up", "model.layers.12.eh_proj"]
+    table = NameTable(sources=sources, further_layers="model.layers.{}.")
+    assert list(locate(table, tensors, shapes, spec, "model")) == ["layers.0.mlp.up.weight"]
+    with pytest.raises(CheckpointError, match=r"no place for: model\.layers\.0\.eh_proj"):
+        locate(table, [*tensors, "model.layers.0.eh_proj"], shapes, spec, "model")
+    with pytest.raises(CheckpointError, match=r"no place for: model\.layers\.1\.up"):
+        locate(NameTable(sources=sources), tensors, shapes, spec, "model")
