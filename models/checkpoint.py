@@ -109,7 +109,8 @@ def taken(located: Located, loaded: Sequence[LoadedTensor]) -> LoadedTensor:
     Raises UnsupportedModelError where blocks would have to be taken apart.
     """
     format, order = loaded[0].format, loaded[0].order
-    moved = located.transposed or located.columns is not None or located.plus
+    is_vector = located.split and len(located.shape) == 2
+    moved = located.transposed or located.columns is not None or located.plus or is_vector
     if (format not in _NUMBERS and moved) or (order is not None and len(loaded) > 1):
         raise UnsupportedModelError(
             f"tensor {located.tensors[0]} is stored in {format}, and this model holds it in another order",

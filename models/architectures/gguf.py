@@ -6,13 +6,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import CheckpointError, UnsupportedModelError
-from ..names import Entry, NameTable
+from ..names import Entry, NameTable, Source, experts_of, gate_up_of_experts
 from ..parts.rope import longrope_attention_factor, yarn_attention_factor
 from ..settings import Settings
 from .architecture import GGUFSource
 
 LINEAR = ("weight", "bias")
 LAYER = "blk.{}."
+
+
+def _experts_of(part: str) -> Entry:
+    """Those of a layer in one tensor, gate and up perhaps in one; or, in old files, each in its own."""
+    own = Source(tensor=f"{LAYER}ffn_{part}_exps.weight", split=experts_of)
+    each = Source(tensor=f"{LAYER}ffn_{part}.{{i}}.weight", joined=experts_of)
+    if part == "down":
+        return own, each
+    return own, Source(tensor=LAYER + "ffn_gate_up_exps.weight", rows=gate_up_of_experts(part), split=experts_of), each
+
+
+_PARTS = ("gate", "up", "down")
+_EXPERTS: dict[str, Entry] = {
+    **{f"layers.{{}}.mlp.router.{kind}": f"{LAYER}ffn_gate_inp.{kind}" for kind in LINEAR},
+    "layers.{}.mlp.router.choice_bias": LAYER + "exp_probs_b.bias",
+    **{f"layers.{{}}.mlp.experts.{part}.weight": _experts_of(part) for part in _PARTS},
+    **{f"layers.{{}}.mlp.experts.{part}.bias": Source(tensor=f"{LAYER}ffn_{part}_exps.bias", split=experts_of) for part in _PARTS},
+    **{f"layers.{{}}.mlp.shared.{part}.weight": f"{LAYER}ffn_{part}_shexp.weight" for part in _PARTS},
+    # A vector there.
+    "layers.{}.mlp.shared_gate.weight": Source(tensor=LAYER + "ffn_gate_inp_shexp.weight", stacked=lambda layer: 1),
+}
 SOURCES: dict[str, Entry] = {
     "embed.weight": "token_embd.weight",
     "norm.weight": "output_norm.weight",
@@ -28,6 +49,7 @@ SOURCES: dict[str, Entry] = {
     **{f"layers.{{}}.mlp_norm.{kind}": f"{LAYER}ffn_norm.{kind}" for kind in LINEAR},
     **{f"layers.{{}}.mlp.{part}.{kind}": f"{LAYER}ffn_{part}.{kind}" for part in ("gate", "up", "down") for kind in LINEAR},
     "layers.{}.mlp_post_norm.weight": LAYER + "post_ffw_norm.weight",
+    **_EXPERTS,
 }
 # Read into the configuration instead (`GGUFSource.vectors`).
 ROPE_DIVISORS = "rope_freqs.weight"
@@ -35,6 +57,11 @@ LONG_DIVISORS, SHORT_DIVISORS = "rope_factors_long.weight", "rope_factors_short.
 VECTORS = (ROPE_DIVISORS, LONG_DIVISORS, SHORT_DIVISORS)
 NAMES = NameTable(sources=SOURCES, ignored=VECTORS)
 INTERLEAVED_NAMES = NameTable(sources=SOURCES, ignored=VECTORS, interleaved=True)
+
+# Where the norm of what the channel reads has the other's name.
+NAMES_WITH_POST_ATTENTION_NORM = NameTable(
+    sources=SOURCES | {"layers.{}.mlp_norm.weight": LAYER + "post_attention_norm.weight"}, ignored=VECTORS, further_layers=LAYER
+)
 
 
 def common(settings: Settings, found: GGUFSource) -> dict[str, Any]:
@@ -50,15 +77,12 @@ def common(settings: Settings, found: GGUFSource) -> dict[str, Any]:
             f"{settings.source}: attention.value_length is {settings.integer('attention.value_length')} and keys have {head_dim} elements",
             hint="only values as wide as keys are supported",
         )
-    if settings.integer("expert_count", 0):
-        raise UnsupportedModelError(
-            f"{settings.source}: mixtures of experts (expert_count) are not supported", hint="give a dense model of the same family"
-        )
-    settings.ignore("expert_used_count")
+    if not settings.integer("expert_count", 0):
+        settings.ignore("expert_used_count")
     return {
         "hidden_size": hidden_size,
         "intermediate_size": settings.integer("feed_forward_length"),
-        "num_hidden_layers": settings.integer("block_count"),
+        "num_hidden_layers": settings.integer("block_count") - settings.integer("nextn_predict_layers", 0),
         "num_attention_heads": heads,
         "num_key_value_heads": settings.integer("attention.head_count_kv", heads),
         "head_dim": head_dim,
@@ -69,6 +93,22 @@ def common(settings: Settings, found: GGUFSource) -> dict[str, Any]:
         "rope_theta": settings.number("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(settings, found.vectors),
     } | _eps(settings)
+
+
+def experts(settings: Settings, *, count: str = "num_experts", gating: int = 1) -> dict[str, Any]:
+    """The settings of experts, by their names in config.json. count: what theirs is called. gating: the number of the router's function,
+    the only one that the family has. Raises UnsupportedModelError for another."""
+    given = settings.integer("expert_gating_func", 0) or gating
+    if given != gating:
+        raise UnsupportedModelError(
+            f"{settings.source}: expert_gating_func is {given}; of this architecture {gating} is supported", hint="1 is softmax, 2 sigmoid"
+        )
+    return {
+        count: settings.integer("expert_count"),
+        "num_experts_per_tok": settings.integer("expert_used_count"),
+        "moe_intermediate_size": settings.integer("expert_feed_forward_length", settings.integer("feed_forward_length")),
+        "routed_scaling_factor": settings.number("expert_weights_scale", 0.0) or 1.0,
+    }
 
 
 def _eps(settings: Settings) -> dict[str, Any]:

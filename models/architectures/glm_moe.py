@@ -9,7 +9,8 @@ from ..parts.attention import QKNormSpec
 from ..parts.moe import MoESpec, RouterSpec
 from ..settings import Settings
 from ..spec import ModelSpec
-from .architecture import HFEntry
+from . import gguf
+from .architecture import GGUFEntry, GGUFSource, HFEntry
 from .experts import after_the_first, by_layer, each_expert, router, shared, shared_mlp, sigmoid_router
 from .hf import attention, before, dense, head_size, mlp, num_layers, rms, rope, window_size, windows_by_type
 from .llama import COMMON, IGNORED, LAYER, SOURCES, either
@@ -180,4 +181,41 @@ HF = (
         ),
         aliases={"num_experts": "num_local_experts"},
     ),
+)
+
+
+def _deepseek_like(model_type: str, found: GGUFSource, settings: Settings, **values: Any) -> dict[str, Any]:
+    """A router by sigmoid, experts after a number of dense layers, an MLP beside them."""
+    return (
+        gguf.common(settings, found)
+        | gguf.experts(settings, count="n_routed_experts", gating=2)
+        | {
+            "model_type": model_type,
+            "n_shared_experts": settings.integer("expert_shared_count", 0),
+            "first_k_dense_replace": settings.integer("leading_dense_block_count", 0),
+            "norm_topk_prob": settings.flag("expert_weights_norm", False),
+        }
+        | values
+    )
+
+
+def _glm4_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    norm = f"{gguf.LAYER.format(0)}attn_q_norm.weight" in found.tensors
+    return _deepseek_like("glm4_moe", found, settings, attention_bias=gguf.has_bias(found, "attn_q"), use_qk_norm=norm)
+
+
+def _dots1_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    settings.ignore("expert_shared_feed_forward_length")
+    return _deepseek_like("dots1", found, settings, sliding_window=None)
+
+
+def _minimax_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    values = gguf.common(settings, found) | gguf.experts(settings, count="num_local_experts", gating=2)
+    return values | {"model_type": "minimax_m2", "intermediate_size": values["moe_intermediate_size"]}
+
+
+GGUF = (
+    GGUFEntry(architectures=("glm4moe",), settings=_glm4_of_gguf, names=gguf.NAMES_WITH_POST_ATTENTION_NORM),
+    GGUFEntry(architectures=("dots1",), settings=_dots1_of_gguf, names=gguf.NAMES),
+    GGUFEntry(architectures=("minimax-m2",), settings=_minimax_of_gguf, names=gguf.NAMES),
 )

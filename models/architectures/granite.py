@@ -177,6 +177,14 @@ def _granite_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
     }
 
 
+def _granite_moe_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    return (
+        _granite_of_gguf(settings, found)
+        | gguf.experts(settings, count="num_local_experts")
+        | {"model_type": "granitemoe", "shared_intermediate_size": settings.integer("expert_shared_feed_forward_length", 0)}
+    )
+
+
 def _minicpm_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
     values = gguf.common(settings, found)
     count, size = values["num_hidden_layers"], values["hidden_size"]
@@ -190,5 +198,6 @@ def _minicpm_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
 
 GGUF = (
     GGUFEntry(architectures=("granite",), settings=_granite_of_gguf, names=gguf.INTERLEAVED_NAMES),
+    GGUFEntry(architectures=("granitemoe",), settings=_granite_moe_of_gguf, names=gguf.INTERLEAVED_NAMES),
     GGUFEntry(architectures=("minicpm",), settings=_minicpm_of_gguf, names=gguf.INTERLEAVED_NAMES),
 )

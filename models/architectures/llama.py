@@ -347,7 +347,11 @@ HF = (
 
 
 def _llama_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
-    """Llama and Mistral, which GGUF stores under one name."""
+    """Llama, Mistral and Mixtral, which GGUF stores under one name."""
+    if settings.integer("expert_count", 0):
+        experts = gguf.experts(settings, count="num_local_experts")
+        window = gguf.window(settings) or None
+        return gguf.common(settings, found) | experts | {"model_type": "mixtral", "sliding_window": window}
     if window := gguf.window(settings):
         return gguf.common(settings, found) | {"model_type": "mistral", "sliding_window": window}
     biases = {"attention_bias": "attn_q", "output_bias": "attn_output", "mlp_bias": "ffn_gate"}
@@ -398,6 +402,6 @@ GGUF = (
     GGUFEntry(
         architectures=("seed_oss",),
         settings=_seed_oss_of_gguf,
-        names=NameTable(sources=gguf.SOURCES | {"layers.{}.mlp_norm.weight": "blk.{}.post_attention_norm.weight"}, ignored=gguf.VECTORS),
+        names=gguf.NAMES_WITH_POST_ATTENTION_NORM,
     ),
 )

@@ -9,7 +9,8 @@ from ..parts.mlp import MLPSpec
 from ..parts.moe import MoESpec
 from ..settings import Settings
 from ..spec import ModelSpec
-from .architecture import HFEntry
+from . import gguf
+from .architecture import GGUFEntry, GGUFSource, HFEntry
 from .experts import all_experts, biases_of_experts, by_layer, checked_router, each_expert, router, shared, shared_mlp
 from .hf import after, attention, before, dense, mlp, num_layers, rms, window_size, windows_by_type
 from .llama import COMMON, IGNORED, LAYER, SOURCES, either
@@ -292,4 +293,55 @@ HF = (
         ),
         aliases={"num_experts": "num_local_experts"},
     ),
+)
+
+
+def _qwen2_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    gguf.no_window(settings)
+    shared = settings.integer("expert_shared_feed_forward_length", settings.integer("feed_forward_length"))
+    return gguf.common(settings, found) | gguf.experts(settings) | {"model_type": "qwen2_moe", "shared_expert_intermediate_size": shared}
+
+
+def _qwen3_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    """Weights are always normalized, and not in Qwen 2: as llama.cpp has it, which writes no key for it."""
+    gguf.no_window(settings)
+    return gguf.common(settings, found) | gguf.experts(settings) | {"model_type": "qwen3_moe", "norm_topk_prob": True}
+
+
+def _olmoe_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    return gguf.common(settings, found) | gguf.experts(settings) | {"model_type": "olmoe"}
+
+
+def _gpt_oss_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    values = gguf.common(settings, found) | gguf.experts(settings, count="num_local_experts", gating=3)
+    return values | {
+        "model_type": "gpt_oss",
+        "intermediate_size": values["moe_intermediate_size"],
+        "sliding_window": gguf.window(settings) or None,
+        **gguf.layer_types(settings, 2),
+    }
+
+
+def _ernie_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    settings.ignore("expert_shared_feed_forward_length")
+    return (
+        gguf.common(settings, found)
+        | gguf.experts(settings, count="moe_num_experts")
+        | {
+            "model_type": "ernie4_5_moe",
+            "use_bias": gguf.has_bias(found, "attn_q"),
+            "moe_k": settings.integer("expert_used_count"),
+            "moe_num_shared_experts": settings.integer("expert_shared_count", 0),
+            "moe_layer_start_index": settings.integer("leading_dense_block_count", 0),
+            "moe_layer_interval": settings.integer("interleave_moe_layer_step", 1),
+        }
+    )
+
+
+GGUF = (
+    GGUFEntry(architectures=("qwen2moe",), settings=_qwen2_of_gguf, names=gguf.NAMES),
+    GGUFEntry(architectures=("qwen3moe",), settings=_qwen3_of_gguf, names=gguf.NAMES),
+    GGUFEntry(architectures=("olmoe",), settings=_olmoe_of_gguf, names=gguf.NAMES),
+    GGUFEntry(architectures=("gpt-oss",), settings=_gpt_oss_of_gguf, names=gguf.NAMES_WITH_POST_ATTENTION_NORM),
+    GGUFEntry(architectures=("ernie4_5-moe",), settings=_ernie_of_gguf, names=gguf.INTERLEAVED_NAMES),
 )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from families import GENERIC, reference_logits, write_tiny_checkpoint
+from gguf_twins import write_twins
 from tiers import tiered
 
 from engine.artifacts import load_manifest
@@ -68,6 +69,23 @@ def test_a_request_has_the_same_bits_at_any_load(quantize: str, store: Path, tmp
     assert answers(artifact, PROMPTS, max_num_seqs=8, max_batch_tokens=8) == expected
     assert answers(artifact, PROMPTS, threads=1) == expected
     assert answers(artifact, PROMPTS * 2) == expected * 2
+
+
+def test_a_gguf_file_of_several_formats_keeps_them(store: Path, tmp_path: Path) -> None:
+    """gate in MXFP4 and up in Q8_0 are one product; biases, which GGUF has apart, too."""
+    types = {"gate": "MXFP4", "up": "Q8_0", "down": "Q5_0"}
+
+    def type_of(tensor: str) -> str:
+        return next((type for part, type in types.items() if f"ffn_{part}_exps" in tensor), "F32")
+
+    _, file = write_twins("gpt_oss", tmp_path / "twins", quantization=type_of)
+    build(BuildOptions(model=str(file), output=tmp_path / "artifact", store=store))
+    formats = {name: info.format for name, info in load_manifest(tmp_path / "artifact").weights.items()}
+    assert formats["layers.0.mlp.experts.gate+up.weight"] == "mxfp4:640+q8_0:640"
+    assert formats["layers.0.mlp.experts.down.weight"] == "q5_0"
+    assert formats["layers.0.mlp.router.weight"] == "f32"
+    alone = [answers(tmp_path / "artifact", [prompt])[0] for prompt in PROMPTS[:3]]
+    assert answers(tmp_path / "artifact", PROMPTS[:3]) == alone
 
 
 def test_experts_that_no_panel_holds_are_refused(tmp_path: Path, store: Path) -> None:

@@ -216,7 +216,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"llama.block_count": 2}, CheckpointError, r"missing: blk\.1\.attn_norm\.weight"),
         ({"llama.block_count": 2**31}, CheckpointError, "block_count"),
         ({"llama.embedding_length": 64}, CheckpointError, "shape"),
-        ({"llama.expert_count": 8}, UnsupportedModelError, "expert"),
+        ({"llama.expert_count": 8}, CheckpointError, "expert_used_count"),
         ({"llama.attention.key_length": 20, "llama.attention.value_length": 20}, CheckpointError, "shape"),
         ({"llama.attention.value_length": 20}, UnsupportedModelError, "value_length"),
         ({"llama.rope.dimension_count": 0}, CheckpointError, "rotates 0 elements"),

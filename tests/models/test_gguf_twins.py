@@ -14,7 +14,7 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def sorted_matrices(weights: dict[str, np.ndarray]) -> np.ndarray:
-    matrices = [weight.ravel() for key, weight in weights.items() if weight.ndim == 2 and "norm" not in key]
+    matrices = [weight.ravel() for key, weight in weights.items() if weight.ndim > 1 and min(weight.shape) > 1 and "norm" not in key]
     return np.sort(np.concatenate(matrices))
 
 

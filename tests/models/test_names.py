@@ -271,6 +271,11 @@ class TestOtherChanges:
         with pytest.raises(CheckpointError, match=r"missing: h\.0\.norms\.3"):
             locate(table, names[:3], shapes, spec, "model")
 
+    def test_biases_of_experts_in_blocks_are_refused(self) -> None:
+        located = Located(tensors=("blk.0.ffn_up_exps.bias",), shape=(2, 32), split=True)
+        with pytest.raises(UnsupportedModelError, match=r"blk\.0\.ffn_up_exps\.bias is stored in q8_0"):
+            taken(located, [LoadedTensor(format="q8_0", data=torch.zeros(2, 34, dtype=torch.uint8))])
+
     def test_one_tensor_is_stacked_too(self) -> None:
         located = Located(tensors=("h.0.norms.0",), shape=(2,), stacked=True)
         assert taken(located, [LoadedTensor(format="f32", data=torch.tensor([1.0, 2.0]))]).data.tolist() == [[1, 2]]

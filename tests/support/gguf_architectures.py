@@ -176,6 +176,64 @@ def longrope_factors(weights: Weights, config: Config) -> Weights:
     return weights | {f"rope_factors_{name}.weight": np.array(rope(config)[f"{name}_factor"], dtype=np.float32) for name in lengths}
 
 
+def merge_experts(weights: Weights, config: Config) -> Weights:
+    """Those of a layer in one tensor for gate, up and down each, [E, rows, columns]."""
+    by_name: dict[str, dict[int, np.ndarray]] = {}
+    others: Weights = {}
+    for name, weight in weights.items():
+        if found := re.fullmatch(r"(model\.layers\.\d+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight", name):
+            part = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}.get(found[3], found[3])
+            by_name.setdefault(f"{found[1]}.mlp.experts.{part}.weight", {})[int(found[2])] = weight
+        elif found := re.fullmatch(r"(model\.layers\.\d+)\.(mlp|block_sparse_moe)\.(.*)", name):
+            others |= _parts_of_experts(found[1], found[3], weight, config)
+        else:
+            others[name] = weight
+    return others | {name: np.stack([each[index] for index in range(len(each))]) for name, each in by_name.items()}
+
+
+def _parts_of_experts(layer: str, name: str, weight: np.ndarray, config: Config) -> Weights:
+    """What is all in one tensor in the checkpoint, or has another name there."""
+    experts = f"{layer}.mlp.experts."
+    alternating = config["model_type"] == "gpt_oss"
+    if name in ("experts.gate_up_proj", "input_linear.weight"):
+        rows = weight.swapaxes(1, 2) if alternating else weight
+        half = rows.shape[1] // 2
+        parts = (rows[:, ::2], rows[:, 1::2]) if alternating else (rows[:, :half], rows[:, half:])
+        return {f"{experts}{part}_proj.weight": rows for part, rows in zip(("gate", "up"), parts, strict=True)}
+    if name in ("experts.down_proj", "output_linear.weight"):
+        return {f"{experts}down_proj.weight": weight.swapaxes(1, 2) if alternating else weight}
+    if name == "experts.gate_up_proj_bias":
+        return {f"{experts}gate_proj.bias": weight[:, ::2], f"{experts}up_proj.bias": weight[:, 1::2]}
+    if name == "experts.down_proj_bias":
+        return {f"{experts}down_proj.bias": weight}
+    renamed = {
+        "router.layer.weight": "gate.weight",
+        "router.weight": "gate.weight",
+        "router.bias": "gate.bias",
+        "e_score_correction_bias": "gate.e_score_correction.bias",
+        "gate.e_score_correction_bias": "gate.e_score_correction.bias",
+        "moe_statics.e_score_correction_bias": "gate.e_score_correction.bias",
+    }
+    return {f"{layer}.mlp.{renamed.get(name, name)}": weight.squeeze() if "correction" in name or "shared_expert_gate" in name else weight}
+
+
+def suffix_sinks(weights: Weights, config: Config) -> Weights:
+    return {f"{name}.weight" if name.endswith(".sinks") else name: weight for name, weight in weights.items()}
+
+
+def split_shared(weights: Weights, config: Config) -> Weights:
+    """Gate and up of the MLP beside experts, which lie in one tensor."""
+    found: Weights = {}
+    for name, weight in weights.items():
+        if name.endswith(".shared_mlp.input_linear.weight"):
+            layer = name.removesuffix(".shared_mlp.input_linear.weight")
+            for part, rows in zip(("gate", "up"), np.split(weight, 2), strict=True):
+                found[f"{layer}.mlp.shared_experts.{part}_proj.weight"] = rows
+        else:
+            found[name.replace(".shared_mlp.output_linear.", ".mlp.shared_experts.down_proj.")] = weight
+    return found
+
+
 def drop_xielu(weights: Weights, config: Config) -> Weights:
     return {name: weight for name, weight in weights.items() if ".act_fn." not in name}
 
@@ -233,6 +291,48 @@ def _mistral3_keys(config: Config, weights: Weights) -> dict[str, Any]:
         "attention.temperature_scale": rope(config)["llama_4_scaling_beta"],
     }
     return _llama_keys(config, weights) | temperature
+
+
+def expert_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    return {
+        "expert_count": first(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
+        "expert_used_count": first(config, "num_experts_per_tok", "moe_k"),
+        "expert_feed_forward_length": config.get("moe_intermediate_size"),
+        "expert_shared_feed_forward_length": config.get("shared_expert_intermediate_size"),
+    }
+
+
+def _mixtral_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    return _llama_keys(config, weights) | expert_keys(config, weights) | {"attention.sliding_window": config.get("sliding_window")}
+
+
+def _granite_moe_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    shared = {"expert_shared_feed_forward_length": config.get("shared_intermediate_size")}
+    return _granite_keys(config, weights) | expert_keys(config, weights) | shared
+
+
+def _gpt_oss_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    own = {"expert_feed_forward_length": config["intermediate_size"], "attention.sliding_window": config["sliding_window"]}
+    return expert_keys(config, weights) | own
+
+
+def _sigmoid_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    return expert_keys(config, weights) | {
+        "expert_gating_func": 2,
+        "expert_shared_count": config.get("n_shared_experts"),
+        "expert_weights_scale": config.get("routed_scaling_factor"),
+        "expert_weights_norm": config.get("norm_topk_prob"),
+        "leading_dense_block_count": config.get("first_k_dense_replace"),
+        "rope.dimension_count": rotary_width(config),
+    }
+
+
+def _ernie_moe_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    return expert_keys(config, weights) | {
+        "expert_shared_count": config["moe_num_shared_experts"],
+        "leading_dense_block_count": config["moe_layer_start_index"],
+        "interleave_moe_layer_step": config["moe_layer_interval"],
+    }
 
 
 def _xielu_keys(config: Config, weights: Weights) -> dict[str, Any]:
@@ -347,6 +447,47 @@ ARCHITECTURES: dict[str, GgufArchitecture] = {
     "jais2": GgufArchitecture(name="jais2", keys=_rotary_keys),
     "gpt2": GgufArchitecture(name="gpt2", transforms=(transpose,)),
     "gpt_bigcode": GgufArchitecture(name="starcoder"),
+    "mixtral": GgufArchitecture(name="llama", keys=_mixtral_keys, transforms=(merge_experts, interleave)),
+    "qwen2_moe": GgufArchitecture(
+        name="qwen2moe",
+        keys=expert_keys,
+        transforms=(merge_experts,),
+        settings={"use_sliding_window": False, "layer_types": None, "norm_topk_prob": False, "mlp_only_layers": None},
+    ),
+    "qwen3_moe": GgufArchitecture(
+        name="qwen3moe",
+        keys=expert_keys,
+        transforms=(merge_experts,),
+        settings={"use_sliding_window": False, "norm_topk_prob": True, "mlp_only_layers": None},
+    ),
+    "olmoe": GgufArchitecture(
+        name="olmoe", keys=expert_keys, transforms=(merge_experts,), settings={"norm_topk_prob": False, "rms_norm_eps": 1e-5}
+    ),
+    "granitemoe": GgufArchitecture(name="granitemoe", keys=_granite_moe_keys, transforms=(merge_experts, interleave)),
+    "granitemoeshared": GgufArchitecture(name="granitemoe", keys=_granite_moe_keys, transforms=(split_shared, merge_experts, interleave)),
+    "gpt_oss": GgufArchitecture(
+        name="gpt-oss",
+        keys=_gpt_oss_keys,
+        transforms=(merge_experts, suffix_sinks),
+        settings={"rope_parameters": {"rope_type": "yarn", "rope_theta": 7000.0, "factor": 4.0, "original_max_position_embeddings": 32}},
+    ),
+    "glm4_moe": GgufArchitecture(
+        name="glm4moe", keys=_sigmoid_keys, transforms=(merge_experts,), settings={"n_group": 1, "topk_group": 1, "use_qk_norm": True}
+    ),
+    "dots1": GgufArchitecture(
+        name="dots1",
+        keys=_sigmoid_keys,
+        transforms=(merge_experts,),
+        settings={"n_group": 1, "topk_group": 1, "sliding_window": None, "layer_types": None, "norm_topk_prob": True},
+    ),
+    "minimax_m2": GgufArchitecture(
+        name="minimax-m2",
+        keys=lambda config, weights: _sigmoid_keys(config, weights) | {"expert_feed_forward_length": config["intermediate_size"]},
+        transforms=(merge_experts,),
+    ),
+    "ernie4_5_moe": GgufArchitecture(
+        name="ernie4_5-moe", keys=_ernie_moe_keys, transforms=(merge_experts,), settings={"mlp_layer_types": None}
+    ),
     # Granite's maths, and Llama's, under other names.
     "minicpm": GgufArchitecture(
         name="minicpm",

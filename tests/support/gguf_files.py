@@ -1,6 +1,7 @@
 """GGUF files made from Hugging Face checkpoints the way llama.cpp's converter makes them, with the `gguf` package alone."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,14 @@ def _add_tensors(
         target = name if name.startswith("rope_") else names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise ValueError(f"GGUF's {architecture} has no name for {name}")
-        matrix = weight.ndim == 2 and "norm" not in target
+        matrix = weight.ndim >= 2 and target.endswith(".weight") and "norm" not in target and "ffn_gate_inp" not in target
         name = (quantization if isinstance(quantization, str) else quantization(target)) if matrix else "F32"
         kind = gguf.GGMLQuantizationType[name]
         if name in _QUANTIZED_BY_GGUF:
             data = gguf.quants.quantize(np.ascontiguousarray(weight), kind)
         else:
-            data = _random_blocks(kind, weight.shape[0], weight.shape[1], seed=len(target))
+            blocks = _random_blocks(kind, math.prod(weight.shape[:-1]), weight.shape[-1], seed=len(target))
+            data = blocks.reshape(*weight.shape[:-1], -1)
         writer.add_tensor(target, data, raw_dtype=kind)
 
 

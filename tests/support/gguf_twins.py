@@ -1,5 +1,6 @@
 """Tiny checkpoints of every architecture that GGUF has, as a Hugging Face directory and as a GGUF file of the same weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from families import VARIANTS, write_tiny_checkpoint
@@ -17,8 +18,8 @@ def twins() -> list[str]:
     return [*ARCHITECTURES, *(name for name, (family, _) in VARIANTS.items() if family in ARCHITECTURES and name not in _UNSAID)]
 
 
-def write_twins(name: str, directory: Path, *, seed: int = 0, quantization: str = "F32") -> tuple[Path, Path]:
-    """Writes one pair into `directory`, which is made: (the checkpoint, the GGUF file)."""
+def write_twins(name: str, directory: Path, *, seed: int = 0, quantization: str | Callable[[str], str] = "F32") -> tuple[Path, Path]:
+    """Writes one pair into `directory`, which is made: (the checkpoint, the GGUF file). quantization: as of `write_gguf`."""
     family, chosen = VARIANTS.get(name, (name, {}))
     settings = ARCHITECTURES[family].settings | chosen
     checkpoint = write_tiny_checkpoint(_SOURCES.get(name, name), directory / "checkpoint", seed=seed, **settings)
