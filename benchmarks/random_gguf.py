@@ -26,9 +26,7 @@ class Shape:
     """
 
     architecture: str
-    layers: int
     hidden: int
-    vocabulary: int
     keys: dict[str, Any]
     matrices: dict[str, tuple[int, ...]]
     vectors: dict[str, tuple[int, ...]]
@@ -73,9 +71,7 @@ def _keys(hidden: int, heads: int, kv_heads: int, dim: int, experts: int, chosen
 SHAPES = {
     "qwen3-30b-a3b": Shape(
         architecture="qwen3moe",
-        layers=48,
         hidden=2048,
-        vocabulary=151936,
         keys=_keys(2048, 32, 4, 128, 128, 8, 768),
         matrices=_attention(2048, 32, 4, 128) | _experts(128, 2048, 768),
         vectors={
@@ -89,9 +85,7 @@ SHAPES = {
     ),
     "gpt-oss-20b": Shape(
         architecture="gpt-oss",
-        layers=24,
         hidden=2880,
-        vocabulary=201088,
         keys=_keys(2880, 64, 8, 64, 32, 4, 2880) | {"attention.sliding_window": 128},
         matrices=_attention(2880, 64, 8, 64) | _experts(32, 2880, 2880),
         vectors={

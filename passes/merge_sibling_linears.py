@@ -74,13 +74,18 @@ def _merge(graph: fx.Graph, siblings: list[fx.Node]) -> int:
         arguments = arguments._replace(bias=join(graph, biases, "concat"))
     with graph.inserting_before(siblings[0]):
         merged = call_like(graph, target, tuple(arguments))
-        start = 0
-        for node, band in zip(siblings, bands, strict=True):
-            node.replace_all_uses_with(call_like(graph, _SLICE, (merged, 1, start, start + band.out_features)))
-            start += band.out_features
+        _take_apart(graph, merged, siblings, bands)
+    return len(siblings) - 1
+
+
+def _take_apart(graph: fx.Graph, merged: fx.Node, siblings: list[fx.Node], bands: list[Band]) -> None:
+    """Put each sibling's columns of the merged result, which are those of its band, in its place."""
+    start = 0
+    for node, band in zip(siblings, bands, strict=True):
+        node.replace_all_uses_with(call_like(graph, _SLICE, (merged, 1, start, start + band.out_features)))
+        start += band.out_features
     for node in siblings:
         graph.erase_node(node)
-    return len(siblings) - 1
 
 
 def _merge_experts(graph: fx.Graph) -> int:
@@ -104,9 +109,4 @@ def _merge_bands_of_experts(graph: fx.Graph, siblings: list[fx.Node]) -> None:
     bias = None if arguments[0][2] is None else join(graph, [each[2] for each in arguments], "concat")
     with graph.inserting_before(siblings[0]):
         call = call_like(graph, torch.ops.engine.experts_mixed.default, (x, weight, bias, order, write_bands(bands), experts))
-        start = 0
-        for node, band in zip(siblings, bands, strict=True):
-            node.replace_all_uses_with(call_like(graph, _SLICE, (call, 1, start, start + band.out_features)))
-            start += band.out_features
-    for node in siblings:
-        graph.erase_node(node)
+        _take_apart(graph, call, siblings, bands)

@@ -73,8 +73,7 @@ Tensor linear_mixed(Tensor x, Tensor w, std::optional<Tensor> bias, std::optiona
 
 Tensor experts_mixed(Tensor x, Tensor w, std::optional<Tensor> bias, Tensor order, std::string_view text, int64_t experts) {
   check_activations(x);
-  check_contiguous(w, w.scalar_type(), w.dim(), "w");
-  STD_TORCH_CHECK(w.scalar_type() == ScalarType::Byte, "w must be bytes");
+  check_contiguous(w, ScalarType::Byte, w.dim(), "w");  // bands are bytes, and a weight of one format has its shape
   const int64_t rows = x.size(0), groups = x.size(1);
   const int32_t* begin = begins_of(order, experts, rows);
   const std::vector<Described> all = described(text);
@@ -83,6 +82,7 @@ Tensor experts_mixed(Tensor x, Tensor w, std::optional<Tensor> bias, Tensor orde
   const Epilogue epilogue(bias, 1.0, std::nullopt, rows, experts * out_features);
   Tensor out = empty_floats({rows, out_features});
   std::vector<Band> bands;
+  bands.reserve(all.size() * size_t(std::min(experts, rows)));
   int64_t column = 0, bytes = 0;
   for (const auto [format, columns] : all) {
     STD_TORCH_CHECK(groups % format->groups == 0, "w is not packed for ", groups, " groups");

@@ -68,11 +68,17 @@ int64_t largest(const float* values, int64_t count) {
   return place;
 }
 
+// Of a thread, so that a row allocates nothing.
+struct RouteScratch {
+  std::vector<float> scores, choice, groups;
+  std::vector<bool> taken, kept;
+};
+
 // Choices outside the best groups become what the options say.
-void mask(const RouteOptions& options, float* choice, int64_t experts, std::vector<float>& scratch) {
+void mask(const RouteOptions& options, float* choice, int64_t experts, RouteScratch& scratch) {
   const int64_t size = experts / options.groups;
-  scratch.resize(size_t(options.groups + size));
-  float *sums = scratch.data(), *members = sums + options.groups;
+  scratch.groups.resize(size_t(options.groups + size));
+  float *sums = scratch.groups.data(), *members = sums + options.groups;
   for (int64_t g = 0; g < options.groups; ++g) {
     std::copy_n(choice + g * size, size, members);
     float sum = 0;
@@ -83,7 +89,8 @@ void mask(const RouteOptions& options, float* choice, int64_t experts, std::vect
     }
     sums[g] = sum;
   }
-  std::vector<bool> kept(size_t(options.groups), false);
+  std::vector<bool>& kept = scratch.kept;
+  kept.assign(size_t(options.groups), false);
   for (int64_t i = 0; i < options.kept; ++i) {
     int64_t best = -1;
     for (int64_t g = 0; g < options.groups; ++g)
@@ -94,11 +101,6 @@ void mask(const RouteOptions& options, float* choice, int64_t experts, std::vect
     if (!kept[size_t(g)]) std::fill_n(choice + g * size, size, options.zero_outside ? 0.0f : -INFINITY);
 }
 
-struct RouteScratch {
-  std::vector<float> scores, choice, groups;
-  std::vector<bool> taken;
-};
-
 void route_row(const RouteOptions& options, const float* logits, const float* choice_bias, const float* expert_scale, int64_t experts,
                RouteScratch& scratch, int32_t* ids, float* weights) {
   scratch.scores.assign(logits, logits + experts);
@@ -108,7 +110,7 @@ void route_row(const RouteOptions& options, const float* logits, const float* ch
   float* choice = scratch.choice.data();
   if (choice_bias != nullptr)
     for (int64_t e = 0; e < experts; ++e) choice[e] += choice_bias[e];
-  if (options.groups > 1) mask(options, choice, experts, scratch.groups);
+  if (options.groups > 1) mask(options, choice, experts, scratch);
   scratch.taken.assign(size_t(experts), false);
   for (int64_t j = 0; j < options.chosen; ++j) {
     int64_t best = -1;  // the first that is left, where none is a number

@@ -96,16 +96,7 @@ def combine_experts(
 
 def experts(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, order: Tensor, out_features: int, count: int) -> Tensor:
     """x [P, K] float32, or bfloat16 as of round_bf16; w: of all experts, packed as one [count * N, K]; bias [count * N] -> [P, N]."""
-    panels = w.shape[0] // count
-    return _each(
-        x,
-        order,
-        count,
-        out_features,
-        lambda rows, expert: reference.linear(
-            kernel, rows, w[expert * panels : (expert + 1) * panels], _of(bias, expert, out_features), None, out_features, 1.0
-        ),
-    )
+    return _each(x, order, count, out_features, _linear_of(kernel, w.unflatten(0, (count, -1)), bias, out_features))
 
 
 def experts_mixed(x: Tensor, w: Tensor, bias: Tensor | None, order: Tensor, bands: str, count: int) -> Tensor:
@@ -121,8 +112,9 @@ def experts_mixed(x: Tensor, w: Tensor, bias: Tensor | None, order: Tensor, band
     return torch.cat(outs, dim=1)
 
 
-def _linear_of(format: str, weights: Tensor, bias: Tensor | None, out_features: int) -> Callable[[Tensor, int], Tensor]:
-    return lambda rows, expert: reference.linear(format, rows, weights[expert], _of(bias, expert, out_features), None, out_features, 1.0)
+def _linear_of(kernel: str, weights: Tensor, bias: Tensor | None, out_features: int) -> Callable[[Tensor, int], Tensor]:
+    """The linear of an expert, of some rows. weights: packed, of each expert."""
+    return lambda rows, expert: reference.linear(kernel, rows, weights[expert], _of(bias, expert, out_features), None, out_features, 1.0)
 
 
 def _each(x: Tensor, order: Tensor, count: int, out_features: int, linear: Callable[[Tensor, int], Tensor]) -> Tensor:

@@ -36,10 +36,15 @@ def checked_router(settings: Settings, experts: int, chosen: int, **fields: Any)
     return RouterSpec(experts=experts, chosen=chosen, **fields)
 
 
-def sigmoid_router(settings: Settings, experts: str = "n_routed_experts", eps: float = 1e-20) -> RouterSpec:
-    """That of DeepSeek-V3 and of those that follow it. Raises UnsupportedModelError for another function of the logits."""
+def check_sigmoid(settings: Settings) -> None:
+    """Raises UnsupportedModelError where `scoring_func` is another function."""
     if (scored := settings.text("scoring_func", "sigmoid")) != "sigmoid":
         raise UnsupportedModelError(f"{settings.source}: routers that score by {scored!r} are not supported here", hint="sigmoid is")
+
+
+def sigmoid_router(settings: Settings, experts: str = "n_routed_experts", eps: float = 1e-20) -> RouterSpec:
+    """That of DeepSeek-V3 and of those that follow it. Raises UnsupportedModelError for another function of the logits."""
+    check_sigmoid(settings)
     count = settings.integer("n_group", 1)
     groups = ExpertGroupsSpec(count=count, kept=settings.integer("topk_group", 1)) if count > 1 else None
     settings.ignore("topk_group", "topk_method")

@@ -60,7 +60,7 @@ INTERLEAVED_NAMES = NameTable(sources=SOURCES, ignored=VECTORS, interleaved=True
 
 # Where the norm of what the channel reads has the other's name.
 NAMES_WITH_POST_ATTENTION_NORM = NameTable(
-    sources=SOURCES | {"layers.{}.mlp_norm.weight": LAYER + "post_attention_norm.weight"}, ignored=VECTORS, further_layers=LAYER
+    sources=SOURCES | {"layers.{}.mlp_norm.weight": LAYER + "post_attention_norm.weight"}, ignored=VECTORS
 )
 
 
@@ -95,19 +95,25 @@ def common(settings: Settings, found: GGUFSource) -> dict[str, Any]:
     } | _eps(settings)
 
 
-def experts(settings: Settings, *, count: str = "num_experts", gating: int = 1) -> dict[str, Any]:
+def experts(settings: Settings, *, count: str = "num_experts", gating: int = 1, scaled: bool = False) -> dict[str, Any]:
     """The settings of experts, by their names in config.json. count: what theirs is called. gating: the number of the router's function,
-    the only one that the family has. Raises UnsupportedModelError for another."""
+    the only one that the family has. scaled: whether it multiplies weights. Raises UnsupportedModelError for what it does not have."""
     given = settings.integer("expert_gating_func", 0) or gating
     if given != gating:
         raise UnsupportedModelError(
             f"{settings.source}: expert_gating_func is {given}; of this architecture {gating} is supported", hint="1 is softmax, 2 sigmoid"
         )
+    scale = settings.number("expert_weights_scale", 0.0) or 1.0
+    if scale != 1.0 and not scaled:
+        raise UnsupportedModelError(
+            f"{settings.source}: expert_weights_scale is {scale}, and this architecture has no such factor",
+            hint="the file was made by another program than this version knows",
+        )
     return {
         count: settings.integer("expert_count"),
         "num_experts_per_tok": settings.integer("expert_used_count"),
         "moe_intermediate_size": settings.integer("expert_feed_forward_length", settings.integer("feed_forward_length")),
-        "routed_scaling_factor": settings.number("expert_weights_scale", 0.0) or 1.0,
+        "routed_scaling_factor": scale,
     }
 
 

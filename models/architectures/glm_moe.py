@@ -11,7 +11,7 @@ from ..settings import Settings
 from ..spec import ModelSpec
 from . import gguf
 from .architecture import GGUFEntry, GGUFSource, HFEntry
-from .experts import after_the_first, by_layer, each_expert, router, shared, shared_mlp, sigmoid_router
+from .experts import after_the_first, by_layer, check_sigmoid, each_expert, router, shared, shared_mlp, sigmoid_router
 from .hf import attention, before, dense, head_size, mlp, num_layers, rms, rope, window_size, windows_by_type
 from .llama import COMMON, IGNORED, LAYER, SOURCES, either
 from .mixtral import EXPERTS, ROUTER
@@ -94,7 +94,8 @@ def _minimax_m2(settings: Settings) -> ModelSpec:
         table = replace(table, width=settings.integer("rotary_dim"))
     if any(kind != 1 for kind in settings.raw("attn_type_list") or ()):
         raise UnsupportedModelError(f"{settings.source}: attn_type_list has layers without attention", hint="MiniMax-M2 has none")
-    settings.ignore("rotary_dim", "scoring_func", "use_qk_norm", "qk_norm_type", "use_routing_bias")
+    check_sigmoid(settings)
+    settings.ignore("rotary_dim", "use_qk_norm", "qk_norm_type", "use_routing_bias")
     settings.ignore("mtp_transformer_layers", "num_mtp_modules", "use_mtp")
     made = router(settings, "num_local_experts", score="sigmoid", choice_bias=True, normalized=True)
     return dense(
@@ -188,7 +189,7 @@ def _deepseek_like(model_type: str, found: GGUFSource, settings: Settings, **val
     """A router by sigmoid, experts after a number of dense layers, an MLP beside them."""
     return (
         gguf.common(settings, found)
-        | gguf.experts(settings, count="n_routed_experts", gating=2)
+        | gguf.experts(settings, count="n_routed_experts", gating=2, scaled=True)
         | {
             "model_type": model_type,
             "n_shared_experts": settings.integer("expert_shared_count", 0),
@@ -215,7 +216,11 @@ def _minimax_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
 
 
 GGUF = (
-    GGUFEntry(architectures=("glm4moe",), settings=_glm4_of_gguf, names=gguf.NAMES_WITH_POST_ATTENTION_NORM),
+    GGUFEntry(
+        architectures=("glm4moe",),
+        settings=_glm4_of_gguf,
+        names=replace(gguf.NAMES_WITH_POST_ATTENTION_NORM, further_layers=gguf.LAYER),
+    ),
     GGUFEntry(architectures=("dots1",), settings=_dots1_of_gguf, names=gguf.NAMES),
     GGUFEntry(architectures=("minimax-m2",), settings=_minimax_of_gguf, names=gguf.NAMES),
 )

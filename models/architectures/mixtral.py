@@ -141,10 +141,9 @@ def _gpt_oss(settings: Settings) -> ModelSpec:
     alpha = settings.number("swiglu_alpha", 1.702)
     if alpha != 1.702:
         raise UnsupportedModelError(f"{settings.source}: swiglu_alpha = {alpha} is not supported", hint="1.702 is")
-    settings.text("hidden_act", "silu")
     bias = settings.flag("attention_bias", True)
     windows = windows_by_type(settings, window_size(settings), lambda index: index % 2 == 0)
-    settings.ignore("experts_per_token", "initial_context_length")
+    settings.ignore("experts_per_token", "initial_context_length", "hidden_act")
     experts = MLPSpec(
         size=settings.integer("intermediate_size"),
         activation="quick_gelu",

@@ -217,6 +217,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"llama.block_count": 2**31}, CheckpointError, "block_count"),
         ({"llama.embedding_length": 64}, CheckpointError, "shape"),
         ({"llama.expert_count": 8}, CheckpointError, "expert_used_count"),
+        ({"llama.expert_count": 8, "llama.expert_gating_func": 2}, UnsupportedModelError, "expert_gating_func is 2"),
+        ({"llama.expert_count": 8, "llama.expert_weights_scale": 2.5}, UnsupportedModelError, "expert_weights_scale is 2.5"),
         ({"llama.attention.key_length": 20, "llama.attention.value_length": 20}, CheckpointError, "shape"),
         ({"llama.attention.value_length": 20}, UnsupportedModelError, "value_length"),
         ({"llama.rope.dimension_count": 0}, CheckpointError, "rotates 0 elements"),
