@@ -85,7 +85,12 @@ def _pooled(pooled: PooledInfo) -> str:
 
 
 def _cache(group: CacheGroup) -> str:
-    seen = {"full": "", "window": f" of a window of {group.window:,}", "chunk": f" of a chunk of {group.window:,}"}[group.kind]
+    seen = {
+        "full": "",
+        "latent": f", latents of {group.head_dim:,}",
+        "window": f" of a window of {group.window:,}",
+        "chunk": f" of a chunk of {group.window:,}",
+    }[group.kind]
     per_token = human_bytes(group.bytes_per_block / group.block_size)
     return f"{len(group.layers)} layers, {group.dtype}, blocks of {group.block_size} tokens{seen}, {per_token} per token"
 

@@ -24,7 +24,7 @@ UNDIGESTED = ("created", "digest")
 """The fields of a manifest that its digest leaves out: when a build ran says nothing of what it made."""
 
 KVDType = Literal["float32", "float16", "bfloat16", "int8"]
-CacheKind = Literal["full", "window", "chunk"]
+CacheKind = Literal["full", "window", "chunk", "latent"]
 KV_SCALE_BYTES = 4
 """What a key or value of int8 takes beside its quants: a float32 scale."""
 Scalar = int | float
@@ -97,7 +97,8 @@ class CacheGroup(_Struct, frozen=True, kw_only=True):
     Per layer two tensors [blocks, num_kv_heads, block_size, row_elements]: `cache:NAME.LAYER.k` and
     `cache:NAME.LAYER.v`. kind: what a token sees. full: every token before it; window: the last
     `window` tokens, itself included; chunk: those since the last position that is a multiple of
-    `window`. window: 0 for full.
+    `window`. latent: as full, of layers that keep one latent for all heads, in one tensor,
+    `cache:NAME.LAYER.latent`. window: 0 for full and latent.
     """
 
     name: str
@@ -116,13 +117,18 @@ class CacheGroup(_Struct, frozen=True, kw_only=True):
 
     @property
     def bytes_per_block(self) -> int:
-        """Bytes that one block takes over all layers, keys and values together."""
-        return 2 * len(self.layers) * self.num_kv_heads * self.block_size * self.row_elements * DTYPE_BYTES[self.dtype]
+        """Bytes that one block takes over all layers, all of their tensors together."""
+        return len(self.tensors) * self.num_kv_heads * self.block_size * self.row_elements * DTYPE_BYTES[self.dtype]
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether a token sees every token before it, so that a sequence keeps all of its blocks."""
+        return self.kind in ("full", "latent")
 
     def seen(self, length: int) -> int:
         """How many tokens the last of `length` tokens sees, itself included."""
         match self.kind:
-            case "full":
+            case "full" | "latent":
                 return length
             case "window":
                 return min(length, self.window)
@@ -132,7 +138,8 @@ class CacheGroup(_Struct, frozen=True, kw_only=True):
     @property
     def tensors(self) -> list[str]:
         """References of the group's tensors."""
-        return [f"cache:{self.name}.{layer}.{part}" for layer in self.layers for part in "kv"]
+        parts = ("latent",) if self.kind == "latent" else ("k", "v")
+        return [f"cache:{self.name}.{layer}.{part}" for layer in self.layers for part in parts]
 
 
 class SegmentInfo(_Struct, frozen=True, kw_only=True):
@@ -148,7 +155,7 @@ class Call(_Struct, frozen=True, kw_only=True):
     """One line of the program: run a segment or one of our operators.
 
     `inputs` name values: `weight:NAME`, `input:NAME`, `cache:GROUP.LAYER.k`, `cache:GROUP.LAYER.v`,
-    `value:N`; "" is a tensor that an operator does without. `scalars` follow the inputs in an
+    `cache:GROUP.LAYER.latent`, `value:N`; "" is a tensor that an operator does without. `scalars` follow the inputs in an
     operator's argument list. `frees` are the values whose last use this call is.
     """
 

@@ -157,7 +157,7 @@ def _faults_of_caches(manifest: Manifest) -> Iterator[str]:
     if len({group.block_size for group in manifest.caches}) > 1:
         yield "has cache groups of different block sizes"
     for group in manifest.caches:
-        if (group.window == 0) != (group.kind == "full"):
+        if (group.window == 0) != group.keeps_all:
             yield f"has the cache group {group.name!r} of kind {group.kind} with a window of {group.window}"
 
 

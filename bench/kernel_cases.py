@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..artifacts import CacheGroup, Manifest, WeightInfo
-from ..kernels.attention.op import attention
+from ..kernels.attention.op import attention, latent_attention
 from ..kernels.attention.options import AttentionOptions
 from ..kernels.linear import activations_for
 from ..kernels.linear.bands import is_mixed, read_bands
@@ -98,10 +98,25 @@ def linear_cases(shape: LinearShape, rows: tuple[int, ...]) -> Iterator[Case]:
         )
 
 
+_STEPS = ((1, 2048, 1), (8, 512, 1), (1, 2048, 512))
+"""Sequences, their tokens, how many of them are computed: decode of one and of eight, and the last chunk of a long prompt."""
+
+
 def attention_cases(cache: CacheGroup, query_heads: int) -> Iterator[Case]:
-    """Decode of one sequence and of eight, and the last chunk of a long prompt."""
-    for batch, context, new in ((1, 2048, 1), (8, 512, 1), (1, 2048, 512)):
+    for batch, context, new in _STEPS:
         yield _attention_case(cache, query_heads, batch, context, new)
+
+
+def latent_cases(cache: CacheGroup, heads: int, rank: int) -> Iterator[Case]:
+    for batch, context, new in _STEPS:
+        yield _latent_case(cache, heads, rank, batch, context, new)
+
+
+def heads_and_rank(manifest: Manifest, layer: int) -> tuple[int, int]:
+    """Of a layer with latent attention: how many heads it has, and of how many elements what makes their values is."""
+    keys, values = (manifest.weights[f"layers.{layer}.attention.{part}_up.weight"] for part in ("key", "value"))
+    rank = in_features_of_panels(values.format, values.shape)
+    return _outputs(keys) // rank, rank
 
 
 def _linear_call(shape: LinearShape, x: Tensor, weights: Sequence[Tensor]) -> Callable[[int], Tensor]:
@@ -125,29 +140,51 @@ def _copies(tensor: Tensor) -> Sequence[Tensor]:
     return tensor.expand(min(count, _MOST_COPIES), *tensor.shape).contiguous().unbind()
 
 
-def _attention_case(cache: CacheGroup, query_heads: int, batch: int, context: int, new: int) -> Case:
-    """`batch` sequences of `context` tokens, `new` of which are computed."""
-    heads, dim, size, dtype = cache.num_kv_heads, cache.head_dim, cache.block_size, _KV_DTYPES[cache.dtype]
+def _filled(cache: CacheGroup, batch: int, context: int, new: int) -> tuple[Sequence[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Copies of a cache with `batch` sequences of `context` tokens, and what tells where these and the `new` of each lie."""
+    size, dtype = cache.block_size, _KV_DTYPES[cache.dtype]
     per_sequence = -(-context // size)
     # Of int8, bytes of which no four are a scale that is large or next to nothing.
-    shape = (batch * per_sequence, heads, size, cache.row_elements)
-    keys = _copies(torch.randint(0x20, 0x3C, shape, dtype=dtype) if dtype == torch.int8 else torch.randn(shape).to(dtype))
-    values = _copies(keys[0])
+    shape = (batch * per_sequence, cache.num_kv_heads, size, cache.row_elements)
+    copies = _copies(torch.randint(0x20, 0x3C, shape, dtype=dtype) if dtype == torch.int8 else torch.randn(shape).to(dtype))
     table = torch.randperm(batch * per_sequence).to(torch.int32).view(batch, per_sequence)
     positions = torch.arange(context - new, context)
     slots = (table[:, positions // size] * size + positions % size).flatten().to(torch.int32)
-    q, k, v = (torch.randn(batch * new, count, dim) for count in (query_heads, heads, heads))
     starts = torch.arange(0, batch * new + 1, new, dtype=torch.int32)
-    lengths = torch.full((batch,), context, dtype=torch.int32)
+    return copies, (starts, torch.full((batch,), context, dtype=torch.int32), table, slots)
+
+
+def _attention_case(cache: CacheGroup, query_heads: int, batch: int, context: int, new: int) -> Case:
+    heads, dim, dtype = cache.num_kv_heads, cache.head_dim, _KV_DTYPES[cache.dtype]
+    keys, where = _filled(cache, batch, context, new)
+    values = _copies(keys[0])
+    q, k, v = (torch.randn(batch * new, count, dim) for count in (query_heads, heads, heads))
     options = AttentionOptions(scale=dim**-0.5)
     seen = batch * sum(range(context - new + 1, context + 1))
     return Case(
         kernel=f"attention {cache.dtype}",
         shape=f"{query_heads}x{heads}x{dim}, {batch} of {context:,}",
         rows=batch * new,
-        call=lambda index: attention(q, k, v, keys[index], values[index], starts, lengths, table, slots, options),
+        call=lambda index: attention(q, k, v, keys[index], values[index], *where, options),
         copies=len(keys),
         bytes=2 * batch * context * heads * cache.row_elements * dtype.itemsize + 2 * q.nbytes + 2 * k.nbytes,
         macs=2 * seen * query_heads * dim,
+        peak="float32",
+    )
+
+
+def _latent_case(cache: CacheGroup, heads: int, rank: int, batch: int, context: int, new: int) -> Case:
+    kept, where = _filled(cache, batch, context, new)
+    width, tokens = cache.head_dim, batch * new
+    q, turned, latents = torch.randn(heads, tokens, rank), torch.randn(tokens, heads, width - rank), torch.randn(tokens, width)
+    seen = batch * sum(range(context - new + 1, context + 1))
+    return Case(
+        kernel=f"latent attention {cache.dtype}",
+        shape=f"{heads}x{rank}+{width - rank}, {batch} of {context:,}",
+        rows=tokens,
+        call=lambda index: latent_attention(q, turned, latents, kept[index], *where, width**-0.5),
+        copies=len(kept),
+        bytes=batch * context * cache.row_elements * _KV_DTYPES[cache.dtype].itemsize + 2 * q.nbytes + turned.nbytes + latents.nbytes,
+        macs=seen * heads * (width + rank),
         peak="float32",
     )

@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..kernels import ops
 from ..runtime.capacity.machine import default_threads
 from ..runtime.kinds.choose import kind_of
-from .kernel_cases import Case, LinearShape, attention_cases, compared, linear_cases, linear_shapes
+from .kernel_cases import Case, LinearShape, attention_cases, compared, heads_and_rank, latent_cases, linear_cases, linear_shapes
 from .limits import Limits, describe_limits, measure_limits, share_of_read
 from .options import Kernels, settings
 from .provenance import provenance
@@ -69,7 +69,10 @@ def _cases(options: Kernels, manifest: Manifest) -> Iterator[Case]:
     for shape in shapes:
         yield from linear_cases(shape, options.rows)
     for group in manifest.caches:
-        yield from attention_cases(group, manifest.model.hidden_size // group.head_dim)
+        if group.kind == "latent":
+            yield from latent_cases(group, *heads_and_rank(manifest, group.layers[0]))
+        else:
+            yield from attention_cases(group, manifest.model.hidden_size // group.head_dim)
 
 
 def _time(case: Case, seconds: float) -> KernelResult:

@@ -30,7 +30,6 @@ from engine.artifacts.store.store import Store, chosen_store
 from engine.bench.provenance import provenance
 from engine.compiler.calibrate import Calibration, importance, mean_squares, read_calibration
 from engine.compiler.quantizer import best_fit
-from engine.compiler.recipes import dequantize
 from engine.compiler.reference import block_sizes, read
 from engine.compiler.tokens_of_text import whole_texts_tokenizer
 from engine.compiler.verify import compare_logits
@@ -44,6 +43,7 @@ from engine.models.decoder import Decoder, Layer, constants
 from engine.models.names import Located
 from engine.models.open import open_checkpoint
 from engine.models.step import Step
+from engine.models.stored_values import dequantize
 
 TEXT = Path(__file__).parent.parent / "README.md"
 LENGTH = 512

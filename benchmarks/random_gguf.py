@@ -7,7 +7,7 @@ The same file is for Engine and for llama.cpp. Weights are random blocks whose s
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ _SEED = 7
 class Shape:
     """A model. matrices: of a layer, by name without `blk.N.`; vectors likewise, and routers, all float32: 1, or 0 for biases.
 
-    keys: without the architecture's name. type: of matrices; head: of the last one.
+    keys: without the architecture's name. type: of matrices whose rows are whole blocks of it, of others Q8_0; head: of the last one.
+    dense: a layer's matrices in place of those of experts, in as many of the first layers as `leading_dense_block_count` says.
     """
 
     architecture: str
@@ -32,6 +33,7 @@ class Shape:
     vectors: dict[str, tuple[int, ...]]
     type: Type
     head: Type = Type.Q6_K
+    dense: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def _experts(count: int, hidden: int, size: int) -> dict[str, tuple[int, ...]]:
@@ -39,6 +41,14 @@ def _experts(count: int, hidden: int, size: int) -> dict[str, tuple[int, ...]]:
         "ffn_gate_exps.weight": (count, size, hidden),
         "ffn_up_exps.weight": (count, size, hidden),
         "ffn_down_exps.weight": (count, hidden, size),
+    }
+
+
+def _mlp(hidden: int, size: int, suffix: str = "") -> dict[str, tuple[int, ...]]:
+    return {
+        f"ffn_gate{suffix}.weight": (size, hidden),
+        f"ffn_up{suffix}.weight": (size, hidden),
+        f"ffn_down{suffix}.weight": (hidden, size),
     }
 
 
@@ -105,6 +115,40 @@ SHAPES = {
         type=Type.MXFP4,
         head=Type.Q8_0,
     ),
+    "deepseek-v2-lite": Shape(
+        architecture="deepseek2",
+        hidden=2048,
+        keys=_keys(2048, 16, 1, 576, 64, 6, 1408)
+        | {
+            "attention.value_length": 512,
+            "attention.kv_lora_rank": 512,
+            "attention.key_length_mla": 192,
+            "attention.value_length_mla": 128,
+            "rope.dimension_count": 64,
+            "rope.freq_base": 10000.0,
+            "feed_forward_length": 10944,
+            "leading_dense_block_count": 1,
+            "expert_shared_count": 2,
+            "expert_weights_scale": 1.0,
+        },
+        matrices={
+            "attn_q.weight": (16 * 192, 2048),
+            "attn_kv_a_mqa.weight": (576, 2048),
+            "attn_k_b.weight": (16, 512, 128),
+            "attn_v_b.weight": (16, 128, 512),
+            "attn_output.weight": (2048, 2048),
+        }
+        | _experts(64, 2048, 1408)
+        | _mlp(2048, 2 * 1408, "_shexp"),
+        dense=_mlp(2048, 10944),
+        vectors={
+            "attn_norm.weight": (2048,),
+            "ffn_norm.weight": (2048,),
+            "attn_kv_a_norm.weight": (512,),
+            "ffn_gate_inp.weight": (64, 2048),
+        },
+        type=Type.Q4_K,
+    ),
 }
 
 
@@ -134,10 +178,14 @@ def _tensors(shape: Shape, layers: int, vocabulary: int) -> Iterator[tuple[str, 
     small = Type.Q8_0 if shape.type is Type.MXFP4 else shape.type
     yield "token_embd.weight", (vocabulary, shape.hidden), small
     for layer in range(layers):
+        is_dense = layer < shape.keys.get("leading_dense_block_count", 0)
         for name, size in shape.vectors.items():
-            yield f"blk.{layer}.{name}", size, Type.F32
-        for name, size in shape.matrices.items():
-            yield f"blk.{layer}.{name}", size, shape.type if "exps" in name else small
+            if not (is_dense and "inp" in name):
+                yield f"blk.{layer}.{name}", size, Type.F32
+        kept = {name: size for name, size in shape.matrices.items() if not (is_dense and "exp" in name)}
+        for name, size in (kept | (shape.dense if is_dense else {})).items():
+            wanted = shape.type if "exps" in name else small
+            yield f"blk.{layer}.{name}", size, Type.Q8_0 if size[-1] % gguf.GGML_QUANT_SIZES[wanted][0] else wanted
     yield "output_norm.weight", (shape.hidden,), Type.F32
     yield "output.weight", (vocabulary, shape.hidden), shape.head
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from ..artifacts.step_arrays import step_arrays, whole_prompts
 from ..errors import UsageError
+from ..kernels.attention.latent import causal_expanded_attention
 from ..kernels.attention.reference import causal_attention
 from ..models.checkpoint import Checkpoint
 from ..models.decoder import Decoder, constants
 from ..models.step import Step
-from .recipes import values_of
+from ..models.stored_values import values_of
 from .reference import block_sizes, load_layers_when_run, read
 from .tokens_of_text import whole_texts_tokenizer
 
@@ -128,7 +129,7 @@ def _decoder(checkpoint: Checkpoint, tokens: list[int]) -> Decoder:
     model.load_state_dict(weights | constant, assign=True, strict=False)
     if spec.pooling is None:
         model.head = _Head()
-    load_layers_when_run(checkpoint, model, causal_attention, torch.float64)
+    load_layers_when_run(checkpoint, model, torch.float64, attention=causal_attention, latent=causal_expanded_attention)
     return model
 
 

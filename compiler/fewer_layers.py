@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from ..models.parts.attention import AttentionSpec
 from ..models.spec import LayerSpec
 from .step_program import Wanted
 from .weights_plan import PackedWeight
@@ -49,8 +50,10 @@ def fewer_layers(wanted: Wanted) -> FewerLayers:
 
 
 def _renumbered(layer: LayerSpec, kept: list[int]) -> LayerSpec:
-    source = layer.mixer.source
-    return layer if source is None else replace(layer, mixer=replace(layer.mixer, source=kept.index(source)))
+    mixer = layer.mixer
+    if not isinstance(mixer, AttentionSpec) or mixer.source is None:
+        return layer
+    return replace(layer, mixer=replace(mixer, source=kept.index(mixer.source)))
 
 
 def _kind(wanted: Wanted, index: int) -> object:

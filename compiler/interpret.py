@@ -13,6 +13,7 @@ from torch import fx
 from ..artifacts import CacheGroup
 from ..artifacts.step_arrays import step_arrays, whole_prompts
 from ..kernels import mean_pool
+from ..kernels.attention.latent import expanded_attention, latent_attention
 from ..kernels.attention.reference import attention_operator, bidirectional_attention_operator
 from ..kernels.formats import FLOAT_KERNELS, PANEL_KERNELS
 from ..kernels.linear import reference
@@ -31,11 +32,14 @@ def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
     operators: dict[str, Callable[..., torch.Tensor]] = {
         "engine.attention.default": attention_operator,
         "engine.bidirectional_attention.default": bidirectional_attention_operator,
+        "engine.latent_attention.default": latent_attention,
+        "engine.expanded_attention.default": expanded_attention,
         "engine.mean_pool.default": mean_pool.reference,
         "engine.linear_mixed.default": reference.linear_mixed,
         "engine.route.default": moe.route,
         "engine.route_table.default": moe.route_table,
         "engine.sort_routes.default": moe.sort_routes,
+        "engine.equal_order.default": moe.equal_order,
         "engine.gather_rows.default": moe.gather_rows,
         "engine.experts_mixed.default": moe.experts_mixed,
         "engine.combine_experts.default": moe.combine_experts,

@@ -1,25 +1,28 @@
 """Runs the recipe of a packed tensor: reads its sources from a checkpoint, one operation after another."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from ..errors import ArtifactError, CheckpointError
 from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS
-from ..kernels.linear.formats import pack_blocks, pack_dense
-from ..kernels.linear.formats import values_of as block_values
+from ..kernels.linear.formats import PANEL, pack_blocks, pack_dense
 from ..kernels.linear.quantize import Fit
 from ..kernels.linear.quantize import quantize as quantize_blocks
-from ..kernels.linear.stored_blocks import in_groups, read_blocks, split_head
+from ..kernels.linear.stored_blocks import in_groups, split_head
 from ..kernels.nvidia import formats as rows
 from ..kernels.nvidia import fp8
-from ..kernels.nvidia.packed_rows import fp8_in_features
-from ..models.checkpoint import Checkpoint
+from ..models.checkpoint import Checkpoint, LoadedTensor
 from ..models.decoder import constants
+from ..models.stored_values import values_of
 from ..passes.rewrite import joined_values
 from .quantizer import PLAIN, Quantizing
 from .weights_plan import PackedWeight, operations_of
+
+_WEIGHTS_AT_ONCE = 1 << 24
+"""What becomes panels does so some rows at a time: on the way it takes several times its memory, and experts of a layer are one matrix."""
 
 
 def make(weight: PackedWeight, checkpoint: Checkpoint, quantizing: Quantizing = PLAIN) -> torch.Tensor:
@@ -41,10 +44,28 @@ def _make_part(source: str, recipe: Sequence[str], checkpoint: Checkpoint, quant
     if source not in checkpoint.parameters and (constant := constants(checkpoint.spec).get(source)) is not None:
         return constant.to(torch.float32).contiguous()
     loaded = checkpoint.read(source)
+    if loaded.format in QUANTIZED_FORMATS:
+        _check_blocks(loaded.format, loaded.data, _tensors(checkpoint, source))
+    if "pack" not in recipe:
+        return _made(source, recipe, loaded, 0, checkpoint, quantizing)
+    rows, columns = checkpoint.parameters[source].shape
+    count = max(_WEIGHTS_AT_ONCE // columns // PANEL, 1) * PANEL
+    made: list[torch.Tensor] = []
+    for first in range(0, rows, count):
+        some = _made(source, recipe, replace(loaded, data=loaded.data[first : first + count]), first, checkpoint, quantizing)
+        if count >= rows:
+            return some
+        made = made or [some.new_empty(-(-rows // PANEL), *some.shape[1:])]
+        made[0][first // PANEL : first // PANEL + len(some)] = some
+    return made[0]
+
+
+def _made(
+    source: str, recipe: Sequence[str], loaded: LoadedTensor, first: int, checkpoint: Checkpoint, quantizing: Quantizing
+) -> torch.Tensor:
+    """What the operations make of rows of a source, of which `first` is the first."""
     data, held = loaded.data, loaded.format
     values = partial(values_of, order=loaded.order)
-    if held in QUANTIZED_FORMATS:
-        _check_blocks(held, data, _tensors(checkpoint, source))
     for operation in recipe:
         match operation.partition(":"):
             case "to_float32", _, _:
@@ -57,7 +78,8 @@ def _make_part(source: str, recipe: Sequence[str], checkpoint: Checkpoint, quant
                 pass
             case "quantize", _, wanted:
                 floats, tensor = values(held, data), _tensors(checkpoint, source)
-                data, held = _quantize(wanted, floats, tensor, quantizing.importance.get(source), quantizing.fit), wanted
+                data = _quantize(wanted, floats, tensor, first, quantizing.importance.get(source), quantizing.fit)
+                held = wanted
             case "pack_rows", _, _:
                 data = rows.pack_rows(held, data)
             case "pack", _, _:
@@ -81,13 +103,13 @@ def _check_blocks(format: str, data: torch.Tensor, tensor: str) -> None:
         raise CheckpointError(f"tensor {tensor} is damaged: {error}", hint="fetch the file again") from error
 
 
-def _quantize(wanted: str, values: torch.Tensor, tensor: str, importance: torch.Tensor | None, fit: Fit) -> torch.Tensor:
-    """values: float32 [N, K]. tensor: what the checkpoint calls them. importance: of input channels, [K]."""
+def _quantize(wanted: str, values: torch.Tensor, tensor: str, first: int, importance: torch.Tensor | None, fit: Fit) -> torch.Tensor:
+    """values: float32 [N, K]. tensor: what the checkpoint calls them; first: their first row there. importance: of input channels, [K]."""
     finite = values.isfinite()
     if not bool(finite.all()):
         row, column = (~finite).nonzero()[0].tolist()
         raise CheckpointError(
-            f"tensor {tensor} cannot be quantized: row {row}, column {column} is {values[row, column].item()}",
+            f"tensor {tensor} cannot be quantized: row {first + row}, column {column} is {values[row, column].item()}",
             hint="the checkpoint is damaged, or its training diverged; without --quantize it is built as it is",
         )
     try:
@@ -97,18 +119,3 @@ def _quantize(wanted: str, values: torch.Tensor, tensor: str, importance: torch.
             f"tensor {tensor} cannot be quantized: values up to {values.abs().max().item():g} are beyond what {wanted} holds",
             hint="build without --quantize",
         ) from error
-
-
-def values_of(stored: str, data: torch.Tensor, order: torch.Tensor | None = None) -> torch.Tensor:
-    """As `dequantize`. order: that of the columns, int [K], if it is not the parameter's own."""
-    values = dequantize(stored, data)
-    return values if order is None else torch.empty_like(values).index_copy_(1, order.long(), values)
-
-
-def dequantize(stored: str, data: torch.Tensor) -> torch.Tensor:
-    """A stored tensor as float32 [N, K] (or its own shape when it is not a matrix); exact."""
-    if stored in FP8_FORMATS:
-        return fp8.unpack_fp8(stored, data, fp8_in_features(stored, data.shape[1]))
-    if stored not in QUANTIZED_FORMATS:
-        return data.to(torch.float32)
-    return block_values(stored, read_blocks(stored, data))

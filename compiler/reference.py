@@ -13,13 +13,16 @@ from torch import nn
 
 from ..artifacts.step_arrays import Piece, step_arrays, whole_prompts
 from ..kernels import mean_pool
+from ..kernels.attention.latent import expanded_attention
 from ..kernels.attention.reference import attention, bidirectional_attention
 from ..models.cache_groups import cache_groups
 from ..models.checkpoint import Checkpoint
 from ..models.decoder import Decoder, Layer, constants
+from ..models.parts.attention import KVCache
+from ..models.parts.latent_attention import LatentAttention
 from ..models.spec import ModelSpec
 from ..models.step import Step
-from .recipes import values_of
+from ..models.stored_values import values_of
 
 _BLOCK_SIZE = 16
 
@@ -62,17 +65,21 @@ def _decoder(checkpoint: Checkpoint) -> Decoder:
         name: read(checkpoint, name) for name, info in checkpoint.parameters.items() if not name.startswith("layers.") and not info.is_order
     }
     model.load_state_dict(outside | constants(checkpoint.spec), assign=True, strict=False)
-    load_layers_when_run(checkpoint, model, attention, torch.float32)
+    load_layers_when_run(checkpoint, model, torch.float32, attention=attention, latent=expanded_attention)
     return model
 
 
-def load_layers_when_run(checkpoint: Checkpoint, model: Decoder, causal: Callable[..., Any], dtype: torch.dtype) -> None:
-    """Have each layer in memory only while it runs. causal: the attention of layers that look back; others look everywhere."""
+def load_layers_when_run(
+    checkpoint: Checkpoint, model: Decoder, dtype: torch.dtype, *, attention: Callable[..., Any], latent: Callable[..., Any]
+) -> None:
+    """Have each layer in memory only while it runs. attention, latent: those of layers that look back; others look everywhere."""
     if model.pooling is not None:
         model.pooling.mean = mean_pool.reference
     for index, layer in enumerate(model.layers):
         assert isinstance(layer, Layer)
-        layer.attention.attend = causal if layer.attention.spec.causal else bidirectional_attention
+        mixer = layer.attention
+        causal = latent if isinstance(mixer, LatentAttention) else attention
+        mixer.attend = causal if mixer.spec.causal else bidirectional_attention
         _load_when_run(checkpoint, layer, f"layers.{index}.", dtype)
 
 
@@ -96,17 +103,17 @@ def read(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     return values_of(loaded.format, loaded.data, loaded.order)
 
 
-def _caches(checkpoint: Checkpoint, pieces: list[Piece]) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
-    """Keys and values of every layer that keeps them, as many blocks as the texts fill."""
+def _caches(checkpoint: Checkpoint, pieces: list[Piece]) -> list[KVCache | None]:
+    """What every layer keeps, as many blocks as the texts fill."""
     blocks = sum(-(-len(piece.tokens) // _BLOCK_SIZE) for piece in pieces)
-    caches: list[tuple[torch.Tensor, torch.Tensor] | None] = []
+    caches: list[KVCache | None] = []
     for layer in checkpoint.spec.layers:
         mixer = layer.mixer
         if mixer.source is not None:
             caches.append(caches[mixer.source])
         elif mixer.causal:
             shape = (blocks, mixer.num_kv_heads, _BLOCK_SIZE, mixer.head_dim)
-            caches.append((torch.zeros(shape), torch.zeros(shape)))
+            caches.append(tuple(torch.zeros(shape) for _ in mixer.cache_parts))
         else:
             caches.append(None)
     return caches

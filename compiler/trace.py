@@ -81,12 +81,12 @@ def _example_cache(group: CacheGroup) -> torch.Tensor:
 
 
 def _by_layer(spec: ModelSpec, groups: Sequence[CacheGroup], caches: Mapping[str, torch.Tensor]) -> list[KVCache | None]:
-    """Keys and values of every layer, in the order of the layers; those of its source for one that reads another's; None without any."""
-    own = {
-        layer: (caches[keys], caches[values])
-        for group in groups
-        for layer, keys, values in zip(group.layers, group.tensors[::2], group.tensors[1::2], strict=True)
-    }
+    """The cache of every layer, in the order of the layers; that of its source for one that reads another's; None without any."""
+    own: dict[int, KVCache] = {}
+    for group in groups:
+        tensors = [caches[name] for name in group.tensors]
+        each = len(tensors) // len(group.layers)
+        own |= {layer: tuple(tensors[index * each : (index + 1) * each]) for index, layer in enumerate(group.layers)}
     return [own.get(index if layer.mixer.source is None else layer.mixer.source) for index, layer in enumerate(spec.layers)]
 
 

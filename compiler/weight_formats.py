@@ -20,7 +20,9 @@ _FORMATS = {
     "fp8-block": ("fp8_block", "fp8_block", "bf16"),
 }
 """By what is asked for: the formats of most matrices, of sensitive ones, and of tables, where fewer bits cost the most accuracy of all."""
-_SENSITIVE = ("attention.v.weight", "attention.o.weight", ".down.weight")
+_HEADS = ("attention.key_up.weight", "attention.value_up.weight")
+"""Matrices of heads: what makes keys and values of latents."""
+_SENSITIVE = ("attention.v.weight", "attention.o.weight", "attention.latent.weight", *_HEADS, ".down.weight")
 """A bit more for a weight of these takes about twice as much off the divergence as one for any other (benchmarks/quality.py)."""
 _ROUTERS = "router.weight"
 """These stay float32, whatever else is quantized: which experts are chosen is decided by small differences."""
@@ -83,9 +85,9 @@ def widened(checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
 
 
 def _kept(name: str, format: str, shape: tuple[int, ...], layout: Layout) -> str:
-    if layout == "panels" and (format != "w8a8" or _EXPERTS not in name):
+    if layout == "panels" and (format != "w8a8" or (_EXPERTS not in name and not name.endswith(_HEADS))):
         return "f32" if format in FP8_FORMATS else format
-    if format == "w8a8":  # activations are not rounded here, and those of experts by groups
+    if format == "w8a8":  # activations are not rounded here, and those of experts and heads by groups
         return next(grouped for grouped in GROUPED if shape[1] % FORMATS[grouped].block == 0)
     return "bf16" if len(shape) == 2 and format not in (*ROW_FORMATS, *FP8_FORMATS) else format
 

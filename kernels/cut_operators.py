@@ -58,6 +58,13 @@ BIDIRECTIONAL_ATTENTION = CutOperator(
     scalars=ATTENTION.scalars,
     mutates=frozenset(),
 )
+LATENT_ATTENTION = CutOperator(
+    name="latent_attention",
+    tensors=("q", "q_rope", "latents", "cache", "cu_seqlens", "seq_lens", "block_table", "slot_mapping"),
+    optional=(),
+    scalars={"scale": float},
+    mutates=frozenset({"cache"}),
+)
 MEAN_POOL = CutOperator(name="mean_pool", tensors=("x", "cu_seqlens", "seq_lens"), optional=(), scalars={}, mutates=frozenset())
-CUT_OPERATORS = {f"engine.{operator.name}": operator for operator in (ATTENTION, BIDIRECTIONAL_ATTENTION, MEAN_POOL)}
+CUT_OPERATORS = {f"engine.{operator.name}": operator for operator in (ATTENTION, BIDIRECTIONAL_ATTENTION, LATENT_ATTENTION, MEAN_POOL)}
 """By the name that a `Call` targets."""

@@ -63,6 +63,10 @@ def _attention(q: torch.Tensor, *_: object) -> torch.Tensor:
     return q.new_empty(q.shape)
 
 
+def _expanded_attention(q: torch.Tensor, latents: object, key_up: object, value_up: torch.Tensor, *_: object) -> torch.Tensor:
+    return q.new_empty((q.shape[0], q.shape[1], value_up.shape[0] // q.shape[1]))
+
+
 def _mean_pool(x: torch.Tensor, cu_seqlens: torch.Tensor, seq_lens: torch.Tensor) -> torch.Tensor:
     return x.new_empty((seq_lens.shape[0], x.shape[1]))
 
@@ -77,6 +81,10 @@ def _route_table(routes: torch.Tensor, experts: int) -> torch.Tensor:
 
 def _sort_routes(routes: torch.Tensor, experts: int) -> torch.Tensor:
     return routes.new_empty((experts + 1 + 2 * routes.shape[0] * routes.shape[2],))
+
+
+def _equal_order(x: torch.Tensor, experts: int) -> torch.Tensor:
+    return x.new_empty((experts + 1 + 2 * x.shape[0],), dtype=torch.int32)
 
 
 def _gather_rows(x: torch.Tensor, routes: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -109,10 +117,13 @@ def fakes() -> dict[str, Fake]:
     found: dict[str, Fake] = {
         "attention": _attention,
         "bidirectional_attention": _attention,
+        "latent_attention": _attention,
+        "expanded_attention": _expanded_attention,
         "linear_mixed": _mixed_linear,
         "route": _route,
         "route_table": _route_table,
         "sort_routes": _sort_routes,
+        "equal_order": _equal_order,
         "gather_rows": _gather_rows,
         "experts_linear": _experts_linear,
         **{f"experts_{kernel}": _experts for kernel in FLOAT_KERNELS},

@@ -47,6 +47,7 @@ SCHEMAS = (
     f"route(Tensor logits, Tensor? choice_bias, Tensor? expert_scale, {ROUTE_OPTIONS}) -> Tensor",
     "route_table(Tensor routes, int experts) -> Tensor",
     "sort_routes(Tensor routes, int experts) -> Tensor",
+    "equal_order(Tensor x, int experts) -> Tensor",
     "gather_rows(Tensor x, Tensor routes, Tensor order) -> Tensor",
     "experts_linear(Tensor x, Tensor w, Tensor? bias, Tensor order, int experts) -> Tensor",  # of weights that are not packed yet
     *(
@@ -59,5 +60,9 @@ SCHEMAS = (
     # [blocks, KH, block_size, D + 4] int8; cu_seqlens [S+1], seq_lens [S], block_table [S, B], slot_mapping [T] int32;
     # q_norm and k_norm [D], cos and sin [T, R/2], sinks [QH], q_scale [T] float32 -> [T, QH, D] float32; bidirectional
     # attention has neither caches nor what tells where in them; mean_pool: x [T, K] float32 -> [S, K] float32
+    # latent attention: q [QH, T, L], q_rope [T, QH, R], latents [T, L + R] float32, one cache [blocks, 1, block_size, L + R] -> [QH, T, L]
     *(operator.schema for operator in CUT_OPERATORS.values()),
+    # the same as models have it, which no kernel computes, see attention/op.py
+    "expanded_attention(Tensor q, Tensor latents, Tensor key_up, Tensor value_up, Tensor(a!) cache, Tensor cu_seqlens, Tensor seq_lens, "
+    "Tensor block_table, Tensor slot_mapping, float scale) -> Tensor",
 )

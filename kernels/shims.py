@@ -13,6 +13,7 @@ _C_ARGUMENTS = {
     "route": f"AtenTensorHandle logits, AtenTensorHandle* choice_bias, AtenTensorHandle* expert_scale, {ROUTE_OPTIONS}",
     "route_table": "AtenTensorHandle routes, int64_t experts",
     "sort_routes": "AtenTensorHandle routes, int64_t experts",
+    "equal_order": "AtenTensorHandle x, int64_t experts",
     "gather_rows": "AtenTensorHandle x, AtenTensorHandle routes, AtenTensorHandle order",
     **dict.fromkeys((f"experts_{kernel}" for kernel in FLOAT_KERNELS), f"{_EXPERTS}, int64_t out_features, int64_t experts"),
     "experts_mixed": f"{_EXPERTS}, const char* bands, int64_t experts",

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .parts.attention import AttentionSpec
-from .spec import ModelSpec
+from .parts.latent_attention import LatentAttentionSpec
+from .spec import Mixer, ModelSpec
 
-Kind = Literal["full", "window", "chunk"]
+Kind = Literal["full", "window", "chunk", "latent"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheGroup:
-    """Layers with keys and values of one shape of which a token sees the same part.
+    """Layers with keys and values of one shape of which a token sees the same part; or with latents, of which it sees all.
 
     window: of the last tokens, itself included, or of a chunk; 0 for all of them.
     """
@@ -51,8 +51,10 @@ def _visible(spec: ModelSpec, index: int) -> tuple[Kind, int]:
     return kinds.pop() if len(kinds) == 1 else ("full", 0)
 
 
-def _kind(mixer: AttentionSpec, max_context: int) -> tuple[Kind, int]:
+def _kind(mixer: Mixer, max_context: int) -> tuple[Kind, int]:
     """A window that is not smaller than the context hides nothing."""
+    if isinstance(mixer, LatentAttentionSpec):
+        return "latent", 0
     if 0 < mixer.window < max_context:
         return "window", mixer.window
     return ("chunk", mixer.chunk) if 0 < mixer.chunk < max_context else ("full", 0)

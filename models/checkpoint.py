@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -15,6 +15,7 @@ from .decoder import Decoder
 from .names import Located
 from .pooled import Pooled
 from .spec import ModelSpec
+from .stored_values import values_of
 
 Format = str
 """How values are stored: f32, f16 or bf16, a block format (kernels/linear/blocks.py) or one of FP8 (kernels/nvidia/packed_rows.py).
@@ -23,7 +24,8 @@ The order of a matrix's columns is a parameter, too, in the format `order:NAME` 
 """
 
 
-_NUMBERS = ("f32", "f16", "bf16")
+NUMBERS = ("f32", "f16", "bf16")
+"""Formats without blocks and scales."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,13 @@ class ParameterInfo:
     shape: tuple[int, ...]
     format: Format
     widened_from: str = ""
+
+    @classmethod
+    def of(cls, located: Located, shape: tuple[int, ...], stored: Format, widened_from: str) -> Self:
+        """stored, widened_from: of its tensors. What is to be computed or turned is numbers then, whatever it was."""
+        if located.turned and stored not in NUMBERS:
+            stored, widened_from = "f32", widened_from or stored.upper()
+        return cls(shape=shape, format="f32" if located.plus else stored, widened_from=widened_from)
 
     @property
     def is_order(self) -> bool:
@@ -108,10 +117,15 @@ def taken(located: Located, loaded: Sequence[LoadedTensor]) -> LoadedTensor:
 
     Raises UnsupportedModelError where blocks would have to be taken apart.
     """
+    if located.turned:
+        loaded = [
+            each if each.format in NUMBERS else LoadedTensor(format="f32", data=values_of(each.format, each.data, each.order))
+            for each in loaded
+        ]
     format, order = loaded[0].format, loaded[0].order
     is_vector = located.split and len(located.shape) == 2
     moved = located.transposed or located.columns is not None or located.plus or is_vector
-    if (format not in _NUMBERS and moved) or (order is not None and len(loaded) > 1):
+    if (format not in NUMBERS and moved) or (order is not None and len(loaded) > 1):
         raise UnsupportedModelError(
             f"tensor {located.tensors[0]} is stored in {format}, and this model holds it in another order",
             hint="give the unquantized checkpoint, and quantize that with `engine build --quantize`",
@@ -130,6 +144,8 @@ def taken(located: Located, loaded: Sequence[LoadedTensor]) -> LoadedTensor:
         data = data.flatten(0, 1)
     if located.rows is not None:
         data = data[located.rows]
+    if located.turned:
+        data = data.unflatten(0, (located.turned, -1)).transpose(1, 2).flatten(0, 1)
     if located.columns is not None:
         data = data[:, located.columns]
     if located.plus:

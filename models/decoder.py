@@ -12,13 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from .cache_groups import group_of_layers
-from .parts.attention import Angles, Attention, KeysValues, KVCache
+from .parts.attention import Angles, Attention, AttentionSpec, KVCache, Written
+from .parts.latent_attention import LatentAttention
 from .parts.mlp import MLP, MLPSpec
 from .parts.moe import MoE
 from .parts.norm import NormSpec
 from .parts.pooling import Pooling
 from .parts.rope import Rope, RopeSpec, inverse_frequencies
-from .spec import Channel, LayerSpec, ModelSpec
+from .spec import Channel, LayerSpec, Mixer, ModelSpec
 from .step import GroupInputs, Step
 
 
@@ -29,7 +30,7 @@ class Layer(nn.Module):
         super().__init__()
         norms = spec.norms
         self.attention_norm = _norm(norms.before_mixer, hidden_size)
-        self.attention = Attention(spec.mixer, hidden_size)
+        self.attention = _mixer(spec.mixer, hidden_size)
         self.attention_post_norm = _norm(norms.after_mixer, hidden_size)
         self.mlp_norm = _norm(norms.before_channel, hidden_size)
         self.mlp = _channel(spec.channel, hidden_size)
@@ -43,9 +44,9 @@ class Layer(nn.Module):
         step: Step,
         group: GroupInputs | None,
         cache: KVCache | None,
-        shared: KeysValues | None,
-    ) -> tuple[torch.Tensor, KeysValues]:
-        """x [T, H] -> [T, H], and the keys and values that were written; the rest as `Attention.forward`."""
+        shared: Written | None,
+    ) -> tuple[torch.Tensor, Written]:
+        """x [T, H] -> [T, H], and what was written into the cache; the rest as `Attention.forward`."""
         normed = _applied(self.attention_norm, x_TH)
         mixed, written = self.attention(normed, angles, step, group, cache, shared)
         if self.normalizes_sums:
@@ -94,7 +95,8 @@ class Decoder(nn.Module):
     def forward(self, step: Step, caches: Sequence[KVCache | None]) -> torch.Tensor:
         """Runs one step and writes the new tokens' keys and values into the caches.
 
-        caches: a pair of [blocks, KH, block_size, D] per layer that has one. Returns the logits of the step's `logit_rows`,
+        caches: of each layer that has one, a pair of [blocks, KH, block_size, D] for keys and values, or one [blocks, 1, block_size, D]
+        for latents. Returns the logits of the step's `logit_rows`,
         [R, V] float32, or what pooling makes of them, [R, size].
         """
         x_TH = self.embed(step.tokens)
@@ -107,13 +109,13 @@ class Decoder(nn.Module):
             x_TH = x_TH + self.embed_positions(step.positions + self.spec.embed.offset)
         x_TH = _applied(self.embed_norm, x_TH)
         angles = [rope(step.positions) for rope in self.ropes]
-        written: list[KeysValues] = []
+        written: list[Written] = []
         for index, layer in enumerate(self.layers):
             table, source = self.tables[index], self.spec.layers[index].mixer.source
             name = self.groups[index]
             group, shared = None if name is None else step.groups[name], None if source is None else written[source]
-            x_TH, keys_values = layer(x_TH, None if table is None else angles[table], step, group, caches[index], shared)
-            written.append(keys_values)
+            x_TH, wrote = layer(x_TH, None if table is None else angles[table], step, group, caches[index], shared)
+            written.append(wrote)
         if self.pooling is not None:
             pooled: torch.Tensor = self.pooling(x_TH, self.norm, step)
             return pooled
@@ -135,6 +137,10 @@ def rope_tables(spec: ModelSpec) -> list[RopeSpec]:
 def constants(spec: ModelSpec) -> dict[str, torch.Tensor]:
     """Values of a decoder's buffers, which no checkpoint carries, by name; float32."""
     return {f"ropes.{index}.inv_freq": inverse_frequencies(rope) for index, rope in enumerate(rope_tables(spec))}
+
+
+def _mixer(spec: Mixer, hidden_size: int) -> Attention | LatentAttention:
+    return Attention(spec, hidden_size) if isinstance(spec, AttentionSpec) else LatentAttention(spec, hidden_size)
 
 
 def _channel(spec: Channel, hidden_size: int) -> nn.Module:

@@ -5,12 +5,13 @@ Names are those of the passes in `passes/pipeline.py`. Left out is what depends 
 
 from collections.abc import Iterable, Iterator
 
-from .parts.attention import AttentionSpec, QKNormSpec
+from .parts.attention import QKNormSpec
+from .parts.latent_attention import LatentAttentionSpec
 from .parts.mlp import MLPSpec
 from .parts.moe import MoESpec
 from .parts.norm import NormSpec
 from .parts.pooling import PoolingSpec
-from .spec import Channel, LayerSpec, ModelSpec
+from .spec import Channel, LayerSpec, Mixer, ModelSpec
 
 
 def expected_fusions(spec: ModelSpec, *, one_thread: bool) -> frozenset[str]:
@@ -62,7 +63,11 @@ def _of_sums_of_experts(layer: LayerSpec) -> Iterator[str]:
         yield "combine_experts"
 
 
-def _of_attention(mixer: AttentionSpec) -> Iterator[str]:
+def _of_attention(mixer: Mixer) -> Iterator[str]:
+    if isinstance(mixer, LatentAttentionSpec):
+        yield "absorb_latent"
+        yield from _of_norms((mixer.norm,))
+        return
     yield from _of_norms((mixer.output_norm,))
     if mixer.gate:
         yield from ("fuse_activation", "fuse_gate")
@@ -82,14 +87,16 @@ def _of_one_thread(spec: ModelSpec) -> Iterator[str]:
         inner = layer.channel.experts if isinstance(layer.channel, MoESpec) else layer.channel
         if inner.gated and inner.limit > 0:
             yield "fuse_clamped_gate"
+        is_normed = norms.after_mixer is not None or norms.after_channel is not None
+        if is_normed and layer.multiplier != 1.0 and not layer.normalizes_sums:
+            yield "fuse_scaled_add"
+        if isinstance(mixer, LatentAttentionSpec):
+            continue
         if mixer.clip > 0:
             yield "fuse_clip"
         normalizes_heads = mixer.qk_norm is not None and mixer.qk_norm.over != "width" and not _is_attentions(mixer.qk_norm)
         if normalizes_heads or (mixer.value_norm is not None and mixer.source is None):
             yield "fuse_head_norm"
-        is_normed = norms.after_mixer is not None or norms.after_channel is not None
-        if is_normed and layer.multiplier != 1.0 and not layer.normalizes_sums:
-            yield "fuse_scaled_add"
 
 
 def _is_attentions(norm: QKNormSpec) -> bool:

@@ -75,11 +75,11 @@ class GGUFCheckpoint(Checkpoint):
     def _info(self, parameter: str, shape: tuple[int, ...]) -> ParameterInfo:
         located = self._located[parameter]
         tensor = located.tensors[0]
-        if located.plus or tensor in self._values:
+        if tensor in self._values:
             return ParameterInfo(shape=shape, format="f32")
         type = self._tensors[tensor].type
         widened = type.name if type in _DEQUANTIZED else ""
-        return ParameterInfo(shape=shape, format=_format(tensor, self._tensors[tensor]), widened_from=widened)
+        return ParameterInfo.of(located, shape, _format(tensor, self._tensors[tensor]), widened)
 
     def _load(self, tensor: str) -> LoadedTensor:
         if tensor in self._values:

@@ -91,7 +91,7 @@ class HFCheckpoint(Checkpoint):
     def _info(self, parameter: str, shape: tuple[int, ...]) -> ParameterInfo:
         located = self._located[parameter]
         stored, widened_from = self._storage.format(located.tensors[0]), self._storage.widened_from(located.tensors[0])
-        return ParameterInfo(shape=shape, format="f32" if located.plus else stored, widened_from=widened_from)
+        return ParameterInfo.of(located, shape, stored, widened_from)
 
     def read(self, parameter: str) -> LoadedTensor:
         """As `Checkpoint.read`. A linear NAME whose weight is stored as "fp8_tensor" also has NAME.input_scale, the static scale of its

@@ -11,9 +11,9 @@ from functools import partial
 import torch
 
 from ..errors import CheckpointError
-from .parts.attention import AttentionSpec
+from .parts.latent_attention import LatentAttentionSpec
 from .parts.moe import MoESpec
-from .spec import LayerSpec, ModelSpec
+from .spec import LayerSpec, Mixer, ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class Source:
     rows: which of them (default: all). plus: added to every value; the parameter is float32 then. transposed: the checkpoint holds
     [in features, out features]. stacked, joined: how many tensors there are, for each number in the place of `{i}`; the parameter is all of
     them, as elements of a new first axis, or the rows of one after those of another. split: how many elements the tensor's first axis has,
-    each of which holds as many of the parameter's rows (and, transposed, is a matrix transposed).
+    each of which holds as many of the parameter's rows (and, transposed, is a matrix transposed). turned: of how many matrices, one after
+    another, the rows that were taken are; the parameter is the transpose of each.
     """
 
     tensor: str
@@ -48,6 +49,7 @@ class Source:
     stacked: Callable[[LayerSpec], int] | None = None
     joined: Callable[[LayerSpec], int] | None = None
     split: Callable[[LayerSpec], int] | None = None
+    turned: Callable[[LayerSpec], int] | None = None
 
     @property
     def count(self) -> Callable[[LayerSpec], int] | None:
@@ -84,7 +86,7 @@ class NameTable:
 class Located:
     """A parameter's tensors, several only where they are stacked or joined, and what is to be done with them.
 
-    shape: of each tensor. rows, columns: those to take, in order; None for all.
+    shape: of each tensor. rows, columns: those to take, in order; None for all. turned: how many matrices are to be transposed, 0 for none.
     """
 
     tensors: tuple[str, ...]
@@ -96,6 +98,7 @@ class Located:
     stacked: bool = False
     joined: bool = False
     split: bool = False
+    turned: int = 0
 
 
 def locate(
@@ -158,10 +161,13 @@ class _Matching:
 
     def located(self, parameter: str, entry: Source, shape: tuple[int, ...]) -> Located:
         layer = _layer_of(parameter)
-        rows, columns = None, None
+        rows, columns, turned = None, None, 0
         tensors: tuple[str, ...] = (entry.tensor,)
         if layer is not None:
             spec = self._spec.layers[layer]
+            if entry.turned is not None:
+                turned = entry.turned(spec)
+                shape = (turned * shape[1], shape[0] // turned)
             rows = None if entry.rows is None else self._remembered(entry.rows, spec)
             if self._table.interleaved:
                 rows, columns = _uninterleaved(parameter, spec.mixer, rows)
@@ -177,6 +183,7 @@ class _Matching:
             stacked=entry.stacked is not None,
             joined=entry.joined is not None,
             split=entry.split is not None,
+            turned=turned,
         )
 
     def _stored_shape(self, entry: Source, shape: tuple[int, ...], layer: int | None, tensors: int) -> tuple[int, ...]:
@@ -201,11 +208,13 @@ class _Matching:
 _HEADS = re.compile(r"layers\.\d+\.attention\.(?P<which>[qk])(?P<norm>_norm)?\.(weight|bias)")
 
 
-def _uninterleaved(parameter: str, spec: AttentionSpec, rows: Rows | None) -> tuple[Rows | None, torch.Tensor | None]:
+def _uninterleaved(parameter: str, spec: Mixer, rows: Rows | None) -> tuple[Rows | None, torch.Tensor | None]:
     """`rows`, and of a matrix with a row for each head its columns, each head in the order in which halves are rotated.
 
     Layers that do not rotate too: llama.cpp's converter reorders theirs, and no score depends on an order that q and k share.
     """
+    if isinstance(spec, LatentAttentionSpec):
+        return _halves_at_the_end(parameter, spec) or rows, None
     match = _HEADS.fullmatch(parameter)
     if match is None:
         return rows, None
@@ -216,6 +225,18 @@ def _uninterleaved(parameter: str, spec: AttentionSpec, rows: Rows | None) -> tu
     if match["norm"] and spec.qk_norm is not None and spec.qk_norm.over == "each_head":
         return rows, order
     return Rows(index=order, of=len(order)) if rows is None else rows.taken_at(order), None
+
+
+def _halves_at_the_end(parameter: str, spec: LatentAttentionSpec) -> Rows | None:
+    """Of queries and latents, whose last elements rotate. None of what does not."""
+    match = re.fullmatch(r"layers\.\d+\.attention\.(q|latent)\.(weight|bias)", parameter)
+    if match is None:
+        return None
+    heads, size = (spec.num_heads, spec.query_dim) if match[1] == "q" else (1, spec.head_dim)
+    turned = torch.arange(spec.rope.width).view(-1, 2).t().flatten() + size - spec.rope.width
+    head = torch.cat((torch.arange(size - spec.rope.width), turned))
+    index = (torch.arange(heads)[:, None] * size + head).flatten()
+    return Rows(index=index, of=len(index))
 
 
 def halves_of_interleaved(heads: int, head_dim: int, width: int) -> torch.Tensor:
@@ -253,6 +274,16 @@ def experts_of(layer: LayerSpec) -> int:
     """How many experts a layer has."""
     assert isinstance(layer.channel, MoESpec)
     return layer.channel.router.experts
+
+
+def keys_values_of_latents(which: str) -> RowsOf:
+    """The rows of keys or values in a tensor that makes, of a latent, those of each head in turn."""
+    return _KEYS_VALUES_OF_LATENTS[which]
+
+
+def heads_of(layer: LayerSpec) -> int:
+    """How many query heads a layer has."""
+    return layer.mixer.num_heads
 
 
 def gate_up_of_experts(which: str) -> RowsOf:
@@ -313,6 +344,14 @@ def _alternating_rows_of_experts(which: str, layer: LayerSpec) -> Rows:
     return Rows(index=rows.view(-1, 2)[:, int(which == "up")], of=len(rows))
 
 
+def _keys_values(which: str, layer: LayerSpec) -> Rows:
+    spec = layer.mixer
+    assert isinstance(spec, LatentAttentionSpec)
+    of_each = torch.arange(spec.num_heads * (spec.plain_dim + spec.value_dim)).view(spec.num_heads, -1)
+    part = of_each[:, : spec.plain_dim] if which == "keys" else of_each[:, spec.plain_dim :]
+    return Rows(index=part.flatten(), of=of_each.numel())
+
+
 def _each(rows: Callable[[str, LayerSpec], Rows], names: Sequence[str]) -> dict[str, RowsOf]:
     return {name: partial(rows, name) for name in names}
 
@@ -322,6 +361,7 @@ _FUSED_QKV_BY_GROUP = _each(_qkv_rows_by_group, "qkv")
 _SWAPPED_HALVES = _each(_swapped, "qk")
 _FUSED_GATE_UP = _each(_gate_up_rows, ("gate", "up"))
 _GATE_UP_OF_SHARED = _each(_gate_up_rows_of_shared, ("gate", "up"))
+_KEYS_VALUES_OF_LATENTS = _each(_keys_values, ("keys", "values"))
 _GATE_UP_OF_EXPERTS = _each(_gate_up_rows_of_experts, ("gate", "up"))
 _ALTERNATING_GATE_UP_OF_EXPERTS = _each(_alternating_rows_of_experts, ("gate", "up"))
 

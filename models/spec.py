@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 from ..errors import CheckpointError
 from .parts.attention import AttentionSpec
+from .parts.latent_attention import LatentAttentionSpec
 from .parts.mlp import MLPSpec
 from .parts.moe import MoESpec
 from .parts.norm import NormSpec
 from .parts.pooling import PoolingSpec
 
+Mixer = AttentionSpec | LatentAttentionSpec
 Channel = MLPSpec | MoESpec
 
 
@@ -35,7 +37,7 @@ class LayerSpec:
     multiplier: of what is added each time. normalizes_sums: whether the norms after mixer and channel are of the sums, as in GPT-1.
     """
 
-    mixer: AttentionSpec
+    mixer: Mixer
     channel: Channel
     norms: LayerNorms
     parallel: bool = False

@@ -127,7 +127,9 @@ def _rewrite_experts(graph: fx.Graph, node: fx.Node, format: str, layout: Layout
     arguments: Any = node.args
     x, weight, bias, order, experts = arguments
     if layout != "panels":
-        raise BuildError("mixtures of experts are not compiled for NVIDIA targets", hint="build for a CPU: --target cpu")
+        raise BuildError(
+            "mixtures of experts and latent attention are not compiled for NVIDIA targets", hint="build for a CPU: --target cpu"
+        )
     out_features = int(weight.meta["val"].shape[0]) // experts
     floats = kernel_of(format) in FLOAT_KERNELS
     kernel, size = (kernel_of(format), out_features) if floats else ("mixed", write_bands([Band(format, out_features)]))

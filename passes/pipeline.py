@@ -12,6 +12,7 @@ from torch import fx
 
 from ..errors import BuildError, UsageError
 from ..kernels.linear.packed import Layout
+from .absorb_latent import absorb_latent
 from .assign_weight_kernels import assign_weight_kernels
 from .combine_experts import combine_experts
 from .compute_early import compute_early
@@ -64,6 +65,7 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout:
     cpu = layout == "panels"
     passes = [
         Pass(name="eliminate_no_ops", rewrite=eliminate_no_ops),
+        Pass(name="absorb_latent", rewrite=absorb_latent),
         Pass(name="route_experts", rewrite=route_experts),
         Pass(name="group_experts", rewrite=group_experts),
         Pass(name="combine_experts", rewrite=combine_experts),

@@ -64,12 +64,14 @@ def _joined_name(names: list[str]) -> str:
 
 def erase_unused(graph: fx.Graph, node: fx.Node) -> None:
     """Remove a node without users, and then its inputs likewise."""
-    if node.op != "call_function" or node.users:
-        return
-    sources = node.all_input_nodes
-    graph.erase_node(node)
-    for source in sources:
-        erase_unused(graph, source)
+    pending, erased = [node], set()
+    while pending:
+        unused = pending.pop()
+        if unused in erased or unused.op != "call_function" or unused.users:
+            continue
+        pending += unused.all_input_nodes
+        graph.erase_node(unused)
+        erased.add(unused)
 
 
 def only_user(node: fx.Node) -> fx.Node | None:

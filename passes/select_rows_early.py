@@ -1,9 +1,11 @@
 """Rows that nobody reads are not computed.
 
     index_select(f(x), 0, rows)    ->  f(index_select(x, 0, rows))      for f that treats rows alone
+    index_select(combine_experts(g(gather_rows(x, routes, order)), routes, order, ...), 0, rows)
+                                   ->  the same of index_select(x, 0, rows) and index_select(routes, 0, rows), sorted anew
 
 Why: only the rows whose logits are wanted go to the LM head, so behind the last attention only those
-matter: a long prompt saves all but one row of the last layer's linears.
+matter: a long prompt saves all but one row of the last layer's linears, and of its experts.
 
 When not: when another reader wants all rows. Numerics do not change: each row is computed as before.
 """
@@ -26,7 +28,11 @@ def select_rows_early(graph: fx.Graph) -> int:
     row_arguments = _row_arguments()
     for node in reversed(list(graph.nodes)):
         rows = _selected_rows(node)
-        if rows is not None and node.target in row_arguments:
+        if rows is None:
+            continue
+        if node.target is torch.ops.engine.combine_experts.default:
+            moved += _move_before_experts(graph, node, rows)
+        elif node.target in row_arguments:
             _move(graph, node, rows, row_arguments[node.target])
             moved += 1
     return moved
@@ -40,7 +46,7 @@ def _row_arguments() -> dict[Any, tuple[int, ...]]:
     for quantizer in set(QUANTIZERS.values()):
         rows |= {getattr(engine, quantizer).default: (0,)}
         rows |= {getattr(engine, twin(row.name, quantizer)).default: row.rows for row in TWINS}
-    return linears | rows | {torch.ops.aten.slice.Tensor: (0,), _SELECT: (0,)}
+    return linears | rows | {torch.ops.aten.slice.Tensor: (0,), _SELECT: (0,), engine.route.default: (0,)}
 
 
 def _selected_rows(node: fx.Node) -> fx.Node | None:
@@ -62,6 +68,52 @@ def _move(graph: fx.Graph, node: fx.Node, rows: fx.Node, row_arguments: tuple[in
             if args[index] is not None:
                 args[index] = call_like(graph, _SELECT, (args[index], 0, rows))
         smaller = call_like(graph, node.target, tuple(args))
+    _put_in_place(graph, node, smaller)
+
+
+def _move_before_experts(graph: fx.Graph, combine: fx.Node, rows: fx.Node) -> int:
+    """Past all that experts compute, and their sum; returns past how many operators."""
+    given: Any = combine.args
+    y, routes, order, *beside, multiplier = given
+    between = _between(y, order)
+    if any(user not in between and user is not combine for node in between for user in node.users):
+        return 0
+    _bring_before(between[0], rows)
+    smaller: dict[fx.Node, fx.Node] = {}
+    with graph.inserting_before(between[0]):
+        chosen = call_like(graph, _SELECT, (routes, 0, rows))
+    with graph.inserting_before(combine):
+        for node in between:
+            arguments: Any = fx.map_arg(node.args, lambda source: smaller.get(source, source))
+            if node is order:
+                arguments = (chosen, *arguments[1:])
+            elif node.target is torch.ops.engine.gather_rows.default:
+                arguments = (call_like(graph, _SELECT, (arguments[0], 0, rows)), chosen, arguments[2])
+            smaller[node] = call_like(graph, node.target, arguments, dict(node.kwargs))
+        others = [None if each is None else call_like(graph, _SELECT, (each, 0, rows)) for each in beside]
+        total = call_like(graph, combine.target, (smaller[y], chosen, smaller[order], *others, multiplier))
+    _put_in_place(graph, combine, total)
+    return len(between) + 1
+
+
+def _between(y: Any, order: Any) -> list[fx.Node]:
+    """What computes the rows of experts, `order` first, each after what it reads."""
+    found: dict[fx.Node, None] = {order: None}
+
+    def visit(node: fx.Node) -> None:
+        if node in found or node.op != "call_function":
+            return
+        if node.target is not torch.ops.engine.gather_rows.default:
+            for source in node.all_input_nodes:
+                visit(source)
+        found[node] = None
+
+    visit(y)
+    return list(found)
+
+
+def _put_in_place(graph: fx.Graph, node: fx.Node, smaller: fx.Node) -> None:
+    """What is selected of `node` is `smaller` as a whole."""
     for user in list(node.users):
         user.replace_all_uses_with(smaller)
         graph.erase_node(user)

@@ -88,7 +88,7 @@ def _install(names: Sequence[str], place: Place) -> tuple[dict[str, Mapping[str,
 
 def _measure(options: argparse.Namespace, place: Place, versions: dict[str, Mapping[str, str]], failures: dict[str, str]) -> Report:
     """Measure what was asked for. The JSON file is written after each subject: an hour's work is not lost with the last one."""
-    load = Load.tiny() if options.tiny else Load()
+    load = Load.tiny() if options.tiny else Load(runs=options.runs)
     prompts = open_prompts(place.artifacts, load)
     pace = machine_pace(place.artifacts, place.threads)
     results = _Results(versions=versions, measured=[])
@@ -127,6 +127,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", type=lambda text: text.split(","), metavar="A,B", help="only these kinds of weights: Q4_1, int8, ...")
     parser.add_argument("--phases", type=_names(PHASES), default=[*PHASES], metavar="A,B", help=f"some of: {', '.join(PHASES)}")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of each (default: 2)")
+    parser.add_argument(
+        "--runs", type=int, default=Load.runs, metavar="N", help="runs of each load of several clients (default: %(default)s)"
+    )
     parser.add_argument("--tiny", action="store_true", help="a load that only shows that everything works")
     parser.add_argument("--install-only", action="store_true", help="stop before measuring")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run, with provenance, to FILE")

@@ -80,3 +80,46 @@ def bidirectional_attention(
     """
     out = torch.ops.engine.bidirectional_attention(q, k, v, cu_seqlens, None, None, None, None, sinks, q_scale, *options.scalars())
     return cast(Tensor, out)
+
+
+def expanded_attention(
+    q: Tensor,
+    latents: Tensor,
+    key_up: Tensor,
+    value_up: Tensor,
+    cache: Tensor,
+    cu_seqlens: Tensor,
+    seq_lens: Tensor,
+    block_table: Tensor,
+    slot_mapping: Tensor,
+    scale: float,
+) -> Tensor:
+    """Causal attention over keys and values that are made of latents: as papers write it, and as nothing computes it.
+
+    q [T, QH, N + R], latents [T, L + R], key_up [QH * L, N], value_up [QH * V, L] float32. A key of a head is the product of the first L
+    elements of a latent with the head's matrix of key_up, [L, N], and then the latent's last R elements, which all heads share; a value
+    is the product with the transpose of the head's matrix of value_up, [V, L]. cache [blocks, 1, block_size, L + R] holds latents, in any
+    type of `attention`'s. Returns [T, QH, V] float32. A pass makes `latent_attention` of it (passes/absorb_latent.py): there is no kernel.
+    """
+    out = torch.ops.engine.expanded_attention(q, latents, key_up, value_up, cache, cu_seqlens, seq_lens, block_table, slot_mapping, scale)
+    return cast(Tensor, out)
+
+
+def latent_attention(
+    q: Tensor,
+    q_rope: Tensor,
+    latents: Tensor,
+    cache: Tensor,
+    cu_seqlens: Tensor,
+    seq_lens: Tensor,
+    block_table: Tensor,
+    slot_mapping: Tensor,
+    scale: float,
+) -> Tensor:
+    """The same absorbed: queries are products with the transposes of the matrices that make keys, and what comes out is of latents yet.
+
+    q [QH, T, L], q_rope [T, QH, R], latents [T, L + R] float32 -> [QH, T, L] float32; the rest as in `expanded_attention`. Rows past
+    cu_seqlens[S] are zero. Raises RuntimeError if shapes or dtypes do not fit.
+    """
+    out = torch.ops.engine.latent_attention(q, q_rope, latents, cache, cu_seqlens, seq_lens, block_table, slot_mapping, scale)
+    return cast(Tensor, out)

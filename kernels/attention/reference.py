@@ -56,6 +56,9 @@ def _value_places(head_dim: int, block_size: int, dtype: torch.dtype) -> Tensor:
     return places.permute(1, 0, 2).reshape(head_dim, block_size)
 
 
+Places = Callable[[int, int, torch.dtype], Tensor]
+
+
 def _scales(blocks: Tensor, count: int) -> Tensor:
     """The scales [..., block_size] that follow `count` elements in blocks [..., count + scales] of int8."""
     return blocks[..., count:].view(torch.float32)
@@ -77,26 +80,41 @@ def write_cache(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_map
 
     In int8 caches [blocks, KH, block_size, D + 4], the block's float32 scales [block_size] follow its quants.
     """
-    head_dim, block_size = k.shape[2], k_cache.shape[2]
-    for x, cache, places in ((k, k_cache, _key_places), (v, v_cache, _value_places)):
-        at = places(head_dim, block_size, cache.dtype)
-        flat = cache.view(*cache.shape[:2], -1)
-        rows, row_scales = _encoded(x, cache.dtype)
-        for token, slot in enumerate(slot_mapping.tolist()):
-            if slot >= 0:
-                block, offset = divmod(slot, block_size)
-                flat[block, :, at[:, offset]] = rows[token]
-                if row_scales is not None:
-                    _scales(flat, at.numel())[block, :, offset] = row_scales[token]
+    write_keys(k, k_cache, slot_mapping)
+    _write(v, v_cache, slot_mapping, _value_places)
+
+
+def write_keys(k: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
+    """Put k alone there; of latents, [T, 1, L + R], there is nothing else."""
+    _write(k, cache, slot_mapping, _key_places)
+
+
+def _write(x: Tensor, cache: Tensor, slot_mapping: Tensor, places: Places) -> None:
+    block_size = cache.shape[2]
+    at = places(x.shape[2], block_size, cache.dtype)
+    flat = cache.view(*cache.shape[:2], -1)
+    rows, row_scales = _encoded(x, cache.dtype)
+    for token, slot in enumerate(slot_mapping.tolist()):
+        if slot >= 0:
+            block, offset = divmod(slot, block_size)
+            flat[block, :, at[:, offset]] = rows[token]
+            if row_scales is not None:
+                _scales(flat, at.numel())[block, :, offset] = row_scales[token]
 
 
 def read_cache(k_cache: Tensor, v_cache: Tensor, blocks: Tensor, length: int, head_dim: int) -> tuple[Tensor, Tensor]:
     """Keys and values [length, KH, D] of the sequence that lies in `blocks`; int8 ones as the float32 they stand for."""
-    keys, values = (
-        _read(cache, blocks.long(), places(head_dim, cache.shape[2], cache.dtype)).permute(0, 3, 1, 2).flatten(0, 1)[:length]
-        for cache, places in ((k_cache, _key_places), (v_cache, _value_places))
-    )
-    return keys, values
+    return read_keys(k_cache, blocks, length, head_dim), _read_rows(v_cache, blocks, length, head_dim, _value_places)
+
+
+def read_keys(cache: Tensor, blocks: Tensor, length: int, head_dim: int) -> Tensor:
+    """Its keys alone."""
+    return _read_rows(cache, blocks, length, head_dim, _key_places)
+
+
+def _read_rows(cache: Tensor, blocks: Tensor, length: int, head_dim: int, places: Places) -> Tensor:
+    found = _read(cache, blocks.long(), places(head_dim, cache.shape[2], cache.dtype))
+    return found.permute(0, 3, 1, 2).flatten(0, 1)[:length]
 
 
 def _read(cache: Tensor, blocks: Tensor, places: Tensor) -> Tensor:
@@ -106,7 +124,7 @@ def _read(cache: Tensor, blocks: Tensor, places: Tensor) -> Tensor:
     return elements * _scales(found, places.numel())[:, :, None] if cache.dtype == torch.int8 else elements
 
 
-def _as_multiplied(x: Tensor, cache: Tensor) -> Tensor:
+def as_multiplied(x: Tensor, cache: Tensor) -> Tensor:
     """Queries or weights as the kernels multiply them with this cache: bfloat16 with bfloat16."""
     return x.bfloat16().to(x.dtype) if x.dtype == torch.float32 and cache.dtype == torch.bfloat16 else x
 
@@ -201,9 +219,9 @@ def attention(
         first, last = starts[sequence], starts[sequence + 1]
         keys = keys.to(q.dtype).repeat_interleave(sharing, dim=1)
         values = values.to(q.dtype).repeat_interleave(sharing, dim=1)
-        scores = soft_cap(torch.einsum("thd,lhd->htl", _as_multiplied(q[first:last], k_cache), keys), options.softcap)
+        scores = soft_cap(torch.einsum("thd,lhd->htl", as_multiplied(q[first:last], k_cache), keys), options.softcap)
         weights = softmax(scores.masked_fill(hidden_keys(last - first, length, options), -torch.inf), sinks)
-        out[first:last] = torch.einsum("htl,lhd->thd", _as_multiplied(weights, v_cache), values)
+        out[first:last] = torch.einsum("htl,lhd->thd", as_multiplied(weights, v_cache), values)
     return out
 
 

@@ -1,7 +1,8 @@
 // The attention operators: QK-norm, rotation, the write of the step's keys and values into the cache,
 // and softmax attention of the step's queries over it. Prefill and decode are the same code, and
 // what one query row computes is fixed by its position alone (attention_tile.h). Bidirectional
-// attention is the same once more, of whole sequences over a cache of the call's own.
+// attention is the same once more, of whole sequences over a cache of the call's own; and attention to
+// latents, whose keys are all that is kept: values are their first elements.
 
 #include "attention.h"
 
@@ -66,13 +67,15 @@ void check_heads(const AttentionShape& shape, const Argument& k, const Argument&
   }
 }
 
-void check_cache(const AttentionShape& shape, const Argument& k_cache, const Argument& v_cache) {
+void check_cache(const AttentionShape& shape, const Argument& cache) {
+  STD_TORCH_CHECK(cache.type == aoti_torch_dtype_float32() || cache.type == aoti_torch_dtype_float16() ||
+                      cache.type == aoti_torch_dtype_bfloat16() || cache.type == aoti_torch_dtype_int8(),
+                  "the cache is float32, float16, bfloat16 or int8");
   STD_TORCH_CHECK(shape.block_size > 0 && shape.block_size % kPanel == 0 && shape.block_size <= kLargestBlock, "block size ", shape.block_size,
                   " is not a multiple of ", kPanel, " up to ", kLargestBlock);
-  const int64_t row = shape.head_dim + (k_cache.type == aoti_torch_dtype_int8() ? int64_t(sizeof(float)) : 0);
-  STD_TORCH_CHECK(k_cache.type != aoti_torch_dtype_bfloat16() || shape.head_dim % 2 == 0, "head size ", shape.head_dim, " has no pairs of bfloat16");
-  STD_TORCH_CHECK(k_cache.sizes[3] == row, "head size ", shape.head_dim, " does not fit the cache's rows of ", k_cache.sizes[3]);
-  for (int64_t i = 0; i < 4; ++i) STD_TORCH_CHECK(k_cache.sizes[i] == v_cache.sizes[i], "k_cache and v_cache differ in shape");
+  const int64_t row = shape.head_dim + (cache.type == aoti_torch_dtype_int8() ? int64_t(sizeof(float)) : 0);
+  STD_TORCH_CHECK(cache.type != aoti_torch_dtype_bfloat16() || shape.head_dim % 2 == 0, "head size ", shape.head_dim, " has no pairs of bfloat16");
+  STD_TORCH_CHECK(cache.sizes[3] == row, "head size ", shape.head_dim, " does not fit the cache's rows of ", cache.sizes[3]);
 }
 
 bool in_range(const int32_t* numbers, int64_t count, int64_t end) {
@@ -95,6 +98,27 @@ void check_step(const AttentionShape& shape, int64_t blocks, const AttentionInpu
   for (int64_t t = 0; t < shape.tokens; ++t) largest = std::max(largest, in.slot_mapping[t]);
   STD_TORCH_CHECK(largest < blocks * shape.block_size, "slot ", largest, " is outside the cache");
 }
+
+// Where in a paged cache the tokens of a step lie.
+struct Paging {
+  Argument cu_seqlens, seq_lens, table, slots;
+
+  template <class Tensors>
+  explicit Paging(const Tensors& in)
+      : cu_seqlens(contiguous(in.cu_seqlens, 1, aoti_torch_dtype_int32(), "cu_seqlens")),
+        seq_lens(contiguous(in.seq_lens, 1, aoti_torch_dtype_int32(), "seq_lens")),
+        table(contiguous(in.block_table, 2, aoti_torch_dtype_int32(), "block_table")),
+        slots(contiguous(in.slot_mapping, 1, aoti_torch_dtype_int32(), "slot_mapping")) {
+    STD_TORCH_CHECK(cu_seqlens.sizes[0] == table.sizes[0] + 1 && seq_lens.sizes[0] == table.sizes[0], "cu_seqlens and seq_lens do not fit block_table");
+  }
+  // Gives them to a call over a cache of `blocks` blocks. Throws if they do not fit the tokens, or reach outside the cache.
+  void put_into(AttentionInputs& in, int64_t blocks) const {
+    STD_TORCH_CHECK(slots.sizes[0] == in.shape.tokens, "slot_mapping must have one element per token");
+    in.cu_seqlens = cu_seqlens.as<int32_t>(), in.seq_lens = seq_lens.as<int32_t>();
+    in.block_table = table.as<int32_t>(), in.slot_mapping = slots.as<int32_t>();
+    check_step(in.shape, blocks, in);
+  }
+};
 
 // The float32 vector of `size` elements, or null.
 const float* read_vector(AtenTensorHandle tensor, int64_t size, const char* name, const char* of) {
@@ -128,10 +152,9 @@ template <class Tensors>
 AttentionInputs read_inputs(const Tensors& in, const AttentionOptions& options, const AttentionShape& shape, const Argument& q, const Argument& k,
                             const Argument& v, Tensor& out) {
   return {.shape = shape,
-          .q = q.as<float>(),
+          .q = {q.as<float>(), q.strides[0], shape.head_dim},
           .k = k.as<float>(),
           .v = v.as<float>(),
-          .q_stride = q.strides[0],
           .k_stride = k.strides[0],
           .v_stride = v.strides[0],
           .q_norm = read_vector(in.q_norm, shape.head_dim, "q_norm", "elements of a head"),
@@ -143,7 +166,7 @@ AttentionInputs read_inputs(const Tensors& in, const AttentionOptions& options, 
           .softcap = float(options.softcap),
           .sinks = read_vector(in.sinks, shape.query_heads, "sinks", "query heads"),
           .q_scale = read_vector(in.q_scale, shape.tokens, "q_scale", "tokens"),
-          .out = static_cast<float*>(out.data_ptr())};
+          .out = {static_cast<float*>(out.data_ptr()), shape.query_heads * shape.head_dim, shape.head_dim}};
 }
 
 void run(const AttentionInputs& in, int32_t cache_type) {
@@ -185,36 +208,66 @@ struct OwnBlocks {
 }  // namespace
 
 Tensor attend(const AttentionTensors& in, const AttentionOptions& options) {
-  const int32_t real = aoti_torch_dtype_float32(), integer = aoti_torch_dtype_int32();
+  const int32_t real = aoti_torch_dtype_float32();
   const Argument q = rows(in.q, 3, real, "q"), k = rows(in.k, 3, real, "k"), v = rows(in.v, 3, real, "v");
   const Argument k_cache = contiguous(in.k_cache, 4, Argument(in.k_cache, 4, "k_cache").type, "k_cache");
   const Argument v_cache = contiguous(in.v_cache, 4, k_cache.type, "v_cache");
-  STD_TORCH_CHECK(k_cache.type == real || k_cache.type == aoti_torch_dtype_float16() || k_cache.type == aoti_torch_dtype_bfloat16() ||
-                      k_cache.type == aoti_torch_dtype_int8(),
-                  "the cache is float32, float16, bfloat16 or int8");
-  const Argument cu_seqlens = contiguous(in.cu_seqlens, 1, integer, "cu_seqlens"), seq_lens = contiguous(in.seq_lens, 1, integer, "seq_lens");
-  const Argument table = contiguous(in.block_table, 2, integer, "block_table"), slot_mapping = contiguous(in.slot_mapping, 1, integer, "slot_mapping");
+  const Paging paging(in);
   const AttentionShape shape{.tokens = q.sizes[0],
-                             .sequences = table.sizes[0],
-                             .table_width = table.sizes[1],
+                             .sequences = paging.table.sizes[0],
+                             .table_width = paging.table.sizes[1],
                              .query_heads = q.sizes[1],
                              .key_heads = k_cache.sizes[1],
                              .head_dim = q.sizes[2],
                              .block_size = k_cache.sizes[2],
                              .window = options.window,
                              .chunk = options.chunk};
-  STD_TORCH_CHECK(cu_seqlens.sizes[0] == shape.sequences + 1 && seq_lens.sizes[0] == shape.sequences, "cu_seqlens and seq_lens do not fit block_table");
-  STD_TORCH_CHECK(slot_mapping.sizes[0] == shape.tokens, "slot_mapping must have one element per token");
-  check_cache(shape, k_cache, v_cache);
+  check_cache(shape, k_cache);
+  for (int64_t i = 0; i < 4; ++i) STD_TORCH_CHECK(k_cache.sizes[i] == v_cache.sizes[i], "k_cache and v_cache differ in shape");
   check_heads(shape, k, v);
   check_options(in, options);
   Tensor out = empty_floats({shape.tokens, shape.query_heads, shape.head_dim});
   AttentionInputs inputs = read_inputs(in, options, shape, q, k, v, out);
   inputs.k_cache = k_cache.data, inputs.v_cache = v_cache.data;
-  inputs.cu_seqlens = cu_seqlens.as<int32_t>(), inputs.seq_lens = seq_lens.as<int32_t>();
-  inputs.block_table = table.as<int32_t>(), inputs.slot_mapping = slot_mapping.as<int32_t>();
-  check_step(shape, k_cache.sizes[0], inputs);
+  paging.put_into(inputs, k_cache.sizes[0]);
   run(inputs, k_cache.type);
+  return out;
+}
+
+Tensor attend_latent(const LatentTensors& in, double scale) {
+  const int32_t real = aoti_torch_dtype_float32();
+  const Argument q = contiguous(in.q, 3, real, "q"), tail = rows(in.q_rope, 3, real, "q_rope"), latents = rows(in.latents, 2, real, "latents");
+  const Argument cache = contiguous(in.cache, 4, Argument(in.cache, 4, "cache").type, "cache");
+  const Paging paging(in);
+  const int64_t heads = q.sizes[0], tokens = q.sizes[1], rank = q.sizes[2];
+  const AttentionShape shape{.tokens = tokens,
+                             .sequences = paging.table.sizes[0],
+                             .table_width = paging.table.sizes[1],
+                             .query_heads = heads,
+                             .key_heads = 1,
+                             .head_dim = rank + tail.sizes[2],
+                             .block_size = cache.sizes[2],
+                             .window = 0,
+                             .chunk = 0,
+                             .latent = true,
+                             .value_dim = rank};
+  check_cache(shape, cache);
+  STD_TORCH_CHECK(cache.type != aoti_torch_dtype_bfloat16() || rank % 2 == 0, "a rank of ", rank, " has no pairs of bfloat16");
+  STD_TORCH_CHECK(heads > 0 && cache.sizes[1] == 1, "one latent serves all heads, and there must be a head");
+  STD_TORCH_CHECK(tail.sizes[0] == tokens && tail.sizes[1] == heads, "q_rope must be [tokens, heads, rotated elements]");
+  STD_TORCH_CHECK(latents.sizes[0] == tokens && latents.sizes[1] == shape.head_dim, "latents must be [tokens, rank + rotated elements]");
+  Tensor out = empty_floats({heads, tokens, rank});
+  AttentionInputs inputs{.shape = shape,
+                         .q = {q.as<float>(), rank, tokens * rank},
+                         .q_tail = {tail.as<float>(), tail.strides[0], tail.sizes[2]},
+                         .tail = tail.sizes[2],
+                         .k = latents.as<float>(),
+                         .k_stride = latents.strides[0],
+                         .scale = float(scale),
+                         .k_cache = cache.data,
+                         .out = {static_cast<float*>(out.data_ptr()), rank, tokens * rank}};
+  paging.put_into(inputs, cache.sizes[0]);
+  run(inputs, cache.type);
   return out;
 }
 

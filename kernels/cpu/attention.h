@@ -10,10 +10,22 @@
 
 namespace engine {
 
+// Where a row of each head of each token lies.
+template <class Float>
+struct HeadRows {
+  Float* first;
+  int64_t token_stride, head_stride;
+
+  Float* at(int64_t token, int64_t head) const { return first + token * token_stride + head * head_stride; }
+};
+
 struct AttentionInputs {
   AttentionShape shape;
-  const float *q, *k, *v;
-  int64_t q_stride, k_stride, v_stride;
+  HeadRows<const float> q;       // [tokens, query_heads, head_dim - tail]
+  HeadRows<const float> q_tail;  // the last `tail` elements of queries, where they lie elsewhere
+  int64_t tail;
+  const float *k, *v;
+  int64_t k_stride, v_stride;
   const float *q_norm, *k_norm;  // [head_dim], or both null
   Rotation rotation;
   float eps;
@@ -23,7 +35,7 @@ struct AttentionInputs {
   const float* q_scale;  // [tokens], or null
   void *k_cache, *v_cache;
   const int32_t *cu_seqlens, *seq_lens, *block_table, *slot_mapping;
-  float* out;
+  HeadRows<float> out;  // [tokens, query_heads, value_dim]
 };
 
 template <class Element>
@@ -32,8 +44,9 @@ class PagedAttention {
   explicit PagedAttention(const AttentionInputs& in) : in_(in) {}
 
   void run() const {
-    const int64_t covered = shape_.sequences > 0 ? in_.cu_seqlens[shape_.sequences] : 0, row = shape_.query_heads * shape_.head_dim;
-    std::fill(in_.out + covered * row, in_.out + shape_.tokens * row, 0.0f);
+    const int64_t covered = shape_.sequences > 0 ? in_.cu_seqlens[shape_.sequences] : 0;
+    for (int64_t token = covered; token < shape_.tokens; ++token)
+      for (int64_t head = 0; head < shape_.query_heads; ++head) std::fill_n(in_.out.at(token, head), shape_.value_dim, 0.0f);
     const bool decode = is_decode(covered);
     if (!decode) write_all();
     if (covered > 0) attend_all(decode);
@@ -48,22 +61,22 @@ class PagedAttention {
     Factor* queries;
     float* scores;
     Padded<Element>* values;
-    float *states, *row;
-    Element* encoded;
+    float *states, *row;  // row: [head_dim]
+    Element* encoded;     // [head_dim]
 
     Workspace(const PagedAttention& op, int64_t row_blocks) {
       static thread_local Scratch scratch;
       const AttentionShape& shape = op.shape_;
       const int64_t query_floats = ceil_div(row_blocks * kRowBlock * shape.head_dim, 16) * 16, score_floats = kRowBlock * shape.tile;
-      const int64_t value_floats = shape.head_dim == shape.padded_dim ? 0 : shape.tile * shape.padded_dim;
+      const int64_t value_floats = op.copies_values_ ? shape.tile * shape.padded_dim : 0, row_floats = ceil_div(shape.head_dim, 16) * 16;
       const int64_t state_floats = (row_blocks + 1) * op.state_floats_;
-      float* const memory = scratch.take<float>(query_floats + score_floats + value_floats + state_floats + 2 * shape.padded_dim);
+      float* const memory = scratch.take<float>(query_floats + score_floats + value_floats + state_floats + 2 * row_floats);
       queries = reinterpret_cast<Factor*>(memory);
       scores = memory + query_floats;
       values = reinterpret_cast<Padded<Element>*>(scores + score_floats);
       states = scores + score_floats + value_floats;
       row = states + state_floats;
-      encoded = reinterpret_cast<Element*>(row + shape.padded_dim);
+      encoded = reinterpret_cast<Element*>(row + row_floats);
     }
   };
 
@@ -74,7 +87,8 @@ class PagedAttention {
   const BlockLayout<Element> layout_{shape_.block_size, shape_.head_dim};
   const TileAttention<Element> compute_{layout_, shape_.tile, shape_.padded_dim, SoftCap(in_.softcap * kLog2E)};
   const int64_t state_floats_ = Softmax::floats(shape_.padded_dim);
-  const RowTransform query_rows_{in_.q_norm, in_.eps, in_.norm_after_rope, in_.rotation, in_.scale * kLog2E, in_.q_scale, shape_.head_dim};
+  const bool copies_values_ = shape_.latent || shape_.value_dim != shape_.padded_dim;
+  const RowTransform query_rows_{in_.q_norm, in_.eps, in_.norm_after_rope, in_.rotation, in_.scale * kLog2E, in_.q_scale, shape_.head_dim - in_.tail};
   const RowTransform key_rows_{in_.k_norm, in_.eps, in_.norm_after_rope, in_.rotation, 1.0f, nullptr, shape_.head_dim};
 
   int64_t block_offset(int64_t block, int64_t head) const { return (block * shape_.key_heads + head) * layout_.stride(); }
@@ -98,7 +112,7 @@ class PagedAttention {
     const int64_t slot = in_.slot_mapping[token], offset = slot % shape_.block_size, at = block_offset(slot / shape_.block_size, head);
     key_rows_.apply(in_.k + token * in_.k_stride + head * shape_.head_dim, token, space.row);
     layout_.write_key(k_cache_ + at, offset, space.row, space.encoded);
-    layout_.write_value(v_cache_ + at, offset, in_.v + token * in_.v_stride + head * shape_.head_dim, space.encoded);
+    if (!shape_.latent) layout_.write_value(v_cache_ + at, offset, in_.v + token * in_.v_stride + head * shape_.head_dim, space.encoded);
   }
 
   void write_all() const {
@@ -137,8 +151,8 @@ class PagedAttention {
     const Range all = shape_.tiles(item.position, item.count, item.length);
     const int64_t per_tile = shape_.row_blocks(item.count) * state_floats_;
     gather_queries(item, space);
-    for (int64_t t = 0; t < item.count; ++t) fetch<1>(out_at(item.token + t, item.head));
-    for (int64_t t = 0; t < following.count; ++t) fetch<0>(query_at(following.token + t, following.head));
+    fetch<1>(in_.out, item, shape_.value_dim);
+    fetch<0>(in_.q, following, shape_.head_dim - in_.tail);
     clear(space.states, item);
     Tile<Element> tiles[2];
     find_tile(item, item.tiles.begin, tiles[item.tiles.begin % 2]);
@@ -161,14 +175,14 @@ class PagedAttention {
     finish(item, space);
   }
 
-  // Of the query heads that share a key head: [sharing, head_dim].
-  const float* query_at(int64_t token, int64_t head) const { return in_.q + token * in_.q_stride + head * shape_.sharing * shape_.head_dim; }
-  float* out_at(int64_t token, int64_t head) const {
-    return in_.out + (token * shape_.query_heads + head * shape_.sharing) * shape_.head_dim;
-  }
-  template <int ForWriting>
-  void fetch(const float* rows) const {
-    for (int64_t i = 0; i < shape_.sharing * shape_.head_dim; i += 16) __builtin_prefetch(rows + i, ForWriting);
+  // Query head number h of those that share the key head of an item.
+  int64_t query_head(const AttentionItem& item, int64_t h) const { return item.head * shape_.sharing + h; }
+
+  template <int ForWriting, class Float>
+  void fetch(const HeadRows<Float>& rows, const AttentionItem& item, int64_t dim) const {
+    for (int64_t t = item.token; t < item.token + item.count; ++t)
+      for (int64_t h = 0; h < shape_.sharing; ++h)
+        for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(rows.at(t, query_head(item, h)) + d, ForWriting);
   }
 
   // Rows of an item, by token, then head, ready to be multiplied with keys. [rows, head_dim]
@@ -177,14 +191,20 @@ class PagedAttention {
     Factor* to = space.queries;
     for (int64_t t = item.token; t < item.token + item.count; ++t)
       for (int64_t h = 0; h < shape_.sharing; ++h, to += dim) {
-        const float* from = query_at(t, item.head) + h * dim;
         if constexpr (kTogether<Element> == 1) {
-          query_rows_.apply(from, t, to);
+          gather_query(t, query_head(item, h), to);
         } else {
-          query_rows_.apply(from, t, space.row);
+          gather_query(t, query_head(item, h), space.row);
           encode_multipliers(space.row, dim, to);
         }
       }
+  }
+
+  void gather_query(int64_t token, int64_t head, float* to) const {
+    query_rows_.apply(in_.q.at(token, head), token, to);
+    if (in_.tail == 0) return;
+    const float* const from = in_.q_tail.at(token, head);
+    for (int64_t d = 0; d < in_.tail; ++d) to[query_rows_.head_dim + d] = from[d] * query_rows_.factor;
   }
 
   void find_tile(const AttentionItem& item, int64_t index, Tile<Element>& tile) const {
@@ -192,11 +212,11 @@ class PagedAttention {
     const int32_t* table = in_.block_table + item.sequence * shape_.table_width;
     for (int64_t b = 0, panel = 0; b * size < shape_.tile; ++b) {
       const int64_t at = block_offset(table[std::min(first + b, last)], item.head);
-      tile.blocks[b] = v_cache_ + at;
+      tile.blocks[b] = (shape_.latent ? k_cache_ : v_cache_) + at;
       for (int64_t p = 0; p < size; p += kPanel, ++panel) {
         tile.keys[panel] = k_cache_ + at + p * kTogether<Element>;
         tile.key_scales[panel] = layout_.scales(k_cache_ + at) + p * int64_t(sizeof(float));
-        tile.value_scales[panel] = layout_.scales(v_cache_ + at) + p * int64_t(sizeof(float));
+        tile.value_scales[panel] = layout_.scales(shape_.latent ? k_cache_ + at : v_cache_ + at) + p * int64_t(sizeof(float));
       }
     }
   }
@@ -204,7 +224,7 @@ class PagedAttention {
   // Joins one tile to the states of the item's row blocks.
   void attend_tile(const AttentionItem& item, int64_t index, const Tile<Element>& tile, const Tile<Element>& next, float* states,
                    const Workspace& space) const {
-    if (shape_.head_dim == shape_.padded_dim) {
+    if (!copies_values_) {
       each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
         const Tile<Element>& fetched = block == 0 ? next : tile;
         const Values<Element> values{tile.blocks, fetched.blocks, shape_.head_dim * kTogether<Element>};
@@ -212,7 +232,7 @@ class PagedAttention {
       });
     } else {
       const Padded<Element>* padded[kPanelsPerTile];
-      pad_values(tile, std::min(shape_.tile, seen_end(item) - index * shape_.tile), space.values);
+      copy_values(tile, std::min(shape_.tile, seen_end(item) - index * shape_.tile), space.values);
       for (int64_t b = 0; b * shape_.block_size < shape_.tile; ++b) padded[b] = space.values + b * shape_.block_size * shape_.padded_dim;
       each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
         attend_rows(item, index, tile, tile, Values<Padded<Element>>{padded, padded, shape_.padded_dim * kTogether<Element>}, first, rows, state(states, block), space);
@@ -220,12 +240,16 @@ class PagedAttention {
     }
   }
 
-  // Values of the tile's first `count` positions, rows padded to whole panels.
-  void pad_values(const Tile<Element>& tile, int64_t count, Padded<Element>* to) const {
+  // Values of the tile's first `count` positions, rows padded to whole panels. Of latents, keys give them, block by block.
+  void copy_values(const Tile<Element>& tile, int64_t count, Padded<Element>* to) const {
     constexpr int kPart = kTogether<Element>;
-    const int64_t dim = shape_.head_dim * kPart, padded = shape_.padded_dim * kPart;
+    const int64_t dim = shape_.value_dim * kPart, padded = shape_.padded_dim * kPart, size = shape_.block_size;
+    if (shape_.latent) {
+      for (int64_t b = 0; b * size < count; ++b) layout_.read_keys(tile.blocks[b], shape_.value_dim, to + b * size / kPart * padded, padded);
+      return;
+    }
     for (int64_t j = 0; j < count; j += kPart, to += padded) {
-      const Element* from = tile.blocks[j / shape_.block_size] + j % shape_.block_size / kPart * dim;
+      const Element* from = tile.blocks[j / size] + j % size / kPart * dim;
       std::copy_n(from, dim, to);
       std::fill(to + dim, to + padded, Padded<Element>{});
     }
@@ -256,15 +280,14 @@ class PagedAttention {
   }
 
   void finish(const AttentionItem& item, const Workspace& space) const {
-    const int64_t dim = shape_.head_dim;
     each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
       const Softmax softmax = state(space.states, block);
       const float* from = softmax.acc;
       for (int64_t row = first; row < first + rows; ++row, from += Softmax::width(shape_.padded_dim)) {
         const int64_t head = row % shape_.sharing;
-        float* __restrict to = out_at(item.token + row / shape_.sharing, item.head) + head * dim;
-        const float inverse = 1.0f / (reduce_add(load(from + shape_.padded_dim)) + sink_weight(item.head * shape_.sharing + head, softmax.m[row - first]));
-        for (int64_t d = 0; d < dim; ++d) to[d] = from[d] * inverse;
+        float* __restrict to = in_.out.at(item.token + row / shape_.sharing, query_head(item, head));
+        const float inverse = 1.0f / (reduce_add(load(from + shape_.padded_dim)) + sink_weight(query_head(item, head), softmax.m[row - first]));
+        for (int64_t d = 0; d < shape_.value_dim; ++d) to[d] = from[d] * inverse;
       }
     });
   }

@@ -103,6 +103,26 @@ struct BlockLayout {
     if constexpr (kPart > 1)
       for (int64_t d = 0; d < head_dim; ++d) row[d * kPart] = scratch[d];
   }
+
+  // The first `count` elements of every key of a block as values of which a row begins every `stride`: in pairs of rows where
+  // elements are multiplied in pairs. What is behind them in a row is zero. int8 quants become floats.
+  template <class Value>
+  void read_keys(const Element* block, int64_t count, Value* to, int64_t stride) const {
+    constexpr int kPart = kTogether<Element>;
+    int64_t d = 0;
+    if constexpr (std::is_same_v<Value, float>)
+      for (; d + kLanes <= count; d += kLanes)
+        for (int64_t j = 0; j < block_size; j += kLanes) {
+          Vf rows[kLanes];
+          for (int i = 0; i < kLanes; ++i) rows[i] = multiplicands(block + (d + i) * block_size + j);
+          transpose(rows);
+          for (int i = 0; i < kLanes; ++i) store(to + (j + i) * stride + d, rows[i]);
+        }
+    for (; d < count; ++d)
+      for (int64_t j = 0; j < block_size; ++j)
+        to[j / kPart * stride + d * kPart + j % kPart] = block[d / kPart * kPart * block_size + j * kPart + d % kPart];
+    for (int64_t j = 0; j < block_size; j += kPart) std::fill(to + j / kPart * stride + count * kPart, to + (j / kPart + 1) * stride, Value{});
+  }
 };
 
 }  // namespace engine

@@ -46,11 +46,25 @@ Tensor bidirectional_attention(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, 
                               {.scale = scale, .window = window, .chunk = chunk, .softcap = softcap, .eps = eps, .norm_after_rope = norm_after_rope});
 }
 
+Tensor latent_attention(Tensor q, Tensor q_rope, Tensor latents, Tensor cache, Tensor cu_seqlens, Tensor seq_lens, Tensor block_table,
+                        Tensor slot_mapping, double scale) {
+  return attend_latent({.q = q.get(),
+                        .q_rope = q_rope.get(),
+                        .latents = latents.get(),
+                        .cache = cache.get(),
+                        .cu_seqlens = cu_seqlens.get(),
+                        .seq_lens = seq_lens.get(),
+                        .block_table = block_table.get(),
+                        .slot_mapping = slot_mapping.get()},
+                       scale);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   m.impl("attention", TORCH_BOX(&attention));
   m.impl("bidirectional_attention", TORCH_BOX(&bidirectional_attention));
+  m.impl("latent_attention", TORCH_BOX(&latent_attention));
 }
 
 }  // namespace engine

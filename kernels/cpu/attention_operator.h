@@ -17,7 +17,12 @@ struct BidirectionalTensors {
   AtenTensorHandle q_norm, k_norm, cos, sin, sinks, q_scale;
 };
 
-// Scalars of both, likewise (kernels/attention/options.py says what they mean).
+// Those of attention to latents: q [heads, tokens, rank], q_rope [tokens, heads, rotated], latents [tokens, rank + rotated].
+struct LatentTensors {
+  AtenTensorHandle q, q_rope, latents, cache, cu_seqlens, seq_lens, block_table, slot_mapping;
+};
+
+// Scalars of the first two, likewise (kernels/attention/options.py says what they mean).
 struct AttentionOptions {
   double scale;
   int64_t window, chunk;
@@ -28,5 +33,7 @@ struct AttentionOptions {
 // They throw if what they are given does not fit together.
 Tensor attend(const AttentionTensors& in, const AttentionOptions& options);
 Tensor attend_bidirectional(const BidirectionalTensors& in, const AttentionOptions& options);
+// [heads, tokens, rank]
+Tensor attend_latent(const LatentTensors& in, double scale);
 
 }  // namespace engine

@@ -7,9 +7,11 @@ namespace engine {
 
 struct AttentionShape {
   int64_t tokens, sequences, table_width, query_heads, key_heads, head_dim, block_size, window, chunk;
-  bool causal = true;  // else a query sees later keys as well
+  bool causal = true;   // else a query sees later keys as well
+  bool latent = false;  // whether values are the first elements of keys, and not kept beside them
+  int64_t value_dim = head_dim;
   int64_t sharing = query_heads / key_heads;  // query heads per key head
-  int64_t padded_dim = ceil_div(head_dim, kPanel) * kPanel;
+  int64_t padded_dim = ceil_div(value_dim, kPanel) * kPanel;  // floats of a row of values: whole panels
   int64_t tile = ceil_div(kTilePositions, block_size) * block_size;
 
   // The keys that a query sees in a sequence of `length` tokens. A window reaches as far ahead as back.
@@ -53,7 +55,7 @@ class AttentionPlan {
   int64_t items() const { return items_; }
   int64_t shared() const { return shared_; }  // rows whose tiles are shared out
   int64_t states() const { return states_; }
-  int64_t multiply_adds() const { return 2 * cost_ * kRowBlock * shape_.tile * shape_.head_dim; }
+  int64_t multiply_adds() const { return cost_ * kRowBlock * shape_.tile * (shape_.head_dim + shape_.value_dim); }
   // Items that a thread takes at a time: several where they are small, as long as there are many.
   int64_t grain(int threads) const {
     return std::clamp<int64_t>(kGrainCost * items_ / std::max<int64_t>(1, cost_), 1, std::max<int64_t>(1, items_ / (2 * kItemsPerThread * threads)));

@@ -22,12 +22,18 @@ AOTITorchError bidirectional_attention(std::span<const AtenTensorHandle> in, con
   return return_to_c(out, [&] { return attend_bidirectional(tensors, options_of(scalars)); });
 }
 
+AOTITorchError latent_attention(std::span<const AtenTensorHandle> in, const double* scalars, AtenTensorHandle* out) {
+  return return_to_c(out, [&] { return attend_latent({in[0], in[1], in[2], in[3], in[4], in[5], in[6], in[7]}, scalars[0]); });
+}
+
 AOTITorchError mean_pool(std::span<const AtenTensorHandle> in, const double*, AtenTensorHandle* out) {
   return return_to_c(out, [&] { return mean_of_rows(borrow(in[0]), borrow(in[1]), borrow(in[2])); });
 }
 
-constexpr std::pair<std::string_view, CutOperator> kOperators[] = {
-    {"engine.attention", &attention}, {"engine.bidirectional_attention", &bidirectional_attention}, {"engine.mean_pool", &mean_pool}};
+constexpr std::pair<std::string_view, CutOperator> kOperators[] = {{"engine.attention", &attention},
+                                                                   {"engine.bidirectional_attention", &bidirectional_attention},
+                                                                   {"engine.latent_attention", &latent_attention},
+                                                                   {"engine.mean_pool", &mean_pool}};
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-// What stands between the products of a mixture of experts: route, route_table, sort_routes, gather_rows, combine_experts.
+// What stands between the products of a mixture of experts: route, route_table, sort_routes, equal_order, gather_rows, combine_experts.
 // moe/reference.py says what each computes.
 
 #include <algorithm>
@@ -192,6 +192,17 @@ Tensor sort_routes(Tensor routes, int64_t experts) {
   return order;
 }
 
+Tensor equal_order(Tensor x, int64_t experts) {
+  STD_TORCH_CHECK(x.dim() >= 1 && experts > 0 && x.size(0) % experts == 0, "x has not as many rows of each of ", experts, " experts");
+  const int64_t rows = x.size(0);
+  Tensor order = empty_ints({experts + 1 + 2 * rows});
+  int32_t *begins = static_cast<int32_t*>(order.data_ptr()), *tokens = begins + experts + 1, *places = tokens + rows;
+  for (int64_t e = 0; e <= experts; ++e) begins[e] = int32_t(e * (rows / experts));
+  std::iota(tokens, tokens + rows, 0);
+  std::iota(places, places + rows, 0);
+  return order;
+}
+
 Tensor gather_rows(Tensor x, Tensor routes, Tensor order) {
   const Pairs pairs(routes, order);
   STD_TORCH_CHECK(x.is_cpu() && x.is_contiguous() && x.dim() >= 2 && x.dim() <= 3, "x must be contiguous rows on the CPU");
@@ -259,6 +270,7 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   m.impl("route", TORCH_BOX(&route_of_numbers));
   m.impl("route_table", TORCH_BOX(&route_table));
   m.impl("sort_routes", TORCH_BOX(&sort_routes));
+  m.impl("equal_order", TORCH_BOX(&equal_order));
   m.impl("gather_rows", TORCH_BOX(&gather_rows));
   m.impl("combine_experts", TORCH_BOX(&combine_experts));
 }
@@ -279,6 +291,9 @@ ENGINE_EXPORT aoti_torch_cpu_route_table(AtenTensorHandle routes, int64_t expert
 }
 ENGINE_EXPORT aoti_torch_cpu_sort_routes(AtenTensorHandle routes, int64_t experts, AtenTensorHandle* result) {
   return engine::return_to_c(result, [&] { return engine::sort_routes(engine::borrow(routes), experts); });
+}
+ENGINE_EXPORT aoti_torch_cpu_equal_order(AtenTensorHandle x, int64_t experts, AtenTensorHandle* result) {
+  return engine::return_to_c(result, [&] { return engine::equal_order(engine::borrow(x), experts); });
 }
 ENGINE_EXPORT aoti_torch_cpu_gather_rows(AtenTensorHandle x, AtenTensorHandle routes, AtenTensorHandle order, AtenTensorHandle* result) {
   return engine::return_to_c(result, [&] { return engine::gather_rows(engine::borrow(x), engine::borrow(routes), engine::borrow(order)); });

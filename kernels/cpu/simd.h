@@ -258,4 +258,39 @@ ENGINE_INLINE auto reduce_max(Vector value) {
   return value[0] > value[1] ? value[0] : value[1];
 }
 
+// The elements of a and b in turns: those of their first halves, and those of their second.
+ENGINE_INLINE Vf interleave_low(Vf a, Vf b) {
+#if defined(ENGINE_AVX512)
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#elif defined(ENGINE_AVX2)
+  return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#else
+  return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+#endif
+}
+ENGINE_INLINE Vf interleave_high(Vf a, Vf b) {
+#if defined(ENGINE_AVX512)
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(ENGINE_AVX2)
+  return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+  return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+}
+
+// Rows become columns. Each round moves the bits of an element's place by one.
+ENGINE_INLINE void transpose(Vf (&rows)[kLanes]) {
+#pragma GCC unroll 4
+  for (int round = 1; round < kLanes; round *= 2) {
+    Vf moved[kLanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes / 2; ++i) {
+      moved[2 * i] = interleave_low(rows[i], rows[i + kLanes / 2]);
+      moved[2 * i + 1] = interleave_high(rows[i], rows[i + kLanes / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) rows[i] = moved[i];
+  }
+}
+
 }  // namespace engine

@@ -3,6 +3,7 @@
 route           logits [T, E] float32 -> routes int32 [T, 2, k]: the experts of each token, the best first, and the bits of their weights
 sort_routes     routes -> order int32 [E + 1 + 2 P] of P = T * k pairs of token and expert, sorted by expert, then by token: where the pairs
                 of each expert begin, and where the last ones end; the token of each sorted pair; the place of each pair of `routes`
+equal_order     x [E * n, K] of rows that lie by expert, n of each -> the order of such pairs, as sort_routes has it
 gather_rows     x [T, ...] -> [P, ...]: the row of each sorted pair's token
 experts_*       x [P, K] of sorted pairs, each times the weights of its expert -> [P, N]
 combine_experts y [P, H] -> [T, H]: each token's k rows, weighted and added in the order of `routes`
@@ -71,6 +72,13 @@ def sort_routes(routes: Tensor, experts: int) -> Tensor:
     ends = torch.bincount(pairs, minlength=experts).cumsum(0)
     place = torch.empty_like(sorted_pairs).scatter(0, sorted_pairs, torch.arange(len(pairs)))
     return torch.cat((ends.new_zeros(1), ends, sorted_pairs // routes.shape[2], place)).int()
+
+
+def equal_order(x: Tensor, experts: int) -> Tensor:
+    """x [P, K] -> int32 [E + 1 + 2 P]"""
+    rows = len(x)
+    begins, places = torch.arange(experts + 1) * (rows // experts), torch.arange(rows)
+    return torch.cat((begins, places, places)).int()
 
 
 def gather_rows(x: Tensor, routes: Tensor, order: Tensor) -> Tensor:

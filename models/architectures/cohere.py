@@ -1,16 +1,22 @@
 """Cohere: one LayerNorm for attention and channel, which run side by side; neighbours rotate together; logits are scaled."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from ...errors import UnsupportedModelError
 from ..names import NameTable
 from ..parts.attention import QKNormSpec
+from ..parts.moe import MoESpec
+from ..parts.norm import NormSpec
 from ..parts.rope import RopeSpec
 from ..settings import Settings
-from ..spec import HeadSpec, LayerNorms, ModelSpec
+from ..spec import Channel, HeadSpec, LayerNorms, ModelSpec
 from . import gguf
 from .architecture import GGUFEntry, GGUFSource, HFEntry
-from .hf import attention, dense, layer_norm, mlp, rope, rope_settings, window_size, windows_by_type
-from .llama import COMMON, IGNORED, SOURCES
+from .experts import by_layer, router, shared, shared_mlp
+from .hf import attention, dense, layer_norm, mlp, rms, rope, rope_settings, window_size, windows_by_type
+from .llama import COMMON, IGNORED, LAYER, SOURCES
+from .mixtral import EXPERTS, ROUTER
 
 NAMES = NameTable(sources=SOURCES, ignored=IGNORED, interleaved=True)
 _DEFAULTS = COMMON | {"layer_norm_eps": 1e-5, "max_position_embeddings": 8192, "tie_word_embeddings": True, "logit_scale": 0.0625}
@@ -31,6 +37,38 @@ def _cohere2(settings: Settings) -> ModelSpec:
     return _model(settings, windows=windows, ropes=[table if window else None for window in windows])
 
 
+def _cohere2_moe(settings: Settings) -> ModelSpec:
+    """Routers choose by logits. The first layers may be dense, and rotate then whether they have a window or not."""
+    pattern, first = settings.integer("sliding_window_pattern", 4), settings.integer("first_k_dense_replace", 0)
+    windows = windows_by_type(settings, window_size(settings), lambda index: (index + 1) % pattern != 0)
+    weighting = settings.text("expert_selection_fn", "softmax")
+    if weighting not in ("softmax", "sigmoid"):
+        raise UnsupportedModelError(
+            f"{settings.source}: weights of experts by {weighting!r} are not supported", hint="softmax and sigmoid are"
+        )
+    normalized = settings.flag("norm_topk_prob", True) and weighting == "sigmoid"
+    made = router(settings, score="identity", weighting=weighting, normalized=normalized)
+    combined, count = settings.text("shared_expert_combination_strategy", "average"), settings.integer("num_shared_experts", 0)
+    if combined not in ("average", "sum"):
+        raise UnsupportedModelError(
+            f"{settings.source}: experts beside the chosen combined by {combined!r} are not supported", hint="average and sum are"
+        )
+    sparse = MoESpec(
+        router=made,
+        experts=mlp(settings),
+        shared=shared_mlp(settings, count, settings.integer("intermediate_size")),
+        multiplier=0.5 if count and combined == "average" else 1.0,
+    )
+    size = settings.integer("prefix_dense_intermediate_size", settings.integer("intermediate_size"))
+    channels = by_layer(settings, mlp(settings, size=size), sparse, lambda index: index >= first)
+    rotates = settings.integer("prefix_dense_sliding_window_pattern", 1) == 1
+    table = rope(settings)
+    ropes = [table if window or (rotates and channel is not sparse) else None for window, channel in zip(windows, channels, strict=True)]
+    settings.ignore("tokens_per_expert")
+    norm = rms(settings) if "rms_norm_eps" in settings else layer_norm(settings, bias=False)
+    return _model(settings, norm=norm, channel=channels, windows=windows, ropes=ropes)
+
+
 def _compass(settings: Settings) -> ModelSpec:
     """Each type of layer has a table or none; the sections of images rotate alike for text."""
     windows = windows_by_type(settings, window_size(settings), lambda index: False)
@@ -41,12 +79,14 @@ def _compass(settings: Settings) -> ModelSpec:
     return _model(settings, windows=windows, ropes=[tables["sliding_attention" if window else "full_attention"] for window in windows])
 
 
-def _model(settings: Settings, **layers: Any) -> ModelSpec:
-    norm, bias = layer_norm(settings, bias=False), settings.flag("attention_bias", False)
+def _model(
+    settings: Settings, *, norm: NormSpec | None = None, channel: Channel | Sequence[Channel] | None = None, **layers: Any
+) -> ModelSpec:
+    norm, bias = norm or layer_norm(settings, bias=False), settings.flag("attention_bias", False)
     return dense(
         settings,
         mixers=attention(settings, qkv_bias=bias, output_bias=bias, **layers),
-        channel=mlp(settings),
+        channel=channel or mlp(settings),
         norms=LayerNorms(before_mixer=norm),
         final=norm,
         parallel=True,
@@ -57,6 +97,12 @@ def _model(settings: Settings, **layers: Any) -> ModelSpec:
 HF = (
     HFEntry(model_types=("cohere",), defaults=_DEFAULTS | {"rope_theta": 500000.0}, read=_cohere, names=NAMES),
     HFEntry(model_types=("cohere2",), defaults=_DEFAULTS | {"sliding_window": 4096}, read=_cohere2, names=NAMES),
+    HFEntry(
+        model_types=("cohere2_moe",),
+        defaults=_DEFAULTS | {"rms_norm_eps": None, "head_dim": 128, "sliding_window": 4096, "num_experts": 8, "num_experts_per_tok": 2},
+        read=_cohere2_moe,
+        names=NameTable(sources=SOURCES | ROUTER | EXPERTS | shared(LAYER + "mlp.shared_experts"), ignored=IGNORED, interleaved=True),
+    ),
     HFEntry(
         model_types=("cohere_compass_text",),
         defaults=_DEFAULTS | {"logit_scale": None},

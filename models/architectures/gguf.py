@@ -64,19 +64,20 @@ NAMES_WITH_POST_ATTENTION_NORM = NameTable(
 )
 
 
-def common(settings: Settings, found: GGUFSource) -> dict[str, Any]:
-    """The settings that nearly all families have, by their names in config.json."""
+def common(settings: Settings, found: GGUFSource, *, head_dim: int | None = None) -> dict[str, Any]:
+    """The settings that nearly all families have, by their names in config.json. head_dim: instead of what the file says of keys."""
     heads, hidden_size = settings.integer("attention.head_count"), settings.integer("embedding_length")
     if heads <= 0:
         raise CheckpointError(
             f"{settings.source}: attention.head_count is {heads}; it must be positive", hint="the file is damaged; fetch it again"
         )
-    head_dim = settings.integer("attention.key_length", hidden_size // heads)
-    if settings.integer("attention.value_length", head_dim) != head_dim:
-        raise UnsupportedModelError(
-            f"{settings.source}: attention.value_length is {settings.integer('attention.value_length')} and keys have {head_dim} elements",
-            hint="only values as wide as keys are supported",
-        )
+    if head_dim is None:
+        head_dim = settings.integer("attention.key_length", hidden_size // heads)
+        if (value_dim := settings.integer("attention.value_length", head_dim)) != head_dim:
+            raise UnsupportedModelError(
+                f"{settings.source}: attention.value_length is {value_dim} and keys have {head_dim} elements",
+                hint="only values as wide as keys are supported",
+            )
     if not settings.integer("expert_count", 0):
         settings.ignore("expert_used_count")
     return {

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import UnsupportedModelError
-from ..names import Entry, NameTable
+from ..names import Entry, NameTable, fused_qkv
 from ..parts.attention import QKNormSpec
 from ..parts.moe import MoESpec, RouterSpec
 from ..settings import Settings
@@ -13,18 +13,18 @@ from . import gguf
 from .architecture import GGUFEntry, GGUFSource, HFEntry
 from .experts import after_the_first, by_layer, check_sigmoid, each_expert, router, shared, shared_mlp, sigmoid_router
 from .hf import attention, before, dense, head_size, mlp, num_layers, rms, rope, window_size, windows_by_type
-from .llama import COMMON, IGNORED, LAYER, SOURCES, either
+from .llama import COMMON, IGNORED, LAYER, QKV, SOURCES, either, parted, renamed
 from .mixtral import EXPERTS, ROUTER
 
 _MLP, _BLOCK = LAYER + "mlp.", LAYER + "block_sparse_moe."
-_SOURCES: dict[str, Entry] = (
+DEEPSEEK_SOURCES: dict[str, Entry] = (
     SOURCES
     | ROUTER
     | EXPERTS
     | shared(_MLP + "shared_experts")
     | {"layers.{}.mlp.router.choice_bias": (_MLP + "gate.e_score_correction_bias", _MLP + "e_score_correction_bias")}
 )
-NAMES = NameTable(sources=_SOURCES, ignored=IGNORED, further_layers=LAYER)
+NAMES = NameTable(sources=DEEPSEEK_SOURCES, ignored=IGNORED, further_layers=LAYER)
 
 
 def _channel(settings: Settings, made: RouterSpec, shared_count: int) -> MoESpec:
@@ -116,6 +116,22 @@ _COMMON: dict[str, Any] = COMMON | {
     "n_shared_experts": 1,
     "norm_topk_prob": True,
 }
+_SARVAM_NAMES = NameTable(
+    sources=either(DEEPSEEK_SOURCES, parted(QKV, LAYER + "attention.query_key_value", fused_qkv))
+    | {
+        "embed.weight": "model.word_embeddings.weight",
+        **renamed(
+            {
+                "layers.{}.attention.o": LAYER + "attention.dense",
+                "layers.{}.attention.q_norm": LAYER + "attention.query_layernorm",
+                "layers.{}.attention.k_norm": LAYER + "attention.key_layernorm",
+            }
+        ),
+        "layers.{}.mlp.router.choice_bias": _MLP + "gate.expert_bias",
+    },
+    ignored=IGNORED,
+    further_layers=LAYER,
+)
 HF = (
     HFEntry(
         model_types=("glm4_moe",),
@@ -123,6 +139,26 @@ HF = (
         read=_glm4_moe,
         names=NAMES,
         aliases={"num_local_experts": "n_routed_experts"},
+    ),
+    HFEntry(
+        model_types=("sarvam_moe",),
+        defaults=_COMMON
+        | {
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 8000000.0,
+            "num_key_value_heads": 4,
+            "head_dim": 64,
+            "moe_intermediate_size": 1024,
+            "num_experts_per_tok": 6,
+            "first_k_dense_replace": 1,
+            "routed_scaling_factor": 2.5,
+            "use_qk_norm": True,
+            "partial_rotary_factor": 1.0,
+        },
+        read=_glm4_moe,
+        names=_SARVAM_NAMES,
+        aliases=dict.fromkeys(("num_local_experts", "num_experts"), "n_routed_experts")
+        | {"num_shared_experts": "n_shared_experts", "use_qkv_bias": "attention_bias"},
     ),
     HFEntry(
         model_types=("solar_open",),

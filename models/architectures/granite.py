@@ -31,15 +31,19 @@ def _granite(settings: Settings, *, channel: Channel | None = None, **layers: An
     )
 
 
-def _granite_swa(settings: Settings) -> ModelSpec:
-    """Three layers of four with a window, and a base of the rotary embedding for every layer, 0 for none."""
+def _with_windows(settings: Settings) -> dict[str, Any]:
+    """Three layers of four with a window, and a base of the rotary embedding for every layer, 0 for none. Fields of `attention`."""
     count, table = num_layers(settings), rope(settings)
     windows = windows_by_type(settings, window_size(settings), lambda index: index % 4 != 0)
     thetas = settings.numbers("layer_rope_theta") if "layer_rope_theta" in settings else [table.theta] * count
     if len(thetas) != count:
         raise CheckpointError(f"{settings.source}: layer_rope_theta has {len(thetas)} entries for {count} layers", hint=DAMAGED)
     ropes = [replace(table, theta=theta) if theta else None for theta in thetas]
-    return _granite(settings, ropes=ropes, windows=windows, sinks=True)
+    return {"ropes": ropes, "windows": windows, "sinks": True}
+
+
+def _granite_swa(settings: Settings) -> ModelSpec:
+    return _granite(settings, **_with_windows(settings))
 
 
 def _granite_hybrid(settings: Settings) -> ModelSpec:
@@ -65,11 +69,19 @@ def _shared(settings: Settings) -> MLPSpec:
     return mlp(settings, size=settings.integer("shared_intermediate_size"), bias=settings.flag("mlp_bias", False))
 
 
-def _granite_moe(settings: Settings) -> ModelSpec:
+def _experts(settings: Settings) -> MoESpec:
     """Softmax over the chosen; of the kind "shared", an MLP beside the experts."""
     made = router(settings, "num_local_experts", score="identity", weighting="softmax")
     has_shared = settings.integer("shared_intermediate_size", 0) > 0
-    return _granite(settings, channel=MoESpec(router=made, experts=mlp(settings), shared=_shared(settings) if has_shared else None))
+    return MoESpec(router=made, experts=mlp(settings), shared=_shared(settings) if has_shared else None)
+
+
+def _granite_moe(settings: Settings) -> ModelSpec:
+    return _granite(settings, channel=_experts(settings))
+
+
+def _granite_moe_swa(settings: Settings) -> ModelSpec:
+    return _granite(settings, channel=_experts(settings), **_with_windows(settings))
 
 
 def _hyperclovax(settings: Settings) -> ModelSpec:
@@ -88,21 +100,20 @@ def _hyperclovax(settings: Settings) -> ModelSpec:
     )
 
 
-def _minicpm(settings: Settings) -> ModelSpec:
-    """The same multipliers by other names: of embeddings, of what layers add (less the more there are), and of logits."""
+def minicpm_multipliers(settings: Settings) -> dict[str, Any]:
+    """The same by other names: of embeddings, of what layers add (less the more there are), and of logits. Fields of `dense`."""
     depth = settings.number("scale_depth") / settings.integer("num_hidden_layers") ** 0.5 if "scale_depth" in settings else 1.0
     size = settings.integer("hidden_size")
-    width = settings.number("dim_model_base", size) / size
-    return dense(
-        settings,
-        mixers=attention(settings),
-        channel=mlp(settings),
-        norms=before(rms(settings)),
-        final=rms(settings),
-        multiplier=depth,
-        embed=EmbedSpec(multiplier=settings.number("scale_emb", 1.0)),
-        head=HeadSpec(multiplier=width),
-    )
+    return {
+        "multiplier": depth,
+        "embed": EmbedSpec(multiplier=settings.number("scale_emb", 1.0)),
+        "head": HeadSpec(multiplier=settings.number("dim_model_base", size) / size),
+    }
+
+
+def _minicpm(settings: Settings) -> ModelSpec:
+    mixers, norm = attention(settings), rms(settings)
+    return dense(settings, mixers=mixers, channel=mlp(settings), norms=before(norm), final=norm, **minicpm_multipliers(settings))
 
 
 _ATTENTION = {"attention", "full_attention"}
@@ -123,21 +134,23 @@ _AROUND: dict[str, Entry] = {
     "layers.{}.attention_post_norm.weight": LAYER + "post_norm1.weight",
     "layers.{}.mlp_post_norm.weight": LAYER + "post_norm2.weight",
 }
+_MOE_NAMES = NameTable(sources=SOURCES | _EXPERTS, ignored=IGNORED)
+_SWA = COMMON | {
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "num_key_value_heads": 4,
+    "sliding_window": 128,
+    "attention_multiplier": 1.0,
+}
 HF = (
     HFEntry(model_types=("granite",), defaults=COMMON | {"max_position_embeddings": 2048}, read=_granite, names=NAMES),
+    HFEntry(model_types=("granite_swa",), defaults=_SWA, read=_granite_swa, names=NAMES),
     HFEntry(
-        model_types=("granite_swa",),
-        defaults=COMMON
-        | {
-            "max_position_embeddings": 8192,
-            "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": True,
-            "num_key_value_heads": 4,
-            "sliding_window": 128,
-            "attention_multiplier": 1.0,
-        },
-        read=_granite_swa,
-        names=NAMES,
+        model_types=("granitemoe_swa",),
+        defaults=COMMON | {"max_position_embeddings": 2048, "sliding_window": 128, "num_local_experts": 8, "num_experts_per_tok": 2},
+        read=_granite_moe_swa,
+        names=_MOE_NAMES,
     ),
     HFEntry(
         model_types=("granitemoehybrid",),
@@ -151,7 +164,7 @@ HF = (
         model_types=("granitemoe", "granitemoeshared"),
         defaults=COMMON | {"max_position_embeddings": 2048, "num_local_experts": 8, "num_experts_per_tok": 2},
         read=_granite_moe,
-        names=NameTable(sources=SOURCES | _EXPERTS, ignored=IGNORED),
+        names=_MOE_NAMES,
     ),
     HFEntry(
         model_types=("hyperclovax",),

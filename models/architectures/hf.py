@@ -9,12 +9,12 @@ from typing import Any
 
 from ...errors import CheckpointError, UnsupportedModelError
 from ..parts.activations import Activation
-from ..parts.attention import AttentionSpec
+from ..parts.attention import AttentionSpec, TemperatureSpec
 from ..parts.mlp import MLPSpec
 from ..parts.norm import NormSpec
 from ..parts.rope import RopeSpec, longrope_attention_factor, yarn_attention_factor
 from ..settings import MAX_LAYERS, Settings
-from ..spec import Channel, EmbedSpec, HeadSpec, LayerNorms, LayerSpec, ModelSpec
+from ..spec import Channel, EmbedSpec, HeadSpec, LayerNorms, LayerSpec, Mixer, ModelSpec
 
 SOURCE = "config.json"
 _PLAIN_EMBED, _PLAIN_HEAD = EmbedSpec(), HeadSpec()
@@ -124,7 +124,7 @@ def attention(
 def dense(
     settings: Settings,
     *,
-    mixers: Sequence[AttentionSpec],
+    mixers: Sequence[Mixer],
     channel: Channel | Sequence[Channel],
     norms: LayerNorms,
     final: NormSpec | None,
@@ -209,6 +209,13 @@ def rope_settings(settings: Settings) -> dict[str, Any]:
     return given
 
 
+def temperature(settings: Settings) -> TemperatureSpec | None:
+    """By how much queries grow with their position: two numbers that stand among those of the rotary embedding. None if they do not."""
+    scaling = Settings(rope_settings(settings), f"{settings.source}, rope_parameters")
+    beta = scaling.number("llama_4_scaling_beta", 0.0)
+    return TemperatureSpec(beta=beta, length=scaling.integer("original_max_position_embeddings")) if beta else None
+
+
 def _is_by_layer_type(given: Mapping[str, Any]) -> bool:
     return any(isinstance(value, dict) for value in given.values())
 
@@ -249,9 +256,10 @@ def rope(settings: Settings, layer_type: str | None = None, *, theta_name: str =
 
 
 def _rotary_width(scaling: Settings, settings: Settings) -> int:
-    """How many elements of each head rotate: all, unless a GGUF file says how many, or models of this type have a setting for it."""
+    """How many elements of each head rotate: all, unless a setting says how many, or models of this type have one that says which part."""
     size, name = head_size(settings), "partial_rotary_factor"
     if "rope_dimension_count" in settings:
+        scaling.ignore(name)
         return settings.integer("rope_dimension_count")
     if settings.has_default(name):
         return int(size * scaling.number(name, settings.number(name, 1.0)))
@@ -347,6 +355,7 @@ _ROPES: dict[str, Callable[[Settings, Settings, RopeSpec], RopeSpec]] = {
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
+    "deepseek_yarn": _yarn,
     "telechat3-yarn": _telechat3,
     "dynamic": _dynamic,
     "longrope": _longrope,

@@ -5,12 +5,12 @@ from typing import Any
 
 from ...errors import CheckpointError, UnsupportedModelError
 from ..names import Entry, NameTable, RowsOf, Source, fused_qkv_by_group
-from ..parts.attention import QKNormSpec, TemperatureSpec
+from ..parts.attention import QKNormSpec
 from ..settings import Settings
 from ..spec import ModelSpec
 from . import gguf
 from .architecture import GGUFEntry, GGUFSource, HFEntry
-from .hf import DAMAGED, attention, before, dense, mlp, num_layers, rms, rope, rope_settings, window_size, windows_by_type
+from .hf import DAMAGED, attention, before, dense, mlp, num_layers, rms, rope, temperature, window_size, windows_by_type
 
 LAYER = "model.layers.{}."
 LINEAR = ("weight", "bias")
@@ -131,11 +131,8 @@ def _ministral(settings: Settings) -> ModelSpec:
 
 def _ministral3(settings: Settings) -> ModelSpec:
     """Queries grow with the logarithm of their position, by a number that stands among those of the rotary embedding."""
-    scaling = Settings(rope_settings(settings), f"{settings.source}, rope_parameters")
-    beta = scaling.number("llama_4_scaling_beta", 0.0)
-    temperature = TemperatureSpec(beta=beta, length=scaling.integer("original_max_position_embeddings")) if beta else None
     windows = (window_size(settings),) * num_layers(settings)
-    mixers = attention(settings, windows=windows, temperature=temperature)
+    mixers = attention(settings, windows=windows, temperature=temperature(settings))
     return dense(settings, mixers=mixers, channel=mlp(settings), norms=before(rms(settings)), final=rms(settings))
 
 

@@ -7,12 +7,13 @@ from ..names import Entry, NameTable, Source, alternating_gate_up_of_experts
 from ..parts.attention import QKNormSpec
 from ..parts.mlp import MLPSpec
 from ..parts.moe import MoESpec
+from ..parts.rope import RopeSpec
 from ..settings import Settings
 from ..spec import ModelSpec
 from . import gguf
 from .architecture import GGUFEntry, GGUFSource, HFEntry
 from .experts import all_experts, biases_of_experts, by_layer, checked_router, each_expert, router, shared, shared_mlp
-from .hf import after, attention, before, dense, mlp, num_layers, rms, window_size, windows_by_type
+from .hf import after, attention, before, dense, head_size, mlp, num_layers, rms, rope, rope_settings, window_size, windows_by_type
 from .llama import COMMON, IGNORED, LAYER, SOURCES, either
 
 _MLP = LAYER + "mlp."
@@ -167,7 +168,55 @@ _QWEN = {
     "decoder_sparse_step": 1,
     "norm_topk_prob": False,
 }
+
+
+def _mellum(settings: Settings) -> ModelSpec:
+    """Qwen 3 whose layers each say whether they have a window and which channel; a table of the rotary embedding for each type of layer."""
+    windows, norm = windows_by_type(settings, window_size(settings), lambda index: False), rms(settings)
+    settings.ignore("num_nextn_predict_layers", "num_mtp_layers", "mtp_layer_types", "mtp_mlp_layer_types")
+    sparse = MoESpec(
+        router=router(settings, normalized=settings.flag("norm_topk_prob", True)),
+        experts=mlp(settings, size=settings.integer("moe_intermediate_size")),
+    )
+    bias, given = settings.flag("attention_bias", False), bool(rope_settings(settings))
+    tables = {
+        kind: rope(settings, kind) if given else RopeSpec(theta=theta, width=head_size(settings))
+        for kind, theta in (("sliding_attention", 10000.0), ("full_attention", 500000.0))
+    }
+    return dense(
+        settings,
+        mixers=attention(
+            settings,
+            windows=windows,
+            ropes=[tables["sliding_attention" if window else "full_attention"] for window in windows],
+            qkv_bias=bias,
+            output_bias=bias,
+            qk_norm=QKNormSpec(norm=norm),
+        ),
+        channel=by_layer(settings, mlp(settings), sparse, lambda index: True),
+        norms=before(norm),
+        final=norm,
+    )
+
+
 HF = (
+    HFEntry(
+        model_types=("mellum",),
+        defaults=COMMON
+        | {
+            "max_position_embeddings": 131072,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "sliding_window": 1024,
+            "num_experts": 64,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 896,
+            "partial_rotary_factor": 1.0,
+        },
+        read=_mellum,
+        names=NameTable(sources=_QWEN_SOURCES, ignored=(*IGNORED,), further_layers=LAYER),
+        aliases={"num_local_experts": "num_experts"},
+    ),
     HFEntry(
         model_types=("mixtral",),
         defaults=COMMON

@@ -9,12 +9,48 @@ from ..parts.pooling import PoolingSpec
 from ..pooled import Pooled
 from ..settings import Settings, brief
 from ..spec import ModelSpec
-from . import bert, cohere, gemma, glm, glm_moe, gpt2, granite, llama, mixtral, modernbert, nemotron, neox, olmo, others, phi
+from . import (
+    bert,
+    cohere,
+    deepseek,
+    gemma,
+    glm,
+    glm_moe,
+    gpt2,
+    granite,
+    llama,
+    mixtral,
+    modernbert,
+    nemotron,
+    neox,
+    olmo,
+    others,
+    phi,
+    sigmoid_moe,
+)
 from .architecture import GGUFEntry, GGUFSource, HFEntry
 from .composites import COMPOSITES
 from .hf import DAMAGED, SOURCE
 
-_FAMILIES = (llama, gemma, granite, cohere, glm, phi, olmo, nemotron, neox, gpt2, others, mixtral, glm_moe, bert, modernbert)
+_FAMILIES = (
+    llama,
+    gemma,
+    granite,
+    cohere,
+    glm,
+    phi,
+    olmo,
+    nemotron,
+    neox,
+    gpt2,
+    others,
+    mixtral,
+    glm_moe,
+    sigmoid_moe,
+    deepseek,
+    bert,
+    modernbert,
+)
 HF: dict[str, HFEntry] = {name: entry for family in _FAMILIES for entry in family.HF for name in entry.model_types}
 GGUF: dict[str, GGUFEntry] = {name: entry for family in _FAMILIES for entry in getattr(family, "GGUF", ()) for name in entry.architectures}
 

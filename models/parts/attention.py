@@ -17,9 +17,11 @@ from ..step import GroupInputs, Step
 from .norm import NormSpec
 from .rope import RopeSpec, rotate
 
-KVCache = tuple[torch.Tensor, torch.Tensor]
+KVCache = tuple[torch.Tensor, ...]
+"""The tensors of a layer's cache: of keys and of values, or one of latents."""
 Angles = tuple[torch.Tensor, torch.Tensor]
-KeysValues = tuple[torch.Tensor, torch.Tensor]
+Written = tuple[torch.Tensor, ...]
+"""What a layer writes into its cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,8 @@ class AttentionSpec:
     source: int | None = None
     causal: bool = True
 
+    cache_parts = ("k", "v")
+
     def __post_init__(self) -> None:
         for name in ("num_heads", "num_kv_heads", "head_dim"):
             if getattr(self, name) <= 0:
@@ -121,8 +125,8 @@ class Attention(nn.Module):
         step: Step,
         group: GroupInputs | None,
         cache: KVCache | None,
-        shared: KeysValues | None,
-    ) -> tuple[torch.Tensor, KeysValues]:
+        shared: Written | None,
+    ) -> tuple[torch.Tensor, Written]:
         """x [T, H] -> [T, H], and the keys and values that it wrote: [T, KH, D] each, as attention takes them.
 
         angles: cos and sin [T, width / 2], None without a rotation. group, cache: None of a layer that is not causal.
@@ -131,7 +135,7 @@ class Attention(nn.Module):
         spec = self.spec
         q = self._prepared(self._heads(self.q(x_TH), self.q_norm), self.q_norm, angles)
         if spec.temperature is not None:
-            q = q * _temperature(spec.temperature, step.positions)[:, None, None]
+            q = q * temperature(spec.temperature, step.positions)[:, None, None]
         k, v = self._keys_values(x_TH, angles) if shared is None else shared
         if cache is None or group is None:
             out = self.attend(q, k, v, step.cu_seqlens, self.options, sinks=self.sinks)
@@ -143,7 +147,7 @@ class Attention(nn.Module):
         projected: torch.Tensor = self.o(out if self.output_norm is None else self.output_norm(out))
         return projected, (k, v)
 
-    def _keys_values(self, x_TH: torch.Tensor, angles: Angles | None) -> KeysValues:
+    def _keys_values(self, x_TH: torch.Tensor, angles: Angles | None) -> Written:
         assert self.k is not None
         assert self.v is not None
         k = self._prepared(self._heads(self.k(x_TH), self.k_norm), self.k_norm, angles)
@@ -185,6 +189,6 @@ def _head_norm(spec: AttentionSpec, heads: int) -> nn.Module | None:
     return spec.qk_norm.norm.module(*shape)
 
 
-def _temperature(spec: TemperatureSpec, positions_T: torch.Tensor) -> torch.Tensor:
-    """[T] float32."""
+def temperature(spec: TemperatureSpec, positions_T: torch.Tensor) -> torch.Tensor:
+    """What the query of each position is multiplied with, [T] float32."""
     return 1.0 + spec.beta * torch.log1p(torch.floor(positions_T.to(torch.float32) / spec.length))

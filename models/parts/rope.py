@@ -175,10 +175,11 @@ def longrope_attention_factor(factor: float, original_max_context: int) -> float
 
 def yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: float | None) -> float:
     """The factor on cos and sin that YaRN recommends for a context stretched `factor` times."""
-
-    def magnitude(scale: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
-
     if mscale and mscale_all_dim:
-        return magnitude(mscale) / magnitude(mscale_all_dim)
-    return magnitude(1)
+        return yarn_magnitude(factor, mscale) / yarn_magnitude(factor, mscale_all_dim)
+    return yarn_magnitude(factor, 1)
+
+
+def yarn_magnitude(factor: float, scale: float) -> float:
+    """By how much queries, and keys, are to grow with a context stretched `factor` times: 0.1 * scale * ln(factor) + 1."""
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0

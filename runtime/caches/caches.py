@@ -11,7 +11,7 @@ from .held import Held
 from .manager import CacheManager
 from .window import WindowCache
 
-_MANAGERS: dict[str, type[CacheManager]] = {"full": FullCache, "window": WindowCache, "chunk": ChunkCache}
+_MANAGERS: dict[str, type[CacheManager]] = {"full": FullCache, "window": WindowCache, "chunk": ChunkCache, "latent": FullCache}
 
 
 class Caches:

@@ -15,4 +15,4 @@ def most_held(group: CacheGroup, length: int) -> int:
     leaves the window before a block is full.
     """
     whole = blocks_for(group, length)
-    return whole if group.kind == "full" else min(whole, blocks_for(group, group.window - 1) + 2)
+    return whole if group.keeps_all else min(whole, blocks_for(group, group.window - 1) + 2)

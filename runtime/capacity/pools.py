@@ -32,7 +32,7 @@ def sizes_for(groups: Sequence[CacheGroup], whole: int, *, max_context: int, max
     sizes = {}
     for group in groups:
         share = -(-whole * most_held(group, max_context) // blocks_for(group, max_context))
-        blocks = whole if group.kind == "full" else min(whole, share + steps)
+        blocks = whole if group.keeps_all else min(whole, share + steps)
         sizes[group.name] = min(blocks, MOST_SLOTS // group.block_size)
     return sizes
 

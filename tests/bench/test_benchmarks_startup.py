@@ -11,8 +11,8 @@ from gguf_files import write_gguf
 from random_checkpoints import write_random_checkpoint
 
 from engine.compiler.model_facts import model_facts
-from engine.compiler.recipes import dequantize
 from engine.models.open import open_checkpoint
+from engine.models.stored_values import dequantize
 
 
 @pytest.mark.parametrize("quantization", ["Q4_0", "Q4_1", "Q8_0"])

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from random_checkpoints import write_random_checkpoint
@@ -62,7 +63,8 @@ def test_what_is_like_no_neighbour_is_kept(family: str, layers: int, tmp_path: P
 
 def test_a_layer_that_others_read_is_kept_and_found_under_its_new_number(tmp_path: Path) -> None:
     whole = wanted("llama", 8, "cpu", "none", tmp_path)
-    layers = [replace(layer, mixer=replace(layer.mixer, source=2 if index > 3 else None)) for index, layer in enumerate(whole.spec.layers)]
+    sources: list[Any] = [{"source": 2 if index > 3 else None} for index in range(8)]
+    layers = [replace(layer, mixer=replace(layer.mixer, **source)) for layer, source in zip(whole.spec.layers, sources, strict=True)]
     fewer = fewer_layers(replace(whole, spec=replace(whole.spec, layers=tuple(layers))))
     assert fewer.stands_for == (1, 1, 1, 1, 3, 1)
     assert [layer.mixer.source for layer in fewer.wanted.spec.layers] == [None, None, None, None, 2, 2]

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,10 +29,9 @@ TOKENS = torch.randint(3, 300, (60,), generator=torch.Generator().manual_seed(1)
 def sharing(settings: Settings) -> ModelSpec:
     """A Llama whose last two layers have no keys and values of their own."""
     spec = registry.HF["llama"].read(settings)
-    parts = zip(spec.layers, WINDOWS, SOURCES, strict=True)
-    return replace(
-        spec, layers=tuple(replace(layer, mixer=replace(layer.mixer, window=window, source=source)) for layer, window, source in parts)
-    )
+    fields: list[Any] = [{"window": window, "source": source} for window, source in zip(WINDOWS, SOURCES, strict=True)]
+    parts = zip(spec.layers, fields, strict=True)
+    return replace(spec, layers=tuple(replace(layer, mixer=replace(layer.mixer, **each)) for layer, each in parts))
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
-from engine.compiler.recipes import dequantize
 from engine.compiler.weight_formats import choose_formats
 from engine.errors import CheckpointError, EngineError, UnsupportedModelError
 from engine.models.open import open_checkpoint
 from engine.models.storage.fp8 import fp8_format
+from engine.models.stored_values import dequantize
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from torch import fx
 from engine.compiler.caches import manifest_groups
 from engine.compiler.interpret import GraphInterpreter, run_prompt
 from engine.compiler.nvidia.references import reference_operators
-from engine.compiler.recipes import dequantize, make
+from engine.compiler.recipes import make
 from engine.compiler.trace import trace
 from engine.compiler.weight_formats import choose_formats
 from engine.compiler.weights_plan import PackedWeight, plan_weights
@@ -24,6 +24,7 @@ from engine.errors import CheckpointError, UnsupportedModelError
 from engine.models.architectures.llama import SOURCES
 from engine.models.checkpoint import Checkpoint
 from engine.models.open import open_checkpoint
+from engine.models.stored_values import dequantize
 from engine.passes import pipeline
 
 LAYERS = 2

@@ -18,7 +18,6 @@ from reference_attention import use_reference_attention
 from tokenizers import Tokenizer
 from weight_blocks import GGUF_TYPES
 
-from engine.compiler.recipes import dequantize
 from engine.errors import CheckpointError, EngineError, UnsupportedModelError
 from engine.models.architectures.registry import GGUF
 from engine.models.decoder import constants
@@ -26,6 +25,7 @@ from engine.models.open import open_checkpoint
 from engine.models.parts.norm import NormSpec
 from engine.models.parts.rope import RopeSpec
 from engine.models.spec import ModelSpec
+from engine.models.stored_values import dequantize
 
 # Rows of whole groups of 32, which quantized types need.
 GROUPED: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
@@ -68,7 +68,8 @@ def test_same_model_as_the_directory_it_was_made_from(name: str, tmp_path: Path)
 
 def without_tables(spec: ModelSpec) -> tuple[ModelSpec, list[bool]]:
     """The model without its rotary embeddings, its name, and which of its layers have one."""
-    layers = tuple(dataclasses.replace(layer, mixer=dataclasses.replace(layer.mixer, rope=None)) for layer in spec.layers)
+    without: Any = {"rope": None}
+    layers = tuple(dataclasses.replace(layer, mixer=dataclasses.replace(layer.mixer, **without)) for layer in spec.layers)
     return dataclasses.replace(spec, architecture="", layers=layers), [layer.mixer.rope is not None for layer in spec.layers]
 
 

@@ -12,11 +12,11 @@ from quantized_checkpoints import SHAPE, Scheme, write_quantized
 from random_checkpoints import write_random_checkpoint
 from torch import Tensor
 
-from engine.compiler.recipes import dequantize
 from engine.compiler.weight_formats import choose_formats, widened
 from engine.errors import CheckpointError, UnsupportedModelError
 from engine.kernels.linear.packed import Layout
 from engine.models.open import open_checkpoint
+from engine.models.stored_values import dequantize
 
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
 Tensors = dict[str, Tensor]

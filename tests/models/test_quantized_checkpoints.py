@@ -21,10 +21,10 @@ from quantized_checkpoints import (
 from random_checkpoints import write_random_checkpoint
 from safetensors.torch import load_file, save_file
 
-from engine.compiler.recipes import values_of
 from engine.compiler.weight_formats import choose_formats
 from engine.errors import CheckpointError, UnsupportedModelError
 from engine.models.open import open_checkpoint
+from engine.models.stored_values import values_of
 
 GROUP: dict[str, Any] = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
 CHANNEL: dict[str, Any] = {"num_bits": 8, "type": "int", "strategy": "channel"}

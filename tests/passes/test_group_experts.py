@@ -14,7 +14,9 @@ from engine.passes.combine_experts import combine_experts
 from engine.passes.eliminate_no_ops import eliminate_no_ops
 from engine.passes.group_experts import group_experts
 from engine.passes.merge_sibling_linears import merge_sibling_linears
+from engine.passes.rewrite import call_like
 from engine.passes.route_experts import route_experts
+from engine.passes.select_rows_early import select_rows_early
 
 HIDDEN, TOKENS = 64, 11
 PLAIN = MoESpec(router=RouterSpec(experts=8, chosen=2), experts=MLPSpec(size=32))
@@ -153,3 +155,25 @@ def test_experts_that_do_not_fill_panels_stay_as_they_are() -> None:
     module, _, _ = traced(replace(PLAIN, experts=MLPSpec(size=24)))
     assert route_experts(module.graph) == 1
     assert group_experts(module.graph) == 0
+
+
+@pytest.mark.parametrize("spec", [PLAIN, SPECS["gpt-oss"], SPECS["a gate"]], ids=["softmax", "gpt-oss", "a gate"])
+def test_rows_that_nobody_reads_choose_no_experts(spec: MoESpec) -> None:
+    module, values, _ = traced(spec)
+    (output,) = module.graph.find_nodes(op="output")
+    with module.graph.inserting_before(next(iter(module.graph.nodes))):
+        wanted = module.graph.placeholder("wanted")
+    mode = output.args[0].meta["val"].fake_mode
+    with mode:
+        wanted.meta = {"ref": "input:wanted", "val": torch.empty(2, dtype=torch.int64)}
+    given = fused(module, values, "i6_g32") | {"input:wanted": torch.tensor([4, 9])}
+    whole = interpret(module, given)
+    with module.graph.inserting_before(output):
+        output.args = (call_like(module.graph, torch.ops.aten.index_select.default, (output.args[0], 0, wanted)),)
+    merge_sibling_linears(module.graph)
+    assert select_rows_early(module.graph) > 0
+    module.graph.lint()
+    module.recompile()
+    assert torch.equal(interpret(module, given), whole[[4, 9]])
+    (gathered,) = module.graph.find_nodes(op="call_function", target=torch.ops.engine.gather_rows.default)
+    assert gathered.meta["val"].shape[0] == 2 * spec.router.chosen

@@ -113,9 +113,9 @@ _LATENT: tuple[str, ...] = (
     "longcat_flash",
     "minicpm3",
     "sarvam_mla",
-    "youtu",
 )
-OVERRIDES: dict[str, dict[str, Any]] = {family: {"num_key_value_heads": 4} for family in _LATENT} | {
+_HEADS = {"num_key_value_heads": 4, "v_head_dim": 48}
+OVERRIDES: dict[str, dict[str, Any]] = dict.fromkeys(_LATENT, _HEADS) | {
     "apertus": {"rope_parameters": _LLAMA3},
     "apertus1p5_text": {"rope_parameters": _LLAMA3},
     "codegen": {"rotary_dim": 16},
@@ -161,7 +161,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {family: {"num_key_value_heads": 4} for f
     "inkling_text": {"unpadded_vocab_size": VOCAB_SIZE},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
-    "longcat_flash": {"num_layers": 2, "num_key_value_heads": 4, "zero_expert_num": 2, "head_dim": 16},
+    "longcat_flash": {"num_layers": 2, "num_key_value_heads": 4, "v_head_dim": 48, "zero_expert_num": 2, "head_dim": 16},
     "mamba2": {"num_heads": 6, "n_groups": 2},
     "minimax_m3_vl_text": {"dense_intermediate_size": 160, "shared_intermediate_size": 64, "rotary_dim": 16},
     "ministral": {"layer_types": _ALTERNATING},
@@ -192,6 +192,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {family: {"num_key_value_heads": 4} for f
     "roc_bert": {"shape_vocab_size": VOCAB_SIZE, "pronunciation_vocab_size": VOCAB_SIZE},
     "vaultgemma": {"query_pre_attn_scalar": 40, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0},
     "xmod": {"default_language": "en_XX"},
+    # Where the head is tied to it, `from_pretrained` draws the embedding anew.
+    "youtu": _HEADS | {"tie_word_embeddings": False},
     "zaya": {"num_experts_per_tok": 1},
 }
 # Name: family and its settings.
@@ -224,8 +226,22 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "stablelm-parallel": ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": True, "qk_layernorm": True}),
+    "deepseek_v2-yarn": (
+        "deepseek_v2",
+        {
+            "q_lora_rank": None,
+            "topk_method": "group_limited_greedy",
+            "rope_parameters": _YARN | {"mscale": 0.707, "mscale_all_dim": 0.707, "beta_fast": 32, "beta_slow": 1},
+        },
+    ),
+    "mistral4-growing": (
+        "mistral4",
+        _HEADS | {"rope_parameters": _YARN | {"mscale": 1.0, "mscale_all_dim": 0.7, "llama_4_scaling_beta": 0.1}},
+    ),
     "starcoder2-full": ("starcoder2", {"sliding_window": None}),
 }
+# Causal models that `transformers` does not list as such: their classes.
+UNLISTED = {"mistral4": "Mistral4ForCausalLM"}
 # Families whose model in `transformers` 5.24 does not run alone from its configuration, in float32 and float64 on a CPU.
 NO_REFERENCE: dict[str, str] = {
     "blt": "four models in one; their sizes depend on each other and on the patches",
@@ -258,7 +274,9 @@ def write_tiny_checkpoint(name: str, directory: Path, *, seed: int = 0, **overri
     config.bos_token_id, config.eos_token_id, config.pad_token_id = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS), 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+        kind = getattr(transformers, UNLISTED.get(config.model_type, "AutoModelForCausalLM"))
+        make = getattr(kind, "from_config", None) or kind._from_config
+        model = make(config, dtype=torch.float32, attn_implementation="eager")
     randomize(model, seed)
     model.save_pretrained(directory)
     save_tokenizer(tokenizer, directory)

@@ -116,6 +116,20 @@ def _renamed(pattern: str) -> Callable[[Callable[[np.ndarray, str, Config], np.n
     return decorate
 
 
+def split_latents(weights: Weights, config: Config) -> Weights:
+    """The matrix that makes keys and values of latents: one for each, those of keys transposed."""
+    found: Weights = {}
+    for name, weight in weights.items():
+        if name.endswith("kv_b_proj.weight"):
+            by_head = weight.reshape(heads(config), -1, weight.shape[1])
+            keys, values = np.split(by_head, [config["qk_nope_head_dim"]], axis=1)
+            found[name.replace("kv_b_proj", "k_b_proj")] = keys.transpose(0, 2, 1)
+            found[name.replace("kv_b_proj", "v_b_proj")] = values
+        else:
+            found[name] = weight
+    return found
+
+
 @_renamed(r".*\.[qk]_proj\.(weight|bias)")
 def interleave(weight: np.ndarray, name: str, config: Config) -> np.ndarray:
     """The rows of each head's two halves, in turns."""
@@ -327,6 +341,34 @@ def _sigmoid_keys(config: Config, weights: Weights) -> dict[str, Any]:
     }
 
 
+def _latent_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    """Keys and values are one latent for all heads; what is made of it has sizes of its own."""
+    rank, turned = config["kv_lora_rank"], config["qk_rope_head_dim"]
+    experts = (
+        _sigmoid_keys(config, weights) if config.get("n_routed_experts") else {"leading_dense_block_count": config["num_hidden_layers"]}
+    )
+    softmax = {"expert_gating_func": 1} if config["model_type"] in ("deepseek_v2", "mistral4") else {}
+    magnitude = rope(config).get("mscale_all_dim")
+    return (
+        experts
+        | softmax
+        | {
+            "attention.head_count_kv": 1,
+            "attention.kv_lora_rank": rank,
+            "attention.q_lora_rank": config["q_lora_rank"],
+            "attention.key_length": rank + turned,
+            "attention.value_length": rank,
+            "attention.key_length_mla": config["qk_nope_head_dim"] + turned,
+            "attention.value_length_mla": config["v_head_dim"],
+            "expert_group_count": config.get("n_group"),
+            "expert_group_used_count": config.get("topk_group"),
+            "rope.dimension_count": turned,
+            "rope.scaling.yarn_log_multiplier": None if magnitude is None else 0.1 * magnitude,
+            "vocab_size": config["vocab_size"],
+        }
+    )
+
+
 def _ernie_moe_keys(config: Config, weights: Weights) -> dict[str, Any]:
     return expert_keys(config, weights) | {
         "expert_shared_count": config["moe_num_shared_experts"],
@@ -351,6 +393,14 @@ def _parallel_keys(config: Config, weights: Weights) -> dict[str, Any]:
     return _rotary_keys(config, weights) | {"use_parallel_residual": config["use_parallel_residual"]}
 
 
+_STRETCHED = {
+    "rope_type": "yarn",
+    "rope_theta": 7000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "mscale": 0.7,
+    "mscale_all_dim": 0.7,
+}
 _LLAMA = GgufArchitecture(name="llama", keys=_llama_keys, transforms=(interleave, llama3_divisors))
 ARCHITECTURES: dict[str, GgufArchitecture] = {
     "llama": _LLAMA,
@@ -474,6 +524,16 @@ ARCHITECTURES: dict[str, GgufArchitecture] = {
     "glm4_moe": GgufArchitecture(
         name="glm4moe", keys=_sigmoid_keys, transforms=(merge_experts,), settings={"n_group": 1, "topk_group": 1, "use_qk_norm": True}
     ),
+    **{
+        family: GgufArchitecture(name=name, keys=_latent_keys, transforms=(split_latents, merge_experts), settings=settings)
+        for family, name, settings in (
+            ("deepseek_v2", "deepseek2", {"norm_topk_prob": False, "topk_method": "group_limited_greedy"}),
+            ("deepseek_v3", "deepseek2", {"rope_parameters": _STRETCHED}),
+            ("glm4_moe_lite", "deepseek2", {"mlp_layer_types": ["dense", *["sparse"] * 3], "rms_norm_eps": 1e-6}),
+            ("mistral4", "mistral4", {"num_key_value_heads": 4, "v_head_dim": 48, "rope_parameters": _STRETCHED}),
+        )
+    },
+    "youtu": GgufArchitecture(name="deepseek2", keys=_latent_keys, transforms=(split_latents,)),
     "dots1": GgufArchitecture(
         name="dots1",
         keys=_sigmoid_keys,

@@ -18,13 +18,13 @@ class PagedRunner:
     def __init__(self, decoder: Decoder, *, blocks: int = 24, blocks_per_sequence: int = 6, seed: int = 0) -> None:
         self.decoder = decoder
         spec, dtype = decoder.spec, decoder.embed.weight.dtype
-        self.caches: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.caches: list[tuple[torch.Tensor, ...]] = []
         for layer in spec.layers:
             if layer.mixer.source is not None:
                 self.caches.append(self.caches[layer.mixer.source])
                 continue
             shape = (blocks, layer.mixer.num_kv_heads, BLOCK_SIZE, layer.mixer.head_dim)
-            self.caches.append((torch.full(shape, torch.nan, dtype=dtype), torch.full(shape, torch.nan, dtype=dtype)))
+            self.caches.append(tuple(torch.full(shape, torch.nan, dtype=dtype) for _ in layer.mixer.cache_parts))
         order = torch.randperm(blocks, generator=torch.Generator().manual_seed(seed))
         self.tables = order[: blocks // blocks_per_sequence * blocks_per_sequence].view(-1, blocks_per_sequence)
         self.block_sizes = {group.name: BLOCK_SIZE for group in cache_groups(spec)}
