@@ -6,7 +6,8 @@ segment without being in its key.
 
 A form is {"inputs": [[dtype, [dims]]] (or [dtype, [dims], [strides]] for a view), "nodes": [[operator, args, kwargs]], "outputs": [ids]}.
 Value ids count the inputs first, then the nodes. A dimension is a number, or "dN" for the N-th
-distinct symbolic size. In arguments {"v": id} is a value and {"dtype": name} a torch dtype.
+distinct symbolic size. In arguments {"v": id} is a value, {"dtype": name} a torch dtype, and {"format": name} how a
+tensor lies in memory.
 """
 
 import json
@@ -88,6 +89,8 @@ def _encode(value: Any, ids: dict[fx.Node, int]) -> Any:
             return {key: _encode(item, ids) for key, item in value.items()}
         case torch.dtype():
             return {"dtype": str(value).removeprefix("torch.")}
+        case torch.memory_format():
+            return {"format": str(value).removeprefix("torch.")}
         case None | bool() | int() | float() | str():
             return value
         case torch.device() if value.type == "cpu":
@@ -99,7 +102,7 @@ def _decode(value: Any, values: list[fx.Node], device: str) -> Any:
     match value:
         case {"v": index}:
             return values[index]
-        case {"dtype": name}:
+        case {"dtype": name} | {"format": name}:
             return getattr(torch, name)
         case {"device": _}:
             return torch.device(device)

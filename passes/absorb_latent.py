@@ -20,7 +20,7 @@ import torch
 from torch import fx
 
 from ..kernels.linear.formats import PANEL
-from .rewrite import call_like, replace, rewrite_each
+from .rewrite import call_like, erase_unused, rewrite_each
 
 _aten, _engine = torch.ops.aten, torch.ops.engine
 
@@ -42,12 +42,20 @@ def _absorb(graph: fx.Graph, node: fx.Node) -> bool:
     ):
         return False
     with graph.inserting_before(node):
-        by_head = call_like(graph, _aten.transpose.int, (plain, 0, 1))
-        queries = _each_head(graph, by_head, key_up, heads)
+        queries = _each_head(graph, _exchanged(graph, plain), key_up, heads)
         sums = call_like(graph, _engine.latent_attention.default, (queries, turned, latents, *where, scale))
         values = _each_head(graph, sums, value_up, heads)
-    replace(graph, node, _aten.transpose.int, (values, 0, 1))
+        exchanged = _exchanged(graph, values)
+    node.replace_all_uses_with(exchanged)
+    erase_unused(graph, node)
     return True
+
+
+def _exchanged(graph: fx.Graph, x: fx.Node) -> fx.Node:
+    """x with its first two axes exchanged, in memory too: whether a view is that already depends on the number of tokens."""
+    return call_like(
+        graph, _aten.clone.default, (call_like(graph, _aten.transpose.int, (x, 0, 1)),), {"memory_format": torch.contiguous_format}
+    )
 
 
 def _each_head(graph: fx.Graph, x: fx.Node, weight: fx.Node, heads: int) -> fx.Node:

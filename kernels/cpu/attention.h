@@ -60,7 +60,7 @@ class PagedAttention {
   struct Workspace {
     Factor* queries;
     float* scores;
-    Padded<Element>* values;
+    Copied<Element>* values;
     float *states, *row;  // row: [head_dim]
     Element* encoded;     // [head_dim]
 
@@ -73,7 +73,7 @@ class PagedAttention {
       float* const memory = scratch.take<float>(query_floats + score_floats + value_floats + state_floats + 2 * row_floats);
       queries = reinterpret_cast<Factor*>(memory);
       scores = memory + query_floats;
-      values = reinterpret_cast<Padded<Element>*>(scores + score_floats);
+      values = reinterpret_cast<Copied<Element>*>(scores + score_floats);
       states = scores + score_floats + value_floats;
       row = states + state_floats;
       encoded = reinterpret_cast<Element*>(row + row_floats);
@@ -231,17 +231,17 @@ class PagedAttention {
         attend_rows(item, index, tile, fetched, values, first, rows, state(states, block), space);
       });
     } else {
-      const Padded<Element>* padded[kPanelsPerTile];
+      const Copied<Element>* blocks[kPanelsPerTile];
       copy_values(tile, std::min(shape_.tile, seen_end(item) - index * shape_.tile), space.values);
-      for (int64_t b = 0; b * shape_.block_size < shape_.tile; ++b) padded[b] = space.values + b * shape_.block_size * shape_.padded_dim;
+      for (int64_t b = 0; b * shape_.block_size < shape_.tile; ++b) blocks[b] = space.values + b * shape_.block_size * shape_.padded_dim;
       each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
-        attend_rows(item, index, tile, tile, Values<Padded<Element>>{padded, padded, shape_.padded_dim * kTogether<Element>}, first, rows, state(states, block), space);
+        attend_rows(item, index, tile, tile, Values<Copied<Element>>{blocks, blocks, shape_.padded_dim * kTogether<Element>}, first, rows, state(states, block), space);
       });
     }
   }
 
   // Values of the tile's first `count` positions, rows padded to whole panels. Of latents, keys give them, block by block.
-  void copy_values(const Tile<Element>& tile, int64_t count, Padded<Element>* to) const {
+  void copy_values(const Tile<Element>& tile, int64_t count, Copied<Element>* to) const {
     constexpr int kPart = kTogether<Element>;
     const int64_t dim = shape_.value_dim * kPart, padded = shape_.padded_dim * kPart, size = shape_.block_size;
     if (shape_.latent) {
@@ -250,8 +250,8 @@ class PagedAttention {
     }
     for (int64_t j = 0; j < count; j += kPart, to += padded) {
       const Element* from = tile.blocks[j / size] + j % size / kPart * dim;
-      std::copy_n(from, dim, to);
-      std::fill(to + dim, to + padded, Padded<Element>{});
+      for (int64_t d = 0; d < dim; ++d) to[d] = copied(from[d]);
+      std::fill(to + dim, to + padded, Copied<Element>{});
     }
   }
 

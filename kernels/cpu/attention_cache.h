@@ -75,6 +75,22 @@ inline float encode(const float* __restrict from, int64_t count, int8_t* __restr
   return usable ? largest / 127.0f : finite ? 0.0f : NAN;
 }
 
+// Elements that are copied before they are multiplied: those that have no products of their own are widened then.
+template <class Element>
+using Copied = std::conditional_t<std::is_same_v<Element, BFloat16>, BFloat16, float>;
+inline float copied(float value) { return value; }
+inline float copied(Half value) { return to_float(value); }
+inline float copied(int8_t value) { return value; }
+inline BFloat16 copied(BFloat16 value) { return value; }
+
+// Pairs of elements of a position, and those of the next position: each element of both side by side.
+ENGINE_INLINE void store_pairs(BFloat16* to, Vi first, Vi second) {
+  const Vf even = bit_cast<Vf>((first & splat(0xffff)) | second << 16);
+  const Vf odd = bit_cast<Vf>((first >> 16 & splat(0xffff)) | (second & splat(int32_t(0xffff0000))));
+  store(to, interleave_low(even, odd));
+  store(to + 2 * kLanes, interleave_high(even, odd));
+}
+
 template <class Element>
 struct BlockLayout {
   int64_t block_size, head_dim;
@@ -105,22 +121,29 @@ struct BlockLayout {
   }
 
   // The first `count` elements of every key of a block as values of which a row begins every `stride`: in pairs of rows where
-  // elements are multiplied in pairs. What is behind them in a row is zero. int8 quants become floats.
-  template <class Value>
-  void read_keys(const Element* block, int64_t count, Value* to, int64_t stride) const {
+  // elements are multiplied in pairs. What is behind them in a row is zero.
+  void read_keys(const Element* block, int64_t count, Copied<Element>* to, int64_t stride) const {
+    using Value = Copied<Element>;
     constexpr int kPart = kTogether<Element>;
     int64_t d = 0;
-    if constexpr (std::is_same_v<Value, float>)
-      for (; d + kLanes <= count; d += kLanes)
-        for (int64_t j = 0; j < block_size; j += kLanes) {
-          Vf rows[kLanes];
-          for (int i = 0; i < kLanes; ++i) rows[i] = multiplicands(block + (d + i) * block_size + j);
-          transpose(rows);
-          for (int i = 0; i < kLanes; ++i) store(to + (j + i) * stride + d, rows[i]);
+    for (; d + kPart * kLanes <= count; d += kPart * kLanes)
+      for (int64_t j = 0; j < block_size; j += kLanes) {
+        Vf rows[kLanes];  // of one element, or two, of each position; then of one position
+        for (int i = 0; i < kLanes; ++i) {
+          const Element* const from = block + (d + kPart * i) * block_size + kPart * j;
+          if constexpr (kPart == 1) rows[i] = multiplicands(from);
+          else rows[i] = load_vector<Vf>(from);
         }
+        transpose(rows);
+        if constexpr (kPart == 1) {
+          for (int i = 0; i < kLanes; ++i) store(to + (j + i) * stride + d, rows[i]);
+        } else {
+          for (int i = 0; i < kLanes; i += 2) store_pairs(to + (j + i) / 2 * stride + 2 * d, bit_cast<Vi>(rows[i]), bit_cast<Vi>(rows[i + 1]));
+        }
+      }
     for (; d < count; ++d)
       for (int64_t j = 0; j < block_size; ++j)
-        to[j / kPart * stride + d * kPart + j % kPart] = block[d / kPart * kPart * block_size + j * kPart + d % kPart];
+        to[j / kPart * stride + d * kPart + j % kPart] = copied(block[d / kPart * kPart * block_size + j * kPart + d % kPart]);
     for (int64_t j = 0; j < block_size; j += kPart) std::fill(to + j / kPart * stride + count * kPart, to + (j / kPart + 1) * stride, Value{});
   }
 };

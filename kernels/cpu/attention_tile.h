@@ -125,9 +125,7 @@ struct Tile {
   const Element* blocks[kPanelsPerTile];  // values of every block
 };
 
-// Values as they are multiplied: the cache's elements, or ones padded to whole panels, where quants are widened.
-template <class Element>
-using Padded = std::conditional_t<kScaled<Element>, float, Element>;
+// Values as they are multiplied: the cache's elements, or copies of them.
 template <class Value>
 struct Values {
   const Value* const* blocks;

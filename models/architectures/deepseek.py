@@ -341,7 +341,8 @@ def _of_gguf(softmax: str, settings: Settings, found: GGUFSource) -> dict[str, A
     if not settings.integer("expert_count", 0):
         settings.ignore("expert_feed_forward_length", "expert_shared_count", "expert_weights_scale", "expert_weights_norm")
         return values | {"model_type": "youtu"}
-    sigmoid = settings.integer("expert_gating_func", 0) == 2
+    gating = settings.integer("expert_gating_func", 0)
+    sigmoid = gating == 2 or (not gating and any(name.endswith("exp_probs_b.bias") for name in found.tensors))
     groups = settings.integer("expert_group_count", 1)
     return (
         values

@@ -47,14 +47,10 @@ def _granite_swa(settings: Settings) -> ModelSpec:
 
 
 def _granite_hybrid(settings: Settings) -> ModelSpec:
-    """Granite 4 without experts and without state layers; some have no positions."""
-    refused = {"num_local_experts": settings.integer("num_local_experts", 0) != 0}
-    refused["layer_types"] = bool(
-        set(settings.raw("layer_types") or settings.raw("layers_block_type") or ()) - {"attention", "full_attention"}
-    )
-    for name in (name for name, is_other in refused.items() if is_other):
+    """Granite 4 without state layers; some have no positions, some have experts beside what is the channel of others."""
+    if set(settings.raw("layer_types") or settings.raw("layers_block_type") or ()) - {"attention", "full_attention"}:
         raise UnsupportedModelError(
-            f"{settings.source}: {name} = {brief(settings.raw(name))} is not supported",
+            f"{settings.source}: layer_types = {brief(settings.raw('layer_types'))} is not supported",
             hint="of Granite 4, models with attention alone are",
         )
     settings.ignore("layer_types", "layers_block_type", "normalization_function", "init_method", "shared_intermediate_size")
@@ -62,7 +58,8 @@ def _granite_hybrid(settings: Settings) -> ModelSpec:
     rotates = settings.text("position_embedding_type", "nope") == "rope"
     ropes = None if rotates else (None,) * num_layers(settings)
     settings.ignore("rope_theta", "rope_scaling", "rope_parameters", "intermediate_size")
-    return _granite(settings, ropes=ropes, channel=_shared(settings))
+    has_experts = settings.integer("num_local_experts", 0) > 0
+    return _granite(settings, ropes=ropes, channel=_experts(settings) if has_experts else _shared(settings))
 
 
 def _shared(settings: Settings) -> MLPSpec:
@@ -157,7 +154,8 @@ HF = (
         defaults=COMMON | {"max_position_embeddings": 2048, "shared_intermediate_size": 1024},
         read=_granite_hybrid,
         names=NameTable(
-            sources=SOURCES | _SHARED_MLP | {"layers.{}.mlp.down.weight": LAYER + "shared_mlp.output_linear.weight"}, ignored=IGNORED
+            sources=SOURCES | _SHARED_MLP | {"layers.{}.mlp.down.weight": LAYER + "shared_mlp.output_linear.weight"} | _EXPERTS,
+            ignored=IGNORED,
         ),
     ),
     HFEntry(

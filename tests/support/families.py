@@ -206,6 +206,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox-serial": ("gpt_neox", {"use_parallel_residual": False}),
     "granite-tied": ("granite", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
     "granite4": ("granitemoehybrid", _GRANITE4 | {"position_embedding_type": "rope"}),
+    "granite4-experts": ("granitemoehybrid", _GRANITE4 | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "granite4-nope": ("granitemoehybrid", _GRANITE4 | {"position_embedding_type": "nope"}),
     "olmo-clipped": ("olmo", {"clip_qkv": 0.8}),
     "phi-qk-norm": ("phi", {"qk_layernorm": True}),
