@@ -28,10 +28,12 @@ from engine.compiler.toolchain import Versions, nvidia_versions, versions
 from engine.kernels import library
 from engine.kernels.nvidia.emitters import MODULES
 from engine.models.parts.attention import QKNormSpec, TemperatureSpec
+from engine.models.parts.latent_attention import LatentAttentionSpec
 from engine.models.parts.mlp import MLPSpec
 from engine.models.parts.moe import ExpertGroupsSpec, MoESpec, RouterSpec
 from engine.models.parts.norm import NormSpec
 from engine.models.parts.pooling import DenseSpec, PoolingSpec
+from engine.models.parts.rope import RopeSpec
 from engine.models.spec import EmbedSpec, LayerNorms, LayerSpec
 
 VERSIONS = Versions(torch="2.13.0", compiler="g++ 12", triton="3.7.1")
@@ -49,8 +51,23 @@ LAYER = LayerSpec(mixer=MIXER, channel=MLPSpec(size=96, inner_norm=NORM), norms=
 MLP = MLPSpec(size=96, inner_norm=NORM)
 EXPERTS = MoESpec(router=RouterSpec(experts=4, chosen=2, groups=ExpertGroupsSpec(count=2, kept=1)), experts=MLP, shared=MLP)
 SPARSE = LayerSpec(mixer=MIXER, channel=EXPERTS, norms=NORMS)
+LATENT = LayerSpec(
+    mixer=LatentAttentionSpec(
+        num_heads=4,
+        rank=32,
+        query_rank=24,
+        plain_dim=16,
+        value_dim=16,
+        rope=RopeSpec(theta=10000.0, width=8),
+        scale=0.2,
+        norm=NORM,
+        temperature=TemperatureSpec(beta=0.1, length=8192),
+    ),
+    channel=MLP,
+    norms=NORMS,
+)
 POOLING = PoolingSpec(kind="last", dense=(DenseSpec(size=8, norm=NORM),))
-SPEC = tiny_spec(LAYER, SPARSE, embed=EmbedSpec(norm=NORM), final=NORM, pooling=POOLING)
+SPEC = tiny_spec(LAYER, SPARSE, LATENT, embed=EmbedSpec(norm=NORM), final=NORM, pooling=POOLING)
 FORM = '{"inputs":[["float32",["d0",8]]],"nodes":[["aten.relu.default",[{"v":0}],{}]],"outputs":[1]}'
 CPU = CpuBackend(target=Target(level="x86-64-v3"), versions=VERSIONS)
 NVIDIA = NvidiaBackend(target=NvidiaTarget(capability=90), versions=VERSIONS)
@@ -130,9 +147,9 @@ def test_every_field_of_a_model_is_part_of_its_program(name: str) -> None:
 
 def test_the_changes_reach_every_part() -> None:
     from engine.models import spec
-    from engine.models.parts import attention, mlp, moe, norm, pooling, rope
+    from engine.models.parts import attention, latent_attention, mlp, moe, norm, pooling, rope
 
-    modules = (spec, attention, mlp, moe, norm, pooling, rope)
+    modules = (spec, attention, latent_attention, mlp, moe, norm, pooling, rope)
     specs = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
     assert set(parts_of(SPEC)) == {kind for kind in specs if kind.__module__.startswith("engine.models.")}
     assert len(CHANGED) > 100
