@@ -64,7 +64,6 @@ def _cohere2_moe(settings: Settings) -> ModelSpec:
     rotates = settings.integer("prefix_dense_sliding_window_pattern", 1) == 1
     table = rope(settings)
     ropes = [table if window or (rotates and channel is not sparse) else None for window, channel in zip(windows, channels, strict=True)]
-    settings.ignore("tokens_per_expert")
     norm = rms(settings) if "rms_norm_eps" in settings else layer_norm(settings, bias=False)
     return _model(settings, norm=norm, channel=channels, windows=windows, ropes=ropes)
 

@@ -214,7 +214,7 @@ HF = (
             "partial_rotary_factor": 1.0,
         },
         read=_mellum,
-        names=NameTable(sources=_QWEN_SOURCES, ignored=(*IGNORED,), further_layers=LAYER),
+        names=NameTable(sources=_QWEN_SOURCES, ignored=IGNORED, further_layers=LAYER),
         aliases={"num_local_experts": "num_experts"},
     ),
     HFEntry(

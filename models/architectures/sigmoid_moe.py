@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from ...errors import UnsupportedModelError
 from ..names import NameTable
 from ..parts.attention import QKNormSpec
 from ..parts.moe import MoESpec
-from ..settings import Settings
+from ..settings import Settings, brief
 from ..spec import EmbedSpec, ModelSpec
 from .architecture import HFEntry
 from .experts import by_layer, router, shared, shared_mlp
@@ -15,6 +16,13 @@ from .hf import around, attention, before, dense, mlp, num_layers, rms, rope, wi
 from .llama import COMMON, IGNORED, LAYER
 
 _MLP = LAYER + "mlp."
+
+
+_ONLY_OF_AFMOE = {
+    "score_func": "sigmoid",
+    "route_norm": True,
+    **dict.fromkeys(("n_group", "topk_group", "num_expert_groups", "num_limited_groups"), 1),
+}
 
 
 def _afmoe(settings: Settings) -> ModelSpec:
@@ -26,7 +34,10 @@ def _afmoe(settings: Settings) -> ModelSpec:
     sparse = MoESpec(
         router=made, experts=mlp(settings, size=size), shared=shared_mlp(settings, settings.integer("num_shared_experts", 0), size)
     )
-    settings.ignore("load_balance_coeff", "score_func", "route_norm", "n_group", "topk_group", "num_expert_groups", "num_limited_groups")
+    settings.ignore("load_balance_coeff")
+    for name, only in _ONLY_OF_AFMOE.items():
+        if name in settings and settings.raw(name) != only:
+            raise UnsupportedModelError(f"{settings.source}: {name} = {brief(settings.raw(name))} is not supported", hint=f"{only} is")
     scaled = settings.flag("mup_enabled", False)
     return dense(
         settings,
