@@ -8,7 +8,7 @@ from ..errors import UsageError
 from ..kernels.formats import FP8_FORMATS, QUANTIZED_FORMATS, ROW_FORMATS
 from ..kernels.linear.blocks import FORMATS, GROUPED
 from ..kernels.linear.packed import DENSE_DTYPES, Layout, order_name
-from ..kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP
+from ..kernels.nvidia.packed_rows import ALIGNMENT, FP8_GROUP, FP8_STATIC, fp8_layout
 from ..models.checkpoint import Checkpoint
 
 _FORMATS = {
@@ -87,6 +87,8 @@ def widened(checkpoint: Checkpoint, formats: Mapping[str, str]) -> str:
 def _kept(name: str, format: str, shape: tuple[int, ...], layout: Layout) -> str:
     if layout == "panels" and (format != "w8a8" or (_EXPERTS not in name and not name.endswith(_HEADS))):
         return "f32" if format in FP8_FORMATS else format
+    if format == FP8_STATIC and (_EXPERTS in name or name.endswith(_HEADS)):  # an expert's scale is not that of all
+        return fp8_layout(format)
     if format == "w8a8":  # activations are not rounded here, and those of experts and heads by groups
         return next(grouped for grouped in GROUPED if shape[1] % FORMATS[grouped].block == 0)
     return "bf16" if len(shape) == 2 and format not in (*ROW_FORMATS, *FP8_FORMATS) else format

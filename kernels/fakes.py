@@ -103,6 +103,13 @@ def _mixed_experts(x: torch.Tensor, w: torch.Tensor, bias: object, order: torch.
     return x.new_empty((x.shape[0], sum(band.out_features for band in read_bands(bands))), dtype=torch.float32)
 
 
+def _row_experts(
+    x: torch.Tensor, w: torch.Tensor, bias: object, order: torch.Tensor, out_features: int, experts: int, parts: int, gather: bool
+) -> torch.Tensor:
+    pairs = (order.shape[0] - experts - 1) // 2 if gather else x.shape[0]
+    return x.new_empty((pairs, out_features), dtype=torch.bfloat16)
+
+
 def _combine_experts(y: torch.Tensor, routes: torch.Tensor, *_: object) -> torch.Tensor:
     return y.new_empty((routes.shape[0], y.shape[1]))
 
@@ -136,7 +143,7 @@ def fakes() -> dict[str, Fake]:
     for kernel in PANEL_KERNELS:
         found |= {f"linear_{kernel}": _linear, f"embedding_{kernel}": _embedding}
     for kernel in (*ROW_KERNELS, *FP8_KERNELS):
-        found |= {f"linear_{kernel}": _row_linear, f"logits_{kernel}": _linear}
+        found |= {f"linear_{kernel}": _row_linear, f"logits_{kernel}": _linear, f"experts_{kernel}": _row_experts}
     found |= {f"embedding_{kernel}": _row_embedding for kernel in ROW_KERNELS}
     found |= _of_quantizer("quantize", _quantizing_row_operator)
     found |= _of_quantizer("quantize_rows", _row_quantizing_row_operator)

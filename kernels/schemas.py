@@ -54,6 +54,12 @@ SCHEMAS = (
         f"experts_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor order, int out_features, int experts) -> Tensor"
         for kernel in FLOAT_KERNELS
     ),
+    # of row kernels x is bfloat16 or FP8 rows, and so is what is said of it above; w has `parts` such weights one after another, whose
+    # results stand side by side; gather: rows of x are those of tokens, not of pairs
+    *(
+        f"experts_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor order, int out_features, int experts, int parts, bool gather) -> Tensor"
+        for kernel in (*ROW_KERNELS, *FP8_KERNELS)
+    ),
     "experts_mixed(Tensor x, Tensor w, Tensor? bias, Tensor order, str bands, int experts) -> Tensor",
     "combine_experts(Tensor y, Tensor routes, Tensor order, Tensor? shared, Tensor? gate, Tensor? residual, float multiplier) -> Tensor",
     # q [T, QH, D], k and v [T, KH, D] float32; caches [blocks, KH, block_size, D] float32, float16 or bfloat16, or

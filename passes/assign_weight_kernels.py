@@ -126,26 +126,30 @@ def _rewrite_experts(graph: fx.Graph, node: fx.Node, format: str, layout: Layout
     """What the rows of several pairs have in common is quantized once, before it is gathered."""
     arguments: Any = node.args
     x, weight, bias, order, experts = arguments
-    if layout != "panels":
-        raise BuildError(
-            "mixtures of experts and latent attention are not compiled for NVIDIA targets", hint="build for a CPU: --target cpu"
-        )
     out_features = int(weight.meta["val"].shape[0]) // experts
-    floats = kernel_of(format) in FLOAT_KERNELS
-    kernel, size = (kernel_of(format), out_features) if floats else ("mixed", write_bands([Band(format, out_features)]))
+    kernel, size, more = _experts_kernel(format, layout, out_features, x)
     with graph.inserting_before(node):
+        gathered = x.args[1:] if x.target is _engine.gather_rows.default else None
+        if gathered is not None:
+            x = x.args[0]
         if (quantizer := quantizer_of(format, layout)) is not None:
-            quantize = getattr(torch.ops.engine, quantizer).default
-            if x.target is _engine.gather_rows.default:
-                source, *how = x.args
-                x = call_like(graph, x.target, (call_like(graph, quantize, (source,)), *how))
-            else:
-                x = call_like(graph, quantize, (x,))
+            x = call_like(graph, getattr(torch.ops.engine, quantizer).default, (x,))
+        if gathered is not None and layout == "panels":
+            x = call_like(graph, _engine.gather_rows.default, (x, *gathered))
         target = getattr(torch.ops.engine, f"experts_{kernel}").default
-        replacement = graph.call_function(target, (x, weight, bias, order, size, experts))
+        replacement = graph.call_function(target, (x, weight, bias, order, size, experts, *more))
     replacement.meta = dict(node.meta)
     node.replace_all_uses_with(replacement)
     graph.erase_node(node)
+
+
+def _experts_kernel(format: str, layout: Layout, out_features: int, x: fx.Node) -> tuple[str, int | str, tuple[Any, ...]]:
+    """The kernel; its outputs, or bands of them; and what those of rows also take: one part, and whether they gather rows of x."""
+    if layout == "rows":
+        return kernel_of(format, layout), out_features, (1, x.target is _engine.gather_rows.default)
+    if kernel_of(format) in FLOAT_KERNELS:
+        return kernel_of(format), out_features, ()
+    return "mixed", write_bands([Band(format, out_features)]), ()
 
 
 def _pack_placeholder(weight: fx.Node, format: str, layout: Layout) -> None:

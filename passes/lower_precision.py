@@ -1,7 +1,7 @@
 """Activations in bfloat16: for targets that multiply it, and hold the sums in float32.
 
     x = embedding_rows_*(tokens, w)               float32  ->  bfloat16, and so everything that is computed from it
-    logits = linear_rows_*(x, w, ...)                      ->  engine.logits_rows_*(x, w, ...), float32
+    logits = linear_rows_*(x, w, ...)                      ->  engine.logits_rows_*(x, w, ...), float32: of tokens, and of routers
     linear_rows_*(x, w, ...), x still float32              ->  linear_rows_*(x.to(bfloat16), w, ...)
 
 Why: half the bytes between operators, and the only kind of operand that tensor cores take at
@@ -29,6 +29,8 @@ def lower_precision(graph: fx.Graph) -> int:
     """Give every value of `graph` the dtype that its operator has on the target; returns how many changed."""
     (output,) = graph.find_nodes(op="output")
     _keep_logits(graph, _head(output.args[0]))
+    for route in graph.find_nodes(op="call_function", target=torch.ops.engine.route.default):
+        _keep_logits(graph, route.args[0])  # type: ignore[arg-type]
     fake_mode = next(node.meta["val"].fake_mode for node in graph.find_nodes(op="placeholder") if isinstance(node.meta["val"], FakeTensor))
     activations = _activations()
     changed = 0
@@ -42,9 +44,9 @@ def lower_precision(graph: fx.Graph) -> int:
 
 def _activations() -> dict[Any, tuple[int, ...]]:
     """Which arguments of our operators are activations."""
-    found: dict[str, tuple[int, ...]] = {row.name: row.rows for row in TWINS} | {"attention": (0, 1, 2)}
+    found: dict[str, tuple[int, ...]] = {row.name: row.rows for row in TWINS} | {"attention": (0, 1, 2), "combine_experts": (0, 3, 4, 5)}
     for kernel in (*ROW_KERNELS, *FP8_KERNELS):
-        found |= dict.fromkeys((f"linear_{kernel}", f"logits_{kernel}"), (0, 3))
+        found |= dict.fromkeys((f"linear_{kernel}", f"logits_{kernel}"), (0, 3)) | {f"experts_{kernel}": (0,)}
     for format in FP8_FORMATS:
         quantizer = f"quantize_{format}"
         found |= {quantizer: (0,)} | {twin(row.name, quantizer): row.rows for row in TWINS}

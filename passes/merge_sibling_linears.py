@@ -5,6 +5,8 @@
                 ->  qkv = linear_mixed(x, w_q|w_k|w_v, "q4_k:a+q4_k:b+q6_k:c"); likewise
     gate = experts_mixed(x, w_gate, None, order, "q4_k:F", E), up = experts_mixed(x, w_up, None, order, "q4_k:F", E)
                 ->  experts_mixed(x, w_gate|w_up, None, order, "q4_k:F+q4_k:F", E); likewise
+    gate = experts_rows_*(x, w_gate, None, order, F, E, 1, True), up = experts_rows_*(x, w_up, None, order, F, E, 1, True)
+                ->  experts_rows_*(x, w_gate|w_up, None, order, 2 * F, E, 2, True); likewise
 
 Why: one call instead of two or three, each of which starts and ends the threads' common work;
 and longer runs of weights to stream. The slices are views, which cost nothing.
@@ -20,7 +22,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..kernels.formats import PANEL_QUANTIZERS
+from ..kernels.formats import FP8_KERNELS, PANEL_QUANTIZERS, ROW_KERNELS
 from ..kernels.linear.bands import Band, read_bands, write_bands
 from ..kernels.linear.formats import PANEL
 from .linears import is_linear, linear_arguments
@@ -38,7 +40,8 @@ def merge_sibling_linears(graph: fx.Graph) -> int:
     for node in graph.nodes:
         if is_linear(node) and _is_simple(node):
             families[_family(node)].append(node)
-    return sum(_merge(graph, siblings) for siblings in families.values() if len(siblings) > 1) + _merge_experts(graph)
+    merged = sum(_merge(graph, siblings) for siblings in families.values() if len(siblings) > 1)
+    return merged + _merge_experts(graph) + sum(_merge_parts(graph, f"experts_{kernel}") for kernel in (*ROW_KERNELS, *FP8_KERNELS))
 
 
 def _is_simple(node: fx.Node) -> bool:
@@ -110,3 +113,23 @@ def _merge_bands_of_experts(graph: fx.Graph, siblings: list[fx.Node]) -> None:
     with graph.inserting_before(siblings[0]):
         call = call_like(graph, torch.ops.engine.experts_mixed.default, (x, weight, bias, order, write_bands(bands), experts))
         _take_apart(graph, call, siblings, bands)
+
+
+def _merge_parts(graph: fx.Graph, name: str) -> int:
+    """Grouped linears of rows, of as many outputs: parts of one (see the schema)."""
+    families: dict[Any, list[fx.Node]] = defaultdict(list)
+    for node in graph.find_nodes(op="call_function", target=getattr(torch.ops.engine, name).default):
+        x, weight, bias, *others = node.args
+        if all(each is None or only_user(each) is node for each in (weight, bias)):
+            families[x, bias is None, *others].append(node)
+    merged = [siblings for siblings in families.values() if len(siblings) > 1]
+    for siblings in merged:
+        arguments: list[Any] = [node.args for node in siblings]
+        x, _, bias, order, out_features, experts, _, gather = arguments[0]
+        weight = join(graph, [each[1] for each in arguments], "concat")
+        bias = None if bias is None else join(graph, [each[2] for each in arguments], "concat")
+        size, bands = len(siblings), [Band(weight.meta["format"], out_features)] * len(siblings)
+        with graph.inserting_before(siblings[0]):
+            together = (x, weight, bias, order, size * out_features, experts, size, gather)
+            _take_apart(graph, call_like(graph, siblings[0].target, together), siblings, bands)
+    return sum(len(siblings) - 1 for siblings in merged)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..kernels.formats import LINEAR_KERNELS, QUANTIZERS
+from ..kernels.formats import FP8_KERNELS, LINEAR_KERNELS, QUANTIZERS, ROW_KERNELS
 from ..kernels.row_operators import ROW_OPERATORS, TWINS, twin
 from .rewrite import call_like, erase_unused
 
@@ -87,11 +87,13 @@ def _move_before_experts(graph: fx.Graph, combine: fx.Node, rows: fx.Node) -> in
             arguments: Any = fx.map_arg(node.args, lambda source: smaller.get(source, source))
             if node is order:
                 arguments = (chosen, *arguments[1:])
-            elif node.target is torch.ops.engine.gather_rows.default:
-                arguments = (call_like(graph, _SELECT, (arguments[0], 0, rows)), chosen, arguments[2])
+            elif _gathers(node):
+                x, *others = arguments
+                others[0] = chosen if others[0] is routes else others[0]
+                arguments = (call_like(graph, _SELECT, (x, 0, rows)), *others)
             smaller[node] = call_like(graph, node.target, arguments, dict(node.kwargs))
-        others = [None if each is None else call_like(graph, _SELECT, (each, 0, rows)) for each in beside]
-        total = call_like(graph, combine.target, (smaller[y], chosen, smaller[order], *others, multiplier))
+        added = [None if each is None else call_like(graph, _SELECT, (each, 0, rows)) for each in beside]
+        total = call_like(graph, combine.target, (smaller[y], chosen, smaller[order], *added, multiplier))
     _put_in_place(graph, combine, total)
     return len(between) + 1
 
@@ -103,13 +105,22 @@ def _between(y: Any, order: Any) -> list[fx.Node]:
     def visit(node: fx.Node) -> None:
         if node in found or node.op != "call_function":
             return
-        if node.target is not torch.ops.engine.gather_rows.default:
+        if not _gathers(node):
             for source in node.all_input_nodes:
                 visit(source)
         found[node] = None
 
     visit(y)
     return list(found)
+
+
+def _gathers(node: fx.Node) -> bool:
+    """Whether its first argument has the rows of tokens, and its result those of pairs."""
+    return node.target is torch.ops.engine.gather_rows.default or (node.target in _row_experts() and node.args[-1] is True)
+
+
+def _row_experts() -> set[Any]:
+    return {getattr(torch.ops.engine, f"experts_{kernel}").default for kernel in (*ROW_KERNELS, *FP8_KERNELS)}
 
 
 def _put_in_place(graph: fx.Graph, node: fx.Node, smaller: fx.Node) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ...kernels.formats import FP8_FORMATS, FP8_KERNELS, ROW_KERNELS
+from ...kernels.moe import reference as moe
 from ...kernels.nvidia import reference
 from ...kernels.row_operators import TWINS, twin
 from ...kernels.row_references import ROW_REFERENCES, quantized_twin
@@ -17,10 +18,13 @@ def reference_operators() -> dict[str, Operator]:
     """The reference of every operator of ours, by its name in a graph."""
     operators: dict[str, Operator] = {"sample": reference.sample, "attention": _in_float32(reference.attention_operator)}
     operators |= {name: _in_float32(operator) for name, operator in ROW_REFERENCES.items()}
+    operators |= {"route": _widening(moe.route), "sort_routes": moe.sort_routes, "equal_order": moe.equal_order}
+    operators["combine_experts"] = _rounded(_widening(moe.combine_experts))
     for kernel in (*ROW_KERNELS, *FP8_KERNELS):
         packed = kernel.removeprefix("rows_")
         operators[f"linear_{kernel}"] = _rounded(_with_kernel(reference.logits_rows, packed))
         operators[f"logits_{kernel}"] = _with_kernel(reference.logits_rows, packed)
+        operators[f"experts_{kernel}"] = _rounded(_with_kernel(reference.experts_rows, packed))
         operators[f"embedding_{kernel}"] = _rounded(_with_kernel(reference.embedding_rows, packed))
     for format in FP8_FORMATS:
         quantize = _with_kernel(reference.quantize_fp8, format)

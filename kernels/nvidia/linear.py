@@ -27,7 +27,7 @@ import triton.language as tl
 from .context import Context, Emit
 from .launch import Launch, Tensor
 from .linear_cuts import Family, FewRows, Tile, linear_launches
-from .linear_launches import Linear, finish, grouped_tile
+from .linear_launches import Linear, finish, grouped_tile, product, rows_of
 
 _SLICES = 4
 """Slices of K in `few_rows_kernel`, one per warp."""
@@ -44,15 +44,15 @@ FEW = (
 
 
 @triton.jit
-def few_rows_kernel(
-    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
+def few_rows(
+    x, tokens, w, out, bias, residual, tile, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
     EVEN_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr,
 ):  # fmt: skip
-    """All of out[:, tile of BLOCK_N], for up to 16 rows. A step takes SLICES x BLOCK_K of K."""
+    """All of out[:, tile of BLOCK_N], for up to 16 rows. A step takes SLICES x BLOCK_K of K. tokens: see `rows_of`."""
     m = tl.arange(0, 16)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, SLICES)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
-    x_tile = x + m[None, :, None] * x_stride + k[:, None, :]
+    x_tile = x + rows_of(tokens, m, rows)[None, :, None] * x_stride + k[:, None, :]
     row = tl.minimum(n, N - 1).to(tl.int64) * w_stride
     w_tile = w + row[None, None, :] + k[:, :, None]
     exists = (m < rows)[None, :, None]
@@ -64,24 +64,33 @@ def few_rows_kernel(
         else:
             a = tl.load(x_tile + done, mask=exists & (k[:, None, :] < K - done), other=0.0)
             b = tl.load(w_tile + done, mask=k[:, :, None] < K - done, other=0.0)
-        sums = tl.dot(a, b.to(a.dtype), sums)
+        sums = product(a, b, sums)
     finish(tl.sum(sums, 0), out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
 
 
 @triton.jit
-def tile_kernel(
+def few_rows_kernel(
     x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
-    SPLIT_K: tl.constexpr, PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    EVEN_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr,
 ):  # fmt: skip
-    """One tile of the result, or with PARTIAL its sum over SPLIT_K of K, into out [splits, rows, N] float32."""
-    tile_m, tile_n = grouped_tile(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
+    """A program per tile of BLOCK_N."""
+    few_rows(
+        x, None, w, out, bias, residual, tl.program_id(0), rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER,
+        EVEN_K, BLOCK_N, BLOCK_K, SLICES,
+    )  # fmt: skip
+
+
+@triton.jit
+def one_tile(
+    x, tokens, w, out, bias, residual, tile_m, tile_n, begin, end, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    MULTIPLIER: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """One tile of the result, summed from begin to end of K. tokens: see `rows_of`."""
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
-    x_tile = x + tl.minimum(m, rows - 1).to(tl.int64)[:, None] * x_stride + k[None, :]
+    x_tile = x + rows_of(tokens, tl.minimum(m, rows - 1), rows).to(tl.int64)[:, None] * x_stride + k[None, :]
     w_tile = w + tl.minimum(n, N - 1).to(tl.int64)[None, :] * w_stride + k[:, None]
-    begin = tl.program_id(1) * SPLIT_K
-    end = tl.minimum(begin + SPLIT_K, K) if PARTIAL else K
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for done in range(begin, end, BLOCK_K):
         if EVEN_K:
@@ -90,10 +99,25 @@ def tile_kernel(
         else:
             a = tl.load(x_tile + done, mask=k[None, :] < K - done, other=0.0)
             b = tl.load(w_tile + done, mask=k[:, None] < K - done, other=0.0)
-        sums = tl.dot(a, b.to(a.dtype), sums)
+        sums = product(a, b, sums)
+    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
+
+
+@triton.jit
+def tile_kernel(
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
+    SPLIT_K: tl.constexpr, PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """A program per tile, or with PARTIAL per SPLIT_K of K of one, whose sum goes into out [splits, rows, N] float32."""
+    tile_m, tile_n = grouped_tile(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
+    begin = tl.program_id(1) * SPLIT_K
+    end = tl.minimum(begin + SPLIT_K, K) if PARTIAL else K
     if PARTIAL:
         out += tl.program_id(1).to(tl.int64) * rows * N
-    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
+    one_tile(
+        x, None, w, out, bias, residual, tile_m, tile_n, begin, end, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+        MULTIPLIER, EVEN_K, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -127,7 +151,7 @@ FAMILY = Family(
     name="dense",
     few_rows=few_rows_kernel,
     few=FEW,
-    few_constants=lambda linear, cut: {"EVEN_K": linear.in_features % (_SLICES * cut.k) == 0, "BLOCK_K": cut.k, "SLICES": _SLICES},
+    few_constants=lambda in_features, cut: {"EVEN_K": in_features % (_SLICES * cut.k) == 0, "BLOCK_K": cut.k, "SLICES": _SLICES},
     tile=tile_kernel,
     tiles=(SMALL, SQUARE, WIDE),
     more_tiles=(FLAT, FLATTER),
@@ -136,11 +160,22 @@ FAMILY = Family(
 )
 
 
+FLOAT32 = Family(
+    name="float32",
+    few_rows=few_rows_kernel,
+    few=tuple(FewRows(n=n, k=64, stages=3) for n in (16, 32, 64)),
+    few_constants=FAMILY.few_constants,
+    tile=tile_kernel,
+    tiles=(Tile(m=32, n=32, k=64, warps=4, stages=3),),
+)
+"""Of weights that are multiplied as they are, without tensor cores: routers, a thousandth of a model."""
+
+
 def linear_dense(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
     """x [T, K], w [N, K], bias [N]?, residual [T, N]?, out_features, multiplier -> [T, N]. Rows of x and residual may lie apart."""
     x, w, bias, residual, _, multiplier = arguments
     linear = Linear(x=x, w=w, bias=bias, residual=residual, multiplier=multiplier, out=out, in_features=x.shape[1])
-    return linear_launches(FAMILY, linear, context)
+    return linear_launches(FLOAT32 if w.dtype == "float32" else FAMILY, linear, context)
 
 
 EMITTERS: dict[str, Emit] = {"linear_rows_dense": linear_dense, "logits_rows_dense": linear_dense}

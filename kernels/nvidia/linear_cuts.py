@@ -55,7 +55,7 @@ class Family:
     """The kernels of one kind of weight.
 
     few: ways to cut few rows, from the least `m` on; of each `m` and `n` the first is the policy's. few_constants: what the kernel
-    must know of one. tiles: the policy's, from small to large, each for the M from which on it gives every multiprocessor one.
+    must know of K and of one. tiles: the policy's, from small to large, each for the M from which on it gives every multiprocessor one.
     more_tiles: what a tuner may try besides. persistent: a kernel with as many programs as multiprocessors, which walk the tiles,
     and its tiles.
     """
@@ -63,7 +63,7 @@ class Family:
     name: str
     few_rows: Any
     few: tuple[FewRows, ...]
-    few_constants: Callable[[Linear, FewRows], dict[str, Any]]
+    few_constants: Callable[[int, FewRows], dict[str, Any]]
     tile: Any
     tiles: tuple[Tile, ...]
     more_tiles: tuple[Tile, ...] = ()
@@ -148,7 +148,7 @@ def _many_rows(family: Family, linear: Linear, multiprocessors: int, splits: int
 def _few_candidate(family: Family, linear: Linear, cut: FewRows) -> Candidate:
     def launches(when: Condition) -> list[Launch]:
         grid = (cdiv(linear.out_features, cut.n), 1, 1)
-        constants = {**family.constants, **family.few_constants(linear, cut), "BLOCK_N": cut.n}
+        constants = {**family.constants, **family.few_constants(linear.in_features, cut), "BLOCK_N": cut.n}
         return [linear.launch(family.few_rows, grid, constants, num_stages=cut.stages, max_registers=cut.max_registers, when=(when,))]
 
     return Candidate(launches=launches, most=cut.m)

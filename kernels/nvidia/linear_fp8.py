@@ -14,7 +14,7 @@ import triton.language as tl
 from .context import Context, Emit
 from .launch import Launch, Tensor
 from .linear_cuts import Family, FewRows, Tile, linear_launches
-from .linear_launches import Linear, finish, grouped_tile
+from .linear_launches import Linear, finish, grouped_tile, rows_of
 from .packed_rows import FP8_LAYOUTS, fp8_in_features
 
 _SLICES = 4
@@ -47,16 +47,16 @@ def row_scales(base, row, features, number):
 
 
 @triton.jit
-def few_rows_fp8_kernel(
-    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
+def few_rows_fp8(
+    x, tokens, w, out, bias, residual, tile, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
     BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr,
 ):  # fmt: skip
-    """As few_rows_kernel of linear.py."""
+    """As few_rows of linear.py."""
     m = tl.arange(0, 16)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     s = tl.arange(0, SLICES)
     k = s[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
-    x_row = tl.minimum(m, rows - 1) * x_stride
+    x_row = rows_of(tokens, tl.minimum(m, rows - 1), rows) * x_stride
     w_row = tl.minimum(n, N - 1).to(tl.int64) * w_stride
     x_tile = x.to(tl.pointer_type(tl.float8e4nv)) + x_row[None, :, None] + k[:, None, :]
     w_tile = w.to(tl.pointer_type(tl.float8e4nv)) + w_row[None, None, :] + k[:, :, None]
@@ -88,22 +88,31 @@ def few_rows_fp8_kernel(
 
 
 @triton.jit
-def tile_fp8_kernel(
-    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
-    MULTIPLIER: tl.constexpr, BLOCKWISE: tl.constexpr,
-    SPLIT_K: tl.constexpr, PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+def few_rows_fp8_kernel(
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
+    BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr,
 ):  # fmt: skip
-    """As tile_kernel of linear.py."""
-    tile_m, tile_n = grouped_tile(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
+    """A program per tile of BLOCK_N."""
+    few_rows_fp8(
+        x, None, w, out, bias, residual, tl.program_id(0), rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER,
+        BLOCKWISE, EVEN_K, BLOCK_N, BLOCK_K, SLICES,
+    )  # fmt: skip
+
+
+@triton.jit
+def one_tile_fp8(
+    x, tokens, w, out, bias, residual, tile_m, tile_n, begin, end, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    MULTIPLIER: tl.constexpr, BLOCKWISE: tl.constexpr,
+    EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """As one_tile of linear.py."""
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
-    x_row = tl.minimum(m, rows - 1).to(tl.int64) * x_stride
+    x_row = rows_of(tokens, tl.minimum(m, rows - 1), rows).to(tl.int64) * x_stride
     w_row = tl.minimum(n, N - 1).to(tl.int64) * w_stride
     x_tile = x.to(tl.pointer_type(tl.float8e4nv)) + x_row[:, None] + k[None, :]
     w_tile = w.to(tl.pointer_type(tl.float8e4nv)) + w_row[None, :] + k[:, None]
-    begin = tl.program_id(1) * SPLIT_K
-    end = tl.minimum(begin + SPLIT_K, K) if PARTIAL else K
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     x_scales = row_scales(x, x_row, K, begin // BLOCK_K if BLOCKWISE else 0)
     w_scales = row_scales(w, w_row, K, begin // BLOCK_K if BLOCKWISE else 0)
@@ -125,9 +134,25 @@ def tile_fp8_kernel(
             sums = tl.dot(a, b, sums, max_num_imprecise_acc=BLOCK_K)
     if not BLOCKWISE:
         sums = sums * (x_scales[:, None] * w_scales[None, :])
+    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
+
+
+@triton.jit
+def tile_fp8_kernel(
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    MULTIPLIER: tl.constexpr, BLOCKWISE: tl.constexpr,
+    SPLIT_K: tl.constexpr, PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """As tile_kernel of linear.py."""
+    tile_m, tile_n = grouped_tile(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
+    begin = tl.program_id(1) * SPLIT_K
+    end = tl.minimum(begin + SPLIT_K, K) if PARTIAL else K
     if PARTIAL:
         out += tl.program_id(1).to(tl.int64) * rows * N
-    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
+    one_tile_fp8(
+        x, None, w, out, bias, residual, tile_m, tile_n, begin, end, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+        MULTIPLIER, BLOCKWISE, EVEN_K, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
 
 
 def family(format: str) -> Family:
@@ -136,7 +161,7 @@ def family(format: str) -> Family:
         name=format,
         few_rows=few_rows_fp8_kernel,
         few=FEW,
-        few_constants=lambda linear, cut: {"EVEN_K": linear.in_features % (_SLICES * cut.k) == 0, "BLOCK_K": cut.k, "SLICES": _SLICES},
+        few_constants=lambda in_features, cut: {"EVEN_K": in_features % (_SLICES * cut.k) == 0, "BLOCK_K": cut.k, "SLICES": _SLICES},
         tile=tile_fp8_kernel,
         tiles=(SMALL, LARGE[format]),
         more_tiles=MORE[format],

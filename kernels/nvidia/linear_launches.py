@@ -24,6 +24,22 @@ def finish(values, out, bias, residual, out_stride, residual_stride, m, n, rows,
 
 
 @triton.jit
+def rows_of(tokens, m, rows):
+    """Where in x rows m of a product are: of pairs sorted by expert, the rows of their tokens."""
+    if tokens is not None:
+        m = tl.load(tokens + m, mask=m < rows, other=0)
+    return m
+
+
+@triton.jit
+def product(a, b, sums):
+    """sums + a b; what only float32 holds, such as a router's weights, is multiplied in it."""
+    if b.dtype == tl.float32:
+        return tl.dot(a.to(tl.float32), b, sums, input_precision="ieee")
+    return tl.dot(a, b.to(a.dtype), sums)
+
+
+@triton.jit
 def grouped_tile(tile, tiles_m, tiles_n, GROUP: tl.constexpr):
     """Which tile (m, n) comes as number `tile`: GROUP rows of tiles at a time, column by column."""
     in_group = GROUP * tiles_n

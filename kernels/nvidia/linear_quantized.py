@@ -24,7 +24,7 @@ from .context import Context, Emit
 from .group_numbers import groups_of_unit, minima_of, row_words, scales_of, trait, unit_words
 from .launch import Launch, Tensor
 from .linear_cuts import FEW_ROWS, Family, FewRows, Tile, linear_launches
-from .linear_launches import Linear, finish, grouped_tile
+from .linear_launches import Linear, finish, grouped_tile, rows_of
 from .packed_rows import ROW_FORMATS, unit_groups
 from .unit_weights import format_constants, load_if, load_runs, run_tiles, weights_of
 
@@ -42,21 +42,21 @@ _TILE_BYTES = 190_000
 
 
 @triton.jit
-def few_rows_quantized_kernel(
-    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
+def few_rows_quantized(
+    x, tokens, w, out, bias, residual, tile, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
     FORMAT: tl.constexpr, HIGH_AT: tl.constexpr, NUMBERS_AT: tl.constexpr, ZEROS_AT: tl.constexpr, INTEGERS_AT: tl.constexpr,
     EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """All of out[:, tile of BLOCK_N], for up to BLOCK_M rows. A step takes UNITS units of K."""
+    """All of out[:, tile of BLOCK_N], for up to BLOCK_M rows. A step takes UNITS units of K. tokens: see `rows_of`."""
     UNIT: tl.constexpr = groups_of_unit(FORMAT)
     HALVES: tl.constexpr = 2 if trait(FORMAT, "subscales") == 2 else 1
     m = tl.arange(0, BLOCK_M)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     row = w + tl.minimum(n, N - 1).to(tl.int64) * w_stride
     u = tl.arange(0, UNITS)
     k = tl.arange(0, 32)
     x_k = u[:, None, None] * (32 * UNIT) + k[None, :, None]
-    x_tile = x + m[None, None, :] * x_stride + x_k
+    x_tile = x + rows_of(tokens, m, rows)[None, None, :] * x_stride + x_k
     tiles = run_tiles(row[None, :, None], u[:, None, None], k[None, None, :], HIGH_AT, FORMAT)
     exists = (m < rows)[None, None, :]
     sums = tl.zeros((UNITS, BLOCK_N, BLOCK_M), tl.float32)
@@ -83,15 +83,28 @@ def few_rows_quantized_kernel(
 
 
 @triton.jit
-def tile_quantized_kernel(
+def few_rows_quantized_kernel(
     x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
     FORMAT: tl.constexpr, HIGH_AT: tl.constexpr, NUMBERS_AT: tl.constexpr, ZEROS_AT: tl.constexpr, INTEGERS_AT: tl.constexpr,
-    SPLIT_K: tl.constexpr, PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
-    """As tile_kernel of linear.py; a step of K takes as many products as a unit has parts."""
+    """A program per tile of BLOCK_N."""
+    few_rows_quantized(
+        x, None, w, out, bias, residual, tl.program_id(0), rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER,
+        FORMAT, HIGH_AT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT, EVEN, BLOCK_M, BLOCK_N, UNITS,
+    )  # fmt: skip
+
+
+@triton.jit
+def one_tile_quantized(
+    x, tokens, w, out, bias, residual, tile_m, tile_n, begin, end, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+    MULTIPLIER: tl.constexpr,
+    FORMAT: tl.constexpr, HIGH_AT: tl.constexpr, NUMBERS_AT: tl.constexpr, ZEROS_AT: tl.constexpr, INTEGERS_AT: tl.constexpr,
+    EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """As one_tile of linear.py; a step of K takes as many products as a unit has parts."""
     UNIT: tl.constexpr = groups_of_unit(FORMAT)
     UNITS: tl.constexpr = BLOCK_K // (32 * UNIT)
-    tile_m, tile_n = grouped_tile(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
     m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     row = w + tl.minimum(n, N - 1).to(tl.int64) * w_stride
@@ -99,10 +112,8 @@ def tile_quantized_kernel(
     k = tl.arange(0, 32)
     i = tl.arange(0, UNITS * 32)
     x_k = i // 32 * (32 * UNIT) + i % 32
-    x_tile = x + tl.minimum(m, rows - 1).to(tl.int64)[:, None] * x_stride + x_k[None, :]
+    x_tile = x + rows_of(tokens, tl.minimum(m, rows - 1), rows).to(tl.int64)[:, None] * x_stride + x_k[None, :]
     tiles = run_tiles(row[:, None, None], u[None, :, None], k[None, None, :], HIGH_AT, FORMAT)
-    begin = tl.program_id(1) * SPLIT_K
-    end = tl.minimum(begin + SPLIT_K, K) if PARTIAL else K
     units = tl.cdiv(K, 32 * UNIT)
     head = row_words(row[:, None], FORMAT, NUMBERS_AT)
     sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -116,9 +127,25 @@ def tile_quantized_kernel(
             weights = tl.trans(tl.reshape(weights_of(runs, words, k, part, FORMAT).to(tl.bfloat16), (BLOCK_N, UNITS * 32)))
             a = load_if(x_tile + (done + part * 32), x_k[None, :] < K - done - part * 32, EVEN_K)
             sums = tl.dot(a, weights, sums)
+    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
+
+
+@triton.jit
+def tile_quantized_kernel(
+    x, w, out, bias, residual, rows, N, K, x_stride, w_stride, out_stride, residual_stride, MULTIPLIER: tl.constexpr,
+    FORMAT: tl.constexpr, HIGH_AT: tl.constexpr, NUMBERS_AT: tl.constexpr, ZEROS_AT: tl.constexpr, INTEGERS_AT: tl.constexpr,
+    SPLIT_K: tl.constexpr, PARTIAL: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """As tile_kernel of linear.py."""
+    tile_m, tile_n = grouped_tile(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(N, BLOCK_N), 8)
+    begin = tl.program_id(1) * SPLIT_K
+    end = tl.minimum(begin + SPLIT_K, K) if PARTIAL else K
     if PARTIAL:
         out += tl.program_id(1).to(tl.int64) * rows * N
-    finish(sums, out, bias, residual, out_stride, residual_stride, m, n, rows, N, MULTIPLIER)
+    one_tile_quantized(
+        x, None, w, out, bias, residual, tile_m, tile_n, begin, end, rows, N, K, x_stride, w_stride, out_stride, residual_stride,
+        MULTIPLIER, FORMAT, HIGH_AT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT, EVEN_K, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
 
 
 def few_cuts(format: str) -> tuple[FewRows, ...]:
@@ -147,7 +174,7 @@ def family(format: str, in_features: int) -> Family:
         name=format,
         few_rows=few_rows_quantized_kernel,
         few=few_cuts(format),
-        few_constants=lambda linear, cut: {"EVEN": linear.in_features % (unit * cut.k) == 0, "BLOCK_M": cut.m, "UNITS": cut.k},
+        few_constants=lambda in_features, cut: {"EVEN": in_features % (unit * cut.k) == 0, "BLOCK_M": cut.m, "UNITS": cut.k},
         tile=tile_quantized_kernel,
         tiles=(tile_of(format, 64, 64, 4), tile_of(format, 128, 128, 8)),
         more_tiles=(tile_of(format, 64, 128, 4),),

@@ -5,6 +5,7 @@ inputs, rounded once at the result; linears round quantized weights to bfloat16,
 it writes to the cache, normalized and rotated queries, and the weights of the values.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ __all__ = [
     "attention",
     "attention_operator",
     "embedding_rows",
+    "experts_rows",
     "linear",
     "linear_rows",
     "logits_rows",
@@ -41,7 +43,8 @@ def linear_rows(
 ) -> Tensor:
     """The operators linear_rows_*: w packed for `kernel`, "dense" or a format of formats.py -> [T, out_features] in the dtype of x.
 
-    Of bfloat16 x, the product is one in float32, rounded once. Of FP8 formats x is FP8 rows too, and the result bfloat16.
+    Of bfloat16 x, the product is one in float32, rounded once; float32 weights are multiplied as they are. Of FP8 formats x is FP8 rows
+    too, and the result bfloat16.
     """
     return logits_rows(kernel, x, w, bias, residual, out_features, multiplier).to(torch.bfloat16 if x.dtype == torch.uint8 else x.dtype)
 
@@ -55,9 +58,26 @@ def logits_rows(
         return linear(unpack_fp8(kernel, x, in_features), unpack_fp8(kernel, w, in_features)[:out_features], bias, residual, multiplier)
     wide = x.float() if x.dtype == torch.bfloat16 else x
     weight = unpack_rows(kernel, w, x.shape[1])
-    if x.dtype == torch.bfloat16:
+    if x.dtype == torch.bfloat16 and w.dtype != torch.float32:
         weight = weight.bfloat16()
     return linear(wide, weight[:out_features], bias, residual, multiplier)
+
+
+def experts_rows(
+    kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, order: Tensor, out_features: int, experts: int, parts: int, gather: bool
+) -> Tensor:
+    """The operators experts_rows_*: of each pair the product with the weights of its expert, [P, out_features], as of logits_rows."""
+    pairs, features = (len(order) - experts - 1) // 2, out_features // parts
+    rows = x[order[experts + 1 : experts + 1 + pairs].long()] if gather else x
+    weights = w.unflatten(0, (parts, experts, features))
+    biases = None if bias is None else bias.unflatten(0, (parts, experts, features))
+    out = torch.empty(pairs, out_features, dtype=torch.float32 if x.dtype in (torch.uint8, torch.bfloat16) else x.dtype)
+    for expert, (begin, end) in enumerate(itertools.pairwise(order[: experts + 1].tolist())):
+        for part in range(parts):
+            added = None if biases is None else biases[part, expert]
+            columns = slice(part * features, (part + 1) * features)
+            out[begin:end, columns] = logits_rows(kernel, rows[begin:end], weights[part, expert], added, None, features, 1.0)
+    return out
 
 
 def embedding_rows(kernel: str, tokens: Tensor, w: Tensor, dim: int, multiplier: float) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from bfloat16_loss import logits_and_loss
 from families import GENERIC, write_tiny_checkpoint
+from gguf_twins import write_twins
 from gpu_artifacts import build
 from interpreted_gpu import logits
 from tiers import tiered
@@ -17,10 +18,17 @@ from engine.artifacts.step_arrays import Piece, step_arrays
 
 # One layer of each kind.
 _WINDOW_AND_FULL: dict[str, Any] = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+_WHOLE_BLOCKS = {"hidden_size": 256, "moe_intermediate_size": 128, "num_attention_heads": 8, "head_dim": 32}
 # Family or variant (families.py): what is new in it, and its settings here.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("soft caps of scores and logits, norms around mixer and channel, gelu_tanh, window and full layers", _WINDOW_AND_FULL),
     "gemma3_text": ("two thetas, one of them scaled, norms of queries and keys", _WINDOW_AND_FULL),
+    "glm4_moe": (
+        "a mixture by sigmoids in groups, with a bias of the choice and a shared expert, after a dense layer",
+        {"num_hidden_layers": 2},
+    ),
+    "gpt_oss": ("a mixture by a softmax of the chosen, with biases and clamps, sinks", _WINDOW_AND_FULL),
+    "qwen2_moe": ("a mixture by softmax, with a shared expert behind a gate", {}),
     "glm4": ("half of a head rotated, in neighbouring pairs, norms around mixer and channel", {}),
     "apertus": ("xielu, llama3 scaling", {}),
     "bitnet": ("norms before the last products of mixer and channel", {}),
@@ -43,8 +51,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm-parallel": ("a quarter of a head rotated, norms with a weight for each head", {}),
     "starcoder2": ("layer norms, gelu_tanh without a gate, windows", {}),
 }
-# What every run of the tests replays: soft caps, norms around mixer and channel, gelu, and windows beside full layers.
-_ALWAYS = ("gemma2",)
+# What every run of the tests replays: soft caps, norms around mixer and channel, gelu, windows beside full layers, and experts.
+_ALWAYS = ("gemma2", "glm4_moe")
 _GENERATOR = torch.Generator().manual_seed(1)
 LONG, SHORT = (torch.randint(3, GENERIC["vocab_size"], (count,), generator=_GENERATOR).tolist() for count in (66, 36))
 # Of each step, for each of its sequences: which, how many of its tokens are computed before it, and after it.
@@ -73,6 +81,28 @@ def test_a_replayed_artifact_equals_transformers(name: str, tmp_path: Path) -> N
     (long, short), lost = logits_and_loss(checkpoint, [LONG, SHORT])
     wanted = np.stack([(long if tokens is LONG else short)[end - 1] for step in STEPS for tokens, _, end in step])
     assert np.abs(rows - wanted).max() <= 4 * lost
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["mxfp4", "fp8-block", "int4"])
+def test_quantized_experts_compute_their_reference(kind: str, tmp_path: Path) -> None:
+    """Loading replays the golden probe, which the operators' references recorded; decode is compared with prefill. mxfp4: a file whose
+    experts are, with biases."""
+    if kind == "mxfp4":
+        _, model = write_twins("gpt_oss", tmp_path / "twins", quantization=lambda tensor: "MXFP4" if "_exps" in tensor else "F32")
+        built = build(model, tmp_path)
+    else:
+        model = write_tiny_checkpoint("qwen3_moe", tmp_path / "model", num_hidden_layers=2, **_WHOLE_BLOCKS)
+        built = build(model, tmp_path, "--quantize", kind)
+    manifest = load_manifest(built.artifact)
+    held = {info.format for name, info in manifest.weights.items() if ".experts." in name and len(info.shape) == 2}
+    assert held == {"mxfp4": {"mxfp4"}, "fp8-block": {"fp8_block"}, "int4": {"i4_g32", "i5_g32"}}[kind]
+    sizes = {group.name: group.block_size for group in manifest.caches}
+    parts = [[(SHORT, 0, 8)], [(SHORT, 8, 9)], [(SHORT, 0, 9)]]
+    steps = [step_arrays([piece(manifest.caches, *part) for part in step], sizes) for step in parts]
+    arrays = [{key: array.tolist() for key, array in step.items()} for step in steps]
+    _, decoded, prefilled = logits(built.artifact, built.dump, arrays, tmp_path / "logits.npz")
+    assert np.abs(decoded - prefilled).max() <= 0.03 * np.abs(prefilled).max()
 
 
 def piece(groups: list[CacheGroup], tokens: list[int], start: int, end: int) -> Piece:

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import sympy
+from tiers import tiered
 from triton_launches import H200, Allocator, compile_launch, contiguous_strides, variant
 
 from engine.kernels.attention.options import AttentionOptions
 from engine.kernels.formats import ROW_FORMATS
+from engine.kernels.moe.options import RouteOptions
 from engine.kernels.nvidia.context import Context
 from engine.kernels.nvidia.emitters import emitter_of
 from engine.kernels.nvidia.launch import Launch, Size, Tensor
@@ -17,6 +19,7 @@ from engine.kernels.nvidia.packed_rows import FP8_FORMATS, FP8_LAYOUTS, FP8_STAT
 from engine.kernels.row_operators import FUNCTIONS
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FEATURES, VOCABULARY = 2048, 32, 8, 64, 8192, 128_256
+EXPERTS, CHOSEN, EXPERT_FEATURES = 128, 8, 768
 QKV = (HEADS + 2 * KV_HEADS) * HEAD_DIM
 T, S, B = sympy.symbols("T S B", integer=True, positive=True)
 Operation = tuple[str, tuple[Any, ...], Tensor]
@@ -84,6 +87,30 @@ def between() -> Iterator[Operation]:
     yield "sample", (logits, numbers, tokens, numbers, numbers, numbers), tokens
 
 
+def mixture(kernel: str) -> Iterator[Operation]:
+    """The products of 128 experts, of which each token chooses eight: gate and up of rows of tokens, then down of those of pairs."""
+    for features, inputs, parts in ((EXPERT_FEATURES, HIDDEN, 2), (HIDDEN, EXPERT_FEATURES, 1)):
+        w = tensor(*packed_shape(kernel, parts * EXPERTS * features, inputs), dtype="bfloat16" if kernel == "dense" else "uint8")
+        rows = T if parts == 2 else CHOSEN * T
+        x = fp8_rows(kernel, rows, inputs) if kernel in FP8_LAYOUTS else tensor(rows, inputs)
+        order = tensor(EXPERTS + 1 + 2 * CHOSEN * T, dtype="int32")
+        arguments = (x, w, None, order, parts * features, EXPERTS, parts, parts == 2)
+        yield f"experts_rows_{kernel}", arguments, tensor(CHOSEN * T, parts * features)
+
+
+def routing() -> Iterator[Operation]:
+    """What stands around them, and the router."""
+    logits, routes = tensor(T, EXPERTS, dtype="float32"), tensor(T, 2, CHOSEN, dtype="int32")
+    order, rows = tensor(EXPERTS + 1 + 2 * CHOSEN * T, dtype="int32"), tensor(T, HIDDEN)
+    in_groups = RouteOptions(chosen=CHOSEN, score="sigmoid", groups=8, kept=4, best=2, normalized=True, eps=1e-20, scale=2.5)
+    yield "logits_rows_dense", (rows, tensor(EXPERTS, HIDDEN, dtype="float32"), None, None, EXPERTS, 1.0), logits
+    yield "route", (logits, None, None, *RouteOptions(chosen=CHOSEN, score="softmax").arguments), routes
+    yield "route", (logits, tensor(EXPERTS, dtype="float32"), None, *in_groups.arguments), routes
+    yield "sort_routes", (routes, EXPERTS), order
+    yield "equal_order", (tensor(EXPERTS * T, 512), EXPERTS), tensor(EXPERTS + 1 + 2 * EXPERTS * T, dtype="int32")
+    yield "combine_experts", (tensor(CHOSEN * T, HIDDEN), routes, order, rows, tensor(T, 1), rows, 1.0), rows
+
+
 def quantizers() -> Iterator[Operation]:
     for format in FP8_FORMATS:
         norm = tensor(T, HIDDEN), tensor(HIDDEN, dtype="float32"), None, 1e-5
@@ -101,8 +128,9 @@ def launches_of(operations: Iterable[Operation]) -> list[Launch]:
 
 
 COMMON = ("dense", "q8_0", "q4_k", "q6_k", "w4_g128", *FP8_LAYOUTS)
-TILED = {"tile_kernel", "tile_quantized_kernel", "tile_fp8_kernel", "attention_mixed_kernel"}
-STREAMING = {"few_rows_kernel", "few_rows_quantized_kernel", "few_rows_fp8_kernel", "attention_decode_kernel"}
+_LINEARS = ("", "_quantized", "_fp8")
+TILED = {f"{experts}tile{kind}_kernel" for experts in ("", "experts_") for kind in _LINEARS} | {"attention_mixed_kernel"}
+STREAMING = {f"{experts}few_rows{kind}_kernel" for experts in ("", "experts_") for kind in _LINEARS} | {"attention_decode_kernel"}
 
 
 def check(launches: list[Launch]) -> None:
@@ -118,6 +146,21 @@ def check(launches: list[Launch]) -> None:
 
 def test_kernels_compile_without_spilling() -> None:
     check(launches_of([*between(), *quantizers()]))
+
+
+def test_routing_compiles_without_spilling() -> None:
+    launches = launches_of(routing())
+    of_the_router = [launch for launch in launches if launch.function.__name__ == "tile_kernel"]
+    check([launch for launch in launches if launch not in of_the_router])
+    for launch in of_the_router:  # float32 has no tensor cores
+        assert compile_launch(launch).stack_bytes == 0, launch
+
+
+@pytest.mark.parametrize("kernel", tiered(("dense", *ROW_FORMATS, *FP8_LAYOUTS), ("dense", "q4_k", "fp8_block")))
+def test_experts_compile_without_spilling(kernel: str) -> None:
+    launches = launches_of(mixture(kernel))
+    assert len(launches) <= 8
+    check(launches)
 
 
 @pytest.mark.parametrize(("head_dim", "window"), [(64, 0), (128, 4096)])

@@ -7,6 +7,7 @@ import torch
 from torch import fx, nn
 from traced_graphs import interpret, operators, pack, trace
 
+from engine.kernels.linear.packed import Layout
 from engine.models.parts.mlp import MLPSpec
 from engine.models.parts.moe import ExpertGroupsSpec, MoE, MoESpec, RouterSpec
 from engine.passes.assign_weight_kernels import assign_weight_kernels
@@ -79,7 +80,7 @@ def traced(spec: MoESpec) -> tuple[fx.GraphModule, dict[str, torch.Tensor], torc
         return graph, values, module(x)
 
 
-def fused(module: fx.GraphModule, values: dict[str, torch.Tensor], format: str) -> dict[str, torch.Tensor]:
+def fused(module: fx.GraphModule, values: dict[str, torch.Tensor], format: str, layout: Layout = "panels") -> dict[str, torch.Tensor]:
     """Run the passes; returns the values as they read them."""
     eliminate_no_ops(module.graph)
     assert route_experts(module.graph) == 1
@@ -90,9 +91,12 @@ def fused(module: fx.GraphModule, values: dict[str, torch.Tensor], format: str) 
         for ref, value in values.items()
         if ref.startswith("weight:") and value.dim() == 2
     }
-    assign_weight_kernels(module.graph, formats=formats)
+    assign_weight_kernels(module.graph, formats=formats, layout=layout)
     module.graph.lint()
-    return {ref: pack(formats[name], value) if (name := ref.removeprefix("weight:")) in formats else value for ref, value in values.items()}
+    return {
+        ref: pack(formats[name], value, layout) if (name := ref.removeprefix("weight:")) in formats else value
+        for ref, value in values.items()
+    }
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
@@ -120,6 +124,22 @@ def test_gate_and_up_become_one_product_of_rows_that_are_quantized_once(spec: Mo
     assert found.count("quantize") == 2 + (spec.shared is not None)
     assert found.index("quantize") < found.index("gather_rows")
     assert torch.equal(interpret(module, given), before)
+    assert float((before - expected).norm() / expected.norm()) < 0.05
+
+
+@pytest.mark.parametrize("spec", [PLAIN, SPECS["gpt-oss"], SPECS["a gate"]], ids=["softmax", "gpt-oss", "a gate"])
+def test_rows_are_gathered_by_the_products_that_read_them(spec: MoESpec) -> None:
+    """On NVIDIA; gate and up are parts of one."""
+    module, values, expected = traced(spec)
+    given = fused(module, values, "bf16", "rows")
+    before = interpret(module, given, "rows")
+    assert merge_sibling_linears(module.graph) == 1 + (spec.shared is not None)
+    module.graph.lint()
+    found = operators(module)
+    assert (found.count("experts_rows_dense"), found.count("gather_rows")) == (2, 0)
+    first, second = module.graph.find_nodes(op="call_function", target=torch.ops.engine.experts_rows_dense.default)
+    assert (first.args[5:], second.args[5:]) == ((8, 2, True), (8, 1, False))
+    assert torch.equal(interpret(module, given, "rows"), before)
     assert float((before - expected).norm() / expected.norm()) < 0.05
 
 
@@ -157,8 +177,9 @@ def test_experts_that_do_not_fill_panels_stay_as_they_are() -> None:
     assert group_experts(module.graph) == 0
 
 
+@pytest.mark.parametrize(("layout", "format"), [("panels", "i6_g32"), ("rows", "bf16")])
 @pytest.mark.parametrize("spec", [PLAIN, SPECS["gpt-oss"], SPECS["a gate"]], ids=["softmax", "gpt-oss", "a gate"])
-def test_rows_that_nobody_reads_choose_no_experts(spec: MoESpec) -> None:
+def test_rows_that_nobody_reads_choose_no_experts(spec: MoESpec, layout: Layout, format: str) -> None:
     module, values, _ = traced(spec)
     (output,) = module.graph.find_nodes(op="output")
     with module.graph.inserting_before(next(iter(module.graph.nodes))):
@@ -166,14 +187,14 @@ def test_rows_that_nobody_reads_choose_no_experts(spec: MoESpec) -> None:
     mode = output.args[0].meta["val"].fake_mode
     with mode:
         wanted.meta = {"ref": "input:wanted", "val": torch.empty(2, dtype=torch.int64)}
-    given = fused(module, values, "i6_g32") | {"input:wanted": torch.tensor([4, 9])}
-    whole = interpret(module, given)
+    given = fused(module, values, format, layout) | {"input:wanted": torch.tensor([4, 9])}
+    whole = interpret(module, given, layout)
     with module.graph.inserting_before(output):
         output.args = (call_like(module.graph, torch.ops.aten.index_select.default, (output.args[0], 0, wanted)),)
     merge_sibling_linears(module.graph)
     assert select_rows_early(module.graph) > 0
     module.graph.lint()
     module.recompile()
-    assert torch.equal(interpret(module, given), whole[[4, 9]])
-    (gathered,) = module.graph.find_nodes(op="call_function", target=torch.ops.engine.gather_rows.default)
-    assert gathered.meta["val"].shape[0] == 2 * spec.router.chosen
+    assert torch.equal(interpret(module, given, layout), whole[[4, 9]])
+    (combined,) = module.graph.find_nodes(op="call_function", target=torch.ops.engine.combine_experts.default)
+    assert combined.args[0].meta["val"].shape[0] == 2 * spec.router.chosen

@@ -10,9 +10,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from weight_blocks import w8a8_rows
 
 from engine.compiler.interpret import reference_operators
+from engine.compiler.nvidia.references import reference_operators as nvidia_reference_operators
 from engine.kernels import ops
 from engine.kernels.linear import formats
-from engine.kernels.linear.packed import DENSE_DTYPES
+from engine.kernels.linear.packed import DENSE_DTYPES, Layout
 from engine.passes.rewrite import joined_values
 
 
@@ -34,16 +35,18 @@ def operators(module: fx.GraphModule) -> list[str]:
     return [name.removeprefix("engine.").removesuffix(".default") for name in calls]
 
 
-def pack(format: str, weight: torch.Tensor) -> torch.Tensor:
-    """A matrix as the weights of an artifact hold it."""
+def pack(format: str, weight: torch.Tensor, layout: Layout = "panels") -> torch.Tensor:
+    """A matrix as the weights of an artifact hold it: of rows, one of numbers."""
+    if layout == "rows":
+        return weight.to(DENSE_DTYPES[format])
     if format in DENSE_DTYPES:
         return formats.pack_dense(weight.to(DENSE_DTYPES[format]))
     return formats.pack_blocks(format, w8a8_rows(weight) if format == "w8a8" else formats.quantize(format, weight))
 
 
-def interpret(module: fx.GraphModule, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def interpret(module: fx.GraphModule, values: Mapping[str, torch.Tensor], layout: Layout = "panels") -> torch.Tensor:
     """Run a rewritten graph. values: by ref, matrices packed; what was merged is found by its parts."""
-    references = reference_operators()
+    references = reference_operators() if layout == "panels" else nvidia_reference_operators()
 
     class Interpreter(fx.Interpreter):
         def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
