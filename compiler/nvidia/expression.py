@@ -41,11 +41,11 @@ def expression(size: Any) -> Expression:
 def as_guard(relation: Any) -> Guard | None:
     """A relation between sizes as a guard of a plan; None where the code holds without it. Raises BuildError for one that is no range.
 
-    That a size is not 0 or 1, or at least 2, is only asked to leave out code for broadcasting: what
-    is right for every other size of a dimension is right for these.
+    That a size is not 0 or 1, or at least 2, is only asked to leave out code for broadcasting, or, of strides, to name an order of
+    axes: what is right for every other size of a dimension is right for these.
     """
-    if isinstance(relation, sympy.core.relational.Relational) and relation.lhs.is_number:
-        relation = relation.reversed
+    if isinstance(relation, sympy.core.relational.Relational):
+        relation = _without_common_factor(relation.reversed if relation.lhs.is_number else relation)
     difference: Any = relation.lhs - relation.rhs if isinstance(relation, sympy.core.relational.Relational) else None
     match relation:
         case sympy.Ne() if relation.rhs in (0, 1):
@@ -61,6 +61,13 @@ def as_guard(relation: Any) -> Guard | None:
         case sympy.Le() | sympy.Lt():
             return Guard(value=expression(-difference), minimum=int(isinstance(relation, sympy.Lt)), maximum=None)
     raise BuildError(f"the code of a segment holds only where {relation}, which a launch plan cannot say")
+
+
+def _without_common_factor(relation: Any) -> Any:
+    """24 * T > 24 as T > 1."""
+    coefficients = [each for side in relation.args for each in sympy.sympify(side).as_coefficients_dict().values()]
+    factor = sympy.gcd(coefficients) if all(each.is_Integer for each in coefficients) else 1
+    return relation.func(relation.lhs / factor, relation.rhs / factor) if factor > 1 else relation
 
 
 def _is_integer_sum(size: Any) -> bool:

@@ -22,6 +22,7 @@ from torch._inductor.codegen.cuda_combined_scheduling import CUDACombinedSchedul
 from torch._inductor.compile_fx import compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.utils import LineContext
+from torch._inductor.virtualized import V
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental import _config as symbolic_config
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -71,7 +72,8 @@ def lower_island(
     with fake_mode, torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         graph = make_fx(function, decomposition_table=select_decomp_table(), _allow_non_fake_inputs=True)(*values)
     lines = _inductor_lines(graph, fake_mode)
-    reader = _Reader(dict(zip([node.name for node in graph.graph.find_nodes(op="placeholder")], inputs, strict=True)), allocate, scratch)
+    tensors = dict(zip([node.name for node in graph.graph.find_nodes(op="placeholder")], inputs, strict=True))
+    reader = _Reader(tensors, lines.sizes, allocate, scratch)
     for line in lines.lines:
         reader.read(line)
     return Island(launches=reader.launches, outputs=[reader.output(node) for node in lines.outputs], sources=reader.sources)
@@ -79,8 +81,11 @@ def lower_island(
 
 @dataclass(frozen=True, kw_only=True)
 class _Lines:
+    """sizes: what Inductor would compute before it launches anything, by the symbols that stand for it in the lines."""
+
     lines: list[Any]
     outputs: list[Any]
+    sizes: dict[sympy.Symbol, sympy.Expr]
 
 
 class _Wrapper(wrapper.PythonWrapperCodegen):
@@ -104,7 +109,8 @@ class _Wrapper(wrapper.PythonWrapperCodegen):
 
     def _generate(self, is_inference: bool) -> Any:
         self.run_wrapper_ir_passes(is_inference)
-        type(self).captured = _Lines(lines=list(self.lines), outputs=list(self.get_graph_outputs()))
+        sizes = dict(V.graph.sizevars.inv_precomputed_replacements)
+        type(self).captured = _Lines(lines=list(self.lines), outputs=list(self.get_graph_outputs()), sizes=sizes)
         return FileBackedGraphModule(fx.GraphModule(torch.nn.Module(), fx.Graph()), lambda *args: None), None
 
 
@@ -137,10 +143,17 @@ _IGNORED = (
 class _Reader:
     """Turns Inductor's lines into launches."""
 
-    def __init__(self, tensors: dict[str, Tensor], allocate: Callable[[str, tuple[Size, ...]], Tensor], scratch: Path) -> None:
+    def __init__(
+        self,
+        tensors: dict[str, Tensor],
+        sizes: dict[sympy.Symbol, sympy.Expr],
+        allocate: Callable[[str, tuple[Size, ...]], Tensor],
+        scratch: Path,
+    ) -> None:
         self.launches: list[Launch] = []
         self.sources: dict[str, str] = {}
         self._tensors = tensors
+        self._sizes = sizes
         self._tuners: dict[str, Any] = {}
         self._allocate = allocate
         self._scratch = scratch
@@ -208,7 +221,8 @@ class _Reader:
     def _value(self, arg: Any) -> Any:
         if isinstance(arg, str):
             return self._tensors[arg]
-        return arg.inner_expr if isinstance(arg, wrapper.SymbolicCallArg) else arg
+        size = arg.inner_expr if isinstance(arg, wrapper.SymbolicCallArg) else arg
+        return size.xreplace(self._sizes) if isinstance(size, sympy.Expr) else size
 
 
 class _Source:

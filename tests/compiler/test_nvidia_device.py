@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import torch
 
-from engine.artifacts.launch_plan import LaunchPlan, evaluate, holds
+from engine.artifacts.launch_plan import LaunchPlan, Location, evaluate, holds
 from engine.compiler.nvidia import releases
 from engine.errors import BuildError
 
@@ -109,3 +109,23 @@ def test_a_sum_over_rows_and_a_single_element(tmp_path: object) -> None:
     plan = msgspec.json.decode(done.stdout, type=LaunchPlan)
     assert [evaluate(launch.grid[0], {"d0": 1}) for launch in plan.launches] == [1, 1]
     assert plan.output_shapes == [["d0"], [1]]
+
+
+def test_a_size_that_inductor_computes_beforehand(tmp_path: object) -> None:
+    """Axes exchanged in memory: a kernel is given how far the elements of one of them lie apart."""
+    form = {
+        "inputs": [["bfloat16", ["d0", 4, 24]]],
+        "nodes": [
+            ["aten.transpose.int", [{"v": 0}, 0, 1], {}],
+            ["aten.clone.default", [{"v": 1}], {"memory_format": {"format": "contiguous_format"}}],
+        ],
+        "outputs": [2],
+    }
+    done = subprocess.run([sys.executable, "-P", "-c", SELF_TEST, str(tmp_path), json.dumps(form)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    plan = msgspec.json.decode(done.stdout, type=LaunchPlan)
+    assert plan.output_shapes == [[4, "d0", 24]]
+    (launch,) = plan.launches
+    given = [evaluate(argument, {"d0": 7}) for argument in launch.arguments if not isinstance(argument, Location)]
+    assert 7 * 24 in given
+    assert 4 * 7 * 24 in given
