@@ -16,7 +16,11 @@ Operator = Callable[..., torch.Tensor]
 
 def reference_operators() -> dict[str, Operator]:
     """The reference of every operator of ours, by its name in a graph."""
-    operators: dict[str, Operator] = {"sample": reference.sample, "attention": _in_float32(reference.attention_operator)}
+    operators: dict[str, Operator] = {
+        "sample": reference.sample,
+        "attention": _in_float32(reference.attention_operator),
+        "latent_attention": _in_float32(reference.latent_attention),
+    }
     operators |= {name: _in_float32(operator) for name, operator in ROW_REFERENCES.items()}
     operators |= {"route": _widening(moe.route), "sort_routes": moe.sort_routes, "equal_order": moe.equal_order}
     operators["combine_experts"] = _rounded(_widening(moe.combine_experts))

@@ -20,7 +20,7 @@ from .context import Context, launches_of
 from .launch import QUERY_LENGTH, Condition, Launch, Size, Tensor, cdiv
 
 _MOST_SPLITS = 64
-_TOGETHER = 16
+TOGETHER = 16
 """Splits that the second launch reads at once."""
 ROWS = 16
 _CUTS = ((2, 5), (1, 5), (4, 5), (2, 3), (4, 3))
@@ -100,11 +100,14 @@ def attention_decode_kernel(
 
 @triton.jit
 def attention_combine_kernel(
-    seq_lens, sinks, out, partial_acc, partial_m, partial_l, splits, kv_heads,
+    seq_lens, sinks, out, partial_acc, partial_m, partial_l, out_sequence, out_head, splits, kv_heads,
     WINDOW: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM_PADDED: tl.constexpr, TILE: tl.constexpr,
     TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    """What the splits of one sequence and query head found, TOGETHER of them at a time; zero for a sequence of no tokens."""
+    """What the splits of one sequence and query head found, TOGETHER of them at a time; zero for a sequence of no tokens.
+
+    out_sequence and out_head: strides of out [S, QH, D].
+    """
     sequence = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     _, _, used = share(tl.load(seq_lens + sequence), 0, splits, WINDOW, CHUNK, TILE)
@@ -128,7 +131,7 @@ def attention_combine_kernel(
         m_i = new_m
     l_i = with_sinks(l_i, m_i, sinks, head, True)
     result = acc / tl.where(l_i == 0, 1.0, l_i)
-    to = (sequence * kv_heads * GROUP + head) * HEAD_DIM + d
+    to = sequence * out_sequence + head.to(tl.int64) * out_head + d
     tl.store(out + to, result.to(out.dtype.element_ty), mask=d < HEAD_DIM)
 
 
@@ -168,6 +171,7 @@ def _launches(paged: Paged, out: Tensor, context: Context, programs_each: int, s
     arguments: dict[str, Any] = {**paged.arguments(), "kv_heads": kv_heads}
     dims = paged.constants()
     constants = {**dims, **paged.score_constants(), "ROWS": ROWS}
+    strides = {"out_sequence": out.strides[0], "out_head": out.strides[1]}
     sinks, no_sinks = paged.sinks_or_none()
     return [
         Launch(
@@ -181,8 +185,8 @@ def _launches(paged: Paged, out: Tensor, context: Context, programs_each: int, s
         Launch(
             function=attention_combine_kernel,
             grid=(sequences, paged.query_heads, 1),
-            arguments={"seq_lens": paged.seq_lens, **sinks, "out": out, **partials, "splits": splits, "kv_heads": kv_heads},
-            constants={**dims, **no_sinks, "TOGETHER": _TOGETHER},
+            arguments={"seq_lens": paged.seq_lens, **sinks, "out": out, **partials, **strides, "splits": splits, "kv_heads": kv_heads},
+            constants={**dims, **no_sinks, "TOGETHER": TOGETHER},
             num_warps=1,
             when=split_steps,
         ),

@@ -30,6 +30,7 @@ MODULES: dict[str, str] = {
     **{twin(row.name, f"quantize_{format}"): "quantize_fp8" for row in TWINS for format in FP8_FORMATS},
     **{name: "norms" if name in _NORMS else "activations" for name, row in ROW_OPERATORS.items() if not row.cpu_only},
     "attention": "attention",
+    "latent_attention": "latent_attention",
     "sample": "sample",
 }
 """By operator, without the namespace. A module's own EMITTERS has the function."""

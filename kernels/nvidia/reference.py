@@ -23,6 +23,7 @@ __all__ = [
     "attention_operator",
     "embedding_rows",
     "experts_rows",
+    "latent_attention",
     "linear",
     "linear_rows",
     "logits_rows",
@@ -158,6 +159,34 @@ def attention_operator(*arguments: Any) -> Tensor:
     """`attention` with the arguments of the operator's schema, in its order."""
     named = ATTENTION.named(arguments)
     return attention(options=AttentionOptions.take(named), **named)
+
+
+def latent_attention(
+    q: Tensor,
+    q_rope: Tensor,
+    latents: Tensor,
+    cache: Tensor,
+    cu_seqlens: Tensor,
+    seq_lens: Tensor,
+    block_table: Tensor,
+    slot_mapping: Tensor,
+    scale: float,
+) -> Tensor:
+    """As the emitter in latent_attention.py, with the arguments of the operator's schema: writes the cache, returns [QH, T, L].
+
+    Tokens of no sequence get zeros.
+    """
+    write_cache(latents[:, None], cache, slot_mapping)
+    queries = torch.cat((q.transpose(0, 1), q_rope), dim=2)
+    out = torch.zeros_like(q, memory_format=torch.contiguous_format)
+    starts = cu_seqlens.tolist()
+    for sequence, length in enumerate(seq_lens.tolist()):
+        first, last = starts[sequence], starts[sequence + 1]
+        if length:
+            keys = _of_sequence(cache, block_table[sequence], length).to(q.dtype)
+            attended = _attend(queries[first:last], keys, keys[..., : q.shape[2]], None, AttentionOptions(scale=scale))
+            out[:, first:last] = attended.transpose(0, 1)
+    return out
 
 
 def _wide(x: Tensor) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""The KV caches on the GPU: where each layer's keys and values lie."""
+"""The KV caches on the GPU: where each layer's keys and values, or its latents, lie."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ def cache_bytes(groups: Sequence[CacheGroup], pools: Mapping[str, int]) -> int:
 
 
 def cache_regions(groups: Sequence[CacheGroup], pools: Mapping[str, int], address: int) -> dict[str, Region]:
-    """By base: `cache:GROUP.LAYER.k` and `cache:GROUP.LAYER.v`, one after another from `address` on."""
+    """By base: `cache:GROUP.LAYER.k` and `.v`, or `.latent`, one after another from `address` on."""
     regions = {}
     for group in groups:
         nbytes = _bytes_of_one(group, pools)
@@ -23,5 +23,5 @@ def cache_regions(groups: Sequence[CacheGroup], pools: Mapping[str, int], addres
 
 
 def _bytes_of_one(group: CacheGroup, pools: Mapping[str, int]) -> int:
-    """One layer's keys, or its values."""
+    """One layer's keys, its values, or its latents."""
     return pools[group.name] * group.bytes_per_block // len(group.tensors)

@@ -1,7 +1,7 @@
 """Every kernel that a Llama of 1B needs compiles for sm_90 without a GPU, keeps its numbers in registers and fits."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -12,9 +12,10 @@ from triton_launches import H200, Allocator, compile_launch, contiguous_strides,
 from engine.kernels.attention.options import AttentionOptions
 from engine.kernels.formats import ROW_FORMATS
 from engine.kernels.moe.options import RouteOptions
+from engine.kernels.nvidia.choices import Problem, Range
 from engine.kernels.nvidia.context import Context
 from engine.kernels.nvidia.emitters import emitter_of
-from engine.kernels.nvidia.launch import Launch, Size, Tensor
+from engine.kernels.nvidia.launch import Condition, Launch, Size, Tensor
 from engine.kernels.nvidia.packed_rows import FP8_FORMATS, FP8_LAYOUTS, FP8_STATIC, fp8_row_bytes, packed_shape
 from engine.kernels.row_operators import FUNCTIONS
 
@@ -60,6 +61,19 @@ def attention(head_dim: int = HEAD_DIM, *, window: int = 0, softcap: float = 0.0
     options = AttentionOptions(scale=head_dim**-0.5, window=window, softcap=softcap)
     arguments = (q, k, v, *caches, *lists, None, None, *angles, sinks, None, *options.scalars())
     return "attention", arguments, tensor(T, HEADS, head_dim)
+
+
+def latent_attention(heads: int, rank: int = 512, rope: int = 64) -> Operation:
+    """As of DeepSeek's models, whose latents are of 512 elements."""
+    lists = [
+        tensor(S + 1, dtype="int32"),
+        tensor(S, dtype="int32"),
+        tensor(S, B, dtype="int32", strides=(512, 1)),
+        tensor(T, dtype="int32"),
+    ]
+    kept = tensor(1000, 1, 32, rank + rope)
+    arguments = (tensor(heads, T, rank), tensor(T, heads, rope), tensor(T, rank + rope), kept, *lists, 0.1)
+    return "latent_attention", arguments, tensor(heads, T, rank)
 
 
 def linears(kernel: str) -> Iterator[Operation]:
@@ -127,10 +141,31 @@ def launches_of(operations: Iterable[Operation]) -> list[Launch]:
     return list({variant(launch): launch for launch in launches}.values())
 
 
+def candidates_of(operation: Operation) -> list[Launch]:
+    """One launch of every kernel that any candidate has."""
+    name, arguments, out = operation
+    problems: list[Problem] = []
+
+    def note(problem: Problem) -> Sequence[Range]:
+        problems.append(problem)
+        return problem.policy
+
+    emitter_of(name)(arguments, out, Context(device=H200, allocate=Allocator(), choose=note))
+    candidates = (candidate for problem in problems for candidate in problem.candidates.values())
+    launches = (launch for candidate in candidates for launch in candidate.launches(Condition(value=T)))
+    return list({variant(launch): launch for launch in launches}.values())
+
+
 COMMON = ("dense", "q8_0", "q4_k", "q6_k", "w4_g128", *FP8_LAYOUTS)
 _LINEARS = ("", "_quantized", "_fp8")
-TILED = {f"{experts}tile{kind}_kernel" for experts in ("", "experts_") for kind in _LINEARS} | {"attention_mixed_kernel"}
-STREAMING = {f"{experts}few_rows{kind}_kernel" for experts in ("", "experts_") for kind in _LINEARS} | {"attention_decode_kernel"}
+TILED = {f"{experts}tile{kind}_kernel" for experts in ("", "experts_") for kind in _LINEARS} | {
+    "attention_mixed_kernel",
+    "latent_mixed_kernel",
+}
+STREAMING = {f"{experts}few_rows{kind}_kernel" for experts in ("", "experts_") for kind in _LINEARS} | {
+    "attention_decode_kernel",
+    "latent_decode_kernel",
+}
 
 
 def check(launches: list[Launch]) -> None:
@@ -175,6 +210,31 @@ def test_attention_with_the_widest_heads_fits() -> None:
         compiled = compile_launch(launch)
         assert compiled.shared_bytes <= H200.shared_bytes, launch
         assert compiled.stack_bytes <= 64, launch
+
+
+@pytest.mark.parametrize("heads", [16, 128])
+def test_attention_over_latents_compiles_without_spilling(heads: int) -> None:
+    launches = launches_of([latent_attention(heads)])
+    assert {launch.function.__name__ for launch in launches} == {
+        "latent_write_kernel",
+        "latent_decode_kernel",
+        "attention_combine_kernel",
+        "latent_mixed_kernel",
+    }
+    check(launches)
+    if heads == 128:
+        decode = next(launch for launch in launches if launch.function.__name__ == "latent_decode_kernel")
+        assert "wgmma.mma_async" in compile_launch(decode).ptx
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("heads", "rank", "rope"),
+    [(16, 512, 64), (128, 512, 64), *(pytest.param(*shape, marks=pytest.mark.exhaustive) for shape in ((20, 512, 64), (40, 256, 32)))],
+)
+def test_every_candidate_of_attention_over_latents_compiles_without_spilling(heads: int, rank: int, rope: int) -> None:
+    """Heads that fill a program's rows, and such as do not."""
+    check(candidates_of(latent_attention(heads, rank, rope)))
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import traced_graphs
 
 from engine.compiler.partition import partition
 from engine.compiler.trace import trace
 from engine.compiler.weight_formats import choose_formats
 from engine.models.open import open_checkpoint
 from engine.passes import pipeline
+from engine.passes.lower_precision import lower_precision
 
 OPTIONAL = [item.name for item in pipeline.pipeline({}, layout="rows") if not item.required]
 
@@ -39,6 +41,23 @@ def test_every_linear_and_attention_reads_bfloat16(disabled: str | None, quantiz
                 assert node.meta["val"].dtype == torch.bfloat16
     assert seen > 10
     assert partition(graph, [], cuts_are_segments=True).calls
+
+
+def test_attention_over_latents_reads_bfloat16() -> None:
+    """Queries, their part with positions and latents are each what Inductor may have computed; the scale of products is a number."""
+    heads, tokens, rank, rope = 4, 3, 32, 16
+    refs = {
+        "q": torch.zeros(heads, tokens, rank),
+        "q_rope": torch.zeros(tokens, heads, rope),
+        "latents": torch.zeros(tokens, rank + rope),
+        "cache": torch.zeros(2, 1, 16, rank + rope, dtype=torch.bfloat16),
+        **{name: torch.zeros(2, dtype=torch.int32) for name in ("cu_seqlens", "seq_lens", "block_table", "slot_mapping")},
+    }
+    module = traced_graphs.trace(lambda *tensors: torch.ops.engine.latent_attention(*tensors, 0.1), refs)
+    assert lower_precision(module.graph) == 1
+    (node,) = module.graph.find_nodes(op="call_function", target=torch.ops.engine.latent_attention.default)
+    assert [arg.meta["val"].dtype for arg in (*node.args[:4], node)] == [torch.bfloat16] * 5
+    assert traced_graphs.operators(module) == ["aten.to.dtype"] * 3 + ["latent_attention"]
 
 
 @pytest.fixture(scope="module")
