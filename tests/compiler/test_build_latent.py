@@ -97,10 +97,3 @@ def test_heads_that_no_panel_holds_are_refused(tmp_path: Path, store: Path) -> N
     checkpoint = write_tiny_checkpoint("youtu", tmp_path / "model", v_head_dim=24)
     with pytest.raises(BuildError, match="absorb_latent matched nothing"):
         build(BuildOptions(model=str(checkpoint), output=tmp_path / "artifact", store=store))
-
-
-def test_nvidia_targets_are_refused_by_name(tmp_path: Path, store: Path) -> None:
-    checkpoint = write_tiny_checkpoint("youtu", tmp_path / "model")
-    with pytest.raises(BuildError, match="latent attention are not compiled for NVIDIA targets") as refused:
-        build(BuildOptions(model=str(checkpoint), output=tmp_path / "artifact", store=store, target="sm90"))
-    assert "--target cpu" in refused.value.hint

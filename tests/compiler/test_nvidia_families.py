@@ -34,6 +34,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bitnet": ("norms before the last products of mixer and channel", {}),
     "cohere": ("layer norms without bias, parallel layers, a multiplier of logits", {}),
     "cohere2": ("layers without positions beside layers with windows", _WINDOW_AND_FULL),
+    "deepseek_v3": (
+        "latent attention, a mixture by sigmoids in groups with a bias of the choice and a shared expert, after a dense layer",
+        {"num_hidden_layers": 2, "qk_nope_head_dim": 16, "v_head_dim": 32},
+    ),
     "falcon": ("one key-value head, parallel layers that share a norm", {}),
     "gpt2": ("learned positions, a tied head", {}),
     "gpt_neox": ("a quarter of a head rotated, gelu, parallel layers with two norms", {}),
@@ -51,8 +55,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm-parallel": ("a quarter of a head rotated, norms with a weight for each head", {}),
     "starcoder2": ("layer norms, gelu_tanh without a gate, windows", {}),
 }
-# What every run of the tests replays: soft caps, norms around mixer and channel, gelu, windows beside full layers, and experts.
-_ALWAYS = ("gemma2", "glm4_moe")
+# What every run of the tests replays: soft caps, norms around mixer and channel, gelu, windows beside full layers, experts, and latents.
+_ALWAYS = ("gemma2", "deepseek_v3")
 _GENERATOR = torch.Generator().manual_seed(1)
 LONG, SHORT = (torch.randint(3, GENERIC["vocab_size"], (count,), generator=_GENERATOR).tolist() for count in (66, 36))
 # Of each step, for each of its sequences: which, how many of its tokens are computed before it, and after it.
