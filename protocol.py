@@ -41,6 +41,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     (None: no logprobs at all, 0: only the chosen token's), `prompt_logprobs` the same of the prompt's
     tokens. logprob_token_ids: tokens that are reported after the chosen one, instead of the most likely ones.
     Logprobs are those of the model's own distribution, before temperature and penalties.
+    routed_from: the first token, counted from the prompt's beginning, of which it is told which experts it chose (None: of no token).
     max_tokens 0 computes the prompt and chooses nothing. bad_words: the last token of one may not follow
     the ones before it. grammar: what the answer must follow, as
     llguidance's matcher reads it (Lark, or JSON with a list of grammars); it ends where the grammar does.
@@ -59,6 +60,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     bad_words: tuple[tuple[int, ...], ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    routed_from: int | None = None
     logprob_token_ids: tuple[int, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -97,6 +99,8 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     """Tokens already produced for this id by an earlier worker: generation resumes after them."""
     scored: int = 0
     """How many of the `prompt_logprobs` an earlier worker has told."""
+    routed: int = 0
+    """Of how many tokens, from `routed_from` on, an earlier worker has told the experts."""
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
@@ -164,7 +168,9 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     `tokens`; whether to show it is the server's business. `error` says why a request was
     refused or ended by the worker, with finish_reason "abort". prompt_logprobs: the next ones, in the
     order of the prompt, of which the first token has none; they come by themselves, before the first token. `vector` answers
-    an `Embed`, with finish_reason "stop": float32, little-endian.
+    an `Embed`, with finish_reason "stop": float32, little-endian. routed_experts: of each token that was computed since the last
+    message, the experts that it chose, [layers, chosen], as the narrowest of uint8 and uint16, little-endian; the first message with
+    `tokens` has all of the prompt's.
     """
 
     id: str
@@ -175,6 +181,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int = 0
     prompt_logprobs: list[PromptLogprob] = []
     vector: bytes = b""
+    routed_experts: list[bytes] = []
 
 
 class Stats(msgspec.Struct, frozen=True, array_like=True):

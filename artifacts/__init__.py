@@ -21,6 +21,7 @@ from .manifest import (
 )
 from .nvidia_target import NvidiaTarget
 from .read_manifest import load_manifest
+from .routes import RoutesInfo
 from .target import Target, this_machine_flags
 from .targets import AnyTarget, parse_target
 from .verify import check_code, check_machine, check_servable, check_text, check_weights, verify
@@ -41,6 +42,7 @@ __all__ = [
     "Probe",
     "ProbePrompt",
     "Program",
+    "RoutesInfo",
     "SamplingDefaults",
     "SegmentInfo",
     "Target",

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from .manifest import DTYPE_BYTES, CacheGroup, Manifest, MemoryPlan, PooledInfo, Toolchain, WeightInfo
 from .printable import printable
+from .routes import RoutesInfo
 
 
 def describe(manifest: Manifest) -> Group:
@@ -58,6 +59,7 @@ def _summary(manifest: Manifest) -> Table:
         ("parameters", f"{model.parameters:,}"),
         ("context", f"{model.max_context:,} tokens, vocabulary {model.vocab_size:,}"),
         *([("makes", _pooled(manifest.pooled))] if manifest.pooled is not None else []),
+        *([("tells", _routes(manifest.routes))] if manifest.routes is not None else []),
         (
             "weights from",
             f"{model.source_format}, quantize {model.quantize}" + (f", calibrated with {model.calibration}" if model.calibration else ""),
@@ -82,6 +84,10 @@ def _pooled(pooled: PooledInfo) -> str:
     scaled = ", scaled to length 1" if pooled.normalize else ""
     prompts = f"; prompts {', '.join(pooled.prompts)}" if pooled.prompts else ""
     return f"a vector of {pooled.size:,} numbers of a text, pooled by {pooled.pooling}{scaled}{prompts}"
+
+
+def _routes(routes: RoutesInfo) -> str:
+    return f"the {routes.chosen} of {routes.experts:,} experts that each token chose, in {len(routes.layers)} layers"
 
 
 def _cache(group: CacheGroup) -> str:

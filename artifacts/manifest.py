@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from .graph import GraphInfo, KernelInfo
 from .numbers import Count, Index, Seconds, Sha256, Shape, Size
+from .routes import RoutesInfo
 
 SCHEMA_VERSION = 6
 """Artifacts of another version are built again. Since 6, linears on CPUs add K in eight leaves (kernels/cpu/sum_tree.h), to other bits."""
@@ -176,7 +177,10 @@ class InputInfo(_Struct, frozen=True, kw_only=True):
 
 
 class Program(_Struct, frozen=True, kw_only=True):
-    """A forward pass as data. results: by name, the value that holds each; of `step`, `logits` [R, V] or `pooled` [R, size] float32."""
+    """A forward pass as data.
+
+    results: by name, the value that holds each; of `step`, `logits` [R, V] or `pooled` [R, size] float32, and what `RoutesInfo` names.
+    """
 
     inputs: list[InputInfo]
     calls: list[Call]
@@ -274,7 +278,8 @@ class SamplingDefaults(_Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Manifest(_Struct, frozen=True, kw_only=True):
     """Everything about an artifact.
 
-    pooled: what is made of a text by a model that generates none. caches: none of an encoder, which computes a text at once.
+    pooled: what is made of a text by a model that generates none. routes: the routers whose choices a step tells.
+    caches: none of an encoder, which computes a text at once.
     kernel_library: on CPU, the shared object with our operators. kernels and graphs: on NVIDIA,
     what the templates launch. tuned_on: the GPU whose measurements chose among kernels, if any did.
     has_weights: whether the files that `weights` names are there.
@@ -293,6 +298,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     ingredients: dict[str, dict[str, str]] = {}
     model: ModelInfo
     pooled: PooledInfo | None = None
+    routes: RoutesInfo | None = None
     caches: list[CacheGroup]
     kernel_library: str = ""
     kernels: list[KernelInfo] = []
@@ -322,7 +328,7 @@ class Manifest(_Struct, frozen=True, kw_only=True):
 
     @property
     def result(self) -> str:
-        """The name of the one result of `step`."""
+        """The name of the result of `step` that is served."""
         return LOGITS if self.pooled is None else POOLED
 
     @property

@@ -119,6 +119,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     yield from _faults_of_names(manifest)
     yield from _faults_of_caches(manifest)
     yield from _faults_of_programs(manifest)
+    yield from _faults_of_routes(manifest)
     if manifest.pooled is not None and manifest.pooled.default_prompt not in {"", *manifest.pooled.prompts}:
         yield f"puts a prompt in front of texts that it does not have: {manifest.pooled.default_prompt!r}"
     for name, weight in manifest.weights.items():
@@ -182,6 +183,16 @@ def _faults_of_programs(manifest: Manifest) -> Iterator[str]:
     for graph in manifest.graphs:
         if missing := sorted(dims - {"1"} - graph.sizes.keys()):
             yield f"has the graph {graph.file!r} of no size {missing[0]}"
+
+
+def _faults_of_routes(manifest: Manifest) -> Iterator[str]:
+    routes = manifest.routes
+    if routes is None:
+        return
+    if not routes.layers or len(set(routes.layers)) != len(routes.layers) or not manifest.step.results.keys() >= set(routes.results):
+        yield f"tells the experts of layers for which its program {STEP!r} has no result"
+    if routes.chosen > routes.experts:
+        yield f"tells {routes.chosen} of {routes.experts} experts"
 
 
 def _folders(name: str) -> list[str]:

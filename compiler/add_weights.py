@@ -135,5 +135,12 @@ def _graph(code: Manifest, checkpoint: Checkpoint, formats: dict[str, str], kind
     ran = {report.name for report in code.fusion}
     left_out = tuple(item.name for item in pipeline(formats, (), kind.layout) if not item.required and item.name not in ran)
     return fused_graph(
-        Wanted.of(checkpoint, formats, kv_dtype=code.caches[0].dtype if code.caches else NO_CACHE, kind=kind, disable_pass=left_out)
+        Wanted.of(
+            checkpoint,
+            formats,
+            kv_dtype=code.caches[0].dtype if code.caches else NO_CACHE,
+            kind=kind,
+            disable_pass=left_out,
+            capture_routes=code.routes is not None,
+        )
     )

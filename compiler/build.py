@@ -50,7 +50,14 @@ def build(options: BuildOptions, reporter: Reporter | None = None) -> BuildSumma
             options = replace(options, kv_dtype=kind.kv_dtype(options.kv_dtype, checkpoint, formats))
             everything = options.weights == "all"
             forms = write_tokenizer(checkpoint, scratch, required=everything)
-        wanted = Wanted.of(checkpoint, formats, kv_dtype=options.kv_dtype, kind=kind, disable_pass=options.disable_pass)
+        wanted = Wanted.of(
+            checkpoint,
+            formats,
+            kv_dtype=options.kv_dtype,
+            kind=kind,
+            disable_pass=options.disable_pass,
+            capture_routes=options.capture_routes,
+        )
         if options.require_warm:
             check_warm(wanted, store)
         program = step_program(wanted, store, options.debug_dump, reporter)

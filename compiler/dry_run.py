@@ -73,7 +73,14 @@ def dry_run(options: BuildOptions, reporter: Reporter) -> DryRun:
         with reporter.stage("resolve") as stage:
             checkpoint, formats = resolve(options, kind, stage)
             options = replace(options, kv_dtype=kind.kv_dtype(options.kv_dtype, checkpoint, formats))
-        wanted = Wanted.of(checkpoint, formats, kv_dtype=options.kv_dtype, kind=kind, disable_pass=options.disable_pass)
+        wanted = Wanted.of(
+            checkpoint,
+            formats,
+            kv_dtype=options.kv_dtype,
+            kind=kind,
+            disable_pass=options.disable_pass,
+            capture_routes=options.capture_routes,
+        )
         start = time.perf_counter()
         program, model = find_program(wanted, store, reporter), FewerLayers.none_left_out(wanted)
         traced = program is None

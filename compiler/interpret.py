@@ -79,8 +79,9 @@ class GraphInterpreter(fx.Interpreter):
     def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Run one step. inputs: every `input:` and `cache:` tensor by reference. Returns the logits [R, V] float32."""
         placeholders = self.graph.find_nodes(op="placeholder")
-        result: torch.Tensor = super().run(*(inputs.get(node.meta["ref"], node.meta["ref"]) for node in placeholders))
-        return result
+        result = super().run(*(inputs.get(node.meta["ref"], node.meta["ref"]) for node in placeholders))
+        logits: torch.Tensor = result[0] if isinstance(result, tuple) else result  # before what routers chose
+        return logits
 
     def map_nodes_to_values(self, args: Any, n: fx.Node) -> Any:
         for source in n.all_input_nodes:

@@ -24,9 +24,10 @@ def plan_activations(graph: fx.Graph, inputs: Iterable[InputInfo]) -> dict[str, 
     dims = _dimensions(graph, inputs)
     piece_of = _pieces(graph)
     live: dict[int, Counter[str]] = {piece: Counter() for piece in piece_of.values()}
+    end = max(live, default=0)  # until which results live
     for node, made in piece_of.items():
         size = _bytes(node, dims)
-        last = max((piece_of.get(user, made) for user in node.users), default=made)
+        last = max((end if user.op == "output" else piece_of.get(user, made) for user in node.users), default=made)
         for piece in range(made, last + 1):
             if piece in live:
                 live[piece].update(size)

@@ -61,6 +61,7 @@ def new_manifest(
             source_format="+".join(sorted({info.format for info in checkpoint.parameters.values() if not info.is_order})),
         ),
         pooled=pooled_info(checkpoint),
+        routes=wanted.routes,
         caches=wanted.groups,
         kernel_library=_library_name(code.library) if code.library is not None else "",
         kernels=graphs.kernels,

@@ -70,6 +70,11 @@ class BuildOptions:
         "leave out one graph rewrite, to see what it gives; may be given more than once (`engine inspect` lists those that ran)",
         metavar="NAME",
     )
+    capture_routes: bool = option(
+        False,
+        "of a model with experts: make those that each token chose a result, which requests can ask for (return_routed_experts) and "
+        "`engine inspect --routes` shows; changes no other bit (CPU targets)",
+    )
     tuned: Path | None = option(
         None, "choose among kernels by what `engine tune` measured on a GPU, instead of by first guesses (NVIDIA targets)", **FILE
     )

@@ -6,7 +6,9 @@ Attention writes the KV cache, so it stays a call of its own: segments are then 
 which Inductor compiles without copies, and equal layers become calls of one segment.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import torch
@@ -48,10 +50,12 @@ class Partition:
         return Program(inputs=self.inputs, calls=calls, results=self.results)
 
 
-def partition(graph: fx.Graph, inputs: list[InputInfo], *, result: str = LOGITS, cuts_are_segments: bool = False) -> Partition:
+def partition(
+    graph: fx.Graph, inputs: list[InputInfo], *, results: Sequence[str] = (LOGITS,), cuts_are_segments: bool = False
+) -> Partition:
     """Cut `graph` at CUT_OPERATORS. Raises BuildError for a graph that cannot be cut there.
 
-    inputs: the step's, of which the graph's placeholders are some. result: what its one output is called.
+    inputs: the step's, of which the graph's placeholders are some. results: what its outputs are called.
     cuts_are_segments: whether the operators at the cuts are compiled like what is between them.
     """
     (output,) = graph.find_nodes(op="output")
@@ -69,9 +73,10 @@ def partition(graph: fx.Graph, inputs: list[InputInfo], *, result: str = LOGITS,
         forms[text] = form
         given = [names[node] for node in step.inputs]
         calls.append(Call(kind="segment", target=text, inputs=given, outputs=_name_outputs(step.outputs, names)))
-    (last,) = output.args
-    assert isinstance(last, fx.Node)
-    return Partition(inputs=inputs, calls=_with_frees(calls, names[last]), forms=forms, results={result: names[last]})
+    (outputs,) = output.args
+    values: list[Any] = [outputs] if isinstance(outputs, fx.Node) else list(outputs)
+    named = {result: names[value] for result, value in zip(results, values, strict=True)}
+    return Partition(inputs=inputs, calls=_with_frees(calls, named.values()), forms=forms, results=named)
 
 
 def _cut(graph: fx.Graph) -> list[Piece | fx.Node]:
@@ -125,10 +130,10 @@ def _operator_call(node: fx.Node, names: dict[fx.Node, str]) -> Call:
     )
 
 
-def _with_frees(calls: list[Call], result: str) -> list[Call]:
+def _with_frees(calls: list[Call], results: Collection[str]) -> list[Call]:
     last_use = {name: index for index, call in enumerate(calls) for name in (*call.outputs, *call.inputs)}
     freed: list[list[str]] = [[] for _ in calls]
     for name, index in last_use.items():
-        if name.startswith("value:") and name != result:
+        if name.startswith("value:") and name not in results:
             freed[index].append(name)
     return [msgspec.structs.replace(call, frees=frees) for call, frees in zip(calls, freed, strict=True)]

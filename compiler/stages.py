@@ -42,6 +42,8 @@ def resolve(options: BuildOptions, kind: TargetKind, stage: Stage) -> tuple[Chec
     """Open and check the checkpoint; decide the storage format of every parameter."""
     checkpoint = open_checkpoint(options.model, weights=options.weights == "all", ignored=options.ignore_config)
     kind.check(checkpoint.spec)
+    if options.capture_routes:
+        kind.check_routes(checkpoint.spec)
     trained = checkpoint.spec.max_context
     if options.max_context is not None and not 1 <= options.max_context <= trained:
         raise UsageError(

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from torch import fx
 
-from ..artifacts import CacheGroup, Call, InputInfo, PassReport
+from ..artifacts import CacheGroup, Call, InputInfo, PassReport, RoutesInfo
 from ..artifacts.manifest import LOGITS, POOLED
 from ..artifacts.step_inputs import step_inputs
 from ..artifacts.store.claim import Claim
@@ -28,6 +28,7 @@ from .caches import manifest_groups
 from .memory_plan import plan_activations
 from .partition import Partition, partition
 from .progress import Reporter
+from .routes import routes_info
 from .sources import sources
 from .target_kind import BLOCK_SIZE, TargetKind
 from .weights_plan import PackedWeight, plan_weights
@@ -36,11 +37,13 @@ FILE = "program.json"
 SOURCES = (
     "artifacts/graph.py",
     "artifacts/manifest.py",
+    "artifacts/routes.py",
     "artifacts/step_inputs.py",
     "compiler/caches.py",
     "compiler/memory_plan.py",
     "compiler/nvidia",
     "compiler/partition.py",
+    "compiler/routes.py",
     "compiler/segment_graph.py",
     "compiler/step_program.py",
     "compiler/target_kind.py",
@@ -70,7 +73,8 @@ class StepProgram:
 class Wanted:
     """What a program is made from, and for.
 
-    formats, stored: how the artifact and the checkpoint hold every parameter, by name.
+    formats, stored: how the artifact and the checkpoint hold every parameter, by name. capture_routes: whether what routers choose is
+    among the results.
     """
 
     spec: ModelSpec
@@ -79,12 +83,20 @@ class Wanted:
     kv_dtype: str
     kind: TargetKind
     disable_pass: tuple[str, ...]
+    capture_routes: bool
     block_size: int
     sources: Mapping[str, str]
 
     @classmethod
     def of(
-        cls, checkpoint: Checkpoint, formats: Mapping[str, str], *, kv_dtype: str, kind: TargetKind, disable_pass: Sequence[str]
+        cls,
+        checkpoint: Checkpoint,
+        formats: Mapping[str, str],
+        *,
+        kv_dtype: str,
+        kind: TargetKind,
+        disable_pass: Sequence[str],
+        capture_routes: bool = False,
     ) -> "Wanted":
         return cls(
             spec=checkpoint.spec,
@@ -93,6 +105,7 @@ class Wanted:
             kv_dtype=kv_dtype,
             kind=kind,
             disable_pass=tuple(sorted(disable_pass)),
+            capture_routes=capture_routes,
             block_size=BLOCK_SIZE,
             sources=sources(*SOURCES),
         )
@@ -101,6 +114,16 @@ class Wanted:
     def groups(self) -> list[CacheGroup]:
         """The caches that a step reads and writes."""
         return manifest_groups(self.spec, block_size=self.block_size, kv_dtype=self.kv_dtype)
+
+    @property
+    def routes(self) -> RoutesInfo | None:
+        """The routers whose choices are results, if they are."""
+        return routes_info(self.spec) if self.capture_routes else None
+
+    @property
+    def results(self) -> list[str]:
+        """Names of a step's results."""
+        return [LOGITS if self.spec.pooling is None else POOLED, *(self.routes.results if self.routes is not None else ())]
 
     def identity(self) -> Identity:
         """Its identity in the store: every field that the result depends on, and every source that makes it."""
@@ -140,9 +163,8 @@ def make_program(wanted: Wanted, dump: Path | None, reporter: Reporter) -> StepP
 
     graph, reports = _fused(wanted, dump, reporter)
     inputs = step_inputs((group.name for group in wanted.groups), token_types=wanted.spec.embed.types > 1)
-    result = LOGITS if wanted.spec.pooling is None else POOLED
     with reporter.stage("partition") as stage:
-        parts = partition(graph.graph, inputs, result=result, cuts_are_segments=wanted.kind.cuts_are_segments)
+        parts = partition(graph.graph, inputs, results=wanted.results, cuts_are_segments=wanted.kind.cuts_are_segments)
         made = StepProgram(
             parts=wanted.kind.complete(parts, wanted.spec),
             weights=plan_weights(graph.graph, wanted.stored),
@@ -181,7 +203,8 @@ def _fused(wanted: Wanted, dump: Path | None, reporter: Reporter) -> tuple[fx.Gr
         module = trace(wanted.spec, block_size=wanted.block_size, kv_dtype=wanted.kv_dtype)
     with reporter.stage("fuse") as stage:
         debug_dump.write_graph(dump, "00-traced", module.graph)
-        passes = pipeline.pipeline(wanted.formats, wanted.disable_pass, wanted.kind.layout)
+        captured = 0 if wanted.routes is None else len(wanted.routes.layers)
+        passes = pipeline.pipeline(wanted.formats, wanted.disable_pass, wanted.kind.layout, captured_layers=captured)
         stage.total(len(passes))
 
         def after_each(result: pipeline.PassResult) -> None:

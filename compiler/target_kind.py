@@ -9,7 +9,7 @@ from torch import Tensor
 from ..artifacts import AnyTarget, CacheGroup, NvidiaTarget
 from ..artifacts.store.keys import NOT_IN_KEY
 from ..artifacts.tuning import Tuned
-from ..errors import UnsupportedModelError, UsageError
+from ..errors import BuildError, UnsupportedModelError, UsageError
 from ..kernels.linear.packed import Layout
 from ..models.checkpoint import Checkpoint
 from ..models.spec import ModelSpec
@@ -21,6 +21,7 @@ from .nvidia.lower import NvidiaBackend
 from .nvidia.references import reference_operators as nvidia_reference_operators
 from .nvidia.write_graphs import NO_GRAPHS, Graphs, with_sample, write_graphs
 from .partition import Partition
+from .routes import routes_info
 from .toolchain import Versions, nvidia_versions, versions
 
 BLOCK_SIZE = 32
@@ -59,6 +60,10 @@ class TargetKind:
 
     def check(self, spec: ModelSpec) -> None:
         """Raise UnsupportedModelError for a model that this kind of target does not serve."""
+
+    def check_routes(self, spec: ModelSpec) -> None:
+        """Raise BuildError for a model whose routes cannot be captured on this kind of target."""
+        routes_info(spec)
 
     def write_graphs(
         self, directory: Path, parts: Partition, segments: Mapping[str, Lowered], groups: Sequence[CacheGroup], max_context: int
@@ -100,6 +105,12 @@ class NvidiaKind(TargetKind):
                 f"models that make vectors or scores of texts, such as this {spec.architecture}, run on CPUs only",
                 hint="build it with --target cpu",
             )
+
+    def check_routes(self, spec: ModelSpec) -> None:
+        raise BuildError(
+            "--capture-routes is for CPU targets: mixtures of experts are not compiled for NVIDIA ones",
+            hint="build for a CPU: --target cpu",
+        )
 
     def write_graphs(
         self, directory: Path, parts: Partition, segments: Mapping[str, Lowered], groups: Sequence[CacheGroup], max_context: int

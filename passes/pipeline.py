@@ -14,6 +14,7 @@ from ..errors import BuildError, UsageError
 from ..kernels.linear.packed import Layout
 from .absorb_latent import absorb_latent
 from .assign_weight_kernels import assign_weight_kernels
+from .capture_routes import capture_routes
 from .combine_experts import combine_experts
 from .compute_early import compute_early
 from .eliminate_no_ops import eliminate_no_ops
@@ -56,10 +57,13 @@ class PassResult:
     nodes_after: int
 
 
-def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout: Layout = "panels") -> list[Pass]:
+def pipeline(
+    formats: Mapping[str, str], disabled: Collection[str] = (), layout: Layout = "panels", *, captured_layers: int = 0
+) -> list[Pass]:
     """The passes for a target whose weights have that layout, without those named in `disabled`.
 
-    formats: storage format of every weight, by name. Raises UsageError for an unknown name, and
+    formats: storage format of every weight, by name. captured_layers: how many layers have a router whose choices are to be results, if
+    they are. Raises UsageError for an unknown name, and
     for a pass that no artifact can do without.
     """
     cpu = layout == "panels"
@@ -67,6 +71,7 @@ def pipeline(formats: Mapping[str, str], disabled: Collection[str] = (), layout:
         Pass(name="eliminate_no_ops", rewrite=eliminate_no_ops),
         Pass(name="absorb_latent", rewrite=absorb_latent),
         Pass(name="route_experts", rewrite=route_experts),
+        *([Pass(name="capture_routes", rewrite=partial(capture_routes, layers=captured_layers), required=True)] if captured_layers else []),
         Pass(name="group_experts", rewrite=group_experts),
         Pass(name="combine_experts", rewrite=combine_experts),
         Pass(name="assign_weight_kernels", rewrite=partial(assign_weight_kernels, formats=formats, layout=layout), required=True),

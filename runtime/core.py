@@ -46,6 +46,7 @@ class EngineCore:
         self._rules = SharedRules()
         self._max_context = model.max_context
         self._pooled = executor.manifest.pooled
+        self._routes = executor.manifest.routes
         self._caches = Caches(groups, executor.pools, resident=_resident_blocks(executor, options))
         self._scheduler = (TextScheduler if executor.manifest.is_encoder else Scheduler)(
             self._caches,
@@ -162,6 +163,7 @@ class EngineCore:
         for chunk in step.chunks:
             if sequences.get(chunk.sequence.id) is chunk.sequence:
                 self._scheduler.publish(chunk)
+        self._keep_routes(step, computed)
         outputs = self._take_scores(step, computed)
         chosen = zip(step.sequences, computed.choices, strict=True)
         outputs += [self._take(sequence, choice) for sequence, choice in chosen if sequences.get(sequence.id) is sequence]
@@ -217,6 +219,12 @@ class EngineCore:
         check_request(request, vocab_size=self.vocab_size, max_context=self._max_context, capacity=capacity)
         if request.params.prompt_logprobs is not None:
             kind_of(self._executor.manifest).check_scores()
+        if request.params.routed_from is not None and self._routes is None:
+            raise RequestError(
+                "this artifact does not tell which experts tokens choose",
+                param="return_routed_experts",
+                hint="serve one of engine build --capture-routes",
+            )
         params = self._rules.share(request.params)
         assert (grammar is None) == (params.grammar is None)
         goes_on = params.ignore_eos and grammar is None  # where a grammar ends, nothing but the end of the text may follow
@@ -232,7 +240,17 @@ class EngineCore:
             held=self._caches.hold_nothing(max(max_length, len(request.prompt) + len(request.generated))),
             grammar=grammar,
             scored=request.scored,
+            routed=request.routed,
         )
+
+    def _keep_routes(self, step: Step, computed: Computed) -> None:
+        """Of the sequences that are told their experts, what the step's tokens chose."""
+        if computed.routes is None or self._routes is None:
+            return
+        narrow = computed.routes.astype(self._routes.typecode)
+        for chunk, place in step.routed:
+            if self._sequences.get(chunk.sequence.id) is chunk.sequence:
+                chunk.sequence.keep_routes(chunk.start, narrow[place : place + chunk.size])
 
     def _take_scores(self, step: Step, computed: Computed) -> list[Output]:
         """Of the prompts that are scored, what the step has found."""
@@ -256,7 +274,7 @@ class EngineCore:
 
     def _end(self, sequence: Sequence) -> Output:
         self._drop(sequence.id)
-        return Output(sequence.id, [], finish_reason="length", cached_tokens=sequence.num_cached)
+        return Output(sequence.id, [], finish_reason="length", cached_tokens=sequence.num_cached, routed_experts=sequence.take_routes())
 
     def _fail(self, sequence: Sequence, error: str) -> Output:
         self._caches.forget(sequence.known_digests)
@@ -279,7 +297,7 @@ class EngineCore:
         if reason is not None:
             self._drop(sequence.id)
         logprobs = [] if choice.logprob is None else [choice.logprob]
-        return Output(sequence.id, tokens, logprobs, reason, None, sequence.num_cached)
+        return Output(sequence.id, tokens, logprobs, reason, None, sequence.num_cached, routed_experts=sequence.take_routes())
 
     @staticmethod
     def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:

@@ -78,7 +78,14 @@ class Executor:
         Returns the logits [R, V] float32 of the wanted rows, or their vectors, the caller's to keep.
         """
         assert draws is None, "this executor cannot draw"
-        return self._program.run(inputs)[self.manifest.result]
+        self._program.run(inputs)
+        return self._program.take(self.manifest.result, "float32", 2)
+
+    def routes(self) -> NDArray[np.int32]:
+        """As `StepExecutor.routes`."""
+        assert self.manifest.routes is not None
+        by_layer = [self._program.take(name, "int32", 3)[:, 0] for name in self.manifest.routes.results]
+        return np.stack(by_layer, axis=1)
 
     def choose(self, logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
         """As `StepExecutor.choose`: the largest."""

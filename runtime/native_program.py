@@ -36,18 +36,21 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "engine_program_input": (None, [_pointer, ctypes.c_char_p, ctypes.c_int64]),
     "engine_program_run": (ctypes.c_char_p, [_pointer, _pointer, _pointer]),
-    "engine_program_take": (ctypes.c_char_p, [_pointer, ctypes.c_int32, _pointers, _pointers, _int64s, _int64s]),
+    "engine_program_take": (
+        ctypes.c_char_p,
+        [_pointer, ctypes.c_int32, ctypes.c_char_p, ctypes.c_int64, _pointers, _pointers, _int64s],
+    ),
     "engine_tensor_delete": (None, [_pointer]),
     "engine_argmax": (None, [_pointer, ctypes.c_int64, _int32s, ctypes.c_int64, _int32s]),
 }
 
 
 class _Owned:
-    """A native tensor [rows, columns] float32 as numpy sees it; deleted with the last array over it."""
+    """A native tensor as numpy sees it; deleted with the last array over it."""
 
-    def __init__(self, delete: Callable[[int], None], tensor: int, data: int, shape: tuple[int, int]) -> None:
+    def __init__(self, delete: Callable[[int], None], tensor: int, data: int, dtype: str, shape: tuple[int, ...]) -> None:
         self._delete, self._tensor = delete, tensor
-        self.__array_interface__ = {"version": 3, "typestr": "<f4", "shape": shape, "data": (data, False)}
+        self.__array_interface__ = {"version": 3, "typestr": np.dtype(dtype).str, "shape": shape, "data": (data, False)}
 
     def __del__(self) -> None:
         self._delete(self._tensor)
@@ -58,7 +61,7 @@ class NativeProgram:
 
     constants: every `weight:` and `cache:` tensor, by name; they are kept alive. threads: how many
     compute a step. Raises ArtifactError for a program that uses what the artifact does not hold.
-    Not thread-safe; `run` releases the GIL.
+    A result stays where it is until the next run, unless it is taken. Not thread-safe; `run` releases the GIL.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, program: Program, constants: Mapping[str, Memory], *, threads: int) -> None:
@@ -83,19 +86,19 @@ class NativeProgram:
         for call in program.calls:
             self._add(call, segments)
 
-    def run(self, inputs: StepInputs) -> dict[str, NDArray[np.float32]]:
-        """One run: the results by name, [rows, columns], the caller's to keep. Raises RuntimeError if a call fails."""
+    def run(self, inputs: StepInputs) -> None:
+        """One run. Raises RuntimeError if a call fails."""
         data, sizes = inputs.table(self._inputs)
         self._raise(self._c["engine_program_run"](self._program, data, sizes))
-        return {name: self._take(slot) for name, slot in self._results.items()}
 
-    def _take(self, slot: int) -> NDArray[np.float32]:
-        result, data, rows, columns = _pointer(), _pointer(), ctypes.c_int64(), ctypes.c_int64()
-        taken = (ctypes.byref(result), ctypes.byref(data), ctypes.byref(rows), ctypes.byref(columns))
-        self._raise(self._c["engine_program_take"](self._program, slot, *taken))
+    def take(self, name: str, dtype: str, dims: int) -> NDArray[Any]:
+        """A result of the last run, the caller's to keep; once each. Raises RuntimeError for one of another type or shape."""
+        result, data, sizes = _pointer(), _pointer(), (ctypes.c_int64 * dims)()
+        taken = (ctypes.byref(result), ctypes.byref(data), sizes)
+        self._raise(self._c["engine_program_take"](self._program, self._results[name], dtype.encode(), dims, *taken))
         assert result.value is not None
         assert data.value is not None
-        return np.asarray(_Owned(self._c["engine_tensor_delete"], result.value, data.value, (rows.value, columns.value)))
+        return np.asarray(_Owned(self._c["engine_tensor_delete"], result.value, data.value, dtype, tuple(sizes)))
 
     @staticmethod
     def _raise(error: bytes | None) -> None:

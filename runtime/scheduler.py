@@ -242,8 +242,8 @@ class Scheduler:
             if budget <= 0 or len(self.running) == self.max_num_seqs:
                 break
             digests = sequence.digests(sequence.length // self.caches.block_size)
-            # the block of a token whose logits are wanted is computed in any case
-            reusable = sequence.first_wanted // self.caches.block_size
+            # the block of a token whose logits or experts are wanted is computed in any case
+            reusable = sequence.first_computed // self.caches.block_size
             cached = self.caches.match(digests[:reusable])
             if cached < reusable and digests[cached] in self._computing:
                 continue

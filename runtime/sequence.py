@@ -1,5 +1,7 @@
 """One request while it is being computed."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,7 @@ class Sequence:
     held: its blocks in every cache group; `room`: for how many tokens it has blocks in all of them.
     block_size: tokens of a block, in every group.
     embed: the request, if it is for a vector: then nothing is chosen, and it ends with its prompt.
+    routed: how many of its tokens' experts have been told before.
     root: digest of everything but tokens that changes keys and values; the digests of blocks start from
     it, so only sequences of one root share blocks.
 
@@ -38,6 +41,7 @@ class Sequence:
         block_size: int,
         held: list[Held],
         scored: int = 0,
+        routed: int = 0,
         root: bytes = ROOT_DIGEST,
         grammar: Grammar | None = None,
         embed: Embed | None = None,
@@ -60,6 +64,11 @@ class Sequence:
         """False if it ends with its prompt."""
         self.num_scored = self.num_prompt - 1 if params.prompt_logprobs is None or generated else scored
         """How many of the prompt's tokens after the first have been scored, or need not be."""
+        self.is_routed = params.routed_from is not None
+        """Whether it is told which experts its tokens chose."""
+        self.num_routed = (params.routed_from or 0) + routed
+        """The first token whose experts are wanted and not known yet."""
+        self._routes: list[bytes] = []
         self.held = held
         self.room = 0
         self.num_computed = 0
@@ -91,8 +100,13 @@ class Sequence:
 
     @property
     def first_wanted(self) -> int:
-        """The first token whose row of logits somebody needs: its keys and values may not be found in a cache."""
+        """The first token whose row of logits somebody needs."""
         return self.num_scored if self.scores else self.expected - 1
+
+    @property
+    def first_computed(self) -> int:
+        """The first token that is computed in any case: its keys and values may not be found in a cache."""
+        return min(self.first_wanted, self.num_routed) if self.is_routed else self.first_wanted
 
     @property
     def first_row(self) -> int:
@@ -108,6 +122,18 @@ class Sequence:
         """Take the chosen token as the last one."""
         self.tokens[self.length] = token
         self.length += 1
+
+    def keep_routes(self, start: int, routes: NDArray[Any]) -> None:
+        """What computed tokens from `start` on chose, [tokens, layers, chosen]: those that are not known yet are kept."""
+        assert start <= self.num_routed, "the experts of a token were never told"
+        new = routes[self.num_routed - start :]
+        self._routes += [token.tobytes() for token in new]
+        self.num_routed += len(new)
+
+    def take_routes(self) -> list[bytes]:
+        """What has been kept since the last time."""
+        taken, self._routes = self._routes, []
+        return taken
 
     @property
     def known_digests(self) -> list[bytes]:

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..artifacts.manifest import Manifest
 from ..protocol import PromptLogprob
 from .batch import Batch, StepInputs
@@ -37,6 +40,10 @@ class StepExecutor(Protocol):
         the executor draws meanwhile."""
         ...
 
+    def routes(self) -> NDArray[np.int32]:
+        """The experts that the tokens of the last step chose, [T, layers, chosen], of an artifact that tells them; once for a step."""
+        ...
+
     def choose(self, logits: Any, rows: Sequence[int]) -> list[int]:
         """For each of `rows` of what `step` gave the token drawn, or without a draw the index of the largest, the lowest of equals.
 
@@ -50,6 +57,7 @@ class Step:
 
     sequences: those whose next token is chosen; `rows`: by which row of logits. draws: those of the tokens
     that the executor draws; `drawn`, their rows. scoring: chunks of prompts whose tokens are scored, each with its first row.
+    routed: chunks whose tokens' experts are wanted, each with the place of its first token.
     """
 
     def __init__(self, chunks: list[Chunk], batch: Batch, draws: Draws | None = None) -> None:
@@ -62,6 +70,8 @@ class Step:
         self.rows = [end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.chooses]
         self.states = [sequence.sampling for sequence in self.sequences]
         self.scoring = [(chunk, end - chunk.rows) for chunk, end in zip(chunks, ends, strict=True) if chunk.sequence.scores and chunk.rows]
+        places = accumulate((chunk.size for chunk in chunks), initial=0)
+        self.routed = [(chunk, place) for chunk, place in zip(chunks, places, strict=False) if chunk.sequence.is_routed]
 
 
 class Scores(NamedTuple):
@@ -72,7 +82,8 @@ class Scores(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """choices: for each of the step's `sequences`. scores: for each of `scoring`. seconds: how long it took.
+    """choices: for each of the step's `sequences`. scores: for each of `scoring`. routes: of all tokens, if any are wanted. seconds: how
+    long it took.
 
     surprises: whether a sequence ends, or goes on by more than one token, which nobody could know of
     before: a step planned ahead of this one counts on it in vain.
@@ -82,6 +93,7 @@ class Computed(NamedTuple):
     scores: list[Scores]
     seconds: float
     surprises: bool
+    routes: NDArray[np.int32] | None = None
 
 
 def compute(executor: StepExecutor, step: Step, masks: Masks) -> Computed:
@@ -97,6 +109,7 @@ def compute(executor: StepExecutor, step: Step, masks: Masks) -> Computed:
         return Computed(choices, [], time.perf_counter() - started, any(choice.error for choice in choices))
     masks.begin(step.states)
     logits = executor.step(step.batch.complete(), step.draws)
+    routes = executor.routes() if step.routed else None
     masks.wait()
     choices = sample(logits, step.rows, step.states, executor.choose, step.drawn)
     scores = [_score(logits, chunk, row) for chunk, row in step.scoring]
@@ -111,7 +124,7 @@ def compute(executor: StepExecutor, step: Step, masks: Masks) -> Computed:
             sequence.last_token = forced[-1]
             choices[index] = choice._replace(forced=forced)
             surprises = True
-    return Computed(choices, scores, time.perf_counter() - started, surprises)
+    return Computed(choices, scores, time.perf_counter() - started, surprises, routes)
 
 
 def _score(logits: Logits, chunk: Chunk, row: int) -> Scores:

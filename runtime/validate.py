@@ -98,6 +98,7 @@ def _check_sampling(request: Submit) -> None:
         ("frequency_penalty", params.frequency_penalty, abs(params.frequency_penalty) < float("inf"), "a finite number"),
         ("logprobs", params.logprobs, params.logprobs is None or params.logprobs >= 0, "0 or more"),
         ("prompt_logprobs", params.prompt_logprobs, params.prompt_logprobs is None or params.prompt_logprobs >= 0, "0 or more"),
+        ("routed_experts_start_len", params.routed_from, params.routed_from is None or params.routed_from >= 0, "0 or more"),
     )
     for name, value, holds, range_ in wanted:
         if not holds:

@@ -117,13 +117,19 @@ struct DataType {
 constexpr DataType kDataTypes[] = {{"float32", aoti_torch_dtype_float32}, {"float16", aoti_torch_dtype_float16}, {"bfloat16", aoti_torch_dtype_bfloat16},
                                    {"uint8", aoti_torch_dtype_uint8},     {"int8", aoti_torch_dtype_int8},       {"int32", aoti_torch_dtype_int32}};
 
+// Null if there is no such type.
+const DataType* data_type(std::string_view type) {
+  const auto found = std::find_if(std::begin(kDataTypes), std::end(kDataTypes), [&](const DataType& known) { return known.name == type; });
+  return found == std::end(kDataTypes) ? nullptr : found;
+}
+
 // A contiguous tensor over the caller's memory; null if there is no such type.
 AtenTensorHandle tensor_over(void* data, std::string_view type, int64_t dims, const int64_t* sizes) {
-  const auto found = std::find_if(std::begin(kDataTypes), std::end(kDataTypes), [&](const DataType& known) { return known.name == type; });
+  const DataType* found = data_type(type);
   std::vector<int64_t> strides(size_t(dims), 1);
   for (int64_t i = dims - 2; i >= 0; --i) strides[size_t(i)] = strides[size_t(i + 1)] * sizes[i + 1];
   AtenTensorHandle handle = nullptr;
-  if (found == std::end(kDataTypes) ||
+  if (found == nullptr ||
       aoti_torch_create_tensor_from_blob(data, dims, sizes, strides.data(), 0, found->code(), aoti_torch_device_type_cpu(), 0, &handle) != 0)
     return nullptr;
   return handle;
@@ -192,15 +198,19 @@ ENGINE_C const char* engine_program_run(Program* program, void* const* data, con
   return nullptr;
 }
 
-// What a slot holds, [rows, columns] float32, becomes the caller's, until engine_tensor_delete(*result).
-ENGINE_C const char* engine_program_take(Program* program, int32_t slot, AtenTensorHandle* result, void** data, int64_t* rows, int64_t* columns) {
+// What a slot holds, a tensor of this type and number of dimensions, becomes the caller's, until engine_tensor_delete(*result).
+ENGINE_C const char* engine_program_take(Program* program, int32_t slot, const char* type, int64_t dims, AtenTensorHandle* result, void** data,
+                                         int64_t* sizes) {
   AtenTensorHandle& held = program->slots[size_t(slot)];
-  int64_t* sizes;
-  int64_t dims;
-  if (aoti_torch_get_data_ptr(held, data) != 0 || aoti_torch_get_sizes(held, &sizes) != 0 || aoti_torch_get_dim(held, &dims) != 0 || dims != 2)
-    return engine::fail("there is no result of two dimensions");
-  *rows = sizes[0];
-  *columns = sizes[1];
+  const engine::DataType* wanted = engine::data_type(type);
+  int64_t* found_sizes;
+  int64_t found_dims;
+  int32_t found_type;
+  if (held == nullptr || wanted == nullptr || aoti_torch_get_data_ptr(held, data) != 0 || aoti_torch_get_sizes(held, &found_sizes) != 0 ||
+      aoti_torch_get_dim(held, &found_dims) != 0 || aoti_torch_get_dtype(held, &found_type) != 0 || found_dims != dims ||
+      found_type != wanted->code())
+    return engine::fail("there is no result of " + std::to_string(dims) + " dimensions and type " + type);
+  std::copy_n(found_sizes, dims, sizes);
   *result = std::exchange(held, nullptr);
   return nullptr;
 }

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...artifacts import Manifest, check_code
 from ...artifacts.graph import WORKSPACE, GraphInfo
 from ...artifacts.manifest import DTYPE_BYTES
@@ -107,6 +110,10 @@ class CudaExecutor:
     def collect(self, graph: StepGraph, rows: int) -> DeviceLogits:
         """Wait for the launched step. Raises DeviceError if it failed."""
         return self._outputs.collect(graph.results, rows)
+
+    def routes(self) -> NDArray[np.int32]:
+        """Of no artifact for a GPU."""
+        raise AssertionError("artifacts for GPUs do not tell routes")
 
     def choose(self, logits: DeviceLogits, rows: Sequence[int]) -> list[int]:
         """As `StepExecutor.choose`: the graph has chosen them."""

@@ -30,7 +30,7 @@ class Receiver(Protocol):
 class _Live:
     """A sequence in flight: enough to start it again where it stopped.
 
-    scored: how many of its prompt's scores have come. sent: whether the current worker has it. deaths: workers that
+    scored, routed: of how many tokens scores and experts have come. sent: whether the current worker has it. deaths: workers that
     died while they had it, since its last token. alone: those of them that had nothing else.
     """
 
@@ -38,6 +38,7 @@ class _Live:
     receiver: Receiver
     received: list[int] = field(default_factory=list)
     scored: int = 0
+    routed: int = 0
     sent: bool = False
     deaths: int = 0
     alone: int = 0
@@ -46,7 +47,8 @@ class _Live:
         """What is left to be computed of it."""
         if isinstance(self.submit, Embed) or not (self.received or self.scored):
             return self.submit
-        return msgspec.structs.replace(self.submit, generated=self.submit.generated + self.received, scored=self.scored)
+        generated = self.submit.generated + self.received
+        return msgspec.structs.replace(self.submit, generated=generated, scored=self.scored, routed=self.routed)
 
     @property
     def is_suspect(self) -> bool:
@@ -138,6 +140,7 @@ class Dispatch:
             return
         live.received += output.tokens
         live.scored += len(output.prompt_logprobs)
+        live.routed += len(output.routed_experts)
         live.deaths = live.alone = self._given_up_in_a_row = 0
         if output.finish_reason is not None:
             self._forget(output.id)

@@ -12,7 +12,13 @@ from engine.artifacts import load_manifest
 from engine.errors import ArtifactError
 
 PROGRAM: dict[str, Any] = {"inputs": [], "calls": [], "results": {}}
+ROUTES = {"layers": [1], "experts": 8, "chosen": 2}
 Change = Callable[[dict[str, Any]], object]
+
+
+def told(content: dict[str, Any], **changes: Any) -> None:
+    content["routes"] = ROUTES | changes
+    content["programs"]["step"]["results"]["routes.1"] = "value:1"
 
 
 def second_group(content: dict[str, Any], **changes: Any) -> None:
@@ -44,6 +50,11 @@ def second_group(content: dict[str, Any], **changes: Any) -> None:
         ),
         (lambda content: content["memory"]["activations"].update({"T*Q": 1}), "a memory plan in 'T\\*Q', which no input"),
         (lambda content: content["graphs"][0]["sizes"].pop("R"), "graph 'graphs/decode-1.json' of no size R"),
+        (lambda content: content.update(routes=ROUTES), "tells the experts of layers for which its program 'step' has no result"),
+        (lambda content: told(content, layers=[]), "tells the experts of layers for which"),
+        (lambda content: told(content, layers=[1, 1]), "tells the experts of layers for which"),
+        (lambda content: told(content, chosen=9), "tells 9 of 8 experts"),
+        (lambda content: told(content, experts=2**16 + 1), "Expected `int` <= 65536"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(change: Change, words: str, tmp_path: Path) -> None:

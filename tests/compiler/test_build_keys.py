@@ -88,6 +88,7 @@ WANTED = Wanted(
     kv_dtype="float32",
     kind=KIND,
     disable_pass=(),
+    capture_routes=False,
     block_size=32,
     sources={"passes/pipeline.py": "sha256:1"},
 )
@@ -167,6 +168,7 @@ CHANGES: list[dict[str, Any]] = [
     {"stored": {"embed.weight": "bf16"}},
     {"kv_dtype": "bfloat16"},
     {"disable_pass": ("fuse_gate",)},
+    {"capture_routes": True},
     {"block_size": 16},
     {"sources": {"passes/pipeline.py": "sha256:2"}},
     {"sources": {"passes/pipeline2.py": "sha256:1"}},

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from fake_executor import FakeExecutor, solo, solo_scores, tiny_manifest
+from fake_executor import FakeExecutor, solo, solo_routes, solo_scores, tiny_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipelined import Pipelined
@@ -34,6 +34,7 @@ requests = st.tuples(
         SamplingParams,
         max_tokens=st.integers(0, 12),
         prompt_logprobs=st.sampled_from([None, None, 1]),
+        routed_from=st.sampled_from([None, None, 0, 5]),
         temperature=st.sampled_from([0.0, 0.9]),
         seed=st.integers(0, 5),
         repetition_penalty=st.sampled_from([1.0, 1.3]),
@@ -106,12 +107,15 @@ def test_whatever_happens_when(
             continue
         alone = solo(prompt, params, vocab_size=VOCAB, max_context=CONTEXT, capacity=num_blocks * block_size, stop_ids=frozenset(eos))
         tokens, scores, scores_alone = pipelined.tokens.get(id, []), pipelined.scores.get(id, []), solo_scores(prompt, params)
+        routes, routes_alone = pipelined.routes.get(id, []), solo_routes(prompt, alone, params)
         if id in aborted and id not in pipelined.ended:
             assert tokens == alone[: len(tokens)]
             assert scores == scores_alone[: len(scores)]
+            assert routes == routes_alone[: len(routes)]
         else:
             assert tokens == alone
             assert scores == scores_alone
+            assert routes == routes_alone
             assert pipelined.ended[id].finish_reason == ("stop" if alone and alone[-1] in eos else "length")
 
 

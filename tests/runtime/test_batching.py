@@ -104,7 +104,7 @@ class _Limited:
     def __init__(self, executor: Executor, num_blocks: int | None) -> None:
         self.manifest = executor.manifest
         self.pools = {name: num_blocks or blocks for name, blocks in executor.pools.items()}
-        self.step, self.choose, self.can_draw = executor.step, executor.choose, executor.can_draw
+        self.step, self.routes, self.choose, self.can_draw = executor.step, executor.routes, executor.choose, executor.can_draw
 
 
 def _collect(answer: Answer, output: Output) -> None:

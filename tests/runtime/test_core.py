@@ -108,6 +108,7 @@ def test_a_resumed_sequence_that_was_over_just_ends(sent: list[int], reason: str
         (Submit("bad", [1], params(presence_penalty=float("nan"))), "presence_penalty"),
         (Submit("bad", [1], params(logprobs=-1)), "logprobs"),
         (Submit("bad", [1], params(prompt_logprobs=-1)), "prompt_logprobs"),
+        (Submit("bad", [1], params(routed_from=-1)), "routed_experts_start_len"),
     ],
 )
 def test_a_bad_request_is_answered_and_the_others_go_on(request_: Submit, words: str) -> None:

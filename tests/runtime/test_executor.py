@@ -117,12 +117,19 @@ def test_inputs_are_of_any_type(tiny_artifact: Path) -> None:
         outputs=["value:0"],
         scalars=[scalars.get(name, 0) for name in operator.scalars],
     )
-    program = NativeProgram(tiny_artifact, manifest, Program(inputs=[*floats, *paged], calls=[call], results={}), caches, threads=1)
+    step = Program(inputs=[*floats, *paged], calls=[call], results={"out": "value:0"})
+    program = NativeProgram(tiny_artifact, manifest, step, caches, threads=1)
     q, k, v = np.random.default_rng(0).standard_normal((3, 5, 1, 8)).astype(np.float32)
     arrays = step_arrays(whole_prompts([[0] * 5], {"full": 16}), {"full": 16})
-    assert program.run(StepInputs({**arrays, "q": q, "k": k, "v": v})) == {}
+    program.run(StepInputs({**arrays, "q": q, "k": k, "v": v}))
     values = caches["cache:full.0.v"].data.view(np.float32).reshape(16, 8)
     assert np.array_equal(values[:5], v[:, 0])
+    for dtype, dims in (("int32", 3), ("float32", 2), ("float7", 3)):
+        with pytest.raises(RuntimeError, match=f"there is no result of {dims} dimensions and type {dtype}"):
+            program.take("out", dtype, dims)
+    assert program.take("out", "float32", 3).shape == (5, 1, 8)
+    with pytest.raises(RuntimeError, match="there is no result"):
+        program.take("out", "float32", 3)  # it has been taken
 
 
 def test_only_the_rows_that_are_wanted_are_computed(tiny_artifact: Path) -> None:

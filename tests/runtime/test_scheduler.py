@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import pytest
-from fake_executor import FakeExecutor, solo, solo_scores, tiny_manifest
+from fake_executor import FakeExecutor, solo, solo_routes, solo_scores, tiny_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +39,7 @@ class Collected:
 
     tokens: dict[str, list[int]] = field(default_factory=dict)
     scores: dict[str, list[PromptLogprob]] = field(default_factory=dict)
+    routes: dict[str, list[bytes]] = field(default_factory=dict)
     last: dict[str, Output] = field(default_factory=dict)
 
     def add(self, outputs: list[Output]) -> None:
@@ -47,6 +48,7 @@ class Collected:
             assert not (output.prompt_logprobs and self.tokens.get(output.id)), "a score after a token"
             self.tokens.setdefault(output.id, []).extend(output.tokens)
             self.scores.setdefault(output.id, []).extend(output.prompt_logprobs)
+            self.routes.setdefault(output.id, []).extend(output.routed_experts)
             self.last[output.id] = output
 
 
@@ -83,6 +85,7 @@ arrivals = st.builds(
         SamplingParams,
         max_tokens=st.integers(0, 16),
         prompt_logprobs=st.sampled_from([None, None, 0, 2]),
+        routed_from=st.sampled_from([None, None, 0, 5]),
         temperature=st.sampled_from([0.0, 0.7, 1.5]),
         seed=st.integers(0, 5),
         top_k=st.sampled_from([0, 3]),
@@ -151,12 +154,15 @@ def test_tokens_do_not_depend_on_the_load(
             continue
         alone = solo(arrival.prompt, arrival.params, vocab_size=VOCAB, max_context=24, capacity=capacity, stop_ids=frozenset(eos))
         scores, scores_alone = collected.scores.get(id, []), solo_scores(arrival.prompt, arrival.params)
+        routes, routes_alone = collected.routes.get(id, []), solo_routes(arrival.prompt, alone, arrival.params)
         if id in aborted and collected.last.get(id, Output(id, [])).finish_reason is None:
             assert tokens == alone[: len(tokens)]
             assert scores == scores_alone[: len(scores)]
+            assert routes == routes_alone[: len(routes)]
             continue
         assert tokens == alone
         assert scores == scores_alone
+        assert routes == routes_alone
         assert collected.last[id].finish_reason == ("stop" if alone and alone[-1] in eos else "length")
 
 
@@ -167,20 +173,30 @@ def test_tokens_do_not_depend_on_the_load(
     cut=st.integers(0, 12),
     scored=st.integers(0, 9),
     penalty=st.sampled_from([1.0, 1.5]),
+    routed_from=st.sampled_from([None, 0, 3]),
 )
-def test_a_resumed_sequence_goes_on_as_if_nothing_had_happened(prompt: list[int], seed: int, cut: int, scored: int, penalty: float) -> None:
+def test_a_resumed_sequence_goes_on_as_if_nothing_had_happened(
+    prompt: list[int], seed: int, cut: int, scored: int, penalty: float, routed_from: int | None
+) -> None:
     params = SamplingParams(
-        max_tokens=12, seed=seed, repetition_penalty=penalty, presence_penalty=penalty - 1.0, prompt_logprobs=1 if scored else None
+        max_tokens=12,
+        seed=seed,
+        repetition_penalty=penalty,
+        presence_penalty=penalty - 1.0,
+        prompt_logprobs=1 if scored else None,
+        routed_from=routed_from,
     )
     alone, scores = solo(prompt, params), solo_scores(prompt, params)
     told = min(scored, len(scores)) if cut == 0 else len(scores)
+    routes, routed = solo_routes(prompt, alone, params), len(solo_routes(prompt, alone[:cut], params)) if cut else 0
     core, _ = make_core(max_num_seqs=3)
     core.submit(Submit("before", prompt, params))
     run(core)
-    core.submit(Submit("a", prompt, params, generated=alone[:cut], scored=told))
+    core.submit(Submit("a", prompt, params, generated=alone[:cut], scored=told, routed=routed))
     collected = run(core)
     assert collected.tokens["a"] == alone[cut:]
     assert collected.scores["a"] == scores[told:]
+    assert collected.routes["a"] == routes[routed:]
     assert collected.last["a"].finish_reason == "length"
 
 
@@ -219,6 +235,38 @@ def test_a_prefix_in_the_cache_is_scored_too() -> None:
     assert collected.last["scored"].cached_tokens == 0
     core.submit(Submit("after", prompt, greedy()))
     assert run(core).last["after"].cached_tokens == 16
+
+
+def test_what_is_found_in_the_cache_has_its_experts_told_too() -> None:
+    core, executor = make_core()
+    prompt = list(range(20))
+    core.submit(Submit("before", prompt, greedy()))
+    run(core)
+    computed = sum(tokens for tokens, _, _ in executor.steps)
+    params = SamplingParams(max_tokens=3, temperature=0.0, routed_from=0)
+    core.submit(Submit("routed", prompt, params))
+    collected = run(core)
+    assert collected.routes["routed"] == solo_routes(prompt, collected.tokens["routed"], params)
+    assert collected.last["routed"].cached_tokens == 0
+    assert sum(tokens for tokens, _, _ in executor.steps) - computed == 20 + 2
+    later = SamplingParams(max_tokens=3, temperature=0.0, routed_from=10)
+    core.submit(Submit("later", prompt, later))
+    collected = run(core)
+    assert collected.routes["later"] == solo_routes(prompt, collected.tokens["later"], later)
+    assert collected.last["later"].cached_tokens == 8, "the whole blocks before the tenth token"
+
+
+def test_who_gave_way_is_told_the_rest_of_its_experts() -> None:
+    core, _ = make_core(num_blocks=8, block_size=2, max_context=16)
+    params = SamplingParams(max_tokens=8, temperature=0.0, routed_from=0)
+    prompts = {"first": [1, 2, 3, 4, 5], "second": [6, 7, 8, 9]}
+    for id, prompt in prompts.items():
+        core.submit(Submit(id, prompt, params))
+    collected = run(core)
+    assert collected.last, "nothing was computed"
+    assert core.report().stats.preemptions_total > 0
+    for id, prompt in prompts.items():
+        assert collected.routes[id] == solo_routes(prompt, collected.tokens[id], params)
 
 
 def test_decoding_goes_on_beside_a_long_prompt_in_chunks() -> None:

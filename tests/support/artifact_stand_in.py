@@ -19,6 +19,7 @@ from engine.artifacts import (
     PooledInfo,
     Probe,
     Program,
+    RoutesInfo,
     Toolchain,
     load_manifest,
 )
@@ -113,10 +114,12 @@ def write_artifact(
     template: str | None = CHAT_TEMPLATE,
     forms: AnswerForms | None = None,
     pooled: PooledInfo | None = None,
+    routes: RoutesInfo | None = None,
     max_context: int = MAX_CONTEXT,
     added_tokens: Sequence[str] = (),
 ) -> Path:
-    """pooled: of a model that makes vectors or scores, an encoder whose texts and pairs stand between special tokens."""
+    """pooled: of a model that makes vectors or scores, an encoder whose texts and pairs stand between special tokens. routes: what is told
+    of experts."""
     tokenizer = byte_level_tokenizer()
     tokenizer.add_tokens(list(added_tokens))
     if pooled is not None:
@@ -125,6 +128,7 @@ def write_artifact(
         tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
     groups = [CacheGroup(name="full", kind="full", layers=[0], num_kv_heads=1, head_dim=1, block_size=16, dtype="float32")]
     write_tokenizer(directory / "tokenizer", tokenizer, bos=BOS, eos=EOS, add_bos=False, template=template)
+    told = [] if routes is None else routes.results
     manifest = Manifest(
         schema=SCHEMA_VERSION,
         created=1_700_000_000,
@@ -142,6 +146,7 @@ def write_artifact(
             source_format="none",
         ),
         pooled=pooled,
+        routes=routes,
         caches=groups if pooled is None else [],
         kernel_library="kernels/none.so",
         segments=[],
@@ -149,7 +154,7 @@ def write_artifact(
             "step": Program(
                 inputs=step_inputs(["full"] if pooled is None else []),
                 calls=[],
-                results={"logits" if pooled is None else "pooled": "value:0"},
+                results={"logits" if pooled is None else "pooled": "value:0"} | {name: f"value:{name}" for name in told},
             )
         },
         weights={},

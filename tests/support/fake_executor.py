@@ -2,7 +2,7 @@
 
 Its "KV cache" remembers the token written to each slot. A row's logits are a pure function of the
 tokens read back through the block table, so one wrong slot, table entry, position or length
-anywhere gives other tokens than the sequence gets alone.
+anywhere gives other tokens than the sequence gets alone. So are the experts that a token chose.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.artifacts import CacheGroup, Manifest, MemoryPlan, ModelInfo, Probe, Program, Toolchain
+from engine.artifacts import CacheGroup, Manifest, MemoryPlan, ModelInfo, Probe, Program, RoutesInfo, Toolchain
 from engine.artifacts.manifest import SCHEMA_VERSION
 from engine.artifacts.step_inputs import step_inputs
 from engine.protocol import PromptLogprob, SamplingParams
@@ -23,9 +23,12 @@ from engine.runtime.sampling.sampler import sample
 from engine.runtime.sampling.state import SamplingState
 
 UNWRITTEN = -1
+ROUTES = RoutesInfo(layers=[0, 2], experts=300, chosen=3)
 
 
-def tiny_manifest(*, vocab_size: int = 32, max_context: int = 64, block_size: int = 4, windows: Sequence[int] = (0,)) -> Manifest:
+def tiny_manifest(
+    *, vocab_size: int = 32, max_context: int = 64, block_size: int = 4, windows: Sequence[int] = (0,), routes: RoutesInfo | None = ROUTES
+) -> Manifest:
     """windows: of the cache groups, each of one layer; 0 for one that shows all tokens."""
     groups = [
         CacheGroup(
@@ -56,6 +59,7 @@ def tiny_manifest(*, vocab_size: int = 32, max_context: int = 64, block_size: in
             quantize="none",
             source_format="none",
         ),
+        routes=routes,
         caches=groups,
         kernel_library="",
         segments=[],
@@ -75,6 +79,12 @@ def logits_of(history: Sequence[int], vocab_size: int, poison: int | None = None
     digest = blake2b(np.asarray(history, np.int64).tobytes(), digest_size=8).digest()
     generator = np.random.default_rng(int.from_bytes(digest, "little"))
     return (2 * generator.standard_normal(vocab_size)).astype(np.float32)
+
+
+def experts_of(history: Sequence[int]) -> NDArray[np.int32]:
+    """What the last of these tokens chose, [layers, chosen]."""
+    digest = blake2b(np.asarray(history, np.int64).tobytes(), digest_size=2 * len(ROUTES.layers) * ROUTES.chosen).digest()
+    return (np.frombuffer(digest, np.uint16) % ROUTES.experts).reshape(len(ROUTES.layers), ROUTES.chosen).astype(np.int32)
 
 
 def solo(
@@ -121,6 +131,14 @@ def solo_scores(prompt: Sequence[int], params: SamplingParams, *, vocab_size: in
     return [score for score in scores if score is not None]
 
 
+def solo_routes(prompt: Sequence[int], answer: Sequence[int], params: SamplingParams) -> list[bytes]:
+    """What this request is told of the experts of its tokens, all but the last that was chosen: nothing if it does not ask."""
+    if params.routed_from is None:
+        return []
+    tokens = [*prompt, *answer[:-1]]
+    return [experts_of(tokens[: place + 1]).astype(np.uint16).tobytes() for place in range(params.routed_from, len(tokens))]
+
+
 def argmax(logits: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
     """As `StepExecutor.choose` without draws: numpy finds a NaN before anything else."""
     found = [int(logits[row].argmax()) for row in rows]
@@ -150,6 +168,7 @@ class FakeExecutor:
         inputs.table(self.manifest.step.inputs)  # which looks at them as native code does
         tokens, positions = arrays["tokens"], arrays["positions"]
         starts, lengths = arrays["cu_seqlens"].tolist(), arrays["seq_lens"].tolist()
+        self._arrays = arrays
         self.steps.append((len(tokens), len(lengths), len(arrays["logit_rows"])))
         assert starts[0] == 0
         assert starts[-1] == len(tokens) == len(positions)
@@ -165,11 +184,18 @@ class FakeExecutor:
 
     def _logits(self, arrays: Mapping[str, NDArray[np.int32]], row: int) -> NDArray[np.float32]:
         """Of one of the step's tokens."""
+        return logits_of(self._history(arrays, row), self.manifest.model.vocab_size, self.poison)
+
+    def routes(self) -> NDArray[np.int32]:
+        return np.stack([experts_of(self._history(self._arrays, row)) for row in range(len(self._arrays["tokens"]))])
+
+    def _history(self, arrays: Mapping[str, NDArray[np.int32]], row: int) -> list[int]:
+        """All tokens that one of the step's sees."""
         sequence = int(np.searchsorted(arrays["cu_seqlens"], row, side="right")) - 1
         length = int(arrays["positions"][row]) + 1
         seen = sorted((self._seen(group, arrays, sequence, length) for group in self.manifest.caches), key=len)
         assert all(seen[-1][-len(tokens) :] == tokens for tokens in seen)
-        return logits_of(seen[-1], self.manifest.model.vocab_size, self.poison)
+        return seen[-1]
 
     def _seen(self, group: CacheGroup, arrays: Mapping[str, NDArray[np.int32]], sequence: int, length: int) -> list[int]:
         """The tokens that the last of `length` ones sees in a group."""

@@ -20,6 +20,7 @@ class Pipelined:
     planned: Step | None = None
     tokens: dict[str, list[int]] = field(default_factory=dict)
     scores: dict[str, list[PromptLogprob]] = field(default_factory=dict)
+    routes: dict[str, list[bytes]] = field(default_factory=dict)
     ended: dict[str, Output] = field(default_factory=dict)
 
     def take_back(self) -> None:
@@ -57,6 +58,7 @@ class Pipelined:
             assert output.id not in self.ended, "output after the end"
             self.tokens.setdefault(output.id, []).extend(output.tokens)
             self.scores.setdefault(output.id, []).extend(output.prompt_logprobs)
+            self.routes.setdefault(output.id, []).extend(output.routed_experts)
             if output.finish_reason is not None:
                 self.ended[output.id] = output
 

@@ -4,7 +4,7 @@ Token i of an answer is token i of the prompt, counted around; with a temperatur
 prompt's token at a place drawn from the seed and i, which is never the end of text where there is
 another: how long an answer gets does not depend on the draw. A prompt is scored a few tokens per step. So an answer
 depends on the request alone, and a second worker goes on where the first one stopped. After the whole
-prompt comes the end of text. The vector of a text says what the request was.
+prompt comes the end of text. The vector of a text says what the request was. A token's experts are told by `experts`.
 
 --events PATH   a datagram socket that hears what happens here, one JSON object each
 --gate PATH     a FIFO: wait for a byte before being ready, and one for each further worker
@@ -60,11 +60,25 @@ def score(token, count):
     return PromptLogprob(-1.5 - token, 7, [((token + 1 + k) % 256, -0.25 - k) for k in range(count)])
 
 
+def experts(token):
+    """Of eight, in two layers, two each."""
+    return bytes((token % 8, (token + 1) % 8, token // 8 % 8, (token // 8 + 3) % 8))
+
+
 class Sequence:
     def __init__(self, submit):
         self.submit = submit
         self.tokens = list(submit.generated)
         self.scored = submit.scored
+        self.routed = None if submit.params.routed_from is None else submit.params.routed_from + submit.routed
+
+    def routes(self):
+        """Of all tokens so far that have not been told."""
+        if self.routed is None:
+            return []
+        told = [experts(token) for token in [*self.submit.prompt, *self.tokens][self.routed :]]
+        self.routed += len(told)
+        return told
 
     def step(self, eos):
         params, prompt, i = self.submit.params, self.submit.prompt, len(self.tokens)
@@ -75,10 +89,11 @@ class Sequence:
                 self.submit.id, [], cached_tokens=CACHED, prompt_logprobs=[score(token, params.prompt_logprobs) for token in scored]
             )
         if params.max_tokens == 0:
-            return Output(self.submit.id, [], finish_reason="length", cached_tokens=CACHED)
+            return Output(self.submit.id, [], finish_reason="length", cached_tokens=CACHED, routed_experts=self.routes())
         token = prompt[i % len(prompt)] if params.temperature == 0 else self.drawn(eos)
         if i >= len(prompt) and not params.ignore_eos and i >= params.min_tokens:
             token = eos
+        routes = self.routes()
         self.tokens.append(token)
         ends = (token == eos and not params.ignore_eos) or token in params.stop_token_ids
         finish = "stop" if ends else "length" if len(self.tokens) >= params.max_tokens else None
@@ -86,7 +101,7 @@ class Sequence:
         if params.logprobs is not None:
             others = [token, *params.logprob_token_ids] if params.logprob_token_ids else [(token + k) % 256 for k in range(params.logprobs)]
             logprobs = [TokenLogprob(-0.5, [(id, -0.5 - k) for k, id in enumerate(others)])]
-        return Output(self.submit.id, [token], logprobs, finish, cached_tokens=CACHED)
+        return Output(self.submit.id, [token], logprobs, finish, cached_tokens=CACHED, routed_experts=routes)
 
     def drawn(self, eos):
         choices = [token for token in self.submit.prompt if token != eos] or self.submit.prompt
@@ -168,6 +183,8 @@ class Worker:
                 generated=len(message.generated),
                 scored=message.scored,
                 prompt_logprobs=message.params.prompt_logprobs,
+                routed=message.routed,
+                routed_from=message.params.routed_from,
                 grammar=message.params.grammar,
             )
             if self.args.refuse:
