@@ -218,11 +218,11 @@ class LLM:
 
     def _stream(self, assemblers: list[Assembler]) -> "TextStream":
         """Of one prompt."""
-        collector = Collector(assemblers[0])
+        collector = Collector(assemblers[0], self._limits.routes)
         return TextStream((piece for _, piece in self._pieces(assemblers, [collector]) if piece), collector)
 
     def _complete(self, assemblers: list[Assembler], on_token: Callable[[int, str], None] | None) -> list[Completion]:
-        collectors = [Collector(assembler) for assembler in assemblers]
+        collectors = [Collector(assembler, self._limits.routes) for assembler in assemblers]
         for index, piece in self._pieces(assemblers, collectors):
             if on_token is not None and piece:
                 on_token(index, piece)

@@ -72,12 +72,17 @@ class ChatMessage(msgspec.Struct):
     tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
+RoutedExperts = list[list[list[int]]]
+"""For each token that was computed, and each layer with experts: those that it chose, the best first."""
+
+
 class ChatChoice(msgspec.Struct):
     index: int
     message: ChatMessage
     finish_reason: Finish | None
     logprobs: ChatLogprobs | None = None
     token_ids: Sequence[int] | UnsetType = UNSET
+    routed_experts: RoutedExperts | UnsetType = UNSET
 
 
 class ChatDelta(msgspec.Struct):
@@ -94,6 +99,7 @@ class ChatChunkChoice(msgspec.Struct):
     finish_reason: Finish | None = None
     logprobs: ChatLogprobs | None = None
     token_ids: Sequence[int] | UnsetType = UNSET
+    routed_experts: RoutedExperts | UnsetType = UNSET
 
 
 class PromptTokenLogprob(msgspec.Struct):
@@ -125,6 +131,7 @@ class CompletionChoice(msgspec.Struct):
     prompt_logprobs: PromptLogprobs | UnsetType | None = UNSET
     prompt_token_ids: list[int] | UnsetType | None = UNSET
     token_ids: Sequence[int] | UnsetType | None = UNSET
+    routed_experts: RoutedExperts | UnsetType = UNSET
 
 
 class Answer(msgspec.Struct, Generic[_CHOICE], kw_only=True):

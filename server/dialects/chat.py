@@ -9,6 +9,7 @@ from fastapi import Depends
 from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
+from ...artifacts import RoutesInfo
 from ..http.answering import answer
 from ..http.body import JsonBody
 from ..parsing.pieces import CallArguments, CallStart, Content, Message, Piece, Reasoning
@@ -20,6 +21,7 @@ from .choices import ChoicesWriter
 from .grammars import chat_grammar
 from .logprobs import LogprobWriter
 from .planning import Ask, Prompt, truncated
+from .routed_experts import routed_experts
 from .schemas import ChatRequest
 from .tools import tool_use
 
@@ -27,7 +29,7 @@ from .tools import tool_use
 async def chat_completions(service: Served, request: Annotated[ChatRequest, Depends(JsonBody(ChatRequest))]) -> Response:
     """The next message of a conversation."""
     ask = await chat_ask(service, request)
-    style = _ChatStyle(service.text.token_bytes, request, ask)
+    style = _ChatStyle(service.text.token_bytes, request, ask, service.limits.routes)
     writer = ChoicesWriter(service.model, ask, style, with_usage=request.include_usage(), continuous_usage=request.continuous_usage())
     return await answer(service, ask, writer, stream=bool(request.stream))
 
@@ -81,9 +83,10 @@ class _ChatStyle:
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def __init__(self, token_bytes: TokenBytes, request: ChatRequest, ask: Ask) -> None:
+    def __init__(self, token_bytes: TokenBytes, request: ChatRequest, ask: Ask, routes: RoutesInfo | None = None) -> None:
         self._logprob_writer = LogprobWriter(token_bytes, as_ids=bool(request.return_tokens_as_token_ids))
         self._ask = ask
+        self._routes = routes if request.return_routed_experts else None
         self._role = request.role()
         self._echo = request.echoed()
 
@@ -103,13 +106,14 @@ class _ChatStyle:
         pieces = delta.all_pieces()
         said = _delta_of(pieces[0]) if pieces else ChatDelta()
         logprobs = self._logprobs(delta) if delta.tokens else None
-        return ChatChunkChoice(index, said, delta.finish_reason, logprobs, self._ids(delta))
+        return ChatChunkChoice(index, said, delta.finish_reason, logprobs, self._ids(delta), routed_experts(self._routes, delta))
 
     def whole(self, index: int, delta: Delta) -> ChatChoice:
         message = _message_of(delta.all_pieces())
         message.role = self._role
         message.content = self._echo + (message.content or "") if self._echo else message.content
-        return ChatChoice(index, message, delta.finish_reason, self._logprobs(delta), self._ids(delta))
+        experts = routed_experts(self._routes, delta)
+        return ChatChoice(index, message, delta.finish_reason, self._logprobs(delta), self._ids(delta), experts)
 
     def _ids(self, delta: Delta) -> Sequence[int] | UnsetType:
         return delta.ids if self._ask.token_ids else UNSET

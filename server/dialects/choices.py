@@ -75,16 +75,22 @@ class ChoicesWriter:
 
     def whole(self, assemblers: Sequence[Assembler], deltas: Sequence[Sequence[Delta]]) -> Answer[Any]:
         self._assemblers = assemblers
-        wholes = self._with_scores([Delta.joined(each) for each in deltas])
+        wholes = self._with_prompts([Delta.joined(each) for each in deltas])
         result = self._answer(self._style.whole_object, [self._style.whole(index, whole) for index, whole in enumerate(wholes)])
         self._style.begin(result, wholes[0])
         result.usage = self._usage()
         return result
 
-    def _with_scores(self, wholes: list[Delta]) -> list[Delta]:
-        """The first choice of a prompt has scored it for all."""
+    def _with_prompts(self, wholes: list[Delta]) -> list[Delta]:
+        """The first choice of a prompt has scored it, and tells its experts, for all."""
         choices = self._ask.choices
-        return [msgspec.structs.replace(whole, scores=wholes[index - index % choices].scores) for index, whole in enumerate(wholes)]
+        return [self._with_prompt(whole, wholes[index - index % choices], index) for index, whole in enumerate(wholes)]
+
+    def _with_prompt(self, whole: Delta, first: Delta, index: int) -> Delta:
+        if whole is first:
+            return whole
+        shared = max(0, len(self._assemblers[index].plan.prompt) - (self._ask.first_routed or 0))
+        return msgspec.structs.replace(whole, scores=first.scores, routes=[*first.routes[:shared], *whole.routes])
 
     def _opening(self, index: int, first: Delta) -> bytes:
         """The event that comes before the text of a choice."""

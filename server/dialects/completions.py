@@ -6,6 +6,7 @@ from typing import Annotated, Any, cast
 from fastapi import Depends
 from starlette.responses import Response
 
+from ...artifacts import RoutesInfo
 from ..http.answering import answer
 from ..http.body import JsonBody
 from ..service import Served, Service
@@ -16,6 +17,7 @@ from .answers import Answer, CompletionChoice, CompletionLogprobs
 from .choices import ChoicesWriter
 from .logprobs import LogprobWriter, joined
 from .planning import Ask, Prompt, truncated
+from .routed_experts import routed_experts
 from .schemas import COMPLETION_TOKENS, CompletionRequest
 
 
@@ -46,7 +48,7 @@ async def completions(service: Served, request: Annotated[CompletionRequest, Dep
     echoes = [""] * len(kept)
     if request.echo:
         echoes = texts if texts and kept == prompts else [await service.decode(tokens) for tokens in kept]
-    style = _CompletionStyle(service.text.token_bytes, request, ask, echoes)
+    style = _CompletionStyle(service.text.token_bytes, request, ask, echoes, service.limits.routes)
     writer = ChoicesWriter(service.model, ask, style, with_usage=request.include_usage(), continuous_usage=request.continuous_usage())
     return await answer(service, ask, writer, stream=bool(request.stream))
 
@@ -61,12 +63,13 @@ class _CompletionStyle:
     whole_object = "text_completion"
     chunk_object = "text_completion"
 
-    def __init__(self, token_bytes: TokenBytes, request: CompletionRequest, ask: Ask, echoes: list[str]) -> None:
+    def __init__(self, token_bytes: TokenBytes, request: CompletionRequest, ask: Ask, echoes: list[str], routes: RoutesInfo | None) -> None:
         self._token_bytes = token_bytes
         self._logprob_writer = LogprobWriter(token_bytes, as_ids=bool(request.return_tokens_as_token_ids))
         self._request = request
         self._ask = ask
         self._echoes = echoes
+        self._routes = routes if request.return_routed_experts else None
 
     def begin(self, answer: Answer[Any], first: Delta) -> None:
         pass
@@ -79,7 +82,7 @@ class _CompletionStyle:
 
     def chunk(self, index: int, delta: Delta) -> CompletionChoice:
         logprobs = self._logprobs(index, delta) if delta.tokens else None
-        return self._with_ids(delta, CompletionChoice(index, delta.text, delta.finish_reason, logprobs))
+        return self._with_tokens(delta, CompletionChoice(index, delta.text, delta.finish_reason, logprobs))
 
     def whole(self, index: int, delta: Delta) -> CompletionChoice:
         logprobs = self._logprobs(index, delta)
@@ -88,16 +91,17 @@ class _CompletionStyle:
         choice = CompletionChoice(index, self._echo(index) + delta.text, delta.finish_reason, logprobs, None, None, None)
         if (count := self._request.prompt_logprobs) is not None:
             choice.prompt_logprobs = self._logprob_writer.prompt(self._prompt(index), delta.scores, count)
-        return self._with_prompt(index, self._with_ids(delta, choice))
+        return self._with_prompt(index, self._with_tokens(delta, choice))
 
     def _with_prompt(self, index: int, choice: CompletionChoice) -> CompletionChoice:
         if self._ask.token_ids:
             choice.prompt_token_ids = list(self._prompt(index))
         return choice
 
-    def _with_ids(self, delta: Delta, choice: CompletionChoice) -> CompletionChoice:
+    def _with_tokens(self, delta: Delta, choice: CompletionChoice) -> CompletionChoice:
         if self._ask.token_ids:
             choice.token_ids = delta.ids
+        choice.routed_experts = routed_experts(self._routes, delta)
         return choice
 
     def _prompt(self, index: int) -> Sequence[int]:

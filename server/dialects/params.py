@@ -69,6 +69,11 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
     """Logprobs of the prompt's tokens, with so many alternatives each; not in a stream, and not on a GPU."""
     logprob_token_ids: Annotated[list[Natural], Meta(max_length=MAX_LOGPROB_TOKENS)] | None = None
     """Alternatives that are reported of each token instead of the most likely ones, after the chosen one; needs `logprobs`."""
+    return_routed_experts: bool | None = None
+    """Default: false. `routed_experts`: which experts each token chose in each layer; of an artifact that was built with
+    `--capture-routes`."""
+    routed_experts_start_len: Natural | None = None
+    """Default: 0. Leaves the first so many tokens out of `routed_experts`; needs `return_routed_experts`."""
     skip_special_tokens: bool | None = None
     """Default: true. False shows special tokens in the text; `stop` finds them in any case."""
 
@@ -124,6 +129,22 @@ class GenerationParams(StructuredRequest, kw_only=True, forbid_unknown_fields=Tr
         """Raises RequestError if tokens are named of which no logprobs are asked for."""
         if self.logprob_token_ids and logprobs is None:
             raise RequestError("logprob_token_ids needs logprobs", param="logprob_token_ids", hint="set logprobs, or leave it out")
+
+    def check_routed_experts(self, *, told: bool) -> None:
+        """Raises RequestError if experts are asked for and the artifact does not tell them."""
+        if self.return_routed_experts and not told:
+            raise RequestError(
+                "this artifact does not tell which experts tokens choose",
+                param="return_routed_experts",
+                code="unsupported_parameter",
+                hint="serve one of a model with experts that was built with engine build --capture-routes, or leave it out",
+            )
+        if self.routed_experts_start_len is not None and not self.return_routed_experts:
+            raise RequestError(
+                "routed_experts_start_len needs return_routed_experts",
+                param="routed_experts_start_len",
+                hint="set return_routed_experts, or leave it out",
+            )
 
     def check_token_ids(self, vocab_size: int) -> None:
         """Raises RequestError for token ids outside of the vocabulary."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from ...artifacts import Manifest, SamplingDefaults
+from ...artifacts import Manifest, RoutesInfo, SamplingDefaults
 from ...errors import RequestError
 from ...protocol import Ready
 from ..options import GenerationConfig
@@ -18,17 +18,18 @@ from .params import GenerationParams
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """Sizes of the model, in tokens, and how tokens are chosen where a request does not say."""
+    """Sizes of the model, in tokens, how tokens are chosen where a request does not say, and which experts are told."""
 
     max_context: int
     vocab_size: int
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    routes: RoutesInfo | None = None
 
     @classmethod
     def of(cls, manifest: Manifest, generation_config: GenerationConfig) -> Self:
         """generation_config: "none" leaves out what the checkpoint recommends."""
         sampling = manifest.sampling if generation_config == "auto" else SamplingDefaults()
-        return cls(manifest.model.max_context, manifest.model.vocab_size, sampling)
+        return cls(manifest.model.max_context, manifest.model.vocab_size, sampling, manifest.routes)
 
     def room(self, max_tokens: int | None) -> int:
         """For a prompt before an answer of so many tokens, or of one at least."""
@@ -79,6 +80,17 @@ class Ask:
         """Whether the answer says more than text."""
         return self.logprobs is not None or self.token_ids
 
+    @property
+    def first_routed(self) -> int | None:
+        """The first token whose experts are told; None if they are of no token."""
+        return (self.params.routed_experts_start_len or 0) if self.params.return_routed_experts else None
+
+    def routed_from(self, prompt: int, choice: int) -> int | None:
+        """The same of one choice: unless each is told as it comes, the first tells those of the prompt's tokens for all."""
+        if self.first_routed is None or choice == 0 or self.stream:
+            return self.first_routed
+        return max(self.first_routed, prompt)
+
 
 def truncated(tokens: Sequence[int], count: int | None, room: int, *, right: bool) -> Sequence[int]:
     """The last `count` tokens of a prompt, or the first if the right side is what goes. -1: as many as there is `room` for; None: all."""
@@ -90,6 +102,7 @@ def truncated(tokens: Sequence[int], count: int | None, room: int, *, right: boo
 
 def check_prompts(ask: Ask, limits: ModelLimits) -> None:
     """What can be said before the worker is there. Raises RequestError."""
+    ask.params.check_routed_experts(told=limits.routes is not None)
     for prompt in ask.prompts:
         if not prompt.tokens:
             raise RequestError("the prompt has no tokens", param=ask.param, hint="give it some text")
@@ -124,6 +137,7 @@ def plan(ask: Ask, text: Text, limits: ModelLimits, ready: Ready) -> list[Assemb
                 bad_words=bad_words,
                 logprobs=ask.logprobs,
                 prompt_logprobs=ask.prompt_logprobs if choice == 0 or ask.stream else None,
+                routed_from=ask.routed_from(len(tokens), choice),
                 choice=choice,
                 grammar=ask.grammar,
             )

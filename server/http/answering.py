@@ -19,6 +19,8 @@ from .sse import EventSink, EventStream
 
 _SCORE_CHARACTERS = 20
 """To write the score of a prompt's token with its alternatives takes as long as to tokenize so many."""
+_ROUTE_CHARACTERS = 0.1
+"""The same of one byte of the experts that tokens chose."""
 
 
 class Dialect(Protocol):
@@ -61,7 +63,8 @@ async def whole(service: Service, ask: Ask, dialect: Dialect) -> msgspec.Struct:
     with closing(Generation(service.worker.dispatch, assemblers, service.metrics, take)) as generation:
         await generation.ended()
     scores = sum(len(delta.scores) for deltas in collected for delta in deltas)
-    return await offload(scores * _SCORE_CHARACTERS, partial(dialect.whole, assemblers, collected))
+    routes = sum(len(route) for deltas in collected for delta in deltas for route in delta.routes)
+    return await offload(int(scores * _SCORE_CHARACTERS + routes * _ROUTE_CHARACTERS), partial(dialect.whole, assemblers, collected))
 
 
 async def _stream(service: Service, ask: Ask, dialect: Dialect, sink: EventSink) -> "Stream":

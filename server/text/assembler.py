@@ -49,7 +49,8 @@ class Delta(msgspec.Struct, frozen=True):
 
     pieces: what the text says, to be shown instead of it; None if no parser reads it.
     scores: of the prompt's tokens after the first, if they were asked for; all of them in the first delta.
-    ids: of all tokens that the step brought, shown or not.
+    ids: of all tokens that the step brought, shown or not. routes: experts of each token, as `RoutesInfo` reads them, if they were asked
+    for; all of them in the last delta.
     """
 
     text: str
@@ -58,6 +59,7 @@ class Delta(msgspec.Struct, frozen=True):
     pieces: list[Piece] | None = None
     scores: list[PromptLogprob] = []
     ids: Sequence[int] = ()
+    routes: Sequence[bytes] = ()
 
     @classmethod
     def joined(cls, deltas: Sequence["Delta"]) -> "Delta":
@@ -68,7 +70,9 @@ class Delta(msgspec.Struct, frozen=True):
             pieces = joined(piece for delta in deltas for piece in delta.pieces or ())
         scores = [score for delta in deltas for score in delta.scores]
         ids = [id for delta in deltas for id in delta.ids]
-        return cls("".join(delta.text for delta in deltas), tokens, deltas[-1].finish_reason if deltas else None, pieces, scores, ids)
+        routes = [route for delta in deltas for route in delta.routes]
+        reason = deltas[-1].finish_reason if deltas else None
+        return cls("".join(delta.text for delta in deltas), tokens, reason, pieces, scores, ids, routes)
 
     def all_pieces(self) -> list[Piece]:
         if self.pieces is not None:
@@ -98,13 +102,14 @@ class Delta(msgspec.Struct, frozen=True):
         texts = [piece.text if isinstance(piece, Content) else "" for piece in pieces]
         parts = [Delta(text, [], None, [piece]) for text, piece in zip(texts, pieces, strict=True)]
         parts[0] = Delta(texts[0], self.tokens, None, pieces[:1], ids=self.ids)
-        return [*parts, Delta("", [], self.finish_reason)] if self.finish_reason is not None else parts
+        return [*parts, Delta("", [], self.finish_reason, routes=self.routes)] if self.finish_reason is not None else parts
 
 
 class Assembler:
     """Makes deltas from one sequence's outputs. Joined, their texts are the text and their tokens its tokens.
 
-    generated: tokens produced so far, the ones not shown included; reasoning_tokens: of these, the ones of reasoning.
+    generated: tokens produced so far, the ones not shown included; reasoning_tokens: of these, the ones of reasoning. routes: experts of
+    the tokens computed so far, if they were asked for.
     parser: reads the text; `markers` are special tokens, and their texts, that it sees.
     """
 
@@ -120,6 +125,7 @@ class Assembler:
         self._decoded = 0
         self._shown = 0
         self._scores: list[PromptLogprob] = []
+        self.routes: list[bytes] = []
         self.generated = 0
         self.reasoning_tokens = 0
         self.cached_tokens = 0
@@ -143,6 +149,7 @@ class Assembler:
         if reason == "abort":
             message, hint = split_hint(output.error or "the request was aborted\nhint: send it again")
             raise RequestError(message, status=400 if output.error else 503, code="aborted", hint=hint)
+        self.routes += output.routed_experts
         if self.generated == 0:
             self.cached_tokens = output.cached_tokens
         if self._is_plain and reason is None and not self._scores:
@@ -195,9 +202,10 @@ class Assembler:
         while self._held and (everything or self._held[0].offset < self._shown):
             tokens.append(self._held.popleft())
         scores, self._scores = self._scores, []
+        routes = self.routes if self.finish_reason is not None else ()
         if self._parser is None:
-            return Delta(text, tokens, self.finish_reason, scores=scores, ids=ids)
+            return Delta(text, tokens, self.finish_reason, scores=scores, ids=ids, routes=routes)
         if self.finish_reason is not None:
             pieces += self._parser.end()
         made_calls = self.finish_reason == "stop" and self._parser.calls > 0
-        return Delta(text, tokens, "tool_calls" if made_calls else self.finish_reason, joined(pieces), scores, ids)
+        return Delta(text, tokens, "tool_calls" if made_calls else self.finish_reason, joined(pieces), scores, ids, routes)

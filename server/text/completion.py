@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from ...artifacts import RoutesInfo
 from ...protocol import PromptLogprob, TokenLogprob
 from ..parsing.pieces import Call, Message
 from .assembler import Assembler, Delta, Finish
@@ -15,7 +16,8 @@ class Completion:
 
     reasoning, tool_calls: of `LLM.chat`, what the model wrote that is not part of the text.
     logprobs: one per token, if they were asked for; prompt_logprobs: one per token of the prompt, None for
-    its first. time_to_first_token and seconds count from the call. finish_reason is None if generation was broken off.
+    its first. routed_experts: if they were asked for, of each token that was computed and each layer with experts, those that it chose.
+    time_to_first_token and seconds count from the call. finish_reason is None if generation was broken off.
     """
 
     text: str
@@ -25,6 +27,7 @@ class Completion:
     finish_reason: Finish | None
     logprobs: list[TokenLogprob] | None
     prompt_logprobs: list[PromptLogprob | None] | None
+    routed_experts: list[list[list[int]]] | None
     prompt_tokens: int
     cached_tokens: int
     generated_tokens: int
@@ -47,10 +50,11 @@ class Completion:
 
 
 class Collector:
-    """Gathers one sequence's deltas into a Completion."""
+    """Gathers one sequence's deltas into a Completion. routes: which experts are told of tokens, None if none are."""
 
-    def __init__(self, assembler: Assembler) -> None:
+    def __init__(self, assembler: Assembler, routes: RoutesInfo | None) -> None:
         self._assembler = assembler
+        self._routes = routes if assembler.plan.sampling.routed_from is not None else None
         self._deltas: list[Delta] = []
         self._first: float | None = None
         self._last = time.monotonic()
@@ -73,6 +77,7 @@ class Collector:
             finish_reason=whole.finish_reason,
             logprobs=logprobs if plan.sampling.logprobs is not None else None,
             prompt_logprobs=[None, *whole.scores] if plan.sampling.prompt_logprobs is not None else None,
+            routed_experts=None if self._routes is None else self._routes.nested(self._assembler.routes),
             prompt_tokens=len(plan.prompt),
             cached_tokens=self._assembler.cached_tokens,
             generated_tokens=self._assembler.generated,

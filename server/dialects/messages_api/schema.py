@@ -22,11 +22,14 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "context_management": ({}, {"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
     "diagnostics": (),
     "prompt_logprobs": (),
+    "return_routed_experts": (False,),
+    "routed_experts_start_len": (),
 }
 _INSTEAD = {
     "mcp_servers": "call them where the client is, as tools",
     "context_management": "send fewer messages",
     "prompt_logprobs": "ask chat completions for them",
+    "return_routed_experts": "ask chat completions for them",
 }
 """What to do instead of what is not supported."""
 

@@ -25,6 +25,8 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "truncation": ("disabled",),
     "context_management": ([],),
     "prompt_logprobs": (),
+    "return_routed_experts": (False,),
+    "routed_experts_start_len": (),
 }
 _INSTEAD = {
     "background": "ask for a stream",
@@ -33,6 +35,7 @@ _INSTEAD = {
     "truncation": "send fewer items",
     "context_management": "send fewer items",
     "prompt_logprobs": "ask chat completions for them",
+    "return_routed_experts": "ask chat completions for them",
 }
 """What to do instead of what is not supported."""
 Include = Literal[
