@@ -187,11 +187,20 @@ class Program(_Struct, frozen=True, kw_only=True):
     results: dict[str, str]
 
 
-class WeightInfo(_Struct, frozen=True, kw_only=True):
+class ExpertsInfo(_Struct, frozen=True, kw_only=True):
+    """A mixture of `count` experts, of which every token chooses `chosen`."""
+
+    count: Size
+    chosen: Size
+
+
+class WeightInfo(_Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A packed tensor: where it lies, and the recipe that makes it from checkpoint tensors.
 
     `recipe` is the list of operations applied to `sources` (names of model parameters).
     `format` of a weight with bands (kernels/linear/bands.py) is FORMAT:ROWS of each source, with + between them.
+    experts: the mixture of which it holds every expert's part, equal in size; a step reads those of chosen experts alone. None: all of
+    it is read.
     """
 
     file: str
@@ -200,6 +209,7 @@ class WeightInfo(_Struct, frozen=True, kw_only=True):
     format: str
     sources: list[str]
     recipe: list[str]
+    experts: ExpertsInfo | None = None
 
 
 class MemoryPlan(_Struct, frozen=True, kw_only=True):

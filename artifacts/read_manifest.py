@@ -125,6 +125,8 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     for name, weight in manifest.weights.items():
         if weight.dtype not in DTYPE_BYTES:
             yield f"has a weight of an unknown dtype: {name!r} is {weight.dtype!r}"
+        if weight.experts is not None and weight.experts.chosen > weight.experts.count:
+            yield f"has a weight of {weight.experts.count} experts of which {weight.experts.chosen} are chosen: {name!r}"
     for prompt in manifest.probe.prompts:
         if not _is_computable(prompt, manifest):
             yield "has a probe that this model cannot compute"

@@ -40,8 +40,9 @@ Start and import take turns, so that a slow minute slows both. Arguments after -
 example:
   engine bench latency --artifacts smollm2 --batch 1,8 --context 256 --plot latency.svg
 
-A decode step reads all weights once and every sequence's keys and values; the table says how fast
-that is, against the bandwidth at which this machine reads memory, measured in the same run.""",
+A decode step reads all weights once (of a mixture's experts those that are chosen) and every sequence's
+keys and values; the table says how fast that is, against the bandwidth at which this machine reads
+memory, measured in the same run.""",
         plots=True,
     ),
     "throughput": Benchmark(

@@ -1,10 +1,8 @@
 """How long a decode step and a prefill take, in this process: scheduler, executor and sampler, no HTTP."""
 
 from itertools import product
-from math import prod
 
 from ..artifacts import Manifest, load_manifest
-from ..artifacts.manifest import DTYPE_BYTES
 from ..options.runtime import RuntimeOptions
 from ..runtime.capacity.machine import default_threads
 from ..runtime.core import EngineCore
@@ -16,6 +14,7 @@ from .limits import GpuLimits, Limits, measure_gpu_limits, measure_limits
 from .options import Latency, settings
 from .provenance import provenance
 from .report import Report
+from .step_bytes import kv_bytes_read, weight_bytes_per_step
 
 
 def measure(options: Latency) -> Report:
@@ -45,22 +44,9 @@ def _decode(steps: EngineSteps, manifest: Manifest, batch: int, context: int, co
         context=context,
         step_s=[time.total_s for time in times],
         compute_s=[time.compute_s for time in times],
-        weight_bytes=weight_bytes_per_step(manifest),
+        weight_bytes=weight_bytes_per_step(manifest, batch),
         kv_bytes=batch * kv_bytes_read(manifest, context),
     )
-
-
-def kv_bytes_read(manifest: Manifest, context: int) -> int:
-    """Bytes of keys and values that a new token of a sequence of `context` tokens reads."""
-    return sum(group.seen(context) * group.bytes_per_block // group.block_size for group in manifest.caches)
-
-
-def weight_bytes_per_step(manifest: Manifest) -> int:
-    """Bytes of weights that a step reads: all but an embedding table in which it only looks rows up."""
-    uses = [name for call in manifest.step.calls for name in call.inputs]
-    sizes = {name: prod(weight.shape) * DTYPE_BYTES[weight.dtype] for name, weight in manifest.weights.items()}
-    lookup_only = uses.count("weight:embed.weight") == 1
-    return sum(size for name, size in sizes.items() if not (lookup_only and name == "embed.weight"))
 
 
 def _load(options: Latency, manifest: Manifest) -> EngineSteps:

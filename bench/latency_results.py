@@ -6,7 +6,7 @@ from .limits import GpuLimits, Limits
 
 
 class Decode(msgspec.Struct, frozen=True, kw_only=True):
-    """Steps of `batch` sequences of `context` tokens. Bytes: what a step must read; KV as if no layer had a window.
+    """Steps of `batch` sequences of `context` tokens. Bytes: what a step must read (step_bytes.py).
 
     step_s: seconds of each step; compute_s: without planning it and handing its tokens on.
     """

@@ -27,10 +27,10 @@ from rich.console import Console
 
 from engine.artifacts import Manifest, load_manifest
 from engine.artifacts.step_arrays import step_arrays, whole_prompts
-from engine.bench.latency import kv_bytes_read, weight_bytes_per_step
 from engine.bench.limits import GpuLimits, measure_gpu_limits
 from engine.bench.provenance import PACKAGES, provenance
 from engine.bench.report import Report, Spread, Table, show, write_json
+from engine.bench.step_bytes import kv_bytes_read, weight_bytes_per_step
 from engine.errors import EngineError
 from engine.runtime.batch import StepInputs
 from engine.runtime.cuda.executor import CudaExecutor
@@ -214,7 +214,7 @@ def _decode(executor: CudaExecutor, batch: int, context: int, steps: int) -> Dec
         batch=batch,
         context=context,
         seconds=_times(executor, decode_step(batch, context, executor.manifest), steps),
-        weight_bytes=weight_bytes_per_step(executor.manifest),
+        weight_bytes=weight_bytes_per_step(executor.manifest, batch),
         kv_bytes=batch * kv_bytes_read(executor.manifest, context),
     )
 

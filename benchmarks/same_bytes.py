@@ -30,8 +30,8 @@ from rich.table import Table
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from engine.artifacts.step_arrays import step_arrays, whole_prompts
-from engine.bench.latency import kv_bytes_read, weight_bytes_per_step
 from engine.bench.provenance import provenance
+from engine.bench.step_bytes import kv_bytes_read, weight_bytes_per_step
 from engine.runtime.batch import StepInputs
 from engine.runtime.executor import Executor
 
@@ -107,7 +107,7 @@ def main() -> None:
     for context in CONTEXTS:
         times = measure(executors, context, options.rounds)
         moved = {
-            name: weight_bytes_per_step(executor.manifest) + kv_bytes_read(executor.manifest, context)
+            name: weight_bytes_per_step(executor.manifest, 1) + kv_bytes_read(executor.manifest, context)
             for name, executor in executors.items()
         }
         pairs = zip(*(times[name] for name in NAMES), strict=True)

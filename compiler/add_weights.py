@@ -92,6 +92,7 @@ def planned(manifest: Manifest) -> list[PackedWeight]:
             format=weight.format,
             sources=tuple(weight.sources),
             recipe=tuple(weight.recipe),
+            experts=weight.experts,
         )
         for name, weight in manifest.weights.items()
     ]

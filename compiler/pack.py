@@ -69,6 +69,7 @@ def _index(plan: list[PackedWeight]) -> dict[str, WeightInfo]:
             format=weight.format,
             sources=list(weight.sources),
             recipe=list(weight.recipe),
+            experts=weight.experts,
         )
         for name, shard in _named_shards(plan)
         for weight in shard

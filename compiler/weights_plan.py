@@ -6,9 +6,12 @@ architecture need packing but no compiling. `recipes.py` runs them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import fx
 
+from ..artifacts import ExpertsInfo
 from ..kernels.linear.bands import is_mixed, read_bands
 from ..kernels.linear.blocks import FORMATS, GROUPED
 from ..kernels.linear.packed import ORDER, Layout
@@ -19,7 +22,7 @@ _CONVERSIONS = {"f32": "to_float32", "bf16": "to_bfloat16"}
 
 @dataclass(frozen=True, kw_only=True)
 class PackedWeight:
-    """One tensor of the artifact. `sources`: names of the parameters that it is made from."""
+    """One tensor of the artifact. `sources`: names of the parameters that it is made from. experts: as in `WeightInfo`."""
 
     name: str
     dtype: str
@@ -27,6 +30,7 @@ class PackedWeight:
     format: str
     sources: tuple[str, ...]
     recipe: tuple[str, ...]
+    experts: ExpertsInfo | None = None
 
 
 def plan_weights(graph: fx.Graph, stored: Mapping[str, str]) -> list[PackedWeight]:
@@ -49,9 +53,21 @@ def plan_weights(graph: fx.Graph, stored: Mapping[str, str]) -> list[PackedWeigh
                     recipe=_recipe(
                         [stored.get(source, "f32") for source in sources], packed_format, node.meta.get("layout"), node.meta.get("join")
                     ),
+                    experts=_experts(node),
                 )
             )
     return plan
+
+
+def _experts(weight: fx.Node) -> ExpertsInfo | None:
+    """The mixture of which `weight` holds every expert's part: where all that reads it takes rows in the order of a router's choice."""
+    sorts = torch.ops.engine.sort_routes.default
+    orders = [next((source for source in user.all_input_nodes if source.target is sorts), None) for user in weight.users]
+    if (order := orders[0]) is None or None in orders:
+        return None
+    arguments: Any = order.args
+    routes, count = arguments
+    return ExpertsInfo(count=count, chosen=routes.meta["val"].shape[2])
 
 
 def operations_of(recipe: Sequence[str], index: int) -> list[str]:

@@ -49,6 +49,10 @@ def second_group(content: dict[str, Any], **changes: Any) -> None:
             "'x' is 'f'",
         ),
         (lambda content: content["memory"]["activations"].update({"T*Q": 1}), "a memory plan in 'T\\*Q', which no input"),
+        (
+            lambda content: next(iter(content["weights"].values()))["experts"].update(chosen=5),
+            "a weight of 4 experts of which 5 are chosen",
+        ),
         (lambda content: content["graphs"][0]["sizes"].pop("R"), "graph 'graphs/decode-1.json' of no size R"),
         (lambda content: content.update(routes=ROUTES), "tells the experts of layers for which its program 'step' has no result"),
         (lambda content: told(content, layers=[]), "tells the experts of layers for which"),

@@ -6,7 +6,19 @@ from pathlib import Path
 import msgspec
 from artifact_stand_in import seal, write_artifact
 
-from engine.artifacts import CacheGroup, Call, Manifest, MemoryPlan, PassReport, Probe, ProbePrompt, Program, SegmentInfo, WeightInfo
+from engine.artifacts import (
+    CacheGroup,
+    Call,
+    ExpertsInfo,
+    Manifest,
+    MemoryPlan,
+    PassReport,
+    Probe,
+    ProbePrompt,
+    Program,
+    SegmentInfo,
+    WeightInfo,
+)
 from engine.artifacts.graph import GraphInfo, KernelInfo
 from engine.artifacts.step_inputs import draw_inputs, step_inputs
 
@@ -40,7 +52,15 @@ def write_rich_artifact(directory: Path) -> Manifest:
             frees=[f"value:{n}" for n in range(5)],
         ),
     ]
-    weight = WeightInfo(file="weights/0.safetensors", dtype="uint8", shape=[4, 16], format="q4_1", sources=[WEIGHT], recipe=["pack"])
+    weight = WeightInfo(
+        file="weights/0.safetensors",
+        dtype="uint8",
+        shape=[4, 16],
+        format="q4_1",
+        sources=[WEIGHT],
+        recipe=["pack"],
+        experts=ExpertsInfo(count=4, chosen=2),
+    )
     kernel = KernelInfo(
         file="kernels/abc.cubin", function="f", threads=128, shared_bytes=0, parameters=["pointer", "int32"], registers=32, stack_bytes=0
     )
