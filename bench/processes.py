@@ -30,10 +30,24 @@ def usage(pid: int) -> Usage:
     return Usage(peak_rss_bytes=sum(map(_peak_rss, members)), cpu_s=sum(map(_cpu_seconds, members)))
 
 
+def anonymous_bytes(pid: int) -> int:
+    """What the family of this process holds at the moment of memory that is no file's, and so cannot be dropped and read again."""
+    return sum(_status(member, "RssAnon") or 0 for member in family(pid))
+
+
 def _peak_rss(pid: int) -> int:
-    status = (_PROC / str(pid) / "status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+    if (size := _status(pid, "VmHWM")) is None:
+        raise FileNotFoundError(f"process {pid} has ended")
+    return size
+
+
+def _status(pid: int, field: str) -> int | None:
+    """Bytes that /proc/PID/status gives for `field`; None of a process that has ended."""
+    try:
+        lines = (_PROC / str(pid) / "status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -3,9 +3,11 @@
     python benchmarks/random_gguf.py qwen3-30b-a3b --layers 12 --tokenizer FILE.gguf -o qwen3-moe.gguf
 
 The same file is for Engine and for llama.cpp. Weights are random blocks whose scales keep activations near 1; answers mean nothing.
+With --no-weights they are a hole in the file: for what reads its header alone.
 """
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +123,7 @@ SHAPES = {
         keys=_keys(2048, 16, 1, 576, 64, 6, 1408)
         | {
             "attention.value_length": 512,
+            "attention.q_lora_rank": 0,  # said, since llama.cpp knows models without by their number of layers
             "attention.kv_lora_rank": 512,
             "attention.key_length_mla": 192,
             "attention.value_length_mla": 128,
@@ -152,8 +155,8 @@ SHAPES = {
 }
 
 
-def write(shape: Shape, layers: int, tokenizer: Path, output: Path) -> None:
-    """Write the file. tokenizer: a GGUF file whose tokenizer it gets; its vocabulary becomes the model's."""
+def write(shape: Shape, layers: int, tokenizer: Path, output: Path, *, weights: bool = True) -> None:
+    """Write the file. tokenizer: a GGUF file whose tokenizer it gets; its vocabulary becomes the model's. weights: else there is a hole."""
     taken = _tokenizer(tokenizer)
     vocabulary = len(taken["tokenizer.ggml.tokens"][0])
     tensors = list(_tensors(shape, layers, vocabulary))
@@ -169,9 +172,12 @@ def write(shape: Shape, layers: int, tokenizer: Path, output: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     generator = np.random.default_rng(_SEED)
-    for name, size, type in tensors:
+    for name, size, type in tensors if weights else ():
         writer.write_tensor_data(_values(name, size, type, generator))
     writer.close()
+    if not weights:
+        aligned = [-(-count // writer.data_alignment) * writer.data_alignment for count in (output.stat().st_size, *_sizes(tensors))]
+        os.truncate(output, sum(aligned))
 
 
 def _tensors(shape: Shape, layers: int, vocabulary: int) -> Iterator[tuple[str, tuple[int, ...], Type]]:
@@ -199,6 +205,10 @@ def _stored_shape(size: tuple[int, ...], type: Type) -> Sequence[int]:
 
 def _bytes(size: tuple[int, ...], type: Type) -> int:
     return int(np.prod(_stored_shape(size, type))) * (4 if type is Type.F32 else 1)
+
+
+def _sizes(tensors: Sequence[tuple[str, tuple[int, ...], Type]]) -> Iterator[int]:
+    return (_bytes(size, type) for _, size, type in tensors)
 
 
 def _values(name: str, size: tuple[int, ...], type: Type, generator: np.random.Generator) -> np.ndarray:
@@ -241,8 +251,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, required=True, metavar="N", help="how many of the model's layers to write")
     parser.add_argument("--tokenizer", type=Path, required=True, metavar="FILE", help="a GGUF file whose tokenizer and vocabulary it gets")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--no-weights", action="store_true", help="a header alone, and a hole where weights would be")
     options = parser.parse_args()
-    write(SHAPES[options.shape], options.layers, options.tokenizer, options.output)
+    write(SHAPES[options.shape], options.layers, options.tokenizer, options.output, weights=not options.no_weights)
 
 
 if __name__ == "__main__":

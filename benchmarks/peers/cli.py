@@ -17,7 +17,7 @@ from engine.errors import EngineError
 
 from . import engine_serve, llama_cpp, modular_max, onnxruntime_genai, openvino_genai, transformers_serve, vllm
 from .environment import PeerError
-from .load import PHASES, Load, open_prompts
+from .load import CONCURRENCY, PHASES, Load, open_prompts
 from .measure import Measured, measure, say
 from .pace import machine_pace
 from .plot import plot
@@ -61,7 +61,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main(options: argparse.Namespace) -> None:
-    place = Place(artifacts=options.artifacts, gguf=options.gguf.absolute(), work=options.work.absolute(), threads=options.threads)
+    place = Place(
+        artifacts=options.artifacts,
+        gguf=options.gguf.absolute(),
+        work=options.work.absolute(),
+        threads=options.threads,
+        weights=options.weights,
+    )
     if options.plot:
         check_plot(options.plot)
     (place.work / "logs").mkdir(parents=True, exist_ok=True)
@@ -89,13 +95,14 @@ def _install(names: Sequence[str], place: Place) -> tuple[dict[str, Mapping[str,
 def _measure(options: argparse.Namespace, place: Place, versions: dict[str, Mapping[str, str]], failures: dict[str, str]) -> Report:
     """Measure what was asked for. The JSON file is written after each subject: an hour's work is not lost with the last one."""
     load = Load.tiny() if options.tiny else Load(runs=options.runs)
+    load = replace(load, question=not options.random_weights, concurrency=tuple(map(int, options.clients)))
     prompts = open_prompts(place.artifacts, load)
     pace = machine_pace(place.artifacts, place.threads)
     results = _Results(versions=versions, measured=[])
     settings = {"load": load, "threads": place.threads, "gguf": place.gguf.name, "phases": options.phases}
     report = Report(benchmark="peers", tables=(), settings=settings, results=results, provenance=provenance(place.artifacts))
     for subject in [subject for name in versions for subject in _PEERS[name].subjects(place)]:
-        if not options.weights or subject.weights in options.weights:
+        if place.wants(subject.weights):
             say(subject.name)
             results.measured.append(measure(subject, prompts, load, options.phases, place.work / "logs", pace))
             report = replace(report, tables=tables(results.measured, versions), warnings=warnings(results.measured, failures))
@@ -124,8 +131,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="where environments, models and logs of peers are kept")
     parser.add_argument("--peers", type=_names(_PEERS), default=[*_PEERS], metavar="A,B", help=f"some of: {', '.join(_PEERS)}")
-    parser.add_argument("--weights", type=lambda text: text.split(","), metavar="A,B", help="only these kinds of weights: Q4_1, int8, ...")
+    parser.add_argument(
+        "--weights", type=lambda text: tuple(text.split(",")), metavar="A,B", help="only these kinds of weights: Q4_1, int8, ..."
+    )
     parser.add_argument("--phases", type=_names(PHASES), default=[*PHASES], metavar="A,B", help=f"some of: {', '.join(PHASES)}")
+    clients = [*map(str, CONCURRENCY)]
+    parser.add_argument(
+        "--clients", type=_names(clients), default=clients, metavar="A,B", help=f"loads of several clients: some of {', '.join(clients)}"
+    )
+    parser.add_argument("--random-weights", action="store_true", help="the model's answers mean nothing: no question is asked first")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of each (default: 2)")
     parser.add_argument(
         "--runs", type=int, default=Load.runs, metavar="N", help="runs of each load of several clients (default: %(default)s)"

@@ -39,7 +39,7 @@ def install(place: Place) -> Mapping[str, str]:
         options = [f"-D{name}={value}" for name, value in _OPTIONS.items()]
         run(["cmake", "-S", str(source / "vendor" / "llama.cpp"), "-B", str(build), *options])
         run(["cmake", "--build", str(build), "--parallel", str(place.threads), "--target", *_TARGETS])
-    for kind in _REQUANTIZED:
+    for kind in filter(place.wants, _REQUANTIZED):
         _requantize(place, kind)
     return {_PACKAGE: sdist.name.removesuffix(".tar.gz").rpartition("-")[2]}
 

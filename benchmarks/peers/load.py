@@ -18,7 +18,10 @@ EXPECTED = "Paris"
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """How much of each. Lengths are in tokens, limits in seconds. attempts: how often a disturbed run is taken at most."""
+    """How much of each. Lengths are in tokens, limits in seconds. attempts: how often a disturbed run is taken at most.
+
+    question: whether a peer must answer one rightly first, which random weights cannot. concurrency: of the loads of several clients.
+    """
 
     runs: int = 3
     attempts: int = 3
@@ -32,6 +35,8 @@ class Load:
     prompt: tuple[int, int] = (32, 256)
     output: int = 64
     time_limit_s: float = 240.0
+    question: bool = True
+    concurrency: tuple[int, ...] = CONCURRENCY
 
     @classmethod
     def tiny(cls) -> "Load":

@@ -15,7 +15,7 @@ from engine.bench.stream import Result
 from engine.bench.workload import Request
 
 from .environment import PeerError
-from .load import CONCURRENCY, EXPECTED, Load, Prompts
+from .load import EXPECTED, Load, Prompts
 from .others import CpuTime, others_share
 from .session import Room, Server, Session
 from .subject import Subject
@@ -128,13 +128,14 @@ class _Measurement:
         if "startup" in phases:
             self._starts()
         if "throughput" in phases:
-            for concurrency in CONCURRENCY:
+            for concurrency in self._load.concurrency:
                 self._throughput(concurrency)
 
     def _alone(self, phases: Collection[str]) -> None:
-        """The answer to a question, and what is measured with one request at a time."""
+        """The answer to a question, if one is asked, and what is measured with one request at a time."""
         with self._session(_ALONE) as session:
-            self._ask(session)
+            if self._load.question:
+                self._ask(session)
             if "single" in phases:
                 self._found.single = quietest(lambda attempt: self._run(session, self._prompts.single(attempt), 1), self._load.attempts)
             if "ttft" in phases:

@@ -10,12 +10,20 @@ from .session import Library, Room, Server
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where everything is: the artifact and the GGUF file of one model, and a folder for all that peers need."""
+    """Where everything is: the artifact and the GGUF file of one model, and a folder for all that peers need.
+
+    weights: the kinds that are wanted, None for all.
+    """
 
     artifacts: Path
     gguf: Path
     work: Path
     threads: int
+    weights: tuple[str, ...] | None = None
+
+    def wants(self, kind: str) -> bool:
+        """Whether weights of this kind are to be measured."""
+        return self.weights is None or kind in self.weights
 
     @property
     def checkpoint(self) -> Path:

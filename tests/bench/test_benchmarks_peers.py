@@ -4,6 +4,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -265,12 +266,12 @@ class Scripted:
         self.running -= 1
 
 
-def measure(peers: Any, tmp_path: Path, peer: Scripted) -> Any:
+def measure(peers: Any, tmp_path: Path, peer: Scripted, **of_load: Any) -> Any:
     tokenizer = Tokenizer(
         WordLevel({f"Ġ{a}{b}": i for i, (a, b) in enumerate(product("abcdefghij", repeat=2))} | {"?": 100}, unk_token="?")
     )
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    load = peers.load.Load.tiny()
+    load = replace(peers.load.Load.tiny(), **of_load)
     prompts = peers.load.Prompts(tokenizer, SimpleNamespace(render_chat=lambda messages: "a chat"), load)
     subject = peers.subject.Subject(peer="p", weights="w", open=lambda room: peer)
     return peers.measure.measure(subject, prompts, load, peers.load.PHASES, tmp_path, lambda: 1.0)
@@ -285,6 +286,34 @@ def test_a_peer_goes_through_every_phase(peers: Any, tmp_path: Path) -> None:
     assert peer.asked == [(1, 1), (1, 1), (1, 1), (8, 8), (8, 8), (32, 32), (8, 32)]
     assert found.peak_memory > 0
     assert peer.running == 0
+
+
+def test_random_weights_are_asked_no_question_and_only_the_loads_that_are_wanted(peers: Any, tmp_path: Path) -> None:
+    peer = Scripted("garbage", missing=0)
+    found = measure(peers, tmp_path, peer, question=False, concurrency=(8,))
+    assert found.error is None
+    assert peer.asked == [(1, 1), (1, 1), (8, 8), (8, 8)]
+    assert [*found.throughput] == [8]
+
+
+def test_random_weights_must_do_the_work_all_the_same(peers: Any, tmp_path: Path) -> None:
+    assert "15 tokens came where 16" in measure(peers, tmp_path, Scripted("garbage", missing=1), question=False).error
+
+
+def test_only_the_weights_that_are_wanted_are_made(peers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(peers.llama_cpp, "_requantize", lambda place, kind: made.append(kind))
+    programs = tmp_path / "llama.cpp" / "build" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("llama-server", "llama-quantize"):
+        (programs / name).touch()
+    (tmp_path / "llama.cpp" / "llama_cpp_python-1.2.tar.gz").touch()
+    (tmp_path / "llama.cpp" / "llama_cpp_python-1.2").mkdir()
+    for weights, expected in ((None, ["Q4_0", "Q8_0", "F16", "BF16"]), (("Q4_K", "F16"), ["F16"])):
+        place = peers.subject.Place(artifacts=tmp_path, gguf=tmp_path / "m.Q4_K.gguf", work=tmp_path, threads=1, weights=weights)
+        made.clear()
+        assert peers.llama_cpp.install(place) == {"llama-cpp-python": "1.2"}
+        assert made == expected
 
 
 @pytest.mark.parametrize(("text", "missing", "reason"), [("Rome", 0, "answers 'Rome'"), ("Paris", 1, "15 tokens came where 16")])
