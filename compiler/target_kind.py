@@ -108,7 +108,7 @@ class NvidiaKind(TargetKind):
 
     def check_routes(self, spec: ModelSpec) -> None:
         raise BuildError(
-            "--capture-routes is for CPU targets: mixtures of experts are not compiled for NVIDIA ones",
+            "--capture-routes is for CPU targets: steps on NVIDIA give back chosen tokens alone",
             hint="build for a CPU: --target cpu",
         )
 
