@@ -12,15 +12,15 @@ def kv_bytes_read(manifest: Manifest, context: int) -> int:
 
 
 def weight_bytes_per_step(manifest: Manifest, tokens: int) -> int:
-    """Bytes of weights that a step of `tokens` tokens reads: all but an embedding table in which it only looks rows up, and of a
+    """Bytes of weights that a step of `tokens` tokens reads: all but embedding tables in which it only looks rows up, and of a
     mixture's experts as many as the tokens are expected to choose."""
     uses = [name for call in manifest.step.calls for name in call.inputs]
-    lookup_only = uses.count("weight:embed.weight") == 1
+    lookup_only = {name for name in ("embed.weight", "layer_inputs.embed.weight") if uses.count(f"weight:{name}") == 1}
     return round(
         sum(
             prod(weight.shape) * DTYPE_BYTES[weight.dtype] * (share_chosen(weight.experts, tokens) if weight.experts else 1)
             for name, weight in manifest.weights.items()
-            if not (lookup_only and name == "embed.weight")
+            if name not in lookup_only
         )
     )
 

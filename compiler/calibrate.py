@@ -29,6 +29,8 @@ TOKENS, LENGTH = 2048, 256
 RANDOM = "random tokens"
 _TEXT = "text sha256:"
 _SEED = 20
+_OF_TOKENS = frozenset({"embed.weight", "layer_inputs.embed.weight"})
+"""Tables with a row for each token."""
 _BITS = 4
 """Of a mean square: numbers that differ by a rounding are then equal, but for one in a thousand million."""
 _LEAST = 2.0**-20
@@ -119,12 +121,13 @@ def _decoder(checkpoint: Checkpoint, tokens: list[int]) -> Decoder:
     spec = checkpoint.spec
     with torch.device("meta"):
         model = Decoder(spec).eval()
-        model.embed = nn.Embedding(len(tokens), spec.hidden_size)
-    inside = ("layers.", "head.", "embed.")
+    inside = ("layers.", "head.", *_OF_TOKENS)
     outside = [name for name, info in checkpoint.parameters.items() if not (name.startswith(inside) or info.is_order)]
     weights = {name: read(checkpoint, name).double() for name in outside}
-    stored = checkpoint.read("embed.weight")
-    weights["embed.weight"] = values_of(stored.format, stored.data[tokens], stored.order).double()
+    for name in _OF_TOKENS & checkpoint.parameters.keys():
+        stored = checkpoint.read(name)
+        rows = values_of(stored.format, stored.data[tokens], stored.order).double()
+        model.get_submodule(name.removesuffix(".weight")).weight = nn.Parameter(rows, requires_grad=False)
     constant = {name: value.double() for name, value in constants(spec).items()}
     model.load_state_dict(weights | constant, assign=True, strict=False)
     if spec.pooling is None:

@@ -35,8 +35,10 @@ def fewer_layers(wanted: Wanted) -> FewerLayers:
     """Of every run of equal layers (equal in configuration and in the formats of all parameters) the first and the last are kept.
 
     So is every layer whose keys and values another one reads. A segment reaches at most from one layer into the next, so every pair
-    of neighbours that the whole model has is in it.
+    of neighbours that the whole model has is in it. Nothing is left out where inputs of all layers are made at once, in one segment.
     """
+    if wanted.spec.layer_inputs is not None:
+        return FewerLayers.none_left_out(wanted)
     runs = [list(run) for _, run in groupby(range(len(wanted.spec.layers)), key=lambda index: _kind(wanted, index))]
     kept = [index for run in runs for index in ((run[0], run[-1]) if len(run) > 1 else run)]
     stands_for = [count for run in runs for count in ((len(run) - 1, 1) if len(run) > 1 else (1,))]

@@ -27,7 +27,7 @@ _SENSITIVE = ("attention.v.weight", "attention.o.weight", "attention.latent.weig
 _ROUTERS = "router.weight"
 """These stay float32, whatever else is quantized: which experts are chosen is decided by small differences."""
 _EXPERTS = ".experts."
-_TABLES = frozenset({"embed.weight", "head.weight"})
+_TABLES = frozenset({"embed.weight", "head.weight", "layer_inputs.embed.weight"})
 
 
 def choose_formats(checkpoint: Checkpoint, quantize: str, layout: Layout = "panels") -> dict[str, str]:

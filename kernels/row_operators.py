@@ -89,6 +89,8 @@ ROW_OPERATORS: dict[str, RowOperator] = {
         _operator("soft_cap", logits=True, x="rows", cap="float"),
         # x, at least -limit and at most limit
         _operator("clip", cpu_only=True, x="rows", limit="float"),
+        # x * factor
+        _operator("scale", cpu_only=True, x="rows", factor="scalar"),
         # x + multiplier * y
         _operator("scaled_add", cpu_only=True, x="rows", y="rows", multiplier="float"),
     )

@@ -22,6 +22,7 @@ ROW_REFERENCES: dict[str, Reference] = {
     "xielu": activations.xielu,
     "soft_cap": activations.soft_cap,
     "clip": activations.clip,
+    "scale": lambda x, factor: x * factor,
     "scaled_add": lambda x, y, multiplier: x + multiplier * y,
 }
 

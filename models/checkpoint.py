@@ -44,7 +44,7 @@ class ParameterInfo:
         """stored, widened_from: of its tensors. What is to be computed or turned is numbers then, whatever it was."""
         if located.turned and stored not in NUMBERS:
             stored, widened_from = "f32", widened_from or stored.upper()
-        return cls(shape=shape, format="f32" if located.plus else stored, widened_from=widened_from)
+        return cls(shape=shape, format="f32" if located.is_computed else stored, widened_from=widened_from)
 
     @property
     def is_order(self) -> bool:
@@ -124,7 +124,7 @@ def taken(located: Located, loaded: Sequence[LoadedTensor]) -> LoadedTensor:
         ]
     format, order = loaded[0].format, loaded[0].order
     is_vector = located.split and len(located.shape) == 2
-    moved = located.transposed or located.columns is not None or located.plus or is_vector
+    moved = located.transposed or located.columns is not None or located.is_computed or is_vector
     if (format not in NUMBERS and moved) or (order is not None and len(loaded) > 1):
         raise UnsupportedModelError(
             f"tensor {located.tensors[0]} is stored in {format}, and this model holds it in another order",
@@ -148,8 +148,8 @@ def taken(located: Located, loaded: Sequence[LoadedTensor]) -> LoadedTensor:
         data = data.unflatten(0, (located.turned, -1)).transpose(1, 2).flatten(0, 1)
     if located.columns is not None:
         data = data[:, located.columns]
-    if located.plus:
-        format, data = "f32", data.to(torch.float32) + located.plus
+    if located.is_computed:
+        format, data = "f32", data.to(torch.float32) * located.times + located.plus
     return LoadedTensor(format=format, data=data, order=order)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from .parts.attention import QKNormSpec
 from .parts.latent_attention import LatentAttentionSpec
+from .parts.layer_inputs import LayerInputsSpec
 from .parts.mlp import MLPSpec
 from .parts.moe import MoESpec
 from .parts.norm import NormSpec
@@ -28,6 +29,8 @@ def _everywhere(spec: ModelSpec) -> frozenset[str]:
         found.add("fuse_soft_cap")
     if spec.pooling is not None:
         found.update(_of_pooling(spec.pooling))
+    if spec.layer_inputs is not None:
+        found.update(_of_layer_inputs(spec.layer_inputs))
     for layer in spec.layers:
         found.update(_of_layer(layer), _of_attention(layer.mixer), _of_channel(layer.channel), _of_sums_of_experts(layer))
     return frozenset(found)
@@ -38,6 +41,13 @@ def _of_pooling(pooling: PoolingSpec) -> Iterator[str]:
         yield from _of_norms((dense.norm,))
         if dense.activation != "none":
             yield "fuse_soft_cap" if dense.activation == "tanh" else "fuse_activation"
+
+
+def _of_layer_inputs(inputs: LayerInputsSpec) -> Iterator[str]:
+    yield from _of_norms((inputs.norm, inputs.post_norm))
+    yield from ("fuse_post_norm", "fuse_activation", "fuse_gate")
+    if inputs.multiplier != 1.0 or inputs.embed_multiplier != 1.0:
+        yield "fuse_multiplier"
 
 
 def _of_norms(norms: Iterable[NormSpec | None]) -> Iterator[str]:
@@ -59,7 +69,8 @@ def _of_layer(layer: LayerSpec) -> Iterator[str]:
 
 
 def _of_sums_of_experts(layer: LayerSpec) -> Iterator[str]:
-    if isinstance(layer.channel, MoESpec) and (layer.norms.after_channel is None or layer.channel.shared is not None):
+    channel = layer.channel
+    if isinstance(channel, MoESpec) and channel.norms is None and (layer.norms.after_channel is None or channel.shared is not None):
         yield "combine_experts"
 
 
@@ -87,6 +98,8 @@ def _of_one_thread(spec: ModelSpec) -> Iterator[str]:
         inner = layer.channel.experts if isinstance(layer.channel, MoESpec) else layer.channel
         if inner.gated and inner.limit > 0:
             yield "fuse_clamped_gate"
+        if layer.scaled:
+            yield "fuse_scale"
         is_normed = norms.after_mixer is not None or norms.after_channel is not None
         if is_normed and layer.multiplier != 1.0 and not layer.normalizes_sums:
             yield "fuse_scaled_add"
@@ -109,6 +122,11 @@ def _of_channel(channel: Channel) -> Iterator[str]:
         yield from _of_mlp(channel)
         return
     yield from ("route_experts", "group_experts")
+    yield from _of_norms((channel.router.norm,))
+    if channel.norms is not None:
+        norms = channel.norms
+        yield from _of_norms((norms.before_experts, norms.after_experts, norms.before_shared, norms.after_shared))
+        yield "fuse_post_norm"
     yield from _of_mlp(channel.experts)
     if channel.shared is not None:
         yield from _of_mlp(channel.shared)

@@ -33,9 +33,9 @@ RowsOf = Callable[[LayerSpec], Rows]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """How a parameter comes from a tensor of the checkpoint: some of its rows, plus a number, in this order.
+    """How a parameter comes from a tensor of the checkpoint: some of its rows, times a number, plus a number, in this order.
 
-    rows: which of them (default: all). plus: added to every value; the parameter is float32 then. transposed: the checkpoint holds
+    rows: which of them (default: all). times, plus: of every value; the parameter is float32 then. transposed: the checkpoint holds
     [in features, out features]. stacked, joined: how many tensors there are, for each number in the place of `{i}`; the parameter is all of
     them, as elements of a new first axis, or the rows of one after those of another. split: how many elements the tensor's first axis has,
     each of which holds as many of the parameter's rows (and, transposed, is a matrix transposed). turned: of how many matrices, one after
@@ -44,6 +44,7 @@ class Source:
 
     tensor: str
     rows: RowsOf | None = None
+    times: float = 1.0
     plus: float = 0.0
     transposed: bool = False
     stacked: Callable[[LayerSpec], int] | None = None
@@ -93,12 +94,18 @@ class Located:
     shape: tuple[int, ...]
     rows: torch.Tensor | None = None
     columns: torch.Tensor | None = None
+    times: float = 1.0
     plus: float = 0.0
     transposed: bool = False
     stacked: bool = False
     joined: bool = False
     split: bool = False
     turned: int = 0
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether its values are others than its tensors hold."""
+        return self.times != 1.0 or self.plus != 0.0
 
 
 def locate(
@@ -178,6 +185,7 @@ class _Matching:
             shape=self._stored_shape(entry, shape if rows is None else (rows.of, *shape[1:]), layer, len(tensors)),
             rows=None if rows is None else rows.index,
             columns=columns,
+            times=entry.times,
             plus=entry.plus,
             transposed=entry.transposed,
             stacked=entry.stacked is not None,

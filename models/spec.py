@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ..errors import CheckpointError
 from .parts.attention import AttentionSpec
 from .parts.latent_attention import LatentAttentionSpec
+from .parts.layer_inputs import LayerInputsSpec
 from .parts.mlp import MLPSpec
 from .parts.moe import MoESpec
 from .parts.norm import NormSpec
@@ -35,6 +36,7 @@ class LayerSpec:
     """x + mixer(x), then x + channel(x); or, parallel, x + mixer(x) + channel(x).
 
     multiplier: of what is added each time. normalizes_sums: whether the norms after mixer and channel are of the sums, as in GPT-1.
+    scaled: whether the result is multiplied with a learned number.
     """
 
     mixer: Mixer
@@ -43,6 +45,7 @@ class LayerSpec:
     parallel: bool = False
     multiplier: float = 1.0
     normalizes_sums: bool = False
+    scaled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,8 @@ class HeadSpec:
 class ModelSpec:
     """Everything `Decoder` reads. Raises CheckpointError on shapes that cannot be.
 
-    pooling: of a model that makes a vector of a text, and has no head then. The layers of an encoder see later tokens too.
+    pooling: of a model that makes a vector of a text, and has no head then. The layers of an encoder see later tokens too. layer_inputs:
+    where every layer has an input of its own beside the residual stream.
     """
 
     architecture: str
@@ -83,6 +87,7 @@ class ModelSpec:
     final: NormSpec | None
     head: HeadSpec = HeadSpec()
     pooling: PoolingSpec | None = None
+    layer_inputs: LayerInputsSpec | None = None
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in ("hidden_size", "vocab_size", "max_context")}
@@ -101,8 +106,21 @@ class ModelSpec:
             raise CheckpointError(
                 "some of the model's layers see later tokens, and some do not", hint="a model must be an encoder, or a decoder"
             )
+        for index, layer in enumerate(self.layers):
+            self._check_source(index, layer.mixer)
         if self.pooling is not None:
             self.pooling.check(causal=not self.is_encoder)
+
+    def _check_source(self, index: int, mixer: Mixer) -> None:
+        """A layer that reads another's keys and values takes them as they are."""
+        if mixer.source is None:
+            return
+        source = self.layers[mixer.source].mixer if 0 <= mixer.source < index else None
+        if source is None or source.source is not None or (source.num_kv_heads, source.head_dim) != (mixer.num_kv_heads, mixer.head_dim):
+            raise CheckpointError(
+                f"layer {index} of the model reads keys and values of layer {mixer.source}, which has none of its kind",
+                hint="the configuration was edited or damaged; fetch the checkpoint again",
+            )
 
     @property
     def is_encoder(self) -> bool:

@@ -30,6 +30,7 @@ from .fuse_post_norm import fuse_post_norm
 from .fuse_quantize import fuse_quantize
 from .fuse_residual_add import fuse_residual_add
 from .fuse_rms_norm import fuse_rms_norm
+from .fuse_scale import fuse_scale
 from .fuse_scaled_add import fuse_scaled_add
 from .fuse_soft_cap import fuse_soft_cap
 from .fuse_xielu import fuse_xielu
@@ -91,6 +92,7 @@ def pipeline(
             [
                 Pass(name="fuse_clamped_gate", rewrite=fuse_clamped_gate),
                 Pass(name="fuse_clip", rewrite=fuse_clip),
+                Pass(name="fuse_scale", rewrite=fuse_scale),
                 Pass(name="fuse_scaled_add", rewrite=fuse_scaled_add),
             ]
             if cpu

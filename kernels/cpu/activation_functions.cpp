@@ -1,4 +1,4 @@
-// The activation operators: a function of every element, alone or times another matrix (a gate).
+// The activation operators: a function of every element, alone or times another matrix (a gate) or a number.
 // Float32 results or, with _quantize, _quantize_rows and _round_bf16, what that makes of them for the linear that follows.
 
 #include "activation_functions.h"
@@ -79,6 +79,11 @@ Tensor clip(Tensor x, double limit) {
   return map_function<FloatRows>(x, [=](Vf value) { return clipped(value, float(limit)); });
 }
 
+Tensor scale(Tensor x, Tensor factor) {
+  const float by = scalar_of(factor, "factor");
+  return map_function<FloatRows>(x, [=](Vf value) { return value * by; });
+}
+
 }  // namespace
 
 #define ENGINE_ACTIVATION_INTO(name, suffix, Function, Sink)               \
@@ -106,6 +111,7 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   m.impl("xielu_round_bf16", TORCH_BOX(&xielu<BFloat16Rows>));
   m.impl("soft_cap", TORCH_BOX(&soft_cap));
   m.impl("clip", TORCH_BOX(&clip));
+  m.impl("scale", TORCH_BOX(&scale));
 }
 
 }  // namespace engine
@@ -164,4 +170,8 @@ ENGINE_EXPORT aoti_torch_cpu_soft_cap(AtenTensorHandle x, double cap, AtenTensor
 
 ENGINE_EXPORT aoti_torch_cpu_clip(AtenTensorHandle x, double limit, AtenTensorHandle* result) {
   return engine::return_to_c(result, [&] { return engine::clip(engine::borrow(x), limit); });
+}
+
+ENGINE_EXPORT aoti_torch_cpu_scale(AtenTensorHandle x, AtenTensorHandle factor, AtenTensorHandle* result) {
+  return engine::return_to_c(result, [&] { return engine::scale(engine::borrow(x), engine::borrow(factor)); });
 }

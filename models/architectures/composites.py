@@ -34,6 +34,8 @@ _OF_THE_WHOLE = ("tie_word_embeddings", "dtype", "torch_dtype", "quantization_co
 _INSIDE = {"language_model.": "", "model.language_model.": "model.", "lm_head.": "lm_head."}
 _COMPOSITES = (
     Composite(model_types=("gemma3",), text="gemma3_text", tied=True, prefixes=_INSIDE),
+    Composite(model_types=("gemma4",), text="gemma4_text", tied=True, prefixes=_INSIDE),
+    Composite(model_types=("gemma4_unified",), text="gemma4_unified_text", tied=True, prefixes=_INSIDE),
     Composite(model_types=("mistral3",), text="mistral", tied=True, prefixes=_INSIDE),
     Composite(model_types=("got_ocr2",), text="qwen2", tied=True, prefixes=_INSIDE),
     Composite(model_types=("fuyu",), text="persimmon", tied=False, prefixes=_INSIDE),

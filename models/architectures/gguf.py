@@ -64,8 +64,11 @@ NAMES_WITH_POST_ATTENTION_NORM = NameTable(
 )
 
 
-def common(settings: Settings, found: GGUFSource, *, head_dim: int | None = None) -> dict[str, Any]:
-    """The settings that nearly all families have, by their names in config.json. head_dim: instead of what the file says of keys."""
+def common(
+    settings: Settings, found: GGUFSource, *, head_dim: int | None = None, kv_heads: int | None = None, intermediate_size: int | None = None
+) -> dict[str, Any]:
+    """The settings that nearly all families have, by their names in config.json. head_dim, kv_heads, intermediate_size: instead of what
+    the file says of keys, of heads of keys and values, and of channels."""
     heads, hidden_size = settings.integer("attention.head_count"), settings.integer("embedding_length")
     if heads <= 0:
         raise CheckpointError(
@@ -82,10 +85,10 @@ def common(settings: Settings, found: GGUFSource, *, head_dim: int | None = None
         settings.ignore("expert_used_count")
     return {
         "hidden_size": hidden_size,
-        "intermediate_size": settings.integer("feed_forward_length"),
+        "intermediate_size": settings.integer("feed_forward_length") if intermediate_size is None else intermediate_size,
         "num_hidden_layers": settings.integer("block_count") - settings.integer("nextn_predict_layers", 0),
         "num_attention_heads": heads,
-        "num_key_value_heads": settings.integer("attention.head_count_kv", heads),
+        "num_key_value_heads": settings.integer("attention.head_count_kv", heads) if kv_heads is None else kv_heads,
         "head_dim": head_dim,
         "vocab_size": settings.integer("vocab_size"),
         "max_position_embeddings": settings.integer("context_length"),

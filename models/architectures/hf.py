@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import CheckpointError, UnsupportedModelError
 from ..parts.activations import Activation
 from ..parts.attention import AttentionSpec, TemperatureSpec
+from ..parts.layer_inputs import LayerInputsSpec
 from ..parts.mlp import MLPSpec
 from ..parts.norm import NormSpec
 from ..parts.rope import RopeSpec, longrope_attention_factor, yarn_attention_factor
@@ -134,13 +135,16 @@ def dense(
     max_context: int | None = None,
     embed: EmbedSpec = _PLAIN_EMBED,
     head: HeadSpec = _PLAIN_HEAD,
+    scaled: bool = False,
+    layer_inputs: LayerInputsSpec | None = None,
 ) -> ModelSpec:
     """A model whose layers differ in their mixers, and in their channels where these are given by layer.
 
     max_context: instead of what the configuration says.
     """
     channels = channel if isinstance(channel, Sequence) else (channel,) * len(mixers)
-    fields: dict[str, Any] = {"norms": norms, "parallel": parallel, "multiplier": multiplier, "normalizes_sums": normalizes_sums}
+    fields: dict[str, Any] = {"norms": norms, "parallel": parallel, "multiplier": multiplier}
+    fields |= {"normalizes_sums": normalizes_sums, "scaled": scaled}
     return ModelSpec(
         architecture=settings.text("model_type"),
         hidden_size=settings.integer("hidden_size"),
@@ -150,6 +154,7 @@ def dense(
         embed=embed,
         final=final,
         head=replace(head, tied=settings.flag("tie_word_embeddings", False)),
+        layer_inputs=layer_inputs,
     )
 
 
@@ -220,13 +225,22 @@ def _is_by_layer_type(given: Mapping[str, Any]) -> bool:
     return any(isinstance(value, dict) for value in given.values())
 
 
-def rope(settings: Settings, layer_type: str | None = None, *, theta_name: str = "rope_theta", scaled: bool = True) -> RopeSpec:
+def rope(
+    settings: Settings,
+    layer_type: str | None = None,
+    *,
+    theta_name: str = "rope_theta",
+    scaled: bool = True,
+    given: Mapping[str, Any] | None = None,
+    head_dim: int | None = None,
+) -> RopeSpec:
     """The table that `rope_parameters`, or the older `rope_theta` with `rope_scaling`, describes.
 
     layer_type: the key of the table among those for each type of layer, for a family that has several. theta_name, scaled: the older name
-    of its base, and whether the older `rope_scaling` is of this table. Raises UnsupportedModelError for scaling that is not implemented.
+    of its base, and whether the older `rope_scaling` is of this table. given, head_dim: the table's description and the head size of its
+    layers, instead of what the configuration says of all. Raises UnsupportedModelError for scaling that is not implemented.
     """
-    given = rope_settings(settings)
+    given = rope_settings(settings) if given is None else given
     if _is_by_layer_type(given):
         if layer_type is None or not isinstance(given.get(layer_type), dict):
             raise UnsupportedModelError(
@@ -238,8 +252,9 @@ def rope(settings: Settings, layer_type: str | None = None, *, theta_name: str =
         given = {}
     scaling = Settings(given, f"{settings.source}, rope_parameters")
     theta = scaling.number("rope_theta", settings.number(theta_name, 10000.0))
-    width = _rotary_width(scaling, settings)
     name = scaling.text("rope_type", scaling.text("type", "default"))
+    size = head_size(settings) if head_dim is None else head_dim
+    width = size if name == "proportional" else _rotary_width(scaling, settings, size)
     build = _ROPES.get(name)
     if build is None:
         raise UnsupportedModelError(
@@ -255,9 +270,9 @@ def rope(settings: Settings, layer_type: str | None = None, *, theta_name: str =
     return table
 
 
-def _rotary_width(scaling: Settings, settings: Settings) -> int:
+def _rotary_width(scaling: Settings, settings: Settings, size: int) -> int:
     """How many elements of each head rotate: all, unless a setting says how many, or models of this type have one that says which part."""
-    size, name = head_size(settings), "partial_rotary_factor"
+    name = "partial_rotary_factor"
     if "rope_dimension_count" in settings:
         scaling.ignore(name)
         return settings.integer("rope_dimension_count")
@@ -345,6 +360,13 @@ def _longrope(scaling: Settings, settings: Settings, table: RopeSpec) -> RopeSpe
     )
 
 
+def _proportional(scaling: Settings, settings: Settings, table: RopeSpec) -> RopeSpec:
+    """The frequencies of a whole head, of which only the first part turns."""
+    pairs = table.width // 2
+    turning = int(scaling.number("partial_rotary_factor", 1.0) * table.width // 2)
+    return replace(table, kind="linear", factor=scaling.number("factor", 1.0), still=pairs - turning)
+
+
 def _divisors(scaling: Settings, settings: Settings, table: RopeSpec) -> RopeSpec:
     """How GGUF states llama3 scaling."""
     return replace(table, kind="divisors", divisors=tuple(scaling.numbers("divisors")))
@@ -360,5 +382,6 @@ _ROPES: dict[str, Callable[[Settings, Settings, RopeSpec], RopeSpec]] = {
     "dynamic": _dynamic,
     "longrope": _longrope,
     "su": _longrope,
+    "proportional": _proportional,
     "divisors": _divisors,
 }

@@ -14,6 +14,7 @@ from . import (
     cohere,
     deepseek,
     gemma,
+    gemma4,
     glm,
     glm_moe,
     gpt2,
@@ -35,6 +36,7 @@ from .hf import DAMAGED, SOURCE
 _FAMILIES = (
     llama,
     gemma,
+    gemma4,
     granite,
     cohere,
     glm,

@@ -14,7 +14,7 @@ from ...errors import CheckpointError
 from ...kernels.attention.op import attention, bidirectional_attention
 from ...kernels.attention.options import AttentionOptions
 from ..step import GroupInputs, Step
-from .norm import NormSpec
+from .norm import NormSpec, applied
 from .rope import RopeSpec, rotate
 
 KVCache = tuple[torch.Tensor, ...]
@@ -50,9 +50,10 @@ class AttentionSpec:
     chunk: positions attend to those of the same chunk of so many; 0 for all of them. scale: what products of queries and keys are
     multiplied with. softcap: C > 0 makes a score s C * tanh(s / C). sinks: whether every query head has a learned score that takes its
     share of the softmax and adds no value. gate: whether the result is multiplied with sigmoid(linear(x)). clip: C > 0 clamps
-    queries, keys and values to -C .. C before anything else. value_norm: a norm of values over each head. output_norm: a norm before
-    the output projection. source: the earlier layer whose keys and values this one reads; None for its own. causal: whether tokens
-    see none that follow; else a window is of both sides, and keys and values are not kept.
+    queries, keys and values to -C .. C before anything else. value_norm: a norm of values over each head. values_are_keys: whether values
+    are what the projection of keys gives, before their norm and rotation. output_norm: a norm before the output projection. source: the
+    earlier layer whose keys and values this one reads; None for its own. causal: whether tokens see none that follow; else a window is of
+    both sides, and keys and values are not kept.
     """
 
     num_heads: int
@@ -67,6 +68,7 @@ class AttentionSpec:
     output_bias: bool = False
     qk_norm: QKNormSpec | None = None
     value_norm: NormSpec | None = None
+    values_are_keys: bool = False
     output_norm: NormSpec | None = None
     sinks: bool = False
     gate: bool = False
@@ -106,7 +108,7 @@ class Attention(nn.Module):
         query_size, kv_size = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
         self.q = nn.Linear(hidden_size, query_size, bias=spec.qkv_bias)
         self.k = nn.Linear(hidden_size, kv_size, bias=spec.qkv_bias) if spec.source is None else None
-        self.v = nn.Linear(hidden_size, kv_size, bias=spec.qkv_bias) if spec.source is None else None
+        self.v = nn.Linear(hidden_size, kv_size, bias=spec.qkv_bias) if spec.source is None and not spec.values_are_keys else None
         self.o = nn.Linear(query_size, hidden_size, bias=spec.output_bias)
         self.gate = nn.Linear(hidden_size, query_size, bias=False) if spec.gate else None
         self.q_norm = _head_norm(spec, spec.num_heads)
@@ -144,15 +146,15 @@ class Attention(nn.Module):
         out = out.view(-1, spec.num_heads * spec.head_dim)
         if self.gate is not None:
             out = out * torch.sigmoid(self.gate(x_TH))
-        projected: torch.Tensor = self.o(out if self.output_norm is None else self.output_norm(out))
+        projected: torch.Tensor = self.o(applied(self.output_norm, out))
         return projected, (k, v)
 
     def _keys_values(self, x_TH: torch.Tensor, angles: Angles | None) -> Written:
         assert self.k is not None
-        assert self.v is not None
-        k = self._prepared(self._heads(self.k(x_TH), self.k_norm), self.k_norm, angles)
-        v = self._clipped(self.v(x_TH)).view(-1, self.spec.num_kv_heads, self.spec.head_dim)
-        return k, v if self.v_norm is None else self.v_norm(v)
+        keys = self.k(x_TH)
+        k = self._prepared(self._heads(keys, self.k_norm), self.k_norm, angles)
+        v = self._clipped(keys if self.v is None else self.v(x_TH)).view(-1, self.spec.num_kv_heads, self.spec.head_dim)
+        return k, applied(self.v_norm, v)
 
     def _clipped(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.spec.clip <= 0 else x.clamp(-self.spec.clip, self.spec.clip)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .activations import Activation, activation
-from .norm import NormSpec
+from .norm import NormSpec, applied
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,5 +51,5 @@ class MLP(nn.Module):
     def forward(self, x_TH: torch.Tensor) -> torch.Tensor:
         """x [T, H] -> [T, H]."""
         within = inner(self.spec, self.activation, None if self.gate is None else self.gate(x_TH), self.up(x_TH))
-        out: torch.Tensor = self.down(within if self.inner_norm is None else self.inner_norm(within))
+        out: torch.Tensor = self.down(applied(self.inner_norm, within))
         return out

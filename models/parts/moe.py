@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from .activations import activation
 from .mlp import MLP, MLPSpec, inner
+from .norm import NormSpec, applied
 
 Score = Literal["softmax", "sigmoid", "sqrt_softplus", "identity"]
 """What a router makes of logits, over all experts."""
@@ -40,11 +41,12 @@ class ExpertGroupsSpec:
 class RouterSpec:
     """How k of E experts are chosen, and what their results are multiplied with.
 
-        scores = score(x W^T (+ bias)), choice = scores (+ choice_bias), outside the best groups -infinity or 0
+        scores = score(norm(x) W^T (+ bias)), choice = scores (+ choice_bias), outside the best groups -infinity or 0
         the k largest of choice, of equals the lower index first; weights = weighting(scores of the chosen)
         normalized: / max(sum + eps, least); all times scale, and where there is an expert_scale, times that of the expert
 
-    All in float32. Softmax routers: Mixtral, arXiv 2401.04088; sigmoid with choice_bias and groups: DeepSeek-V3, arXiv 2412.19437.
+    All in float32; norm: None where it reads x as it is. Softmax routers: Mixtral, arXiv 2401.04088; sigmoid with choice_bias and groups:
+    DeepSeek-V3, arXiv 2412.19437.
     """
 
     experts: int
@@ -59,18 +61,30 @@ class RouterSpec:
     least: float = 0.0
     scale: float = 1.0
     expert_scale: bool = False
+    norm: NormSpec | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchNorms:
+    """Norms of experts and of what they share, each with its own: of what they read, and of what they give."""
+
+    before_experts: NormSpec
+    after_experts: NormSpec
+    before_shared: NormSpec
+    after_shared: NormSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class MoESpec:
     """experts, shared: what each expert is, and what computes every token beside them. shared_gate: whether the latter is multiplied with
-    sigmoid(x w). multiplier: of the sum of both."""
+    sigmoid(x w). multiplier: of the sum of both. norms: of both, where there are both; the router reads what comes before them."""
 
     router: RouterSpec
     experts: MLPSpec
     shared: MLPSpec | None = None
     shared_gate: bool = False
     multiplier: float = 1.0
+    norms: BranchNorms | None = None
 
     @property
     def size(self) -> int:
@@ -88,11 +102,13 @@ class Router(nn.Module):
         self.bias = nn.Parameter(torch.empty(spec.experts)) if spec.bias else None
         self.choice_bias = nn.Parameter(torch.empty(spec.experts)) if spec.choice_bias else None
         self.expert_scale = nn.Parameter(torch.empty(spec.experts)) if spec.expert_scale else None
+        self.norm = None if spec.norm is None else spec.norm.module(hidden_size)
 
     def forward(self, x_TH: torch.Tensor) -> torch.Tensor:
         """x [T, H] -> the table of weights [T, E], zero where an expert is not chosen."""
         spec = self.spec
-        scores = _scored(F.linear(x_TH, self.weight, self.bias), spec.score)
+        read = x_TH if self.norm is None else self.norm(x_TH)
+        scores = _scored(F.linear(read, self.weight, self.bias), spec.score)
         choice = scores if self.choice_bias is None else scores + self.choice_bias
         if spec.groups is not None:
             choice = _in_best_groups(choice, spec.groups)
@@ -139,13 +155,18 @@ class MoE(nn.Module):
         self.experts = Experts(spec.router.experts, spec.experts, hidden_size)
         self.shared = None if spec.shared is None else MLP(spec.shared, hidden_size)
         self.shared_gate = nn.Linear(hidden_size, 1, bias=False) if spec.shared_gate else None
+        norms = spec.norms
+        self.experts_norm = None if norms is None else norms.before_experts.module(hidden_size)
+        self.experts_post_norm = None if norms is None else norms.after_experts.module(hidden_size)
+        self.shared_norm = None if norms is None else norms.before_shared.module(hidden_size)
+        self.shared_post_norm = None if norms is None else norms.after_shared.module(hidden_size)
         self.multiplier = spec.multiplier
 
     def forward(self, x_TH: torch.Tensor) -> torch.Tensor:
         """x [T, H] -> [T, H]."""
-        out: torch.Tensor = self.experts(x_TH, self.router(x_TH))
+        out: torch.Tensor = applied(self.experts_post_norm, self.experts(applied(self.experts_norm, x_TH), self.router(x_TH)))
         if self.shared is not None:
-            shared = self.shared(x_TH)
+            shared = applied(self.shared_post_norm, self.shared(applied(self.shared_norm, x_TH)))
             out = out + (shared if self.shared_gate is None else torch.sigmoid(self.shared_gate(x_TH)) * shared)
         return out if self.multiplier == 1.0 else out * self.multiplier
 

@@ -26,6 +26,11 @@ class NormSpec:
         return RMSNorm(self, shape) if self.kind == "rms" else LayerNorm(self, shape)
 
 
+def applied(norm: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
+    """x [..., features] normalized; as it is without a norm."""
+    return x if norm is None else norm(x)
+
+
 class RMSNorm(nn.Module):
     """weight * x / sqrt(mean(x ** 2) + eps)"""
 

@@ -28,6 +28,7 @@ class RopeSpec:
     attention_factor: multiplies cos and sin.
     original_max_context: positions the model was trained on before scaling ("llama3", "yarn", "longrope").
     short_divisors: "longrope" has them for contexts of at most original_max_context (`for_context`).
+    still: how many of the pairs do not turn, those with the lowest frequencies.
     """
 
     theta: float
@@ -43,6 +44,7 @@ class RopeSpec:
     truncate: bool = True
     divisors: tuple[float, ...] = ()
     short_divisors: tuple[float, ...] = ()
+    still: int = 0
 
     def __post_init__(self) -> None:
         if self.width <= 0 or self.width % 2:
@@ -52,6 +54,8 @@ class RopeSpec:
             )
         if self.theta <= 1:
             raise _impossible(f"gives rope_theta = {self.theta}; it must be greater than 1")
+        if not 0 <= self.still <= self.width // 2:
+            raise _impossible(f"leaves {self.still} of {self.width // 2} pairs of each head as they are")
         if self.factor <= 0:
             raise _impossible(f"scales rotary embedding by factor = {self.factor}; it must be positive")
         if self.kind in ("llama3", "yarn") and self.original_max_context <= 0:
@@ -121,6 +125,12 @@ def inverse_frequencies(rope: RopeSpec) -> torch.Tensor:
 
     On the CPU whatever the default device: on "meta", a power would import Dynamo.
     """
+    frequencies = _scaled_frequencies(rope)
+    frequencies[rope.width // 2 - rope.still :] = 0
+    return frequencies
+
+
+def _scaled_frequencies(rope: RopeSpec) -> torch.Tensor:
     exponents = torch.arange(0, rope.width, 2, dtype=torch.int64, device="cpu").to(torch.float32) / rope.width
     periods = rope.theta**exponents
     frequencies = 1.0 / periods

@@ -40,7 +40,7 @@ _NAMED = {
 # Tokens that end a turn, or a document, in every vocabulary that has them (llama.cpp's llama-vocab.cpp names them too): files often
 # declare one end of several. The first are control tokens whatever a file calls them: no text consists of them.
 _CONTROL_ENDS = frozenset(
-    {"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>"}
+    {"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|tool_response>"}
 )
 _ENDS = _CONTROL_ENDS | {"<end_of_turn>", "<turn|>", "<eos>", "[EOT]", "[EOS]", "<EOT>", "<end_of_utterance>", "<｜end▁of▁sentence｜>"}
 
@@ -133,8 +133,8 @@ def _byte_level_bpe(settings: Settings, vocabulary: _Vocabulary) -> tuple[Tokeni
             f"{settings.source}: the pre-tokenizer {name!r} (tokenizer.ggml.pre) is not supported",
             hint=f"supported: {', '.join(PRE_TOKENIZERS)}; or give the model as a Hugging Face directory",
         )
-    merges = [tuple(merge.split(" ", 1)) for merge in settings.strings("merges")]
-    tokenizer = Tokenizer(_bpe(settings, vocabulary.by_token(), merges, ignore_merges=pre_tokenizer.whole_words))
+    model = _bpe(settings, vocabulary.by_token(), _merges(settings), ignore_merges=pre_tokenizer.whole_words)
+    tokenizer = Tokenizer(model)
     if pre_tokenizer.nfc:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizer.build()
@@ -149,19 +149,37 @@ def _sentencepiece_bpe(settings: Settings, vocabulary: _Vocabulary) -> tuple[Tok
             f"{settings.source}: a SentencePiece tokenizer that normalizes text is not supported", hint=_AS_DIRECTORY
         )
     numbered = vocabulary.by_token()
+    merges = _merges_by_score(settings, vocabulary, numbered)
+    return _of_characters(settings, vocabulary, numbered, merges, prefix=settings.flag("add_space_prefix", True)), True
+
+
+def _gemma4_bpe(settings: Settings, vocabulary: _Vocabulary) -> tuple[Tokenizer, bool]:
+    """As of a SentencePiece model, but with merges in an order of their own."""
+    merges, prefix = _merges(settings), settings.flag("add_space_prefix", False)
+    return _of_characters(settings, vocabulary, vocabulary.by_token(), merges, prefix=prefix), True
+
+
+def _of_characters(
+    settings: Settings, vocabulary: _Vocabulary, numbered: dict[str, int], merges: list[tuple[str, ...]], *, prefix: bool
+) -> Tokenizer:
+    """A BPE over the characters of a whole text, in which spaces are written as U+2581 and what is unknown as bytes. prefix: whether a text
+    gets a space in front."""
     unknown_id = vocabulary.id("unknown_token_id")
     unknown = vocabulary.tokens[unknown_id] if unknown_id is not None else None
-    model = _bpe(settings, numbered, _merges_by_score(settings, vocabulary, numbered), byte_fallback=True, fuse_unk=True, unk_token=unknown)
-    tokenizer = Tokenizer(model)
+    tokenizer = Tokenizer(_bpe(settings, numbered, merges, byte_fallback=True, fuse_unk=True, unk_token=unknown))
     space = normalizers.Replace(" ", "▁")
     back = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    if settings.flag("add_space_prefix", True):
+    if prefix:
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), space])
         tokenizer.decoder = decoders.Sequence([*back, decoders.Strip(" ", 1, 0)])
     else:
         tokenizer.normalizer = space
         tokenizer.decoder = decoders.Sequence(back)
-    return tokenizer, True
+    return tokenizer
+
+
+def _merges(settings: Settings) -> list[tuple[str, ...]]:
+    return [tuple(merge.split(" ", 1)) for merge in settings.strings("merges")]
 
 
 def _merges_by_score(settings: Settings, vocabulary: _Vocabulary, numbered: Mapping[str, int]) -> list[tuple[str, ...]]:
@@ -191,4 +209,5 @@ def _bpe(settings: Settings, vocabulary: dict[str, int], merges: list[Any], **op
 _BUILDERS: dict[str, Callable[[Settings, _Vocabulary], tuple[Tokenizer, bool]]] = {
     "gpt2": _byte_level_bpe,
     "llama": _sentencepiece_bpe,
+    "gemma4": _gemma4_bpe,
 }

@@ -29,8 +29,9 @@ from engine.kernels import library
 from engine.kernels.nvidia.emitters import MODULES
 from engine.models.parts.attention import QKNormSpec, TemperatureSpec
 from engine.models.parts.latent_attention import LatentAttentionSpec
+from engine.models.parts.layer_inputs import LayerInputsSpec
 from engine.models.parts.mlp import MLPSpec
-from engine.models.parts.moe import ExpertGroupsSpec, MoESpec, RouterSpec
+from engine.models.parts.moe import BranchNorms, ExpertGroupsSpec, MoESpec, RouterSpec
 from engine.models.parts.norm import NormSpec
 from engine.models.parts.pooling import DenseSpec, PoolingSpec
 from engine.models.parts.rope import RopeSpec
@@ -49,7 +50,12 @@ MIXER = tiny_layer(
 NORMS = LayerNorms(before_mixer=NORM, after_mixer=NORM, before_channel=NORM, after_channel=NORM)
 LAYER = LayerSpec(mixer=MIXER, channel=MLPSpec(size=96, inner_norm=NORM), norms=NORMS)
 MLP = MLPSpec(size=96, inner_norm=NORM)
-EXPERTS = MoESpec(router=RouterSpec(experts=4, chosen=2, groups=ExpertGroupsSpec(count=2, kept=1)), experts=MLP, shared=MLP)
+EXPERTS = MoESpec(
+    router=RouterSpec(experts=4, chosen=2, groups=ExpertGroupsSpec(count=2, kept=1), norm=NORM),
+    experts=MLP,
+    shared=MLP,
+    norms=BranchNorms(before_experts=NORM, after_experts=NORM, before_shared=NORM, after_shared=NORM),
+)
 SPARSE = LayerSpec(mixer=MIXER, channel=EXPERTS, norms=NORMS)
 LATENT = LayerSpec(
     mixer=LatentAttentionSpec(
@@ -67,7 +73,8 @@ LATENT = LayerSpec(
     norms=NORMS,
 )
 POOLING = PoolingSpec(kind="last", dense=(DenseSpec(size=8, norm=NORM),))
-SPEC = tiny_spec(LAYER, SPARSE, LATENT, embed=EmbedSpec(norm=NORM), final=NORM, pooling=POOLING)
+INPUTS = LayerInputsSpec(size=8, activation="silu", norm=NORM, post_norm=NORM)
+SPEC = tiny_spec(LAYER, SPARSE, LATENT, embed=EmbedSpec(norm=NORM), final=NORM, pooling=POOLING, layer_inputs=INPUTS)
 FORM = '{"inputs":[["float32",["d0",8]]],"nodes":[["aten.relu.default",[{"v":0}],{}]],"outputs":[1]}'
 CPU = CpuBackend(target=Target(level="x86-64-v3"), versions=VERSIONS)
 NVIDIA = NvidiaBackend(target=NvidiaTarget(capability=90), versions=VERSIONS)
@@ -148,9 +155,9 @@ def test_every_field_of_a_model_is_part_of_its_program(name: str) -> None:
 
 def test_the_changes_reach_every_part() -> None:
     from engine.models import spec
-    from engine.models.parts import attention, latent_attention, mlp, moe, norm, pooling, rope
+    from engine.models.parts import attention, latent_attention, layer_inputs, mlp, moe, norm, pooling, rope
 
-    modules = (spec, attention, latent_attention, mlp, moe, norm, pooling, rope)
+    modules = (spec, attention, latent_attention, layer_inputs, mlp, moe, norm, pooling, rope)
     specs = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
     assert set(parts_of(SPEC)) == {kind for kind in specs if kind.__module__.startswith("engine.models.")}
     assert len(CHANGED) > 100

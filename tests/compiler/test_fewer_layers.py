@@ -15,6 +15,8 @@ from engine.compiler.step_program import StepProgram, Wanted, make_program
 from engine.compiler.target_kind import kind_of
 from engine.compiler.weight_formats import choose_formats
 from engine.models.open import open_checkpoint
+from engine.models.parts.layer_inputs import LayerInputsSpec
+from engine.models.parts.norm import NormSpec
 
 
 def wanted(family: str, layers: int, target: str, quantize: str, directory: Path) -> Wanted:
@@ -52,6 +54,13 @@ def test_the_segments_and_weights_are_those_of_the_model(
     assert segments(ours) == segments(theirs)
     assert sum(fewer.times(weight) for weight in ours.weights) == len(theirs.weights)
     assert sum(fewer.times(weight) * packed_bytes(weight) for weight in ours.weights) == sum(map(packed_bytes, theirs.weights))
+
+
+def test_no_layer_is_left_out_where_inputs_are_made_for_each(tmp_path: Path) -> None:
+    whole = wanted("llama", 4, "cpu", "none", tmp_path)
+    inputs = LayerInputsSpec(size=8, activation="silu", norm=NormSpec(eps=1e-5), post_norm=NormSpec(eps=1e-5))
+    whole = replace(whole, spec=replace(whole.spec, layer_inputs=inputs))
+    assert fewer_layers(whole) == FewerLayers.none_left_out(whole)
 
 
 @pytest.mark.parametrize(("family", "layers"), [("llama", 1), ("smollm3", 5)])

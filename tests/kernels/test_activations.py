@@ -98,6 +98,7 @@ def test_soft_cap_is_near_the_exact_value(cap: float) -> None:
 def calls(name: str, x: Tensor) -> tuple[object, ...]:
     """The operator's arguments after x."""
     others: dict[str, tuple[object, ...]] = {"xielu": XIELU, "soft_cap": (30.0,), "clip": (2.0,), "scaled_add": (x.flip(0), 0.3)}
+    others["scale"] = (torch.tensor(0.7),)
     if name.endswith("_mul_clamped"):
         return x.flip(0), 1.5, 1.0
     return others.get(name, (x.flip(0),) if name.endswith("_mul") else ())
@@ -141,10 +142,12 @@ def test_rows_are_alone_and_may_lie_apart(name: str) -> None:
 
 
 @pytest.mark.parametrize("features", FEATURES)
-def test_clips_and_sums_are_those_of_pytorch_bit_for_bit(features: int) -> None:
+def test_clips_products_and_sums_are_those_of_pytorch_bit_for_bit(features: int) -> None:
     x = rows(features, 300)
     x[0, 0], x[1, 0], x[2, 0] = torch.nan, torch.inf, -torch.inf
     torch.testing.assert_close(operator("clip")(x, 2.1), x.clamp(-2.1, 2.1), rtol=0, atol=0, equal_nan=True)
+    for factor in (torch.tensor([0.7]), torch.tensor([-1e30])):
+        torch.testing.assert_close(operator("scale")(x, factor), x * factor, rtol=0, atol=0, equal_nan=True)
     for multiplier in (1.0, 0.3, -1e30):
         added = operator("scaled_add")(x, x.flip(0), multiplier)
         torch.testing.assert_close(added, x + x.flip(0) * multiplier, rtol=0, atol=0, equal_nan=True)
@@ -171,5 +174,7 @@ def test_wrong_arguments_are_errors() -> None:
         engine.soft_cap(x, 0.0)
     with pytest.raises(RuntimeError, match="limit must be positive"):
         engine.clip(x, 0.0)
+    with pytest.raises(RuntimeError, match="factor must have one element, not 2"):
+        engine.scale(x, torch.ones(2))
     with pytest.raises(RuntimeError, match="x and y differ in shape"):
         engine.scaled_add(x, x[1:], 1.0)

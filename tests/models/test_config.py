@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import transformers
+from strange_settings import STRANGE
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from engine.artifacts.store.keys import flatten
@@ -399,28 +400,6 @@ def test_settings_that_cannot_be_are_named(values: dict[str, Any], named: str) -
     with pytest.raises(CheckpointError, match=named) as caught:
         read(SIZES | {"model_type": "llama"} | values)
     assert caught.value.hint
-
-
-STRANGE = [
-    None,
-    True,
-    -1,
-    0,
-    1,
-    3,
-    0.5,
-    -2.5,
-    1e308,
-    float("inf"),
-    float("nan"),
-    "",
-    "linear",
-    [],
-    [1],
-    ["full_attention"] * 6,
-    {},
-    {"a": 1},
-]
 
 
 @pytest.mark.parametrize("name", ["llama-3.1", "mistral-0.1", "qwen2-yarn", "smollm3", "granite", "granite_swa"])

@@ -245,6 +245,12 @@ class TestOtherChanges:
         source = Source(tensor="norm.{}", plus=1.0)
         assert parameter_of(source, "layers.0.attention_norm.weight", [0.25], spec) == [1.25]
 
+    def test_values_are_multiplied_in_float32(self) -> None:
+        located = Located(tensors=("norm",), shape=(1,), times=1 + 2.0**-9)
+        loaded = LoadedTensor(format="bf16", data=torch.tensor([2.0], dtype=torch.bfloat16))
+        result = taken(located, [loaded])
+        assert (result.format, result.data.dtype, result.data.tolist()) == ("f32", torch.float32, [2 + 2.0**-8])
+
     def test_what_a_number_is_added_to_becomes_float32_first(self) -> None:
         """In bfloat16 a small number added to one would be lost."""
         located = Located(tensors=("norm",), shape=(1,), plus=1.0)

@@ -99,6 +99,16 @@ def test_a_part_of_each_head(name: str, factor: float) -> None:
     assert torch.equal(inverse_frequencies(ours), expected)
 
 
+@pytest.mark.parametrize(("part", "factor"), [(0.25, 1.0), (0.3, 2.0), (0.0, 1.0), (1.0, 1.0)])
+def test_a_part_of_the_frequencies_of_a_whole_head(part: float, factor: float) -> None:
+    parameters = {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": part, "factor": factor}
+    theirs = transformers.LlamaConfig(**SIZES, hidden_size=256, num_attention_heads=4, rope_parameters=parameters)
+    expected, _ = ROPE_INIT_FUNCTIONS["proportional"](theirs)
+    ours = table(theirs.to_dict())
+    assert (ours.width, ours.still) == (64, 32 - int(part * 64 // 2))
+    assert torch.equal(inverse_frequencies(ours), expected)
+
+
 class TestLongRope:
     SHORT: ClassVar = [1.0 + 0.25 * index for index in range(8)]
     LONG: ClassVar = [1.5 + 2.0 * index for index in range(8)]
@@ -242,6 +252,8 @@ def test_angles_carry_the_attention_factor() -> None:
         ({"kind": "yarn", "original_max_context": 8, "beta_fast": 1.0}, "beta_fast"),
         ({"kind": "llama3", "original_max_context": 8, "low_freq_factor": 4.0}, "low_freq_factor"),
         ({"kind": "divisors", "divisors": (1.0,)}, "divisors"),
+        ({"still": 5}, "5 of 4 pairs"),
+        ({"still": -1}, "-1 of 4 pairs"),
     ],
 )
 def test_tables_that_cannot_be(fields: dict[str, Any], named: str) -> None:

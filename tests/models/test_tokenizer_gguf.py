@@ -267,6 +267,36 @@ class TestSentencePiece:
         assert not tokenizer_from_gguf(sentencepiece(add_bos_token=False), "model.gguf").add_bos
 
 
+class TestGemma4:
+    """Of characters, as SentencePiece models are, with merges in an order of their own."""
+
+    def metadata(self) -> dict[str, Any]:
+        given = sentencepiece()
+        tokens, scores = given["tokenizer.ggml.tokens"], given["tokenizer.ggml.scores"]
+        vocabulary = {token: index for index, token in enumerate(tokens)}
+        merges = generate_merges(vocabulary, dict(zip(tokens, scores, strict=True)), skip_tokens=[*tokens[:259], "</tool>"])[::-1]
+        return sentencepiece(model="gemma4", pre=None, scores=None, merges=[" ".join(merge) for merge in merges])
+
+    def test_is_the_tokenizer_of_transformers(self) -> None:
+        metadata = self.metadata()
+        merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
+        vocabulary = {token: index for index, token in enumerate(metadata["tokenizer.ggml.tokens"])}
+        theirs = transformers.GemmaTokenizer(vocab=vocabulary, merges=merges, unk_token="<unk>").backend_tokenizer
+        ours = build(metadata)
+        for text in ("hello world", "the land and the hell", "héllo 12 21", "    the", "日本 the\n\nworld", "worldhello"):
+            assert ours.encode(text).ids == theirs.encode(text, add_special_tokens=False).ids
+            assert ours.decode(ours.encode(text).ids) == text
+        by_score = build(sentencepiece(add_space_prefix=False))
+        assert ours.encode("hellor").ids != by_score.encode("hellor").ids
+
+    def test_a_call_of_a_tool_ends_a_turn(self) -> None:
+        metadata = self.metadata()
+        metadata["tokenizer.ggml.tokens"] += ["<|tool_response>", "<turn|>"]
+        metadata["tokenizer.ggml.token_type"] += [4, 3]
+        files = tokenizer_from_gguf(metadata, "model.gguf")
+        assert files.eos_ids[-2:] == (len(metadata["tokenizer.ggml.tokens"]) - 2, len(metadata["tokenizer.ggml.tokens"]) - 1)
+
+
 @pytest.mark.parametrize(
     ("metadata", "error", "named"),
     [

@@ -9,7 +9,8 @@ from traced_graphs import interpret, operators, pack, trace
 
 from engine.kernels.linear.packed import Layout
 from engine.models.parts.mlp import MLPSpec
-from engine.models.parts.moe import ExpertGroupsSpec, MoE, MoESpec, RouterSpec
+from engine.models.parts.moe import BranchNorms, ExpertGroupsSpec, MoE, MoESpec, RouterSpec
+from engine.models.parts.norm import NormSpec
 from engine.passes.assign_weight_kernels import assign_weight_kernels
 from engine.passes.combine_experts import combine_experts
 from engine.passes.eliminate_no_ops import eliminate_no_ops
@@ -20,6 +21,7 @@ from engine.passes.route_experts import route_experts
 from engine.passes.select_rows_early import select_rows_early
 
 HIDDEN, TOKENS = 64, 11
+NORM = NormSpec(eps=1e-6)
 PLAIN = MoESpec(router=RouterSpec(experts=8, chosen=2), experts=MLPSpec(size=32))
 DEEPSEEK = RouterSpec(
     experts=8,
@@ -50,6 +52,12 @@ SPECS = {
     "a scale for each expert": replace(PLAIN, router=RouterSpec(experts=8, chosen=2, normalized=True, expert_scale=True)),
     "square root of softplus": replace(PLAIN, router=RouterSpec(experts=8, chosen=2, score="sqrt_softplus", choice_bias=True)),
     "no gate": replace(PLAIN, experts=MLPSpec(size=32, gated=False, activation="relu2")),
+    "norms of each branch": MoESpec(
+        router=RouterSpec(experts=8, chosen=2, normalized=True, expert_scale=True, norm=NORM),
+        experts=MLPSpec(size=32, activation="gelu_tanh"),
+        shared=MLPSpec(size=48, activation="gelu_tanh"),
+        norms=BranchNorms(before_experts=NORM, after_experts=NORM, before_shared=NORM, after_shared=NORM),
+    ),
     "every expert": replace(PLAIN, router=RouterSpec(experts=4, chosen=4)),
 }
 

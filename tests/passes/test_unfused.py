@@ -1,5 +1,6 @@
 """unfused: what it counts of a graph's operators, and that nothing is left of whole models, of all families among them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from engine.models.checkpoint import parameter_shapes
 from engine.models.expected_fusions import expected_fusions
 from engine.models.open import open_checkpoint
 from engine.models.parts.attention import QKNormSpec
+from engine.models.parts.layer_inputs import LayerInputsSpec
 from engine.models.parts.mlp import MLPSpec
-from engine.models.parts.moe import MoESpec, RouterSpec
+from engine.models.parts.moe import BranchNorms, MoESpec, RouterSpec
 from engine.models.parts.norm import NormSpec
 from engine.models.spec import EmbedSpec, HeadSpec, LayerNorms, LayerSpec, ModelSpec
 from engine.passes import pipeline
@@ -52,6 +54,13 @@ def everything() -> ModelSpec:
         shared=MLPSpec(size=32),
         shared_gate=True,
     )
+    branches = MoESpec(
+        router=RouterSpec(experts=4, chosen=2, normalized=True, expert_scale=True, norm=RMS),
+        experts=MLPSpec(size=32),
+        shared=MLPSpec(size=32),
+        norms=BranchNorms(before_experts=RMS, after_experts=RMS, before_shared=RMS, after_shared=RMS),
+    )
+    values_are_keys = tiny_layer(qk_norm=QKNormSpec(norm=RMS), value_norm=replace(RMS, weight=False), values_are_keys=True).mixer
     sandwich = LayerNorms(before_mixer=RMS, after_mixer=LAYER, before_channel=LAYER, after_channel=RMS)
     return tiny_spec(
         LayerSpec(mixer=mixer, channel=MLPSpec(size=96, activation="gelu_tanh"), norms=sandwich),
@@ -59,8 +68,12 @@ def everything() -> ModelSpec:
         LayerSpec(mixer=mixer, channel=MLPSpec(size=96, activation="relu2", gated=False), norms=before, parallel=True),
         LayerSpec(mixer=normed, channel=MLPSpec(size=96), norms=sandwich, multiplier=0.4),
         LayerSpec(mixer=mixer, channel=experts, norms=LayerNorms(before_mixer=RMS, before_channel=RMS)),
+        LayerSpec(
+            mixer=values_are_keys, channel=branches, norms=LayerNorms(before_mixer=RMS, after_mixer=RMS, after_channel=RMS), scaled=True
+        ),
         embed=EmbedSpec(multiplier=8.0, positions=128),
         head=HeadSpec(multiplier=0.5, softcap=30.0),
+        layer_inputs=LayerInputsSpec(size=24, activation="gelu_tanh", norm=RMS, post_norm=RMS, embed_multiplier=2.0, multiplier=0.5),
     )
 
 
@@ -87,9 +100,11 @@ def test_a_model_expects_only_what_it_has() -> None:
         "fuse_head_norm",
         "fuse_clamped_gate",
         "fuse_clip",
+        "fuse_scale",
         "fuse_scaled_add",
     }
     assert "fuse_into_attention" not in expected_fusions(tiny_spec(tiny_layer(rope=None)), one_thread=True)
+    assert "combine_experts" not in expected_fusions(tiny_spec(everything().layers[-1]), one_thread=True)
     assert {"fuse_gate", "fuse_activation"} <= expected_fusions(tiny_spec(tiny_layer(gate=True)), one_thread=True)
 
 

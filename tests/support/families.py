@@ -92,6 +92,15 @@ _TWO_ROPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0},
     "full_attention": {"rope_type": "linear", "rope_theta": ROPE_THETA, "factor": 8.0},
 }
+_GEMMA4 = {
+    "final_logit_softcapping": 2.0,
+    "global_head_dim": 48,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0},
+        "full_attention": {"rope_type": "proportional", "rope_theta": ROPE_THETA, "partial_rotary_factor": 0.4},
+    },
+}
+_GEMMA4_KV = {"attention_k_eq_v": True, "num_global_key_value_heads": 1}
 _GRANITE = {"embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.4, "logits_scaling": 2.5}
 _GRANITE4 = _GRANITE | {
     "num_local_experts": 0,
@@ -145,7 +154,8 @@ OVERRIDES: dict[str, dict[str, Any]] = dict.fromkeys(_LATENT, _HEADS) | {
         "hidden_size_per_layer_input": 32,
         "laurel_rank": 16,
     },
-    "gemma4_text": {"vocab_size_per_layer_input": VOCAB_SIZE, "hidden_size_per_layer_input": 32},
+    "gemma4_text": _GEMMA4 | {"hidden_size_per_layer_input": 0},
+    "gemma4_unified_text": _GEMMA4,
     "granitemoe": _GRANITE,
     "granitemoeshared": _GRANITE | {"shared_intermediate_size": 64},
     "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2},
@@ -204,6 +214,17 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon-grouped-one-norm": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
     "falcon-serial": ("falcon", {"multi_query": False, "parallel_attn": False, "bias": True}),
     "gpt_neox-serial": ("gpt_neox", {"use_parallel_residual": False}),
+    "gemma4-experts": ("gemma4_text", _GEMMA4_KV | {"enable_moe_block": True, "top_k_experts": 2}),
+    "gemma4-layer-inputs": (
+        "gemma4_text",
+        {
+            "vocab_size_per_layer_input": VOCAB_SIZE,
+            "hidden_size_per_layer_input": 24,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+        },
+    ),
+    "gemma4-values-are-keys": ("gemma4_unified_text", _GEMMA4_KV | {"attention_bias": True}),
     "granite-tied": ("granite", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
     "granite4": ("granitemoehybrid", _GRANITE4 | {"position_embedding_type": "rope"}),
     "granite4-experts": ("granitemoehybrid", _GRANITE4 | {"num_local_experts": 4, "num_experts_per_tok": 2}),

@@ -20,7 +20,6 @@ _OTHERS = {
     "gemma3n_text": "several residual streams",
     "gemma4_assistant": "keys and values of another model",
     "gemma4_unified_assistant": "keys and values of another model",
-    "gemma4_unified_text": "layers of different heads, keys and values shared between layers",
     "hrm_text": "layers that run more than once",
     "lfm2": "state layers",
     "modernbert-decoder": "a head of two layers",

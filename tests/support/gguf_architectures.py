@@ -275,6 +275,42 @@ def _gemma_keys(config: Config, weights: Weights) -> dict[str, Any]:
     return window | caps | ({} if config["model_type"] == "gemma3_text" else {"rope.freq_base": None})
 
 
+def _gemma4_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    own: dict[str, dict[str, int]] = config["per_layer_config"]
+    (full,) = {tuple(sorted(each.items())) for each in own.values()}
+    layers, shared, size = config["num_hidden_layers"], config["num_kv_shared_layers"], config["intermediate_size"]
+    heads_by_layer = [own.get(str(index), {}).get("num_key_value_heads", kv_heads(config)) for index in range(layers)]
+    keys = {
+        "attention.sliding_window_pattern": slides(config),
+        "attention.shared_kv_layers": shared,
+        "attention.head_count_kv": heads_by_layer if "num_key_value_heads" in dict(full) else kv_heads(config),
+        "feed_forward_length": [size] * (layers - shared) + [2 * size] * shared if config["use_double_wide_mlp"] else size,
+        "embedding_length_per_layer_input": config.get("hidden_size_per_layer_input", 0),
+        "final_logit_softcapping": config["final_logit_softcapping"],
+        "attention.sliding_window": config["sliding_window"],
+    }
+    experts = {"expert_used_count": config.get("top_k_experts"), "expert_feed_forward_length": config.get("moe_intermediate_size")}
+    for kind, dim in (("", dict(full)["head_dim"]), ("_swa", head_dim(config))):
+        keys |= {f"attention.{part}_length{kind}": dim for part in ("key", "value")} | {f"rope.dimension_count{kind}": dim}
+    return keys | experts | {"expert_count": config.get("num_experts")}
+
+
+def _gemma4_names(weights: Weights, config: Config) -> Weights:
+    """The names that the converter gives what has none in the tables; and what it divides frequencies by."""
+    patterns = {
+        r"model\.layers\.(\d+)\.router\.scale": r"blk.\1.ffn_gate_inp.scale",
+        r"model\.layers\.(\d+)\.router\.per_expert_scale": r"blk.\1.ffn_down_exps.scale",
+        r"(.*\.(?:layer_scalar|gate_up_proj|experts\.down_proj))": r"\1.weight",
+    }
+    found: Weights = {}
+    for name, weight in weights.items():
+        (renamed,) = {re.sub(pattern, to, name) for pattern, to in patterns.items() if re.fullmatch(pattern, name)} or {name}
+        found[renamed] = weight
+    dim = next(iter(config["per_layer_config"].values()))["head_dim"]
+    turning = int(dim * rope(config)["partial_rotary_factor"] / 2)
+    return found | {"rope_freqs.weight": np.array([1.0] * turning + [1e30] * (dim // 2 - turning), dtype=np.float32)}
+
+
 def _window_keys(config: Config, weights: Weights) -> dict[str, Any]:
     if config.get("sliding_window") is None:
         return {}
@@ -407,6 +443,10 @@ ARCHITECTURES: dict[str, GgufArchitecture] = {
     "mistral": _LLAMA,
     "internlm3": _LLAMA,
     "iquestcoder": _LLAMA,
+    **{
+        family: GgufArchitecture(name="gemma4", keys=_gemma4_keys, transforms=(_gemma4_names,))
+        for family in ("gemma4_text", "gemma4_unified_text")
+    },
     "qwen2": GgufArchitecture(name="qwen2", settings={"use_sliding_window": False, "layer_types": None}),
     "qwen3": GgufArchitecture(name="qwen3", settings={"use_sliding_window": False, "layer_types": None}),
     "smollm3": GgufArchitecture(name="smollm3", keys=_llama_keys, transforms=(interleave,)),

@@ -94,7 +94,7 @@ def _add_tensors(
     number = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     names = gguf.get_tensor_name_map(number, num_layers)
     for name, weight in weights.items():
-        target = name if name.startswith("rope_") else names.get_name(name, try_suffixes=(".weight", ".bias"))
+        target = name if name.startswith(("rope_", "blk.")) else names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise ValueError(f"GGUF's {architecture} has no name for {name}")
         matrix = weight.ndim >= 2 and target.endswith(".weight") and "norm" not in target and "ffn_gate_inp" not in target
