@@ -41,6 +41,7 @@ def reference_operators() -> dict[str, Callable[..., torch.Tensor]]:
         "engine.sort_routes.default": moe.sort_routes,
         "engine.equal_order.default": moe.equal_order,
         "engine.gather_rows.default": moe.gather_rows,
+        "engine.weigh_rows.default": moe.weigh_rows,
         "engine.experts_mixed.default": moe.experts_mixed,
         "engine.combine_experts.default": moe.combine_experts,
     }

@@ -59,7 +59,11 @@ def _embedding(tokens: torch.Tensor, w: torch.Tensor, dim: int, multiplier: floa
     return tokens.new_empty((tokens.shape[0], dim), dtype=torch.float32)
 
 
-def _attention(q: torch.Tensor, *_: object) -> torch.Tensor:
+def _attention(q: torch.Tensor, k: object, v: torch.Tensor, *_: object) -> torch.Tensor:
+    return q.new_empty((*q.shape[:2], v.shape[2]))
+
+
+def _latent_attention(q: torch.Tensor, *_: object) -> torch.Tensor:
     return q.new_empty(q.shape)
 
 
@@ -124,7 +128,7 @@ def fakes() -> dict[str, Fake]:
     found: dict[str, Fake] = {
         "attention": _attention,
         "bidirectional_attention": _attention,
-        "latent_attention": _attention,
+        "latent_attention": _latent_attention,
         "expanded_attention": _expanded_attention,
         "linear_mixed": _mixed_linear,
         "route": _route,
@@ -132,6 +136,7 @@ def fakes() -> dict[str, Fake]:
         "sort_routes": _sort_routes,
         "equal_order": _equal_order,
         "gather_rows": _gather_rows,
+        "weigh_rows": _gather_rows,
         "experts_linear": _experts_linear,
         **{f"experts_{kernel}": _experts for kernel in FLOAT_KERNELS},
         "experts_mixed": _mixed_experts,

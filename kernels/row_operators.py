@@ -10,14 +10,16 @@ Legend: T rows, K features of a row.
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["rows", "rows?", "heads", "vector", "vector?", "scalar", "float"]
-"""rows: [T, K] float32 (bfloat16 on NVIDIA), row i of which decides row i of the result; heads: the same of [T, H, D]. vector: a
-weight [K], of heads [D] or [H, D]; scalar: one of a single element; both float32. float: a number. ?: or none."""
+Kind = Literal["rows", "rows?", "heads", "numbers", "vector", "vector?", "scalar", "float"]
+"""rows: [T, K] float32 (bfloat16 on NVIDIA), row i of which decides row i of the result; heads: the same of [T, H, D]; numbers: of
+[T, H], one for each head. vector: a weight [K], of heads [D] or [H, D]; scalar: one of a single element; both float32. float: a number.
+?: or none."""
 
 _SCHEMA: dict[Kind, str] = {
     "rows": "Tensor",
     "rows?": "Tensor?",
     "heads": "Tensor",
+    "numbers": "Tensor",
     "vector": "Tensor",
     "vector?": "Tensor?",
     "scalar": "Tensor",
@@ -25,7 +27,7 @@ _SCHEMA: dict[Kind, str] = {
 }
 _C = {"Tensor": "AtenTensorHandle", "Tensor?": "AtenTensorHandle*", "float": "double"}
 
-FUNCTIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid")
+FUNCTIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "softplus")
 """Activation functions without parameters (activations/reference.py says what each is): operators alone, and with _mul as gates."""
 
 CLAMPED = ("silu", "quick_gelu")
@@ -47,7 +49,7 @@ class RowOperator:
     @property
     def rows(self) -> tuple[int, ...]:
         """Positions of the arguments that have the result's rows."""
-        return tuple(index for index, (_, kind) in enumerate(self.arguments) if kind.startswith(("rows", "heads")))
+        return tuple(index for index, (_, kind) in enumerate(self.arguments) if kind.startswith(("rows", "heads", "numbers")))
 
     def position(self, argument: str) -> int:
         return [name for name, _ in self.arguments].index(argument)
@@ -80,6 +82,8 @@ ROW_OPERATORS: dict[str, RowOperator] = {
         # the same over every head
         _operator("rms_norm_heads", cpu_only=True, x="heads", weight="vector?", eps="float"),
         _operator("layer_norm_heads", cpu_only=True, x="heads", weight="vector?", bias="vector?", eps="float"),
+        # every head times its number
+        _operator("scale_heads", cpu_only=True, x="heads", factors="numbers"),
         # function(x), and function(gate) * up (see activations/reference.py)
         *(_operator(name, x="rows") for name in FUNCTIONS),
         *(_operator(f"{name}_mul", gate="rows", up="rows") for name in FUNCTIONS),

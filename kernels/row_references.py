@@ -16,6 +16,7 @@ ROW_REFERENCES: dict[str, Reference] = {
     "layer_norm": norms.layer_norm,
     "rms_norm_heads": norms.rms_norm_heads,
     "layer_norm_heads": norms.layer_norm_heads,
+    "scale_heads": lambda x, factors: x * factors[:, :, None],
     **activations.FUNCTIONS,
     **{f"{name}_mul": activations.gated(function) for name, function in activations.FUNCTIONS.items()},
     **{f"{name}_mul_clamped": activations.clamped(activations.FUNCTIONS[name]) for name in CLAMPED},

@@ -49,6 +49,7 @@ SCHEMAS = (
     "sort_routes(Tensor routes, int experts) -> Tensor",
     "equal_order(Tensor x, int experts) -> Tensor",
     "gather_rows(Tensor x, Tensor routes, Tensor order) -> Tensor",
+    "weigh_rows(Tensor x, Tensor routes, Tensor order) -> Tensor",
     "experts_linear(Tensor x, Tensor w, Tensor? bias, Tensor order, int experts) -> Tensor",  # of weights that are not packed yet
     *(
         f"experts_{kernel}(Tensor x, Tensor w, Tensor? bias, Tensor order, int out_features, int experts) -> Tensor"
@@ -61,10 +62,11 @@ SCHEMAS = (
         for kernel in (*ROW_KERNELS, *FP8_KERNELS)
     ),
     "experts_mixed(Tensor x, Tensor w, Tensor? bias, Tensor order, str bands, int experts) -> Tensor",
-    "combine_experts(Tensor y, Tensor routes, Tensor order, Tensor? shared, Tensor? gate, Tensor? residual, float multiplier) -> Tensor",
-    # q [T, QH, D], k and v [T, KH, D] float32; caches [blocks, KH, block_size, D] float32, float16 or bfloat16, or
+    "combine_experts(Tensor y, Tensor routes, Tensor order, Tensor? shared, Tensor? gate, Tensor? residual, float multiplier, "
+    "bool weighted) -> Tensor",
+    # q [T, QH, D], k [T, KH, D], v [T, KH, V] float32; caches [blocks, KH, block_size, D] float32, float16 or bfloat16, or
     # [blocks, KH, block_size, D + 4] int8; cu_seqlens [S+1], seq_lens [S], block_table [S, B], slot_mapping [T] int32;
-    # q_norm and k_norm [D], cos and sin [T, R/2], sinks [QH], q_scale [T] float32 -> [T, QH, D] float32; bidirectional
+    # q_norm and k_norm [D], cos and sin [T, R/2], sinks [QH], q_scale [T] float32 -> [T, QH, V] float32; bidirectional
     # attention has neither caches nor what tells where in them; mean_pool: x [T, K] float32 -> [S, K] float32
     # latent attention: q [QH, T, L], q_rope [T, QH, R], latents [T, L + R] float32, one cache [blocks, 1, block_size, L + R] -> [QH, T, L]
     *(operator.schema for operator in CUT_OPERATORS.values()),

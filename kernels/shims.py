@@ -14,11 +14,11 @@ _C_ARGUMENTS = {
     "route_table": "AtenTensorHandle routes, int64_t experts",
     "sort_routes": "AtenTensorHandle routes, int64_t experts",
     "equal_order": "AtenTensorHandle x, int64_t experts",
-    "gather_rows": "AtenTensorHandle x, AtenTensorHandle routes, AtenTensorHandle order",
+    **dict.fromkeys(("gather_rows", "weigh_rows"), "AtenTensorHandle x, AtenTensorHandle routes, AtenTensorHandle order"),
     **dict.fromkeys((f"experts_{kernel}" for kernel in FLOAT_KERNELS), f"{_EXPERTS}, int64_t out_features, int64_t experts"),
     "experts_mixed": f"{_EXPERTS}, const char* bands, int64_t experts",
     "combine_experts": "AtenTensorHandle y, AtenTensorHandle routes, AtenTensorHandle order, AtenTensorHandle* shared, "
-    "AtenTensorHandle* gate, AtenTensorHandle* residual, double multiplier",
+    "AtenTensorHandle* gate, AtenTensorHandle* residual, double multiplier, int32_t weighted",
     **{f"linear_{kernel}": _LINEAR for kernel in PANEL_KERNELS},
     **{f"embedding_{kernel}": "AtenTensorHandle tokens, AtenTensorHandle w, int64_t dim, double multiplier" for kernel in PANEL_KERNELS},
     **dict.fromkeys(PANEL_QUANTIZERS.values(), "AtenTensorHandle x"),

@@ -80,8 +80,12 @@ def _of_attention(mixer: Mixer) -> Iterator[str]:
         yield from _of_norms((mixer.norm,))
         return
     yield from _of_norms((mixer.output_norm,))
-    if mixer.gate:
-        yield from ("fuse_activation", "fuse_gate")
+    if mixer.multiplier != 1.0:
+        yield "fuse_multiplier"
+    if mixer.gate is not None:
+        yield "fuse_activation"
+        if not mixer.gate.by_head:
+            yield "fuse_gate"
     if mixer.qk_norm is not None and mixer.qk_norm.over == "width":
         yield from _of_norms((mixer.qk_norm.norm,))
     late = mixer.qk_norm is not None and mixer.qk_norm.after_rope
@@ -107,6 +111,8 @@ def _of_one_thread(spec: ModelSpec) -> Iterator[str]:
             continue
         if mixer.clip > 0:
             yield "fuse_clip"
+        if mixer.gate is not None and mixer.gate.by_head:
+            yield "fuse_head_scale"
         normalizes_heads = mixer.qk_norm is not None and mixer.qk_norm.over != "width" and not _is_attentions(mixer.qk_norm)
         if normalizes_heads or (mixer.value_norm is not None and mixer.source is None):
             yield "fuse_head_norm"
@@ -127,6 +133,8 @@ def _of_channel(channel: Channel) -> Iterator[str]:
         norms = channel.norms
         yield from _of_norms((norms.before_experts, norms.after_experts, norms.before_shared, norms.after_shared))
         yield "fuse_post_norm"
+    if channel.router.softcap > 0:
+        yield "fuse_soft_cap"
     yield from _of_mlp(channel.experts)
     if channel.shared is not None:
         yield from _of_mlp(channel.shared)

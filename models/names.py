@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from ..errors import CheckpointError
+from .parts.attention import AttentionSpec
 from .parts.latent_attention import LatentAttentionSpec
 from .parts.moe import MoESpec
 from .spec import LayerSpec, Mixer, ModelSpec
@@ -310,7 +311,8 @@ def _contiguous(start: int, count: int, of: int) -> Rows:
 
 def _qkv_rows(which: str, layer: LayerSpec) -> Rows:
     spec = layer.mixer
-    sizes = {"q": spec.num_heads * spec.head_dim, "k": spec.num_kv_heads * spec.head_dim, "v": spec.num_kv_heads * spec.head_dim}
+    assert isinstance(spec, AttentionSpec)
+    sizes = {"q": spec.num_heads * spec.head_dim, "k": spec.num_kv_heads * spec.head_dim, "v": spec.num_kv_heads * spec.value_size}
     start = {"q": 0, "k": sizes["q"], "v": sizes["q"] + sizes["k"]}[which]
     return _contiguous(start, sizes[which], sum(sizes.values()))
 

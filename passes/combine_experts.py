@@ -1,8 +1,8 @@
 """What is added to the sum of experts, or multiplied with it, becomes part of that sum.
 
-    combine_experts(y, ..., 1.0) + shared                 ->  combine_experts(y, ..., shared, None, None, 1.0)
-    combine_experts(y, ..., 1.0) + gate * shared          ->  combine_experts(y, ..., shared, gate, None, 1.0)       gate [T, 1]
-    combine_experts(...) * c                              ->  combine_experts(..., c)
+    combine_experts(y, ..., 1.0, w) + shared              ->  combine_experts(y, ..., shared, None, None, 1.0, w)
+    combine_experts(y, ..., 1.0, w) + gate * shared       ->  combine_experts(y, ..., shared, gate, None, 1.0, w)    gate [T, 1]
+    combine_experts(...) * c                              ->  combine_experts(..., c, w)
     x + combine_experts(...)                              ->  combine_experts(..., residual=x, ...)
 
 Why: the sum is in registers, and would be written and read again for each of them.
@@ -40,17 +40,17 @@ def _take(graph: fx.Graph, combine: fx.Node) -> bool:
 
 def _with_user(combine: fx.Node, user: fx.Node) -> tuple[Any, ...] | None:
     """The arguments of a sum that does what `user` does with this one; None if there is none."""
-    y, routes, order, shared, gate, residual, multiplier = combine.args
+    y, routes, order, shared, gate, residual, multiplier, weighted = combine.args
     if user.target is _aten.mul.Tensor and isinstance(user.args[1], float) and residual is None:
-        return None if multiplier != 1.0 else (y, routes, order, shared, gate, residual, user.args[1])
+        return None if multiplier != 1.0 else (y, routes, order, shared, gate, residual, user.args[1], weighted)
     added = operands(user, _aten.add.Tensor)
     if added is None or residual is not None or added[0] is added[1]:
         return None
     if added[0] is combine and shared is None and multiplier == 1.0:
         other, by = _gated(added[1])
-        return (y, routes, order, other, by, residual, multiplier) if same_shape(other, combine) else None
+        return (y, routes, order, other, by, residual, multiplier, weighted) if same_shape(other, combine) else None
     other = added[1] if added[0] is combine else added[0]
-    return (y, routes, order, shared, gate, other, multiplier) if same_shape(other, combine) else None
+    return (y, routes, order, shared, gate, other, multiplier, weighted) if same_shape(other, combine) else None
 
 
 def _gated(node: fx.Node) -> tuple[fx.Node, fx.Node | None]:

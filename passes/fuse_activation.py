@@ -4,12 +4,12 @@
     relu(x)                                          ->  engine.relu(x)
     square(relu(x))                                  ->  engine.relu2(x)
     x * sigmoid(1.702 * x)                           ->  engine.quick_gelu(x)
-    sigmoid(x)                                       ->  engine.sigmoid(x)
+    sigmoid(x), softplus(x)                          ->  engine.sigmoid(x), engine.softplus(x)
 
 Why: one pass over the rows, on all threads, with vectorised exponents; and the place where
 fuse_gate can multiply it and fuse_quantize take it without it ever being written.
 
-When not: on anything but [T, K].
+When not: on anything but [T, K], or a softplus that is bent elsewhere.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ def fuse_activation(graph: fx.Graph) -> int:
 
 def _fuse(graph: fx.Graph, node: fx.Node) -> bool:
     name, x, result = _MATCHES[node.target](node)
-    if not is_matrix(x):
+    if not is_matrix(x) or (name == "softplus" and len(node.args) > 1):
         return False
     replace(graph, result, getattr(torch.ops.engine, name).default, (x,))
     return True
@@ -51,6 +51,10 @@ def _relu(node: fx.Node) -> tuple[str, Any, fx.Node]:
     return ("relu2", node.args[0], user) if is_square and user is not None else ("relu", node.args[0], node)
 
 
+def _softplus(node: fx.Node) -> tuple[str, Any, fx.Node]:
+    return "softplus", node.args[0], node
+
+
 def _sigmoid(node: fx.Node) -> tuple[str, Any, fx.Node]:
     scaled: Any = node.args[0]
     product = only_user(node)
@@ -65,5 +69,6 @@ _MATCHES: Mapping[Any, Callable[[fx.Node], tuple[str, Any, fx.Node]]] = {
     _aten.gelu.default: _gelu,
     _aten.relu.default: _relu,
     _aten.sigmoid.default: _sigmoid,
+    _aten.softplus.default: _softplus,
 }
 """For the operator at the heart of a function: our operator's name, its argument, and the node that is its result."""

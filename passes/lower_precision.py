@@ -45,7 +45,7 @@ def lower_precision(graph: fx.Graph) -> int:
 def _activations() -> dict[Any, tuple[int, ...]]:
     """Which arguments of our operators are activations."""
     found: dict[str, tuple[int, ...]] = {row.name: row.rows for row in TWINS} | dict.fromkeys(("attention", "latent_attention"), (0, 1, 2))
-    found |= {"combine_experts": (0, 3, 4, 5)}
+    found |= {"combine_experts": (0, 3, 4, 5), "weigh_rows": (0,)}
     for kernel in (*ROW_KERNELS, *FP8_KERNELS):
         found |= dict.fromkeys((f"linear_{kernel}", f"logits_{kernel}"), (0, 3)) | {f"experts_{kernel}": (0,)}
     for format in FP8_FORMATS:

@@ -23,6 +23,7 @@ from .fuse_clamped_gate import fuse_clamped_gate
 from .fuse_clip import fuse_clip
 from .fuse_gate import fuse_gate
 from .fuse_head_norm import fuse_head_norm
+from .fuse_head_scale import fuse_head_scale
 from .fuse_into_attention import fuse_into_attention
 from .fuse_layer_norm import fuse_layer_norm
 from .fuse_multiplier import fuse_multiplier
@@ -82,7 +83,7 @@ def pipeline(
         Pass(name="fuse_into_attention", rewrite=fuse_into_attention),
         Pass(name="fuse_rms_norm", rewrite=fuse_rms_norm),
         Pass(name="fuse_layer_norm", rewrite=fuse_layer_norm),
-        *([Pass(name="fuse_head_norm", rewrite=fuse_head_norm)] if cpu else []),
+        *([Pass(name="fuse_head_norm", rewrite=fuse_head_norm), Pass(name="fuse_head_scale", rewrite=fuse_head_scale)] if cpu else []),
         Pass(name="fuse_post_norm", rewrite=fuse_post_norm),
         Pass(name="fuse_activation", rewrite=fuse_activation),
         Pass(name="fuse_xielu", rewrite=fuse_xielu),

@@ -74,7 +74,7 @@ def _move(graph: fx.Graph, node: fx.Node, rows: fx.Node, row_arguments: tuple[in
 def _move_before_experts(graph: fx.Graph, combine: fx.Node, rows: fx.Node) -> int:
     """Past all that experts compute, and their sum; returns past how many operators."""
     given: Any = combine.args
-    y, routes, order, *beside, multiplier = given
+    y, routes, order, *beside, multiplier, weighted = given
     between = _between(y, order)
     if any(user not in between and user is not combine for node in between for user in node.users):
         return 0
@@ -93,7 +93,7 @@ def _move_before_experts(graph: fx.Graph, combine: fx.Node, rows: fx.Node) -> in
                 arguments = (call_like(graph, _SELECT, (x, 0, rows)), *others)
             smaller[node] = call_like(graph, node.target, arguments, dict(node.kwargs))
         added = [None if each is None else call_like(graph, _SELECT, (each, 0, rows)) for each in beside]
-        total = call_like(graph, combine.target, (smaller[y], chosen, smaller[order], *added, multiplier))
+        total = call_like(graph, combine.target, (smaller[y], chosen, smaller[order], *added, multiplier, weighted))
     _put_in_place(graph, combine, total)
     return len(between) + 1
 
@@ -116,7 +116,8 @@ def _between(y: Any, order: Any) -> list[fx.Node]:
 
 def _gathers(node: fx.Node) -> bool:
     """Whether its first argument has the rows of tokens, and its result those of pairs."""
-    return node.target is torch.ops.engine.gather_rows.default or (node.target in _row_experts() and node.args[-1] is True)
+    gathers = (torch.ops.engine.gather_rows.default, torch.ops.engine.weigh_rows.default)
+    return node.target in gathers or (node.target in _row_experts() and node.args[-1] is True)
 
 
 def _row_experts() -> set[Any]:

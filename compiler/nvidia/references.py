@@ -23,7 +23,7 @@ def reference_operators() -> dict[str, Operator]:
     }
     operators |= {name: _in_float32(operator) for name, operator in ROW_REFERENCES.items()}
     operators |= {"route": _widening(moe.route), "sort_routes": moe.sort_routes, "equal_order": moe.equal_order}
-    operators["combine_experts"] = _rounded(_widening(moe.combine_experts))
+    operators |= {name: _rounded(_widening(getattr(moe, name))) for name in ("weigh_rows", "combine_experts")}
     for kernel in (*ROW_KERNELS, *FP8_KERNELS):
         packed = kernel.removeprefix("rows_")
         operators[f"linear_{kernel}"] = _rounded(_with_kernel(reference.logits_rows, packed))

@@ -14,6 +14,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu2": lambda x: functional.relu(x).square(),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "sigmoid": torch.sigmoid,
+    "softplus": functional.softplus,
 }
 """By the name of the operator; row_operators.FUNCTIONS lists them."""
 

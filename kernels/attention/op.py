@@ -25,12 +25,12 @@ def attention(
 ) -> Tensor:
     """Causal attention of a step's new tokens over their sequences, whose keys and values it first writes.
 
-    q [T, QH, D], k and v [T, KH, D] float32 (tokens may lie apart in memory); k_cache and
+    q [T, QH, D], k [T, KH, D], v [T, KH, V], V up to D, float32 (tokens may lie apart in memory); k_cache and
     v_cache [blocks, KH, block_size, D] float32, float16 or bfloat16, or [blocks, KH, block_size, D + 4]
     int8, block_size a multiple of 16 up to 512; cu_seqlens [S+1], seq_lens [S] (new tokens
     included), block_table [S, B], slot_mapping [T] int32. `sinks` [QH] float32 holds one more score
     per query head, neither scaled nor capped, which takes its share of the softmax and adds no
-    value. `q_scale` [T] float32 multiplies the query of each token. Returns [T, QH, D] float32; rows
+    value. `q_scale` [T] float32 multiplies the query of each token. Returns [T, QH, V] float32; rows
     past cu_seqlens[S] are zero.
 
     The operator itself also takes q_norm and k_norm [D] and cos and sin [T, R / 2] float32: queries

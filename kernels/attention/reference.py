@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..cut_operators import ATTENTION, BIDIRECTIONAL_ATTENTION
 from .options import AttentionOptions
@@ -76,12 +77,13 @@ def _encoded(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
 
 
 def write_cache(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
-    """Put k and v [T, KH, D] into the caches at `slot_mapping` [T]; a negative slot writes nothing.
+    """Put k [T, KH, D] and v [T, KH, V] into the caches at `slot_mapping` [T]; a negative slot writes nothing.
 
-    In int8 caches [blocks, KH, block_size, D + 4], the block's float32 scales [block_size] follow its quants.
+    Values have zeros behind them, up to D. In int8 caches [blocks, KH, block_size, D + 4], the block's float32 scales [block_size] follow
+    its quants.
     """
     write_keys(k, k_cache, slot_mapping)
-    _write(v, v_cache, slot_mapping, _value_places)
+    _write(pad(v, (0, k.shape[2] - v.shape[2])), v_cache, slot_mapping, _value_places)
 
 
 def write_keys(k: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
@@ -211,14 +213,14 @@ def attention(
     """As `op.attention`, with norms and rotation inside where they are given."""
     q = scaled(prepared(q, q_norm, cos, sin, options), q_scale) * options.scale
     write_cache(prepared(k, k_norm, cos, sin, options), v, k_cache, v_cache, slot_mapping)
-    out = torch.zeros_like(q, memory_format=torch.contiguous_format)
+    out = q.new_zeros(*q.shape[:2], v.shape[2])
     sharing = q.shape[1] // k_cache.shape[1]
     starts = cu_seqlens.tolist()
     for sequence, length in enumerate(seq_lens.tolist()):
         keys, values = read_cache(k_cache, v_cache, block_table[sequence], length, q.shape[2])
         first, last = starts[sequence], starts[sequence + 1]
         keys = keys.to(q.dtype).repeat_interleave(sharing, dim=1)
-        values = values.to(q.dtype).repeat_interleave(sharing, dim=1)
+        values = values[..., : v.shape[2]].to(q.dtype).repeat_interleave(sharing, dim=1)
         scores = soft_cap(torch.einsum("thd,lhd->htl", as_multiplied(q[first:last], k_cache), keys), options.softcap)
         weights = softmax(scores.masked_fill(hidden_keys(last - first, length, options), -torch.inf), sinks)
         out[first:last] = torch.einsum("htl,lhd->thd", as_multiplied(weights, v_cache), values)
@@ -260,7 +262,7 @@ def _within_texts(
     hidden: Callable[[int, AttentionOptions], Tensor],
 ) -> Tensor:
     """hidden: which keys of a text of so many tokens each of its queries does not see."""
-    out = torch.zeros_like(q, memory_format=torch.contiguous_format)
+    out = q.new_zeros(*q.shape[:2], v.shape[2])
     sharing = q.shape[1] // k.shape[1]
     for first, last in pairwise(cu_seqlens.tolist()):
         keys, values = (x[first:last].to(q.dtype).repeat_interleave(sharing, dim=1) for x in (k, v))

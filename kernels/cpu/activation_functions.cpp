@@ -98,6 +98,7 @@ Tensor scale(Tensor x, Tensor factor) {
 STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   ENGINE_ACTIVATION(silu, Silu);
   ENGINE_ACTIVATION(sigmoid, Sigmoid);
+  ENGINE_ACTIVATION(softplus, Softplus);
   ENGINE_ACTIVATION(gelu, Gelu);
   ENGINE_ACTIVATION(gelu_tanh, GeluTanh);
   ENGINE_ACTIVATION(quick_gelu, QuickGelu);
@@ -136,6 +137,7 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   ENGINE_C_GATE(name##_mul_round_bf16, Function, BFloat16Rows)
 ENGINE_C_ACTIVATION(silu, Silu)
 ENGINE_C_ACTIVATION(sigmoid, Sigmoid)
+ENGINE_C_ACTIVATION(softplus, Softplus)
 ENGINE_C_ACTIVATION(gelu, Gelu)
 ENGINE_C_ACTIVATION(gelu_tanh, GeluTanh)
 ENGINE_C_ACTIVATION(quick_gelu, QuickGelu)

@@ -63,8 +63,10 @@ void check_heads(const AttentionShape& shape, const Argument& k, const Argument&
                   shape.key_heads, " key heads");
   for (int64_t i = 0; i < 3; ++i) {
     const int64_t expected = i == 0 ? shape.tokens : i == 1 ? shape.key_heads : shape.head_dim;
-    STD_TORCH_CHECK(k.sizes[i] == expected && v.sizes[i] == expected, "k and v must be [tokens, key heads, head size]");
+    STD_TORCH_CHECK(k.sizes[i] == expected && (i == 2 || v.sizes[i] == expected), "k and v must be [tokens, key heads, head size]");
   }
+  STD_TORCH_CHECK(shape.value_dim > 0 && shape.value_dim <= shape.head_dim, "values of ", shape.value_dim, " elements are wider than keys of ",
+                  shape.head_dim);
 }
 
 void check_cache(const AttentionShape& shape, const Argument& cache) {
@@ -166,7 +168,7 @@ AttentionInputs read_inputs(const Tensors& in, const AttentionOptions& options, 
           .softcap = float(options.softcap),
           .sinks = read_vector(in.sinks, shape.query_heads, "sinks", "query heads"),
           .q_scale = read_vector(in.q_scale, shape.tokens, "q_scale", "tokens"),
-          .out = {static_cast<float*>(out.data_ptr()), shape.query_heads * shape.head_dim, shape.head_dim}};
+          .out = {static_cast<float*>(out.data_ptr()), shape.query_heads * shape.value_dim, shape.value_dim}};
 }
 
 void run(const AttentionInputs& in, int32_t cache_type) {
@@ -221,12 +223,13 @@ Tensor attend(const AttentionTensors& in, const AttentionOptions& options) {
                              .head_dim = q.sizes[2],
                              .block_size = k_cache.sizes[2],
                              .window = options.window,
-                             .chunk = options.chunk};
+                             .chunk = options.chunk,
+                             .value_dim = v.sizes[2]};
   check_cache(shape, k_cache);
   for (int64_t i = 0; i < 4; ++i) STD_TORCH_CHECK(k_cache.sizes[i] == v_cache.sizes[i], "k_cache and v_cache differ in shape");
   check_heads(shape, k, v);
   check_options(in, options);
-  Tensor out = empty_floats({shape.tokens, shape.query_heads, shape.head_dim});
+  Tensor out = empty_floats({shape.tokens, shape.query_heads, shape.value_dim});
   AttentionInputs inputs = read_inputs(in, options, shape, q, k, v, out);
   inputs.k_cache = k_cache.data, inputs.v_cache = v_cache.data;
   paging.put_into(inputs, k_cache.sizes[0]);
@@ -289,9 +292,10 @@ Tensor attend_bidirectional(const BidirectionalTensors& in, const AttentionOptio
                              .block_size = OwnBlocks::kSize,
                              .window = options.window,
                              .chunk = 0,
-                             .causal = false};
+                             .causal = false,
+                             .value_dim = v.sizes[2]};
   check_heads(shape, k, v);
-  Tensor out = empty_floats({tokens, shape.query_heads, shape.head_dim});
+  Tensor out = empty_floats({tokens, shape.query_heads, shape.value_dim});
   AttentionInputs inputs = read_inputs(in, options, shape, q, k, v, out);
   const int64_t floats = blocks.count * shape.key_heads * OwnBlocks::kSize * shape.head_dim;
   float* const memory = blocks.keys_values.take<float>(2 * floats);

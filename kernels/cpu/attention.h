@@ -24,7 +24,7 @@ struct AttentionInputs {
   HeadRows<const float> q;       // [tokens, query_heads, head_dim - tail]
   HeadRows<const float> q_tail;  // the last `tail` elements of queries, where they lie elsewhere
   int64_t tail;
-  const float *k, *v;
+  const float *k, *v;  // [tokens, key_heads, head_dim] and [tokens, key_heads, value_dim]
   int64_t k_stride, v_stride;
   const float *q_norm, *k_norm;  // [head_dim], or both null
   Rotation rotation;
@@ -112,7 +112,16 @@ class PagedAttention {
     const int64_t slot = in_.slot_mapping[token], offset = slot % shape_.block_size, at = block_offset(slot / shape_.block_size, head);
     key_rows_.apply(in_.k + token * in_.k_stride + head * shape_.head_dim, token, space.row);
     layout_.write_key(k_cache_ + at, offset, space.row, space.encoded);
-    if (!shape_.latent) layout_.write_value(v_cache_ + at, offset, in_.v + token * in_.v_stride + head * shape_.head_dim, space.encoded);
+    if (shape_.latent) return;
+    const float* const value = in_.v + token * in_.v_stride + head * shape_.value_dim;
+    layout_.write_value(v_cache_ + at, offset, shape_.value_dim < shape_.head_dim ? widened(value, space.row) : value, space.encoded);
+  }
+
+  // A value in a row as wide as a key, as the cache has it.
+  const float* widened(const float* value, float* row) const {
+    std::copy_n(value, shape_.value_dim, row);
+    std::fill(row + shape_.value_dim, row + shape_.head_dim, 0.0f);
+    return row;
   }
 
   void write_all() const {
@@ -243,13 +252,13 @@ class PagedAttention {
   // Values of the tile's first `count` positions, rows padded to whole panels. Of latents, keys give them, block by block.
   void copy_values(const Tile<Element>& tile, int64_t count, Copied<Element>* to) const {
     constexpr int kPart = kTogether<Element>;
-    const int64_t dim = shape_.value_dim * kPart, padded = shape_.padded_dim * kPart, size = shape_.block_size;
+    const int64_t dim = shape_.value_dim * kPart, padded = shape_.padded_dim * kPart, row = shape_.head_dim * kPart, size = shape_.block_size;
     if (shape_.latent) {
       for (int64_t b = 0; b * size < count; ++b) layout_.read_keys(tile.blocks[b], shape_.value_dim, to + b * size / kPart * padded, padded);
       return;
     }
     for (int64_t j = 0; j < count; j += kPart, to += padded) {
-      const Element* from = tile.blocks[j / size] + j % size / kPart * dim;
+      const Element* from = tile.blocks[j / size] + j % size / kPart * row;
       for (int64_t d = 0; d < dim; ++d) to[d] = copied(from[d]);
       std::fill(to + dim, to + padded, Copied<Element>{});
     }

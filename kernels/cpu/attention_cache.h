@@ -5,7 +5,8 @@
 // multiplies and adds: keys [head_dim / 2, block_size, 2], values [block_size / 2, head_dim, 2].
 // float16 ones lie as float32 ones do and are widened in registers, by an instruction for a whole vector.
 // int8 elements are quants, value = scale * quant, one scale for each key and for each value; the
-// block's float32 scales, [block_size], follow its quants.
+// block's float32 scales, [block_size], follow its quants. Values that are narrower than keys lie in
+// rows of head_dim, too, zeros behind them.
 #pragma once
 
 #include <algorithm>

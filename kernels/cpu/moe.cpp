@@ -1,5 +1,5 @@
-// What stands between the products of a mixture of experts: route, route_table, sort_routes, equal_order, gather_rows, combine_experts.
-// moe/reference.py says what each computes.
+// What stands between the products of a mixture of experts: route, route_table, sort_routes, equal_order, gather_rows, weigh_rows,
+// combine_experts. moe/reference.py says what each computes.
 
 #include <algorithm>
 #include <cmath>
@@ -223,8 +223,29 @@ Tensor gather_rows(Tensor x, Tensor routes, Tensor order) {
   return out;
 }
 
+Tensor weigh_rows(Tensor x, Tensor routes, Tensor order) {
+  const Pairs pairs(routes, order);
+  const Rows rows(x, "x");
+  STD_TORCH_CHECK(rows.count == pairs.tokens, "x has ", rows.count, " rows for ", pairs.tokens, " tokens");
+  Tensor out = FloatRows::empty(pairs.count, rows.features);
+  const FloatRows sink(out, rows.features);
+  const Routes given(routes, pairs.experts);
+  parallel_for(pairs.tokens, 1, threads_for(pairs.count * rows.features), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      for (int64_t j = 0; j < pairs.chosen; ++j) {
+        const float weight = given.weight(t)[j];
+        sink.write(pairs.place[t * pairs.chosen + j], 0, rows.features, [&](int64_t k) {
+          GroupValues values = rows.group(t, k);
+          each_vector(values, [&](Vf value, int) { return value * weight; });
+          return values;
+        });
+      }
+  });
+  return out;
+}
+
 Tensor combine_experts(Tensor y, Tensor routes, Tensor order, std::optional<Tensor> shared, std::optional<Tensor> gate, std::optional<Tensor> residual,
-                       double multiplier) {
+                       double multiplier, bool weighted) {
   const Pairs pairs(routes, order);
   const Rows rows(y, "y");
   STD_TORCH_CHECK(rows.count == pairs.count, "y has ", rows.count, " rows for ", pairs.count, " pairs");
@@ -239,13 +260,13 @@ Tensor combine_experts(Tensor y, Tensor routes, Tensor order, std::optional<Tens
   parallel_for(tokens, 1, threads_for(tokens * chosen * features), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const int32_t* place = pairs.place + t * chosen;
-      const float* weight = given.weight(t);
+      auto weight = [&](int64_t j) { return weighted ? given.weight(t)[j] : 1.0f; };
       sink.write(t, 0, features, [&](int64_t k) {
         GroupValues sum = rows.group(place[0], k);
-        each_vector(sum, [&](Vf value, int) { return value * weight[0]; });
+        each_vector(sum, [&](Vf value, int) { return value * weight(0); });
         for (int64_t j = 1; j < chosen; ++j) {
           const GroupValues term = rows.group(place[j], k);
-          each_vector(sum, [&](Vf value, int v) { return value + term.part[v] * weight[j]; });
+          each_vector(sum, [&](Vf value, int v) { return value + term.part[v] * weight(j); });
         }
         if (beside) {
           const GroupValues term = load_group(beside.row(t), k, features);
@@ -272,6 +293,7 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
   m.impl("sort_routes", TORCH_BOX(&sort_routes));
   m.impl("equal_order", TORCH_BOX(&equal_order));
   m.impl("gather_rows", TORCH_BOX(&gather_rows));
+  m.impl("weigh_rows", TORCH_BOX(&weigh_rows));
   m.impl("combine_experts", TORCH_BOX(&combine_experts));
 }
 
@@ -298,10 +320,14 @@ ENGINE_EXPORT aoti_torch_cpu_equal_order(AtenTensorHandle x, int64_t experts, At
 ENGINE_EXPORT aoti_torch_cpu_gather_rows(AtenTensorHandle x, AtenTensorHandle routes, AtenTensorHandle order, AtenTensorHandle* result) {
   return engine::return_to_c(result, [&] { return engine::gather_rows(engine::borrow(x), engine::borrow(routes), engine::borrow(order)); });
 }
+ENGINE_EXPORT aoti_torch_cpu_weigh_rows(AtenTensorHandle x, AtenTensorHandle routes, AtenTensorHandle order, AtenTensorHandle* result) {
+  return engine::return_to_c(result, [&] { return engine::weigh_rows(engine::borrow(x), engine::borrow(routes), engine::borrow(order)); });
+}
 ENGINE_EXPORT aoti_torch_cpu_combine_experts(AtenTensorHandle y, AtenTensorHandle routes, AtenTensorHandle order, AtenTensorHandle* shared,
-                                             AtenTensorHandle* gate, AtenTensorHandle* residual, double multiplier, AtenTensorHandle* result) {
+                                             AtenTensorHandle* gate, AtenTensorHandle* residual, double multiplier, int32_t weighted,
+                                             AtenTensorHandle* result) {
   return engine::return_to_c(result, [&] {
     return engine::combine_experts(engine::borrow(y), engine::borrow(routes), engine::borrow(order), engine::borrow_optional(shared),
-                                   engine::borrow_optional(gate), engine::borrow_optional(residual), multiplier);
+                                   engine::borrow_optional(gate), engine::borrow_optional(residual), multiplier, weighted != 0);
   });
 }

@@ -11,19 +11,6 @@
 namespace engine {
 namespace {
 
-// The heads of every token, [T, H, D], as rows of their own: row t * H + h. Tokens may lie apart.
-struct HeadRows {
-  const float* data;
-  int64_t stride, heads, count, features;
-
-  explicit HeadRows(const Tensor& x) {
-    check_rows(x, ScalarType::Float, 3, "x");
-    data = static_cast<const float*>(x.data_ptr());
-    stride = row_stride(x), heads = x.size(1), count = x.size(0) * heads, features = x.size(2);
-  }
-  GroupValues group(int64_t row, int64_t k) const { return load_group(data + row / heads * stride + row % heads * features, k, features); }
-};
-
 // normalized [* weight] [+ bias] [+ residual], each rounded on its own.
 struct Affine {
   const float* weight = nullptr;
@@ -116,7 +103,7 @@ struct HeadVectors {
   const float* data = nullptr;
   int64_t stride = 0;
 
-  HeadVectors(const std::optional<Tensor>& tensor, const HeadRows& x, const char* name) {
+  HeadVectors(const std::optional<Tensor>& tensor, const HeadsAsRows& x, const char* name) {
     if (!tensor.has_value()) return;
     const bool shared = tensor->dim() == 1;
     check_contiguous(*tensor, ScalarType::Float, shared ? 1 : 2, name);
@@ -130,14 +117,14 @@ struct HeadVectors {
 
 template <bool Centered>
 Tensor norm_heads(const Tensor& x, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, double eps) {
-  const HeadRows rows(x);
+  const HeadsAsRows rows(x);
   const HeadVectors weights(weight, rows, "weight"), biases(bias, rows, "bias");
   Tensor out = empty_floats({x.size(0), rows.heads, rows.features});
   const FloatRows sink(out, rows.features);
   parallel_for(rows.count, 16, threads_for(rows.count * rows.features * kElementCost), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t head = row % rows.heads;
-      sink.write(row, 0, rows.features, Normalized<Centered, HeadRows>(rows, row, eps, {weights.of(head), biases.of(head)}));
+      sink.write(row, 0, rows.features, Normalized<Centered, HeadsAsRows>(rows, row, eps, {weights.of(head), biases.of(head)}));
     }
   });
   return out;

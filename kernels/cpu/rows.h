@@ -19,6 +19,19 @@ struct Rows {
   GroupValues group(int64_t row, int64_t k) const { return load_group(data + row * stride, k, features); }
 };
 
+// The heads of every token, [T, H, D], as rows of their own: row t * H + h. Tokens may lie apart.
+struct HeadsAsRows {
+  const float* data;
+  int64_t stride, heads, count, features;
+
+  explicit HeadsAsRows(const Tensor& x) {
+    check_rows(x, ScalarType::Float, 3, "x");
+    data = static_cast<const float*>(x.data_ptr());
+    stride = row_stride(x), heads = x.size(1), count = x.size(0) * heads, features = x.size(2);
+  }
+  GroupValues group(int64_t row, int64_t k) const { return load_group(data + row / heads * stride + row % heads * features, k, features); }
+};
+
 // Applies `operation` to each vector of a group.
 template <class Operation>
 ENGINE_INLINE void each_vector(GroupValues& values, const Operation& operation) {

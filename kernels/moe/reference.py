@@ -5,8 +5,9 @@ sort_routes     routes -> order int32 [E + 1 + 2 P] of P = T * k pairs of token 
                 of each expert begin, and where the last ones end; the token of each sorted pair; the place of each pair of `routes`
 equal_order     x [E * n, K] of rows that lie by expert, n of each -> the order of such pairs, as sort_routes has it
 gather_rows     x [T, ...] -> [P, ...]: the row of each sorted pair's token
+weigh_rows      x [T, H] -> [P, H]: the same times the pair's weight
 experts_*       x [P, K] of sorted pairs, each times the weights of its expert -> [P, N]
-combine_experts y [P, H] -> [T, H]: each token's k rows, weighted and added in the order of `routes`
+combine_experts y [P, H] -> [T, H]: each token's k rows, weighted unless they were before, and added in the order of `routes`
 
 The rows of a pair depend on its token alone: not on what else is computed, nor on how many rows an expert has.
 """
@@ -86,16 +87,32 @@ def gather_rows(x: Tensor, routes: Tensor, order: Tensor) -> Tensor:
     return x[_parts(routes, order)[1].long()]
 
 
+def weigh_rows(x: Tensor, routes: Tensor, order: Tensor) -> Tensor:
+    """x [T, H] float32 -> [P, H]"""
+    _, tokens, places = _parts(routes, order)
+    weights = torch.empty(len(places)).scatter(0, places.long(), weights_of(routes).flatten())
+    return x[tokens.long()] * weights[:, None]
+
+
 def combine_experts(
-    y: Tensor, routes: Tensor, order: Tensor, shared: Tensor | None, gate: Tensor | None, residual: Tensor | None, multiplier: float
+    y: Tensor,
+    routes: Tensor,
+    order: Tensor,
+    shared: Tensor | None,
+    gate: Tensor | None,
+    residual: Tensor | None,
+    multiplier: float,
+    weighted: bool,
 ) -> Tensor:
     """y [P, H], shared and residual [T, H], gate [T, 1] -> (sum of weights * y + gate * shared) * multiplier + residual, every operation
-    rounded on its own, [T, H] float32."""
+    rounded on its own, [T, H] float32. weighted: whether weights are those of routes; else 1."""
     places = _parts(routes, order)[2].view(routes.shape[0], -1).long()
-    rows, weights = y[places], weights_of(routes)
-    out = rows[:, 0] * weights[:, :1]
+    rows = y[places]
+    if weighted:
+        rows = rows * weights_of(routes)[:, :, None]
+    out = rows[:, 0]
     for index in range(1, routes.shape[2]):
-        out = out + rows[:, index] * weights[:, index, None]
+        out = out + rows[:, index]
     if shared is not None:
         out = out + (shared if gate is None else gate * shared)
     out = out * multiplier

@@ -24,12 +24,28 @@ def sigmoid(x):
 
 
 @triton.jit
+def log_of_one_and(t):
+    """ln(1 + t) of t up to 1: twice the series of artanh(t / (2 + t)), as on CPUs (cpu/activation_functions.h)."""
+    s = t / (2 + t)
+    square = s * s
+    p = 1 / 15 * square + 1 / 13
+    p = p * square + 1 / 11
+    p = p * square + 1 / 9
+    p = p * square + 1 / 7
+    p = p * square + 1 / 5
+    p = p * square + 1 / 3
+    return 2 * (p * square * s + s)
+
+
+@triton.jit
 def activated(x, alpha_p, alpha_n, beta, eps, FUNCTION: tl.constexpr):
     """The function of that name (see row_operators.py), of float32. alpha_p and those after it: pointers to the parameters of xielu."""
     if FUNCTION == "silu":
         y = x / (1 + tl.exp(-x))
     elif FUNCTION == "sigmoid":
         y = sigmoid(x)
+    elif FUNCTION == "softplus":
+        y = tl.where(x < 0, 0.0, x) + log_of_one_and(tl.exp(-tl.abs(x)))
     elif FUNCTION == "gelu":
         y = 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
     elif FUNCTION == "gelu_tanh":

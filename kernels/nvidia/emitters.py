@@ -24,7 +24,7 @@ _LINEARS = {
 MODULES: dict[str, str] = {
     **{f"{result}_rows_{kernel}": module for result in ("linear", "logits") for kernel, module in _LINEARS.items()},
     **{f"experts_rows_{kernel}": "experts" for kernel in _LINEARS},
-    **dict.fromkeys(("route", "sort_routes", "equal_order", "combine_experts"), "routing"),
+    **dict.fromkeys(("route", "sort_routes", "equal_order", "weigh_rows", "combine_experts"), "routing"),
     **{f"embedding_rows_{kernel}": "embedding" for kernel in ("dense", *ROW_FORMATS)},
     **{f"quantize_{format}": "quantize_fp8" for format in FP8_FORMATS},
     **{twin(row.name, f"quantize_{format}"): "quantize_fp8" for row in TWINS for format in FP8_FORMATS},

@@ -138,11 +138,22 @@ def equal_order_kernel(order, pairs, EXPERTS: tl.constexpr, BLOCK: tl.constexpr)
 
 
 @triton.jit
+def weigh_rows_kernel(x, routes, places, out, features, x_stride, out_stride, CHOSEN: tl.constexpr, BLOCK: tl.constexpr):
+    """BLOCK features of one token, times the weight of one of its experts, where that pair lies."""
+    pair = tl.program_id(0)
+    token = (pair // CHOSEN).to(tl.int64)
+    h = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    weight = tl.load(routes + token * 2 * CHOSEN + CHOSEN + pair % CHOSEN).to(tl.float32, bitcast=True)
+    values = weight * tl.load(x + token * x_stride + h, mask=h < features, other=0.0).to(tl.float32)
+    tl.store(out + tl.load(places + pair).to(tl.int64) * out_stride + h, values.to(out.dtype.element_ty), mask=h < features)
+
+
+@triton.jit
 def combine_experts_kernel(
     y, routes, places, shared, gate, residual, out, features, y_stride, shared_stride, gate_stride, residual_stride, out_stride,
-    CHOSEN: tl.constexpr, MULTIPLIER: tl.constexpr, BLOCK: tl.constexpr,
+    CHOSEN: tl.constexpr, MULTIPLIER: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK features of one token: its experts' rows weighted, in their order, then what is shared. places: as in orders."""
+    """BLOCK features of one token: its experts' rows, weighted or not, in their order, then what is shared. places: as in orders."""
     token = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = h < features
@@ -151,8 +162,8 @@ def combine_experts_kernel(
     sums = tl.zeros((BLOCK,), tl.float32)
     for j in range(CHOSEN):
         row = tl.load(places + j).to(tl.int64)
-        weight = tl.load(weights + j).to(tl.float32, bitcast=True)
-        sums += weight * tl.load(y + row * y_stride + h, mask=inside, other=0.0).to(tl.float32)
+        values = tl.load(y + row * y_stride + h, mask=inside, other=0.0).to(tl.float32)
+        sums += tl.load(weights + j).to(tl.float32, bitcast=True) * values if WEIGHTED else values
     if shared is not None:
         added = tl.load(shared + token * shared_stride + h, mask=inside, other=0.0).to(tl.float32)
         if gate is not None:
@@ -214,11 +225,25 @@ def equal_order(arguments: tuple[Any, ...], out: Tensor, context: Context) -> li
     return [Launch(function=equal_order_kernel, grid=grid, arguments=operands, constants={"EXPERTS": experts, "BLOCK": _BLOCK})]
 
 
+def weigh_rows(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
+    """x [T, H], routes, order -> [P, H]."""
+    x, routes, order = arguments
+    chosen, features = int(routes.shape[2]), int(x.shape[1])
+    tensors = {"x": x, "routes": routes, "places": _places(routes, order), "out": out}
+    return [
+        Launch(
+            function=weigh_rows_kernel,
+            grid=(routes.shape[0] * chosen, cdiv(features, _BLOCK), 1),
+            arguments={**tensors, "features": features, "x_stride": x.strides[0], "out_stride": out.strides[0]},
+            constants={"CHOSEN": chosen, "BLOCK": _BLOCK},
+        )
+    ]
+
+
 def combine_experts(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Launch]:
-    """y [P, H], routes, order, shared [T, H]?, gate [T, 1]?, residual [T, H]?, multiplier -> [T, H]."""
-    y, routes, order, shared, gate, residual, multiplier = arguments
+    """y [P, H], routes, order, shared [T, H]?, gate [T, 1]?, residual [T, H]?, multiplier, weighted -> [T, H]."""
+    y, routes, order, shared, gate, residual, multiplier, weighted = arguments
     chosen, features = int(routes.shape[2]), int(y.shape[1])
-    places = replace(order, offset=order.offset + order.shape[0] - routes.shape[0] * chosen)
     tensors = {"shared": shared, "gate": gate, "residual": residual}
     strides = {f"{name}_stride": 0 if tensor is None else tensor.strides[0] for name, tensor in {"y": y, "out": out, **tensors}.items()}
     return [
@@ -228,15 +253,20 @@ def combine_experts(arguments: tuple[Any, ...], out: Tensor, context: Context) -
             arguments={
                 "y": y,
                 "routes": routes,
-                "places": places,
+                "places": _places(routes, order),
                 "out": out,
                 "features": features,
                 **strides,
                 **_present(tensors),
             },
-            constants={**_absent(tensors), "CHOSEN": chosen, "MULTIPLIER": float(multiplier), "BLOCK": _BLOCK},
+            constants={**_absent(tensors), "CHOSEN": chosen, "MULTIPLIER": float(multiplier), "WEIGHTED": weighted, "BLOCK": _BLOCK},
         )
     ]
+
+
+def _places(routes: Tensor, order: Tensor) -> Tensor:
+    """Where the pairs of routes lie: the last numbers of an order."""
+    return replace(order, offset=order.offset + order.shape[0] - routes.shape[0] * routes.shape[2])
 
 
 def _present(tensors: dict[str, Tensor | None]) -> dict[str, Tensor]:
@@ -247,4 +277,10 @@ def _absent(tensors: dict[str, Tensor | None]) -> dict[str, None]:
     return {name: None for name, tensor in tensors.items() if tensor is None}
 
 
-EMITTERS: dict[str, Emit] = {"route": route, "sort_routes": sort_routes, "equal_order": equal_order, "combine_experts": combine_experts}
+EMITTERS: dict[str, Emit] = {
+    "route": route,
+    "sort_routes": sort_routes,
+    "equal_order": equal_order,
+    "weigh_rows": weigh_rows,
+    "combine_experts": combine_experts,
+}

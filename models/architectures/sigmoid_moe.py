@@ -5,7 +5,7 @@ from typing import Any
 
 from ...errors import UnsupportedModelError
 from ..names import NameTable
-from ..parts.attention import QKNormSpec
+from ..parts.attention import GateSpec, QKNormSpec
 from ..parts.moe import MoESpec
 from ..settings import Settings, brief
 from ..spec import EmbedSpec, ModelSpec
@@ -48,7 +48,7 @@ def _afmoe(settings: Settings) -> ModelSpec:
             qkv_bias=bias,
             output_bias=bias,
             qk_norm=QKNormSpec(norm=norm),
-            gate=True,
+            gate=GateSpec(),
         ),
         channel=by_layer(settings, mlp(settings), sparse, lambda index: index >= first),
         norms=around(norm),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "xielu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "softplus", "xielu"]
 
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -30,6 +30,7 @@ _FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu2": _relu2,
     "quick_gelu": _quick_gelu,
     "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
 }
 
 

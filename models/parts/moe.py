@@ -41,7 +41,8 @@ class ExpertGroupsSpec:
 class RouterSpec:
     """How k of E experts are chosen, and what their results are multiplied with.
 
-        scores = score(norm(x) W^T (+ bias)), choice = scores (+ choice_bias), outside the best groups -infinity or 0
+        logits = norm(x) W^T (+ bias), drawn softly between -softcap and softcap where that is positive
+        scores = score(logits), choice = scores (+ choice_bias), outside the best groups -infinity or 0
         the k largest of choice, of equals the lower index first; weights = weighting(scores of the chosen)
         normalized: / max(sum + eps, least); all times scale, and where there is an expert_scale, times that of the expert
 
@@ -53,6 +54,7 @@ class RouterSpec:
     chosen: int
     score: Score = "softmax"
     bias: bool = False
+    softcap: float = 0.0
     choice_bias: bool = False
     groups: ExpertGroupsSpec | None = None
     weighting: Weighting = "scores"
@@ -76,11 +78,13 @@ class BranchNorms:
 
 @dataclass(frozen=True, kw_only=True)
 class MoESpec:
-    """experts, shared: what each expert is, and what computes every token beside them. shared_gate: whether the latter is multiplied with
-    sigmoid(x w). multiplier: of the sum of both. norms: of both, where there are both; the router reads what comes before them."""
+    """experts, shared: what each expert is, and what computes every token beside them. weighs_input: whether a weight multiplies what its
+    expert reads, as in Llama 4, and not what it gives; experts have no biases then. shared_gate: whether what is beside them is multiplied
+    with sigmoid(x w). multiplier: of the sum of both. norms: of both, where there are both; the router reads what comes before them."""
 
     router: RouterSpec
     experts: MLPSpec
+    weighs_input: bool = False
     shared: MLPSpec | None = None
     shared_gate: bool = False
     multiplier: float = 1.0
@@ -107,8 +111,10 @@ class Router(nn.Module):
     def forward(self, x_TH: torch.Tensor) -> torch.Tensor:
         """x [T, H] -> the table of weights [T, E], zero where an expert is not chosen."""
         spec = self.spec
-        read = x_TH if self.norm is None else self.norm(x_TH)
-        scores = _scored(F.linear(read, self.weight, self.bias), spec.score)
+        logits = F.linear(x_TH if self.norm is None else self.norm(x_TH), self.weight, self.bias)
+        if spec.softcap > 0:
+            logits = torch.tanh(logits / spec.softcap) * spec.softcap
+        scores = _scored(logits, spec.score)
         choice = scores if self.choice_bias is None else scores + self.choice_bias
         if spec.groups is not None:
             choice = _in_best_groups(choice, spec.groups)
@@ -127,23 +133,35 @@ class Router(nn.Module):
 class Experts(nn.Module):
     """E feed-forward layers of one shape; those of all experts lie one after another in each matrix, [E * F, H] and [E * H, F]."""
 
-    def __init__(self, count: int, spec: MLPSpec, hidden_size: int) -> None:
+    def __init__(self, count: int, spec: MLPSpec, hidden_size: int, *, weighs_input: bool = False) -> None:
         super().__init__()
-        self.count, self.spec = count, spec
+        assert not (weighs_input and spec.bias)
+        self.count, self.spec, self.weighs_input = count, spec, weighs_input
         self.gate = nn.Linear(hidden_size, count * spec.size, bias=spec.bias) if spec.gated else None
         self.up = nn.Linear(hidden_size, count * spec.size, bias=spec.bias)
         self.down = nn.Linear(spec.size, count * hidden_size, bias=spec.bias)
         self.activation = activation(spec.activation)
 
     def forward(self, x_TH: torch.Tensor, table_TE: torch.Tensor) -> torch.Tensor:
-        """x [T, H] and weights [T, E] -> their weighted sum [T, H]."""
+        """x [T, H] and weights [T, E] -> the weighted sum of what experts give, or the sum of what they make of x weighted, [T, H]."""
+        if self.weighs_input:
+            return self._of_weighted(x_TH * table_TE.t().unsqueeze(2)).sum(0)
         within = inner(self.spec, self.activation, None if self.gate is None else self.gate(x_TH), self.up(x_TH))
         inner_ETF = within.unflatten(1, (self.count, -1)).transpose(0, 1)
-        out_ETH = torch.bmm(inner_ETF, self.down.weight.unflatten(0, (self.count, -1)).transpose(1, 2))
+        out_ETH = self._each(inner_ETF, self.down)
         if self.down.bias is not None:
             out_ETH = out_ETH + self.down.bias.unflatten(0, (self.count, 1, -1))
         out: torch.Tensor = (out_ETH * table_TE.t().unsqueeze(2)).sum(0)
         return out
+
+    def _of_weighted(self, x_ETH: torch.Tensor) -> torch.Tensor:
+        """What each expert makes of its rows, [E, T, H]: of rows of zeros, zeros."""
+        gate = None if self.gate is None else self._each(x_ETH, self.gate)
+        return self._each(inner(self.spec, self.activation, gate, self._each(x_ETH, self.up)), self.down)
+
+    def _each(self, x: torch.Tensor, linear: nn.Linear) -> torch.Tensor:
+        """Rows of each expert [E, T, K] times its matrix -> [E, T, N]."""
+        return torch.bmm(x, linear.weight.unflatten(0, (self.count, -1)).transpose(1, 2))
 
 
 class MoE(nn.Module):
@@ -152,7 +170,7 @@ class MoE(nn.Module):
     def __init__(self, spec: MoESpec, hidden_size: int) -> None:
         super().__init__()
         self.router = Router(spec.router, hidden_size)
-        self.experts = Experts(spec.router.experts, spec.experts, hidden_size)
+        self.experts = Experts(spec.router.experts, spec.experts, hidden_size, weighs_input=spec.weighs_input)
         self.shared = None if spec.shared is None else MLP(spec.shared, hidden_size)
         self.shared_gate = nn.Linear(hidden_size, 1, bias=False) if spec.shared_gate else None
         norms = spec.norms

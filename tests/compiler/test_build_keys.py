@@ -27,7 +27,7 @@ from engine.compiler.target_kind import TargetKind
 from engine.compiler.toolchain import Versions, nvidia_versions, versions
 from engine.kernels import library
 from engine.kernels.nvidia.emitters import MODULES
-from engine.models.parts.attention import QKNormSpec, TemperatureSpec
+from engine.models.parts.attention import GateSpec, QKNormSpec, TemperatureSpec
 from engine.models.parts.latent_attention import LatentAttentionSpec
 from engine.models.parts.layer_inputs import LayerInputsSpec
 from engine.models.parts.mlp import MLPSpec
@@ -44,6 +44,7 @@ MIXER = tiny_layer(
     qk_norm=QKNormSpec(norm=NORM),
     value_norm=NORM,
     output_norm=NORM,
+    gate=GateSpec(),
     temperature=TemperatureSpec(beta=0.1, length=8192),
     source=0,
 ).mixer

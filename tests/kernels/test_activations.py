@@ -104,7 +104,7 @@ def calls(name: str, x: Tensor) -> tuple[object, ...]:
     return others.get(name, (x.flip(0),) if name.endswith("_mul") else ())
 
 
-OPERATORS = [name for name in ROW_OPERATORS if "norm" not in name]
+OPERATORS = [name for name in ROW_OPERATORS if "norm" not in name and "heads" not in name]
 WITH_TWINS = [name for name in OPERATORS if ROW_OPERATORS[name] in TWINS]
 
 
@@ -153,6 +153,14 @@ def test_clips_products_and_sums_are_those_of_pytorch_bit_for_bit(features: int)
         torch.testing.assert_close(added, x + x.flip(0) * multiplier, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 5), (7, 3, 64), (40, 6, 33)])
+def test_heads_are_scaled_bit_for_bit(shape: tuple[int, int, int]) -> None:
+    tokens, heads, size = shape
+    x, factors = rows(heads * size, tokens), rows(heads, tokens)
+    out = operator("scale_heads")(inside_wider_rows(x).unflatten(1, (heads, size)), inside_wider_rows(factors))
+    assert torch.equal(out, x.view(shape) * factors[:, :, None])
+
+
 def test_a_long_row_is_that_of_short_ones() -> None:
     """Rows wider than one thread's share, with an end that fills no group."""
     x = rows(50_001, 2)
@@ -178,3 +186,5 @@ def test_wrong_arguments_are_errors() -> None:
         engine.scale(x, torch.ones(2))
     with pytest.raises(RuntimeError, match="x and y differ in shape"):
         engine.scaled_add(x, x[1:], 1.0)
+    with pytest.raises(RuntimeError, match="factors are not one for each of 4 heads"):
+        engine.scale_heads(x.unflatten(1, (4, 8)), x[:, :3].contiguous())

@@ -28,6 +28,7 @@ class Heads:
     query: int = 6
     key: int = 2
     dim: int = 32
+    value_dim: int | None = None
     block_size: int = 16
     window: int = 0
     chunk: int = 0
@@ -84,7 +85,7 @@ class Sequence:
     def random(cls, heads: Heads, length: int, seed: int) -> "Sequence":
         generator = torch.Generator().manual_seed(seed)
         q = torch.randn(length, heads.query, heads.dim, generator=generator) * 2
-        k, v = (torch.randn(length, heads.key, heads.dim, generator=generator) for _ in range(2))
+        k, v = (torch.randn(length, heads.key, dim, generator=generator) for dim in (heads.dim, heads.value_dim or heads.dim))
         return cls(q, k, v)
 
 
@@ -184,6 +185,13 @@ SHAPES = [
     Heads(query=9, key=3, dim=64, chunk=1, dtype=torch.bfloat16),
     Heads(query=4, key=2, dim=32, chunk=130, window=70, softcap=3.0, with_sinks=True, dtype=torch.bfloat16),
     Heads(query=2, key=1, dim=512, rope=True, rotary=128, norm=True),
+    # Values narrower than keys: whole panels, less than the keys' last one, and one panel less.
+    Heads(query=4, key=2, dim=48, value_dim=32, rope=True, rotary=16, with_sinks=True, window=70),
+    Heads(query=9, key=3, dim=32, value_dim=24, dtype=torch.bfloat16, block_size=32),
+    Heads(query=4, key=2, dim=48, value_dim=16, dtype=torch.bfloat16, norm=True),
+    Heads(query=8, key=1, dim=40, value_dim=15, dtype=torch.float16, softcap=2.0),
+    Heads(query=4, key=4, dim=44, value_dim=21, dtype=torch.int8, chunk=130),
+    Heads(query=4, key=2, dim=192, value_dim=128, dtype=torch.int8, rope=True, rotary=64),
 ]
 
 
@@ -405,7 +413,7 @@ FORMS = [Heads(norm=norm, rope=rope) for norm in (False, True) for rope in (Fals
 @pytest.mark.parametrize("heads", FORMS, ids=str)
 def test_the_schema_is_true(heads: Heads) -> None:
     ops.register_fakes()
-    heads = replace(heads, dim=64, with_sinks=heads.rope, softcap=4.0 * heads.norm)
+    heads = replace(heads, dim=64, value_dim=48 if heads.rope else 64, with_sinks=heads.rope, softcap=4.0 * heads.norm)
     call = Cache(heads, 3).arguments((Sequence.random(heads, 20, seed=10), 0, 20))
     torch.library.opcheck(torch.ops.engine.attention, tuple(call.values()), test_utils=("test_schema", "test_faketensor"))
 
@@ -477,6 +485,8 @@ def valid_call(heads: Heads) -> dict[str, Any]:
         ("q", torch.randn(20, 6, 32).double(), "q has the wrong dtype"),
         ("q", torch.randn(20, 32, 6).transpose(1, 2), "contiguous within a row"),
         ("k", torch.randn(19, 2, 32), "k and v must be"),
+        ("v", torch.randn(20, 1, 32), "k and v must be"),
+        ("v", torch.randn(20, 2, 33), "values of 33 elements are wider than keys of 32"),
         ("k_cache", torch.randn(3, 2, 8, 32), "block size 8"),
         ("v_cache", torch.randn(2, 2, 16, 32), "differ in shape"),
         ("v_cache", torch.randn(3, 2, 16, 32).bfloat16(), "v_cache has the wrong dtype"),

@@ -132,6 +132,8 @@ class TestPairs:
         assert torch.equal(order, reference.sort_routes(routes, COUNT))
         for x in (torch.randn(len(routes), 40), torch.randn(len(routes), 8).bfloat16(), activations.quantize(torch.randn(len(routes), 64))):
             assert torch.equal(ops.gather_rows(x, routes, order), reference.gather_rows(x, routes, order))
+        x = torch.randn(len(routes), 75)
+        assert torch.equal(ops.weigh_rows(x, routes, order), reference.weigh_rows(x, routes, order))
 
     @pytest.mark.parametrize(("shared", "gated", "residual"), [(False, False, False), (True, False, True), (True, True, True)])
     @pytest.mark.parametrize("routes", CASES.values(), ids=CASES)
@@ -141,8 +143,8 @@ class TestPairs:
         y, first, second = (torch.randn(rows, 75, generator=generator) for rows in (tokens * chosen, tokens, tokens))
         gate = torch.rand(tokens, 1, generator=generator)
         arguments = (y, routes, ops.sort_routes(routes, COUNT), first if shared else None, gate if gated else None)
-        for multiplier in (1.0, 0.22):
-            rest = (second if residual else None, multiplier)
+        for multiplier, weighted in itertools.product((1.0, 0.22), (True, False)):
+            rest = (second if residual else None, multiplier, weighted)
             assert torch.equal(ops.combine_experts(*arguments, *rest), reference.combine_experts(*arguments, *rest))
 
     def test_experts_that_there_are_not_are_refused(self) -> None:
@@ -151,6 +153,8 @@ class TestPairs:
         routes = routes_of([[0, 1]])
         with pytest.raises(RuntimeError, match="order has 3 numbers"):
             ops.gather_rows(torch.zeros(1, 4), routes, torch.zeros(3, dtype=torch.int32))
+        with pytest.raises(RuntimeError, match="x has 2 rows for 1 tokens"):
+            ops.weigh_rows(torch.zeros(2, 4), routes, ops.sort_routes(routes, COUNT))
 
 
 def packed(format: str, experts: int, out_features: int, in_features: int) -> Tensor:
@@ -205,7 +209,7 @@ class TestExperts:
             own = routes[rows].contiguous()
             order = ops.sort_routes(own, 4)
             y = ops.experts_mixed(ops.gather_rows(x[rows].contiguous(), own, order), w, None, order, f"{format}:48", 4)
-            out: Tensor = ops.combine_experts(y, own, order, None, None, None, 1.0)
+            out: Tensor = ops.combine_experts(y, own, order, None, None, None, 1.0, True)
             return out
 
         whole = computed(slice(0, 150))

@@ -122,7 +122,8 @@ def routing() -> Iterator[Operation]:
     yield "route", (logits, tensor(EXPERTS, dtype="float32"), None, *in_groups.arguments), routes
     yield "sort_routes", (routes, EXPERTS), order
     yield "equal_order", (tensor(EXPERTS * T, 512), EXPERTS), tensor(EXPERTS + 1 + 2 * EXPERTS * T, dtype="int32")
-    yield "combine_experts", (tensor(CHOSEN * T, HIDDEN), routes, order, rows, tensor(T, 1), rows, 1.0), rows
+    yield "combine_experts", (tensor(CHOSEN * T, HIDDEN), routes, order, rows, tensor(T, 1), rows, 1.0, True), rows
+    yield "weigh_rows", (rows, routes, order), tensor(CHOSEN * T, HIDDEN)
 
 
 def quantizers() -> Iterator[Operation]:

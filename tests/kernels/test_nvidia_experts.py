@@ -117,8 +117,8 @@ def test_pairs_that_lie_by_expert_are_in_order(experts: int, rows: int) -> None:
 
 
 @pytest.mark.parametrize(("shared", "gated", "residual"), [(False, False, False), (True, False, True), (True, True, True)])
-@pytest.mark.parametrize("multiplier", [1.0, 0.22])
-def test_sums_are_weighted_in_order(shared: bool, gated: bool, residual: bool, multiplier: float) -> None:
+@pytest.mark.parametrize(("multiplier", "weighted"), [(1.0, True), (0.22, True), (1.0, False)])
+def test_sums_are_weighted_in_order(shared: bool, gated: bool, residual: bool, multiplier: float, weighted: bool) -> None:
     routes = random_routes(9, 3)
     order, features = moe.sort_routes(routes, COUNT), 1100
     y, first, second = (numbers(rows, features, seed=rows).bfloat16() for rows in (27, 9, 9))
@@ -127,11 +127,19 @@ def test_sums_are_weighted_in_order(shared: bool, gated: bool, residual: bool, m
     rows = (("P", features), ("T", 2, 3), None, ("T", features), ("T", 1), ("T", features))
     arguments = [None if each is None else Given(each, shape) for each, shape in zip(given, rows, strict=True)]
     arguments[0] = Given(y, (27, features))
-    call = Call(operator="combine_experts", arguments=(*arguments, multiplier), shape=("T", features), dtype="float32", dims={"T": 9})
+    call = Call(operator="combine_experts", arguments=(*arguments, multiplier, weighted), shape=("T", features), dtype="float32", dims={"T": 9})
     exact = moe.combine_experts(
         *(each.double() if each is not None and each.dtype == torch.bfloat16 else each for each in given), multiplier
     )
     assert worst_error(interpreter().run(call)[0], exact) <= 1e-6
+
+
+def test_rows_are_weighed_before_their_experts() -> None:
+    routes = random_routes(9, 3)
+    order, x = moe.sort_routes(routes, COUNT), numbers(9, 1100).bfloat16()
+    arguments = (Given(x, ("T", 1100)), Given(routes, ("T", 2, 3)), Given(order))
+    call = Call(operator="weigh_rows", arguments=arguments, shape=(27, 1100), dtype="float32", dims={"T": 9})
+    assert torch.equal(interpreter().run(call)[0], moe.weigh_rows(x.float(), routes, order))
 
 
 def weights_of(kernel: str, features: int, inputs: int) -> Tensor:

@@ -79,6 +79,7 @@ ARGUMENTS: dict[Kind, object] = {
     "rows": torch.randn(5, 70),
     "rows?": torch.randn(5, 70),
     "heads": torch.randn(5, 2, 70),
+    "numbers": torch.randn(5, 2),
     "vector": torch.randn(70),
     "vector?": torch.randn(70),
     "scalar": torch.randn(1),
@@ -110,10 +111,11 @@ def test_experts() -> None:
         (engine.route_table, (routes, 4)),
         (engine.sort_routes, (routes, 4)),
         (engine.gather_rows, (torch.randn(5, 64), routes, order)),
+        (engine.weigh_rows, (torch.randn(5, 64), routes, order)),
         (engine.experts_mixed, (engine.quantize(rows), w, bias, order, "q8_0:32", 4)),
         (engine.experts_dense, (rows, pack_dense(weight), bias, order, 32, 4)),
         (engine.experts_bf16, (engine.round_bf16(rows), pack_dense(weight.bfloat16()), None, order, 32, 4)),
-        (engine.combine_experts, (torch.randn(10, 32), routes, order, torch.randn(5, 32), torch.rand(5, 1), torch.randn(5, 32), 0.5)),
+        (engine.combine_experts, (torch.randn(10, 32), routes, order, torch.randn(5, 32), torch.rand(5, 1), torch.randn(5, 32), 0.5, True)),
     ):
         torch.library.opcheck(operator, arguments, test_utils=CHECKS)
 

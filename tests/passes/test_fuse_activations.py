@@ -55,6 +55,13 @@ def test_functions_of_anything_but_rows_stay() -> None:
     assert fuse_activation(trace(lambda x, y: functional.gelu(x) + functional.relu(y), matrices(5, 2, 32)).graph) == 0
 
 
+def test_a_softplus_that_is_bent_elsewhere_stays() -> None:
+    assert (
+        fuse_activation(trace(lambda x, y: functional.softplus(x, beta=2.0) + functional.softplus(y, threshold=5.0), matrices(5, 64)).graph)
+        == 0
+    )
+
+
 def test_a_gate_with_two_readers_or_another_shape_stays() -> None:
     def two_readers(x: Tensor, y: Tensor) -> Tensor:
         gate = functional.silu(x)

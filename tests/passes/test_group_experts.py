@@ -58,6 +58,13 @@ SPECS = {
         shared=MLPSpec(size=48, activation="gelu_tanh"),
         norms=BranchNorms(before_experts=NORM, after_experts=NORM, before_shared=NORM, after_shared=NORM),
     ),
+    "weights before": MoESpec(
+        router=RouterSpec(experts=8, chosen=1, score="identity", weighting="sigmoid"),
+        experts=MLPSpec(size=32),
+        weighs_input=True,
+        shared=MLPSpec(size=48),
+    ),
+    "weights before two": replace(PLAIN, experts=MLPSpec(size=32, gated=False, activation="relu2"), weighs_input=True),
     "every expert": replace(PLAIN, router=RouterSpec(experts=4, chosen=4)),
 }
 
@@ -115,7 +122,8 @@ def test_the_chosen_compute_what_all_experts_did(spec: MoESpec) -> None:
     assert "aten.bmm" not in found
     assert "aten.sort.stable" not in found
     assert found.count("experts_dense") == (3 if spec.experts.gated else 2)
-    assert [found.count(name) for name in ("route", "sort_routes", "gather_rows", "combine_experts")] == [1, 1, 1, 1]
+    gather = "weigh_rows" if spec.weighs_input else "gather_rows"
+    assert [found.count(name) for name in ("route", "sort_routes", gather, "combine_experts")] == [1, 1, 1, 1]
     torch.testing.assert_close(interpret(module, given), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -155,10 +163,23 @@ def test_what_follows_is_part_of_the_sum() -> None:
     module, values, _ = traced(SPECS["a gate"])
     fused(module, values, "f32")
     (combine,) = module.graph.find_nodes(op="call_function", target=torch.ops.engine.combine_experts.default)
-    _, _, _, shared, gate, residual, multiplier = combine.args
-    assert (shared is not None, gate is not None, residual.meta["ref"], multiplier) == (True, True, "input:x", 0.5)
+    _, _, _, shared, gate, residual, multiplier, weighted = combine.args
+    assert (shared is not None, gate is not None, residual.meta["ref"], multiplier, weighted) == (True, True, "input:x", 0.5, True)
     (output,) = module.graph.find_nodes(op="output")
     assert output.args[0] is combine or output.args[0] == (combine,)
+
+
+def test_rows_that_were_weighted_are_quantized_once_and_added_as_they_are() -> None:
+    module, values, expected = traced(SPECS["weights before"])
+    given = fused(module, values, "i6_g32")
+    merge_sibling_linears(module.graph)
+    found = operators(module)
+    assert found.count("quantize") == 4  # of weighted rows, of the experts' inner ones, and of two of what is beside them
+    assert found.index("weigh_rows") < found.index("quantize", found.index("sort_routes"))
+    (combine,) = module.graph.find_nodes(op="call_function", target=torch.ops.engine.combine_experts.default)
+    assert combine.args[-1] is False
+    actual = interpret(module, given)
+    assert float((actual - expected).norm() / expected.norm()) < 0.05
 
 
 def test_without_a_route_nothing_is_grouped() -> None:
@@ -186,8 +207,9 @@ def test_experts_that_do_not_fill_panels_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(("layout", "format"), [("panels", "i6_g32"), ("rows", "bf16")])
-@pytest.mark.parametrize("spec", [PLAIN, SPECS["gpt-oss"], SPECS["a gate"]], ids=["softmax", "gpt-oss", "a gate"])
-def test_rows_that_nobody_reads_choose_no_experts(spec: MoESpec, layout: Layout, format: str) -> None:
+@pytest.mark.parametrize("name", ["softmax", "gpt-oss", "a gate", "weights before", "weights before two"])
+def test_rows_that_nobody_reads_choose_no_experts(name: str, layout: Layout, format: str) -> None:
+    spec = SPECS[name]
     module, values, _ = traced(spec)
     (output,) = module.graph.find_nodes(op="output")
     with module.graph.inserting_before(next(iter(module.graph.nodes))):

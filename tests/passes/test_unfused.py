@@ -15,7 +15,7 @@ from engine.errors import UnsupportedModelError
 from engine.models.checkpoint import parameter_shapes
 from engine.models.expected_fusions import expected_fusions
 from engine.models.open import open_checkpoint
-from engine.models.parts.attention import QKNormSpec
+from engine.models.parts.attention import GateSpec, QKNormSpec
 from engine.models.parts.layer_inputs import LayerInputsSpec
 from engine.models.parts.mlp import MLPSpec
 from engine.models.parts.moe import BranchNorms, MoESpec, RouterSpec
@@ -47,7 +47,8 @@ RMS, LAYER = NormSpec(eps=1e-5), NormSpec(kind="layer", eps=1e-5, bias=True)
 def everything() -> ModelSpec:
     """A model with something for every fusion of row operators."""
     mixer, before = tiny_layer().mixer, LayerNorms(before_mixer=RMS)
-    normed = tiny_layer(clip=2.0, qk_norm=QKNormSpec(norm=LAYER, over="each_head"), value_norm=RMS).mixer
+    gate = GateSpec(function="softplus", by_head=True)
+    normed = tiny_layer(gate=gate, clip=2.0, qk_norm=QKNormSpec(norm=LAYER, over="each_head"), value_norm=RMS).mixer
     experts = MoESpec(
         router=RouterSpec(experts=4, chosen=2, normalized=True),
         experts=MLPSpec(size=32, activation="quick_gelu", limit=7.0, up_plus=1.0),
@@ -98,6 +99,7 @@ def test_a_model_expects_only_what_it_has() -> None:
     assert expected_fusions(everything(), one_thread=False) == all_targets
     assert expected_fusions(everything(), one_thread=True) == all_targets | {
         "fuse_head_norm",
+        "fuse_head_scale",
         "fuse_clamped_gate",
         "fuse_clip",
         "fuse_scale",
@@ -105,7 +107,9 @@ def test_a_model_expects_only_what_it_has() -> None:
     }
     assert "fuse_into_attention" not in expected_fusions(tiny_spec(tiny_layer(rope=None)), one_thread=True)
     assert "combine_experts" not in expected_fusions(tiny_spec(everything().layers[-1]), one_thread=True)
-    assert {"fuse_gate", "fuse_activation"} <= expected_fusions(tiny_spec(tiny_layer(gate=True)), one_thread=True)
+    assert {"fuse_gate", "fuse_activation"} <= expected_fusions(tiny_spec(tiny_layer(gate=GateSpec())), one_thread=True)
+    by_head = expected_fusions(tiny_spec(tiny_layer(gate=GateSpec(by_head=True))), one_thread=False)
+    assert by_head == llama
 
 
 @pytest.mark.exhaustive
