@@ -28,6 +28,7 @@ from . import (
     others,
     phi,
     sigmoid_moe,
+    uneven_heads,
 )
 from .architecture import GGUFEntry, GGUFSource, HFEntry
 from .composites import COMPOSITES
@@ -49,6 +50,7 @@ _FAMILIES = (
     mixtral,
     glm_moe,
     sigmoid_moe,
+    uneven_heads,
     deepseek,
     bert,
     modernbert,

@@ -129,7 +129,7 @@ def test_sums_are_weighted_in_order(shared: bool, gated: bool, residual: bool, m
     arguments[0] = Given(y, (27, features))
     call = Call(operator="combine_experts", arguments=(*arguments, multiplier, weighted), shape=("T", features), dtype="float32", dims={"T": 9})
     exact = moe.combine_experts(
-        *(each.double() if each is not None and each.dtype == torch.bfloat16 else each for each in given), multiplier
+        *(each.double() if each is not None and each.dtype == torch.bfloat16 else each for each in given), multiplier, weighted
     )
     assert worst_error(interpreter().run(call)[0], exact) <= 1e-6
 

@@ -12,7 +12,6 @@ _OTHERS = {
     "blt": "patches of bytes",
     "cpmant": "position biases",
     "ctrl": "sinusoidal positions",
-    "dbrx": "experts",
     "diffllama": "differential attention",
     "dory": "layers that run more than once",
     "dots3_note": "experts, latent attention",

@@ -33,7 +33,7 @@ def first(config: Config, *names: str, default: Any = None) -> Any:
 
 
 def heads(config: Config) -> int:
-    return int(first(config, "num_attention_heads", "n_head"))
+    return int(first(config, "num_attention_heads", "n_head", "n_heads"))
 
 
 def kv_heads(config: Config) -> int:
@@ -46,7 +46,7 @@ def kv_heads(config: Config) -> int:
 
 
 def hidden_size(config: Config) -> int:
-    return int(first(config, "hidden_size", "n_embd"))
+    return int(first(config, "hidden_size", "n_embd", "d_model"))
 
 
 def head_dim(config: Config) -> int:
@@ -231,8 +231,23 @@ def _parts_of_experts(layer: str, name: str, weight: np.ndarray, config: Config)
     return {f"{layer}.mlp.{renamed.get(name, name)}": weight.squeeze() if "correction" in name or "shared_expert_gate" in name else weight}
 
 
+def turn_experts(weights: Weights, config: Config) -> Weights:
+    """Experts whose matrices are transposed in the checkpoint, gate and up in one."""
+    found: Weights = {}
+    for name, weight in weights.items():
+        experts = name.removesuffix("gate_up_proj").removesuffix("down_proj")
+        if name.endswith("experts.gate_up_proj"):
+            for part, rows in zip(("gate", "up"), np.split(weight.swapaxes(1, 2), 2, axis=1), strict=True):
+                found[f"{experts}{part}_proj.weight"] = rows
+        elif name.endswith("experts.down_proj"):
+            found[f"{name}.weight"] = weight.swapaxes(1, 2)
+        else:
+            found[name] = weight
+    return found
+
+
 def suffix_sinks(weights: Weights, config: Config) -> Weights:
-    return {f"{name}.weight" if name.endswith(".sinks") else name: weight for name, weight in weights.items()}
+    return {f"{name}.weight" if name.endswith((".sinks", "_sink_bias")) else name: weight for name, weight in weights.items()}
 
 
 def split_shared(weights: Weights, config: Config) -> Weights:
@@ -403,6 +418,62 @@ def _latent_keys(config: Config, weights: Weights) -> dict[str, Any]:
             "vocab_size": config["vocab_size"],
         }
     )
+
+
+def _llama4_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    return (
+        _llama_keys(config, weights)
+        | expert_keys(config, weights)
+        | {
+            "feed_forward_length": config["intermediate_size_mlp"],
+            "expert_feed_forward_length": config["intermediate_size"],
+            "interleave_moe_layer_step": config["interleave_moe_layer_step"],
+        }
+    )
+
+
+def _dbrx_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    attends, expert = config["attn_config"], config["ffn_config"]
+    return {
+        "context_length": config["max_seq_len"],
+        "embedding_length": config["d_model"],
+        "block_count": config["n_layers"],
+        "feed_forward_length": expert["ffn_hidden_size"],
+        "attention.head_count": config["n_heads"],
+        "attention.head_count_kv": attends["kv_n_heads"],
+        "attention.clamp_kqv": attends["clip_qkv"],
+        "attention.layer_norm_epsilon": 1e-5,
+        "expert_count": expert["moe_num_experts"],
+        "expert_used_count": expert["moe_top_k"],
+    }
+
+
+def split_dbrx(weights: Weights, config: Config) -> Weights:
+    """The matrices of experts, one after another, as elements of a first axis."""
+    found: Weights = {}
+    for name, weight in weights.items():
+        if ".experts.mlp." in name:
+            each = weight.reshape(config["ffn_config"]["moe_num_experts"], -1, weight.shape[1])
+            found[f"{name}.weight"] = each.swapaxes(1, 2) if name.endswith("w2") else each
+        else:
+            found[name] = weight
+    return found
+
+
+def _mimo_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    """Key-value heads by layer; nothing says which layers have experts."""
+    return _sigmoid_keys(config, weights) | {
+        "attention.head_count_kv": [kv_heads(config) * (2 if each else 1) for each in slides(config)],
+        "attention.sliding_window": config["sliding_window"],
+        "attention.sliding_window_pattern": slides(config),
+        "attention.value_length": config["v_head_dim"],
+        "attention.value_scale": config["attention_value_scale"],
+        "leading_dense_block_count": None,
+        "expert_weights_norm": None,
+        "expert_weights_scale": None,
+        "expert_group_count": config["n_group"],
+        "expert_group_used_count": config["topk_group"],
+    }
 
 
 def _ernie_moe_keys(config: Config, weights: Weights) -> dict[str, Any]:
@@ -585,6 +656,15 @@ ARCHITECTURES: dict[str, GgufArchitecture] = {
         keys=lambda config, weights: _sigmoid_keys(config, weights) | {"expert_feed_forward_length": config["intermediate_size"]},
         transforms=(merge_experts,),
     ),
+    # What a file does not say has the values of released models.
+    "llama4_text": GgufArchitecture(
+        name="llama4",
+        keys=_llama4_keys,
+        transforms=(turn_experts, llama3_divisors),
+        settings={"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1, "no_rope_layer_interval": 4, "layer_types": None},
+    ),
+    "dbrx": GgufArchitecture(name="dbrx", keys=_dbrx_keys, transforms=(split_dbrx,)),
+    "mimo_v2_flash": GgufArchitecture(name="mimo2", keys=_mimo_keys, transforms=(merge_experts, suffix_sinks)),
     "ernie4_5_moe": GgufArchitecture(
         name="ernie4_5-moe", keys=_ernie_moe_keys, transforms=(merge_experts,), settings={"mlp_layer_types": None}
     ),

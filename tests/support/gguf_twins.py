@@ -11,7 +11,7 @@ from gguf_files import write_gguf
 # Architectures of GGUF whose maths another family has.
 _SOURCES = {"minicpm": "granite", "internlm2": "llama"}
 # Variants with tensors that their architecture of GGUF has no names for, or with numbers that converters do not write.
-_UNSAID = {"falcon-serial", "gemma4-values-are-keys", "mistral4-growing", "phi-qk-norm"}
+_UNSAID = {"falcon-serial", "gemma4-values-are-keys", "llama4-plain", "mistral4-growing", "phi-qk-norm"}
 
 
 def twins() -> list[str]:
