@@ -36,6 +36,7 @@ _COMPOSITES = (
     Composite(model_types=("gemma3",), text="gemma3_text", tied=True, prefixes=_INSIDE),
     Composite(model_types=("gemma4",), text="gemma4_text", tied=True, prefixes=_INSIDE),
     Composite(model_types=("gemma4_unified",), text="gemma4_unified_text", tied=True, prefixes=_INSIDE),
+    Composite(model_types=("llama4",), text="llama4_text", tied=False, prefixes=_INSIDE),
     Composite(model_types=("mistral3",), text="mistral", tied=True, prefixes=_INSIDE),
     Composite(model_types=("got_ocr2",), text="qwen2", tied=True, prefixes=_INSIDE),
     Composite(model_types=("fuyu",), text="persimmon", tied=False, prefixes=_INSIDE),

@@ -44,6 +44,24 @@ def test_the_text_of_mistral_3_equals_transformers(text: str, tied: bool, tmp_pa
     assert float((actual[0] - expected[-1]).abs().max()) <= 4 * max(rounding, 1e-6 * float(expected.abs().max()))
 
 
+@torch.no_grad()
+def test_the_text_of_llama_4_equals_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_reference_attention(monkeypatch)
+    eye = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    eye |= {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}
+    config = transformers.Llama4Config(text_config=tiny_config("llama4_text"), vision_config=eye)
+    model = transformers.Llama4ForConditionalGeneration._from_config(config, attn_implementation="eager", dtype=torch.float32)
+    randomize(model, seed=0)
+    model.save_pretrained(tmp_path)
+    save_tokenizer(train_tokenizer(), tmp_path)
+    # The whole model does not run without images.
+    text = model.language_model
+    expected, exact = text(torch.tensor([TOKENS])).logits[0, -1], text.double()(torch.tensor([TOKENS])).logits[0, -1]
+    rounding = max(float((expected - exact).abs().max()), 1e-6 * float(expected.abs().max()))
+    actual = PagedRunner(load_decoder(open_checkpoint(str(tmp_path)))).step([(0, TOKENS)])
+    assert float((actual[0] - expected).abs().max()) <= 4 * rounding
+
+
 def test_settings_of_the_text_are_checked_as_its_own(tmp_path: Path) -> None:
     directory = write_tiny_checkpoint("gemma3", tmp_path / "model")
     text = json.loads((directory / "config.json").read_text())["text_config"]
