@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ...errors import CheckpointError
 from ..names import Entry, NameTable, Source
 from ..parts.pooling import DenseSpec, PoolingSpec
 from ..settings import Settings
@@ -44,7 +45,8 @@ class HFEntry:
     """A family of Hugging Face checkpoints.
 
     model_types: the values of config.json's `model_type`. defaults: what `transformers` assumes where config.json is silent; a null in
-    it is not silence. aliases: other names of settings, and their common ones. read: makes the spec; a setting that it does not ask for
+    it is not silence. parts: objects in the configuration whose settings are read as if they were its own. aliases: other names of
+    settings, and their common ones. read: makes the spec; a setting that it does not ask for
     is refused unless it says nothing. names: where parameters lie, which may depend on the spec. prefixes: of a model that is one part of
     its checkpoint, what the names of its tensors begin with there, and in a checkpoint of its own; none where all of them are its own.
     base: what all names begin with but those of heads; a checkpoint without a head leaves it out. encodes: whether it is of encoders,
@@ -56,6 +58,7 @@ class HFEntry:
     read: Callable[[Settings], ModelSpec]
     names: NameTable | Callable[[ModelSpec], NameTable]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
     prefixes: Mapping[str, str] = field(default_factory=dict)
     base: str = "model."
     encodes: bool = False
@@ -71,9 +74,21 @@ class HFEntry:
         return replace(table, sources={**table.sources, **self.score.names, **behind})
 
     def settings(self, values: Mapping[str, Any], source: str) -> Settings:
-        """The settings of a configuration, under their common names. source: its file."""
+        """The settings of a configuration, under their common names. source: its file. Raises CheckpointError for a part that is none."""
+        inside: dict[str, Any] = {}
+        for part in self.parts:
+            if not isinstance(given := values.get(part) or {}, dict):
+                raise CheckpointError(
+                    f"{source}: {part} is {given!r}; it must be an object",
+                    hint="the file was edited or damaged; fetch the checkpoint again",
+                )
+            inside |= self._common(given)
+        own = {name: value for name, value in values.items() if name not in self.parts}
+        return Settings(inside | self._common(own), source, self.defaults)
+
+    def _common(self, values: Mapping[str, Any]) -> dict[str, Any]:
         common = {self.aliases[name]: value for name, value in values.items() if name in self.aliases and value is not None}
-        return Settings(common | {name: value for name, value in values.items() if name not in self.aliases}, source, self.defaults)
+        return common | {name: value for name, value in values.items() if name not in self.aliases}
 
     def own_tensors(self, stored: Mapping[str, Stored]) -> dict[str, Stored]:
         """What belongs to the model, of all tensors of its checkpoint, by the names that they would have in one of its own with a head."""

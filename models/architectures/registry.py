@@ -29,6 +29,7 @@ from . import (
     others,
     phi,
     sigmoid_moe,
+    stacked_experts,
     uneven_heads,
 )
 from .architecture import GGUFEntry, GGUFSource, HFEntry
@@ -53,6 +54,7 @@ _FAMILIES = (
     glm_moe,
     sigmoid_moe,
     uneven_heads,
+    stacked_experts,
     deepseek,
     bert,
     modernbert,

@@ -334,7 +334,7 @@ class TestUnknownSettings:
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"model_type": "dbrx"}, "dbrx"),
+        ({"model_type": "reformer"}, "reformer"),
         ({"model_type": None}, "None"),
         ({"model_type": ["llama"]}, "llama"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),

@@ -159,7 +159,7 @@ def test_a_multiplier_of_the_result_is_one_of_values(tmp_path: Path, monkeypatch
     decoder = load_decoder(checkpoint)
     expected = PagedRunner(decoder).step([(0, [5, 6, 7, 8])])
     for layer in decoder.layers:
-        mixer = layer.attention
+        mixer: Any = layer.attention
         with torch.no_grad():
             mixer.v.weight.mul_(mixer.spec.multiplier)
         mixer.spec = replace(mixer.spec, multiplier=1.0)
