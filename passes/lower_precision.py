@@ -30,7 +30,7 @@ def lower_precision(graph: fx.Graph) -> int:
     (output,) = graph.find_nodes(op="output")
     _keep_logits(graph, _head(output.args[0]))
     for route in graph.find_nodes(op="call_function", target=torch.ops.engine.route.default):
-        _keep_logits(graph, route.args[0])  # type: ignore[arg-type]
+        _keep_logits(graph, route.args[0])
     fake_mode = next(node.meta["val"].fake_mode for node in graph.find_nodes(op="placeholder") if isinstance(node.meta["val"], FakeTensor))
     activations = _activations()
     changed = 0

@@ -108,7 +108,7 @@ class Latents:
 
 def padded(width: int) -> int:
     """The side of a tile that holds `width` elements."""
-    return max(NARROWEST, triton.next_power_of_2(width))
+    return max(NARROWEST, int(triton.next_power_of_2(width)))
 
 
 @triton.jit

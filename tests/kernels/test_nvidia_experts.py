@@ -1,5 +1,7 @@
 """Mixtures of experts for NVIDIA, interpreted: the choice, the order, the grouped products and their sum."""
 
+from typing import Any
+
 import pytest
 import torch
 from tiers import tiered
@@ -127,10 +129,11 @@ def test_sums_are_weighted_in_order(shared: bool, gated: bool, residual: bool, m
     rows = (("P", features), ("T", 2, 3), None, ("T", features), ("T", 1), ("T", features))
     arguments = [None if each is None else Given(each, shape) for each, shape in zip(given, rows, strict=True)]
     arguments[0] = Given(y, (27, features))
-    call = Call(operator="combine_experts", arguments=(*arguments, multiplier, weighted), shape=("T", features), dtype="float32", dims={"T": 9})
-    exact = moe.combine_experts(
-        *(each.double() if each is not None and each.dtype == torch.bfloat16 else each for each in given), multiplier, weighted
+    call = Call(
+        operator="combine_experts", arguments=(*arguments, multiplier, weighted), shape=("T", features), dtype="float32", dims={"T": 9}
     )
+    wide: Any = [each.double() if each is not None and each.dtype == torch.bfloat16 else each for each in given]
+    exact = moe.combine_experts(*[*wide, multiplier, weighted])
     assert worst_error(interpreter().run(call)[0], exact) <= 1e-6
 
 
