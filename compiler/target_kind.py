@@ -12,6 +12,7 @@ from ..artifacts.tuning import Tuned
 from ..errors import BuildError, UnsupportedModelError, UsageError
 from ..kernels.linear.packed import Layout
 from ..models.checkpoint import Checkpoint
+from ..models.parts.attention import AttentionSpec
 from ..models.spec import ModelSpec
 from .backend import Backend
 from .interpret import reference_operators
@@ -103,6 +104,11 @@ class NvidiaKind(TargetKind):
         if spec.pooling is not None:
             raise UnsupportedModelError(
                 f"models that make vectors or scores of texts, such as this {spec.architecture}, run on CPUs only",
+                hint="build it with --target cpu",
+            )
+        if any(isinstance(layer.mixer, AttentionSpec) and layer.mixer.value_size < layer.mixer.head_dim for layer in spec.layers):
+            raise UnsupportedModelError(
+                f"attention whose values are narrower than its keys, such as that of this {spec.architecture}, is computed on CPUs only",
                 hint="build it with --target cpu",
             )
 

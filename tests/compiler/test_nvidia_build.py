@@ -13,6 +13,7 @@ import pytest
 import torch
 from bfloat16_loss import logits_and_loss
 from checkout import ROOT
+from families import write_tiny_checkpoint
 from fp8_checkpoints import SHAPE as FP8_SHAPE
 from fp8_checkpoints import write_static_fp8
 from gguf_files import write_gguf
@@ -25,7 +26,7 @@ from engine.artifacts import Manifest, load_manifest
 from engine.artifacts.graph import DRAW_INPUTS
 from engine.compiler.build import build
 from engine.compiler.options import BuildOptions
-from engine.errors import UsageError
+from engine.errors import UnsupportedModelError, UsageError
 from engine.kernels.nvidia import reference
 
 # Nothing that fits the kernels' tiles.
@@ -185,6 +186,13 @@ def test_a_target_that_nobody_knows(checkpoint: Path, target: str, tmp_path: Pat
     with pytest.raises(UsageError, match=target) as error:
         build(BuildOptions(model=str(checkpoint), output=tmp_path / "out", target=target, store=tmp_path / "store"))
     assert "sm90" in (error.value.hint or "")
+
+
+def test_values_narrower_than_keys_are_refused_by_name(tmp_path: Path) -> None:
+    model = write_tiny_checkpoint("mimo_v2_flash", tmp_path / "model")
+    with pytest.raises(UnsupportedModelError, match="narrower than its keys") as refused:
+        build(BuildOptions(model=str(model), output=tmp_path / "out", target="sm90"))
+    assert "--target cpu" in refused.value.hint
 
 
 def test_the_replay_says_what_each_kernel_is(built: tuple[Path, Path]) -> None:
