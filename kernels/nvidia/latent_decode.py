@@ -1,9 +1,10 @@
 """Attention over latents where every sequence has one new token.
 
-The rows of a program are heads of one token, up to 64 of them. With a few heads the limit is reading the latents once; 128 heads
-multiply each number 2 (2 L + R) / (L + R) * 128 times, which is about where an H200's tensor cores are the limit: 64 rows are what
-wgmma wants. Blocks of heads of the same latents run beside each other, so that one of them reads memory and the others L2.
-As in attention_decode.py, each sequence's tiles are dealt to `splits` programs where sequences and blocks of heads are too few.
+The rows of a program are heads of one token, up to 64 of them. With a few heads the limit is reading the latents once. Of 128 heads
+each number takes 256 (2 L + R) / (L + R) operations, 242 a byte where L is 512 and R 64, and an H200's tensor cores do 206 while a
+byte is read: they are the limit then, and 64 rows are what wgmma wants. Blocks of heads of the same latents run beside each other,
+so that one of them reads memory and the others L2. As in attention_decode.py, each sequence's tiles are dealt to `splits` programs
+where sequences and blocks of heads are too few.
 """
 
 from functools import partial
@@ -18,7 +19,8 @@ from .context import Context, launches_of
 from .latent_tiles import Latents, load_queries, take_in_latents
 from .launch import QUERY_LENGTH, Condition, Launch, Size, Tensor, cdiv
 
-_MOST_SPLITS = 64
+_MOST_SPLITS = 128
+"""With 16 heads a single sequence should keep most multiprocessors reading; the parts of more splits would be as large as its latents."""
 _CUTS = {
     16: ((2, 32, 4, 5), (1, 32, 4, 5), (4, 32, 4, 5), (2, 32, 4, 3), (2, 32, 8, 5)),
     32: ((1, 32, 8, 5), (2, 32, 8, 5), (1, 64, 8, 3)),
