@@ -57,8 +57,12 @@ def joined_values(values: list[torch.Tensor], how: Join) -> torch.Tensor:
 
 
 def _joined_name(names: list[str]) -> str:
-    """layers.0.attention.q.weight, ...k.weight -> layers.0.attention.q+k.weight"""
-    columns = zip(*(name.split(".") for name in names), strict=True)
+    """layers.0.attention.q.weight, ...k.weight -> layers.0.attention.q+k.weight; of other depths, mlp.shared.up+shared_gate.weight"""
+    parts = [name.split(".") for name in names]
+    if len({len(part) for part in parts}) > 1:
+        same = [len(set(column)) == 1 for column in zip(*parts, strict=False)].index(False)
+        parts = [[*part[:same], ".".join(part[same:-1]), part[-1]] for part in parts]
+    columns = zip(*parts, strict=True)
     return ".".join(column[0] if len(set(column)) == 1 else "+".join(column) for column in columns)
 
 

@@ -133,3 +133,15 @@ def test_a_weight_with_two_readers_stays() -> None:
     module = trace(function, refs)
     assign_weight_kernels(module.graph, formats={"first": "f32", "second": "f32"})
     assert merge_sibling_linears(module.graph) == 0
+
+
+def test_siblings_of_other_depths_have_a_name_in_common() -> None:
+    """What is shared by all tokens beside experts, and its gate."""
+    names = ("mlp.shared.gate", "mlp.shared.up", "mlp.shared_gate")
+    refs = {"input:x": torch.randn(3, 64)} | {f"weight:layers.0.{name}.weight": torch.randn(16, 64) for name in names}
+    module = trace(lambda x, *weights: torch.cat([functional.linear(x, weight) for weight in weights], dim=1), refs)
+    assign_weight_kernels(module.graph, formats={f"layers.0.{name}.weight": "q8_0" for name in names})
+    assert merge_sibling_linears(module.graph) == 2
+    (merged,) = [node.meta for node in module.graph.find_nodes(op="placeholder") if "parts" in node.meta]
+    assert merged["ref"] == "weight:layers.0.mlp.shared.gate+shared.up+shared_gate.weight"
+    assert merged["parts"] == [f"layers.0.{name}.weight" for name in names]
