@@ -6,7 +6,6 @@ R elements of a head that rotate.
 
 from typing import Any
 
-from ...errors import BuildError
 from ..attention.options import AttentionOptions
 from ..cut_operators import ATTENTION
 from .attention_decode import attention_decode
@@ -22,13 +21,10 @@ def attention(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list
 
     Arguments: q [T, QH, D], k and v [T, KH, D] (may be slices), k_cache and v_cache [blocks, KH, block_size, D],
     cu_seqlens [S+1], seq_lens [S], block_table [S, B], slot_mapping [T] int32; or None: q_norm and k_norm [D],
-    cos and sin [T, R / 2], sinks [QH], q_scale [T] float32; the scalars of AttentionOptions. Raises BuildError for values narrower than
-    keys.
+    cos and sin [T, R / 2], sinks [QH], q_scale [T] float32; the scalars of AttentionOptions.
     """
     call = ATTENTION.named(arguments)
     options = AttentionOptions.take(call)
-    if call["v"].shape != call["k"].shape:
-        raise BuildError("values narrower than keys are not compiled for NVIDIA targets", hint="build for a CPU: --target cpu")
     q, caches = call["q"], (call["k_cache"], call["v_cache"])
     preparation = Preparation(
         q_norm=call["q_norm"],

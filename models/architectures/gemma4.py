@@ -127,7 +127,7 @@ def _table(settings: Settings, kind: str) -> dict[str, Any]:
     return table
 
 
-def _sizes(settings: Settings, windows: Sequence[int]) -> list[dict[str, int]]:
+def _sizes(settings: Settings, windows: Sequence[int]) -> list[dict[str, Any]]:
     """What every layer has instead of the common sizes of heads: as `per_layer_config` says, or the settings of all layers without a
     window, whose number of heads counts where values are keys."""
     given = settings.raw("per_layer_config")
@@ -142,7 +142,7 @@ def _sizes(settings: Settings, windows: Sequence[int]) -> list[dict[str, int]]:
     return [_own_sizes(given.get(str(index), {}), f"{settings.source}, per_layer_config.{index}") for index in range(len(windows))]
 
 
-def _own_sizes(given: dict[str, Any], source: str) -> dict[str, int]:
+def _own_sizes(given: dict[str, Any], source: str) -> dict[str, Any]:
     own = Settings(given, source)
     names = {"head_dim": "head_dim", "num_key_value_heads": "num_kv_heads"}
     sizes = {ours: own.integer(theirs) for theirs, ours in names.items() if theirs in own}

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from triton_launches import H200, Call, Given, interpreter, worst_error
 
-from engine.errors import BuildError
 from engine.kernels.attention.options import AttentionOptions
 from engine.kernels.cut_operators import ATTENTION
 from engine.kernels.nvidia import reference
@@ -258,13 +257,6 @@ def test_many_sequences_are_not_split() -> None:
 def test_soft_cap_and_sinks(softcap: float, with_sinks: bool, step: Step) -> None:
     """Most scores are beyond the cap's half, and sinks weigh from a 20th of one key to 400."""
     check(replace(step, softcap=softcap, with_sinks=with_sinks))
-
-
-def test_values_narrower_than_keys_are_refused() -> None:
-    step = Step(lengths=(40,), new=(3,))
-    given = arguments(step)
-    with pytest.raises(BuildError, match="narrower than keys"):
-        run(step, given | {"v": given["v"][:, :, :32]})
 
 
 @pytest.mark.parametrize("new", [(1, 1, 1), (17, 3, 40)])

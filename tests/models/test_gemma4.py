@@ -17,9 +17,10 @@ from engine.errors import CheckpointError, EngineError, UnsupportedModelError
 from engine.models.architectures.registry import spec_from_hf
 from engine.models.cache_groups import cache_groups, group_of_layers
 from engine.models.open import open_checkpoint
+from engine.models.parts.attention import AttentionSpec
 from engine.models.parts.mlp import MLPSpec
 from engine.models.parts.moe import MoESpec
-from engine.models.spec import ModelSpec
+from engine.models.spec import LayerSpec, ModelSpec
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 # As the 31B, the 26B-A4B and the E2B are, made small.
@@ -55,6 +56,11 @@ def read(values: dict[str, Any]) -> ModelSpec:
     return spec_from_hf(values)[0]
 
 
+def attention(layer: LayerSpec) -> AttentionSpec:
+    assert isinstance(layer.mixer, AttentionSpec)
+    return layer.mixer
+
+
 def sizes(spec: ModelSpec) -> list[tuple[int, int, int]]:
     """Head size, heads of keys and values, and window of every layer."""
     return [(layer.mixer.head_dim, layer.mixer.num_kv_heads, layer.mixer.window) for layer in spec.layers]
@@ -63,7 +69,7 @@ def sizes(spec: ModelSpec) -> list[tuple[int, int, int]]:
 def test_layers_without_a_window_have_heads_of_their_own() -> None:
     spec = read(DENSE)
     assert sizes(spec) == [(32, 2, 16)] * 5 + [(64, 1, 0)]
-    assert [layer.mixer.values_are_keys for layer in spec.layers] == [False] * 5 + [True]
+    assert [attention(layer).values_are_keys for layer in spec.layers] == [False] * 5 + [True]
     assert [(group.kind, group.head_dim, group.num_kv_heads) for group in cache_groups(spec)] == [("window", 32, 2), ("full", 64, 1)]
     tables = [layer.mixer.rope for layer in spec.layers]
     assert [(table.width, table.still, table.theta) for table in tables if table] == [(32, 0, 1e4)] * 5 + [(64, 24, 1e6)]
@@ -103,7 +109,7 @@ def test_the_last_layers_read_keys_and_values_of_the_last_of_their_kind() -> Non
 def test_a_layer_reads_keys_and_values_of_its_own_shape() -> None:
     spec = read(SMALL)
     for source in (4, 5, 0, -1):
-        last = replace(spec.layers[-1], mixer=replace(spec.layers[-1].mixer, source=source))
+        last = replace(spec.layers[-1], mixer=replace(attention(spec.layers[-1]), source=source))
         with pytest.raises(CheckpointError, match=f"layer 5 of the model reads keys and values of layer {source}"):
             replace(spec, layers=(*spec.layers[:-1], last))
 
