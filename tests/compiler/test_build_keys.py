@@ -75,7 +75,7 @@ LATENT = LayerSpec(
 )
 POOLING = PoolingSpec(kind="last", dense=(DenseSpec(size=8, norm=NORM),))
 INPUTS = LayerInputsSpec(size=8, activation="silu", norm=NORM, post_norm=NORM)
-SPEC = tiny_spec(LAYER, SPARSE, LATENT, embed=EmbedSpec(norm=NORM), final=NORM, pooling=POOLING, layer_inputs=INPUTS)
+SPEC = tiny_spec(tiny_layer(), LAYER, SPARSE, LATENT, embed=EmbedSpec(norm=NORM), final=NORM, pooling=POOLING, layer_inputs=INPUTS)
 FORM = '{"inputs":[["float32",["d0",8]]],"nodes":[["aten.relu.default",[{"v":0}],{}]],"outputs":[1]}'
 CPU = CpuBackend(target=Target(level="x86-64-v3"), versions=VERSIONS)
 NVIDIA = NvidiaBackend(target=NvidiaTarget(capability=90), versions=VERSIONS)
@@ -103,8 +103,10 @@ WANTED = Wanted(
 
 
 def other(value: Any) -> Any:
-    """Another value of the same kind."""
+    """Another value of the same kind; any where there is none."""
     match value:
+        case None:
+            return 1
         case bool():
             return not value
         case int() | float():

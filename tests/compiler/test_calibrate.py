@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import write_tiny_checkpoint
 from random_checkpoints import write_random_checkpoint
 from text_checkpoints import Recipe, write_embedder
 
@@ -55,9 +56,19 @@ def inputs_in_transformers(directory: Path, sequences: list[list[int]]) -> dict[
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_they_are_the_mean_squares_of_what_transformers_multiplies(family: str, calibration: Calibration, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(write_random_checkpoint(family, tmp_path / "model", num_hidden_layers=2)))
-    expected = inputs_in_transformers(tmp_path / "model", calibration.sequences(checkpoint))
+    check_against_transformers(checkpoint, tmp_path / "model", calibration)
+
+
+def test_layers_with_inputs_of_their_own_are_calibrated(tmp_path: Path) -> None:
+    """Which come of a second table with a row for each token."""
+    checkpoint = open_checkpoint(str(write_tiny_checkpoint("gemma4-layer-inputs", tmp_path / "model")))
+    check_against_transformers(checkpoint, tmp_path / "model", Calibration())
+
+
+def check_against_transformers(checkpoint: Checkpoint, directory: Path, calibration: Calibration) -> None:
+    expected = inputs_in_transformers(directory, calibration.sequences(checkpoint))
     found = measured(checkpoint, calibration)
-    matrices = {name for name, info in checkpoint.parameters.items() if len(info.shape) == 2}
+    matrices = {name for name, info in checkpoint.parameters.items() if len(info.shape) == 2} - {"layer_inputs.embed.weight"}
     assert found.keys() == (matrices if checkpoint.spec.head.tied else matrices - {"embed.weight"})
     for name, values in found.items():
         (tensor,) = checkpoint.tensors_of(name)
