@@ -118,6 +118,7 @@ _LATENT: tuple[str, ...] = (
     "deepseek_v32",
     "glm4_moe_lite",
     "glm_moe_dsa",
+    "mistral4",
     "kimi_linear",
     "longcat_flash",
     "minicpm3",
