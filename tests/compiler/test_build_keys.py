@@ -242,6 +242,7 @@ PLANS = {"plan": FORM} | {
     for operator in (
         *("linear_rows_dense", "linear_rows_q8_0", "logits_rows_fp8_block", "embedding_rows_q4_1"),
         *("rms_norm", "silu_mul", "rms_norm_quantize_fp8_channel", "attention", "sample"),
+        *("route", "experts_rows_dense", "latent_attention"),
     )
 }
 """A form of each emitter's module, and one without."""

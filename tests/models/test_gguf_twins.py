@@ -14,7 +14,10 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def sorted_matrices(weights: dict[str, np.ndarray]) -> np.ndarray:
-    matrices = [weight.ravel() for key, weight in weights.items() if weight.ndim > 1 and min(weight.shape) > 1 and "norm" not in key]
+    def is_norm(key: str) -> bool:
+        return "norm" in key.rpartition(".")[0].rpartition(".")[2]
+
+    matrices = [weight.ravel() for key, weight in weights.items() if weight.ndim > 1 and min(weight.shape) > 1 and not is_norm(key)]
     return np.sort(np.concatenate(matrices))
 
 

@@ -118,14 +118,13 @@ _LATENT: tuple[str, ...] = (
     "deepseek_v32",
     "glm4_moe_lite",
     "glm_moe_dsa",
-    "mistral4",
     "kimi_linear",
     "longcat_flash",
     "minicpm3",
     "sarvam_mla",
 )
 _HEADS = {"num_key_value_heads": 4, "v_head_dim": 48}
-OVERRIDES: dict[str, dict[str, Any]] = dict.fromkeys(_LATENT, _HEADS) | {
+OVERRIDES: dict[str, dict[str, Any]] = dict.fromkeys((*_LATENT, "mistral4"), _HEADS) | {
     "apertus": {"rope_parameters": _LLAMA3},
     "apertus1p5_text": {"rope_parameters": _LLAMA3},
     "codegen": {"rotary_dim": 16},

@@ -40,7 +40,7 @@ def write_large_artifact(directory: Path) -> Manifest:
     info = WeightInfo(file="weights/0.safetensors", dtype="float32", shape=[64], format="f32", sources=[], recipe=[])
     files = [*(kernel.file for kernel in kernels), *(graph.file for graph in graphs), info.file]
     manifest = msgspec.structs.replace(
-        tiny_manifest(vocab_size=VOCAB, max_context=4096, block_size=32),
+        tiny_manifest(vocab_size=VOCAB, max_context=4096, block_size=32, routes=None),
         target="sm90",
         caches=[
             CacheGroup(name="full", kind="full", layers=list(range(LAYERS)), num_kv_heads=1, head_dim=8, block_size=32, dtype="bfloat16")

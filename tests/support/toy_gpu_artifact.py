@@ -75,7 +75,7 @@ def write_toy_artifact(directory: Path, *, max_context: int = MAX_CONTEXT, vocab
     weights = _write_weights(directory, vocab_size)
     files = [*content, *{weight.file for weight in weights.values()}]
     manifest = msgspec.structs.replace(
-        tiny_manifest(vocab_size=vocab_size, max_context=max_context, block_size=BLOCK_SIZE),
+        tiny_manifest(vocab_size=vocab_size, max_context=max_context, block_size=BLOCK_SIZE, routes=None),
         target="sm90",
         caches=[CacheGroup(name="full", kind="full", layers=[0, 1], num_kv_heads=1, head_dim=1, block_size=BLOCK_SIZE, dtype="float32")],
         programs={"step": Program(inputs=INPUTS, calls=[], results={"logits": "value:0", "tokens": "value:1"})},
