@@ -79,18 +79,14 @@ def _move_before_experts(graph: fx.Graph, combine: fx.Node, rows: fx.Node) -> in
     if any(user not in between and user is not combine for node in between for user in node.users):
         return 0
     _bring_before(between[0], rows)
-    smaller: dict[fx.Node, fx.Node] = {}
     with graph.inserting_before(between[0]):
         chosen = call_like(graph, _SELECT, (routes, 0, rows))
+    smaller: dict[fx.Node, fx.Node] = {routes: chosen}
     with graph.inserting_before(combine):
         for node in between:
             arguments: Any = fx.map_arg(node.args, lambda source: smaller.get(source, source))
-            if node is order:
-                arguments = (chosen, *arguments[1:])
-            elif _gathers(node):
-                x, *others = arguments
-                others[0] = chosen if others[0] is routes else others[0]
-                arguments = (call_like(graph, _SELECT, (x, 0, rows)), *others)
+            if _gathers(node):
+                arguments = (call_like(graph, _SELECT, (arguments[0], 0, rows)), *arguments[1:])
             smaller[node] = call_like(graph, node.target, arguments, dict(node.kwargs))
         added = [None if each is None else call_like(graph, _SELECT, (each, 0, rows)) for each in beside]
         total = call_like(graph, combine.target, (smaller[y], chosen, smaller[order], *added, multiplier, weighted))

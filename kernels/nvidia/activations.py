@@ -38,6 +38,11 @@ def log_of_one_and(t):
 
 
 @triton.jit
+def softplus(x):
+    return tl.where(x < 0, 0.0, x) + log_of_one_and(tl.exp(-tl.abs(x)))
+
+
+@triton.jit
 def activated(x, alpha_p, alpha_n, beta, eps, FUNCTION: tl.constexpr):
     """The function of that name (see row_operators.py), of float32. alpha_p and those after it: pointers to the parameters of xielu."""
     if FUNCTION == "silu":
@@ -45,7 +50,7 @@ def activated(x, alpha_p, alpha_n, beta, eps, FUNCTION: tl.constexpr):
     elif FUNCTION == "sigmoid":
         y = sigmoid(x)
     elif FUNCTION == "softplus":
-        y = tl.where(x < 0, 0.0, x) + log_of_one_and(tl.exp(-tl.abs(x)))
+        y = softplus(x)
     elif FUNCTION == "gelu":
         y = 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
     elif FUNCTION == "gelu_tanh":

@@ -40,6 +40,14 @@ def sequence_of_tile(cu_seqlens, sequences, tile, BLOCK_Q: tl.constexpr):
 
 
 @triton.jit
+def tokens_of_tile(cu_seqlens, sequences, tile, BLOCK_Q: tl.constexpr):
+    """The sequence of a tile, the first of its new tokens that the tile has, and where they end: before that, if it has none."""
+    sequence = sequence_of_tile(cu_seqlens, sequences, tile, BLOCK_Q)
+    begin = tl.load(cu_seqlens + sequence)
+    return sequence, begin + (tile - begin // BLOCK_Q - sequence) * BLOCK_Q, tl.load(cu_seqlens + sequence + 1)
+
+
+@triton.jit
 def take_in_keys(
     m_i, l_i, acc, queries, position, first, last, k_cache, v_cache, table, length, k_block, k_head, v_block, v_head,
     MASKED: tl.constexpr, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr,
@@ -78,12 +86,8 @@ def attention_mixed_kernel(
     DIM_PADDED: tl.constexpr, BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr, BLOCK_Q: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Up to BLOCK_Q new tokens of one sequence and one key-value head; row r is token r // GROUP, head r % GROUP of its group."""
-    tile = tl.program_id(0)
     kv_head = tl.program_id(1)
-    sequence = sequence_of_tile(cu_seqlens, sequences, tile, BLOCK_Q)
-    begin = tl.load(cu_seqlens + sequence)
-    end = tl.load(cu_seqlens + sequence + 1)
-    first_token = begin + (tile - begin // BLOCK_Q - sequence) * BLOCK_Q
+    sequence, first_token, end = tokens_of_tile(cu_seqlens, sequences, tl.program_id(0), BLOCK_Q)
     if first_token < end:
         length = tl.load(seq_lens + sequence)
         row = tl.arange(0, ROWS)

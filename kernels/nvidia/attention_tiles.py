@@ -22,16 +22,12 @@ _LOG2_E = tl.constexpr(LOG2_E)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paged:
-    """Queries [T, QH, D] (heads may lie apart) over paged caches [blocks, KH, block_size, D]. sinks [QH]."""
+class OverSequences:
+    """Queries of a step's sequences, and where in paged caches these lie."""
 
     q: Tensor
-    k_cache: Tensor
-    v_cache: Tensor
     seq_lens: Tensor
     block_table: Tensor
-    sinks: Tensor | None
-    options: AttentionOptions
 
     @property
     def tokens(self) -> Size:
@@ -40,6 +36,33 @@ class Paged:
     @property
     def sequences(self) -> Size:
         return self.seq_lens.shape[0]
+
+    def lists(self, cu_seqlens: Tensor | None) -> tuple[Operand, ...]:
+        """What a tuner must provide beside queries and caches."""
+        starts = () if cu_seqlens is None else (Operand(name="cu_seqlens", tensor=cu_seqlens, content="starts"),)
+        return (
+            Operand(name="seq_lens", tensor=self.seq_lens, content="lengths"),
+            Operand(name="block_table", tensor=self.block_table, content="blocks"),
+            *starts,
+        )
+
+    def dimensions(self, sequences: Size, cu_seqlens: Tensor | None = None) -> Mapping[Size, Size]:
+        """What the symbolic sizes are, in steps of SIZE tokens."""
+        rows, width = self.block_table.shape
+        sizes = {self.tokens: SIZE, self.sequences: sequences, rows: sequences, width: TABLE}
+        if cu_seqlens is not None:
+            sizes[cu_seqlens.shape[0]] = sequences + 1
+        return {size: value for size, value in sizes.items() if isinstance(size, sympy.Symbol)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paged(OverSequences):
+    """Queries [T, QH, D] (heads may lie apart) over paged caches [blocks, KH, block_size, D]. sinks [QH]."""
+
+    k_cache: Tensor
+    v_cache: Tensor
+    sinks: Tensor | None
+    options: AttentionOptions
 
     @property
     def query_heads(self) -> int:
@@ -109,21 +132,8 @@ class Paged:
             Operand(name=f"{name}_cache", tensor=replace(cache, shape=(sequences * TABLE, *cache.shape[1:])), streamed=True)
             for name, cache in (("k", self.k_cache), ("v", self.v_cache))
         )
-        lists = (
-            Operand(name="seq_lens", tensor=self.seq_lens, content="lengths"),
-            Operand(name="block_table", tensor=self.block_table, content="blocks"),
-        )
-        starts = () if cu_seqlens is None else (Operand(name="cu_seqlens", tensor=cu_seqlens, content="starts"),)
         sinks = () if self.sinks is None else (Operand(name="sinks", tensor=self.sinks),)
-        return (Operand(name="q", tensor=self.q), *caches, *sinks, *lists, *starts)
-
-    def dimensions(self, sequences: Size, cu_seqlens: Tensor | None = None) -> Mapping[Size, Size]:
-        """What the symbolic sizes are, in steps of SIZE tokens."""
-        rows, width = self.block_table.shape
-        sizes = {self.tokens: SIZE, self.sequences: sequences, rows: sequences, width: TABLE}
-        if cu_seqlens is not None:
-            sizes[cu_seqlens.shape[0]] = sequences + 1
-        return {size: value for size, value in sizes.items() if isinstance(size, sympy.Symbol)}
+        return (Operand(name="q", tensor=self.q), *caches, *sinks, *self.lists(cu_seqlens))
 
 
 @triton.jit

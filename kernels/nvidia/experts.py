@@ -50,11 +50,12 @@ def place_of_tile(order, tile, EXPERTS: tl.constexpr, BLOCK_E: tl.constexpr, BLO
 
 
 @triton.jit
-def place_of_part(tile, expert, N, EXPERTS: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Which part this tile of outputs is in, its number there, and the expert's first row of that part's weights."""
+def place_of_program(order, N, EXPERTS: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """What a program computes: how many pairs, from which on; which tile of N outputs, from which column and row of weights on."""
+    expert, first, rows = place_of_tile(order, tl.program_id(1), EXPERTS, BLOCK_E, BLOCK_M)
     tiles = tl.cdiv(N, BLOCK_N)
-    part = tile // tiles
-    return part, tile % tiles, (part * EXPERTS + expert).to(tl.int64) * N
+    part = tl.program_id(0) // tiles
+    return rows, first.to(tl.int64), tl.program_id(0) % tiles, part * N, (part * EXPERTS + expert).to(tl.int64) * N
 
 
 @triton.jit
@@ -63,13 +64,11 @@ def experts_few_rows_kernel(
     EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr,
 ):  # fmt: skip
     """A program per tile of up to 16 pairs and BLOCK_N outputs."""
-    expert, first, rows = place_of_tile(order, tl.program_id(1), EXPERTS, BLOCK_E, BLOCK_M)
-    part, tile, row = place_of_part(tl.program_id(0), expert, N, EXPERTS, BLOCK_N)
-    begin = first.to(tl.int64)
+    rows, begin, tile, column, row = place_of_program(order, N, EXPERTS, BLOCK_E, BLOCK_M, BLOCK_N)
     if rows > 0:
         few_rows(
             x if GATHER else x + begin * x_stride, order + (EXPERTS + 1) + begin if GATHER else None, w + row * w_stride,
-            out + begin * out_stride + part * N, None if bias is None else bias + row, None, tile, rows, N, K,
+            out + begin * out_stride + column, None if bias is None else bias + row, None, tile, rows, N, K,
             x_stride, w_stride, out_stride, 0, 1.0, EVEN_K, BLOCK_N, BLOCK_K, SLICES,
         )  # fmt: skip
 
@@ -80,13 +79,11 @@ def experts_tile_kernel(
     EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A program per tile."""
-    expert, first, rows = place_of_tile(order, tl.program_id(1), EXPERTS, BLOCK_E, BLOCK_M)
-    part, tile, row = place_of_part(tl.program_id(0), expert, N, EXPERTS, BLOCK_N)
-    begin = first.to(tl.int64)
+    rows, begin, tile, column, row = place_of_program(order, N, EXPERTS, BLOCK_E, BLOCK_M, BLOCK_N)
     if rows > 0:
         one_tile(
             x if GATHER else x + begin * x_stride, order + (EXPERTS + 1) + begin if GATHER else None, w + row * w_stride,
-            out + begin * out_stride + part * N, None if bias is None else bias + row, None, 0, tile, 0, K, rows, N, K,
+            out + begin * out_stride + column, None if bias is None else bias + row, None, 0, tile, 0, K, rows, N, K,
             x_stride, w_stride, out_stride, 0, 1.0, EVEN_K, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
 
@@ -98,13 +95,11 @@ def experts_few_rows_quantized_kernel(
     EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, UNITS: tl.constexpr,
 ):  # fmt: skip
     """A program per tile of up to BLOCK_M pairs and BLOCK_N outputs."""
-    expert, first, rows = place_of_tile(order, tl.program_id(1), EXPERTS, BLOCK_E, BLOCK_M)
-    part, tile, row = place_of_part(tl.program_id(0), expert, N, EXPERTS, BLOCK_N)
-    begin = first.to(tl.int64)
+    rows, begin, tile, column, row = place_of_program(order, N, EXPERTS, BLOCK_E, BLOCK_M, BLOCK_N)
     if rows > 0:
         few_rows_quantized(
             x if GATHER else x + begin * x_stride, order + (EXPERTS + 1) + begin if GATHER else None, w + row * w_stride,
-            out + begin * out_stride + part * N, None if bias is None else bias + row, None, tile, rows, N, K,
+            out + begin * out_stride + column, None if bias is None else bias + row, None, tile, rows, N, K,
             x_stride, w_stride, out_stride, 0, 1.0, FORMAT, HIGH_AT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT,
             EVEN, BLOCK_M, BLOCK_N, UNITS,
         )  # fmt: skip
@@ -117,13 +112,11 @@ def experts_tile_quantized_kernel(
     EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A program per tile."""
-    expert, first, rows = place_of_tile(order, tl.program_id(1), EXPERTS, BLOCK_E, BLOCK_M)
-    part, tile, row = place_of_part(tl.program_id(0), expert, N, EXPERTS, BLOCK_N)
-    begin = first.to(tl.int64)
+    rows, begin, tile, column, row = place_of_program(order, N, EXPERTS, BLOCK_E, BLOCK_M, BLOCK_N)
     if rows > 0:
         one_tile_quantized(
             x if GATHER else x + begin * x_stride, order + (EXPERTS + 1) + begin if GATHER else None, w + row * w_stride,
-            out + begin * out_stride + part * N, None if bias is None else bias + row, None, 0, tile, 0, K, rows, N, K,
+            out + begin * out_stride + column, None if bias is None else bias + row, None, 0, tile, 0, K, rows, N, K,
             x_stride, w_stride, out_stride, 0, 1.0, FORMAT, HIGH_AT, NUMBERS_AT, ZEROS_AT, INTEGERS_AT,
             EVEN_K, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
@@ -136,13 +129,11 @@ def experts_few_rows_fp8_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SLICES: tl.constexpr,
 ):  # fmt: skip
     """A program per tile of up to 16 pairs and BLOCK_N outputs."""
-    expert, first, rows = place_of_tile(order, tl.program_id(1), EXPERTS, BLOCK_E, BLOCK_M)
-    part, tile, row = place_of_part(tl.program_id(0), expert, N, EXPERTS, BLOCK_N)
-    begin = first.to(tl.int64)
+    rows, begin, tile, column, row = place_of_program(order, N, EXPERTS, BLOCK_E, BLOCK_M, BLOCK_N)
     if rows > 0:
         few_rows_fp8(
             x if GATHER else x + begin * x_stride, order + (EXPERTS + 1) + begin if GATHER else None, w + row * w_stride,
-            out + begin * out_stride + part * N, None if bias is None else bias + row, None, tile, rows, N, K,
+            out + begin * out_stride + column, None if bias is None else bias + row, None, tile, rows, N, K,
             x_stride, w_stride, out_stride, 0, 1.0, BLOCKWISE, EVEN_K, BLOCK_N, BLOCK_K, SLICES,
         )  # fmt: skip
 
@@ -153,13 +144,11 @@ def experts_tile_fp8_kernel(
     BLOCKWISE: tl.constexpr, EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A program per tile."""
-    expert, first, rows = place_of_tile(order, tl.program_id(1), EXPERTS, BLOCK_E, BLOCK_M)
-    part, tile, row = place_of_part(tl.program_id(0), expert, N, EXPERTS, BLOCK_N)
-    begin = first.to(tl.int64)
+    rows, begin, tile, column, row = place_of_program(order, N, EXPERTS, BLOCK_E, BLOCK_M, BLOCK_N)
     if rows > 0:
         one_tile_fp8(
             x if GATHER else x + begin * x_stride, order + (EXPERTS + 1) + begin if GATHER else None, w + row * w_stride,
-            out + begin * out_stride + part * N, None if bias is None else bias + row, None, 0, tile, 0, K, rows, N, K,
+            out + begin * out_stride + column, None if bias is None else bias + row, None, 0, tile, 0, K, rows, N, K,
             x_stride, w_stride, out_stride, 0, 1.0, BLOCKWISE, EVEN_K, BLOCK_M, BLOCK_N, BLOCK_K,
         )  # fmt: skip
 
@@ -235,7 +224,7 @@ def experts_launches(family: Family, experts: Experts, context: Context) -> list
     for cut, rows in _cuts(family, experts, context.device.multiprocessors):
         when = Condition(value=experts.pairs, minimum=first, maximum=None if rows is None else rows * experts.experts)
         launches.append(_launch(family, experts, cut, when))
-        first = 0 if when.maximum is None else when.maximum + 1
+        first = (when.maximum or 0) + 1
     return launches
 
 

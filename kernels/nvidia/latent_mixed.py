@@ -9,7 +9,7 @@ from functools import partial
 import triton
 import triton.language as tl
 
-from .attention_mixed import sequence_of_tile
+from .attention_mixed import tokens_of_tile
 from .choices import SIZE, Candidate, Problem, Range
 from .context import Context, launches_of
 from .latent_decode import heads_of_programs
@@ -30,11 +30,7 @@ def latent_mixed_kernel(
     ROWS: tl.constexpr,
 ):  # fmt: skip
     """Up to BLOCK_Q new tokens of one sequence and HEADS_EACH heads; row r is token r // HEADS_EACH, head r % HEADS_EACH of these."""
-    tile = tl.program_id(1)
-    sequence = sequence_of_tile(cu_seqlens, sequences, tile, BLOCK_Q)
-    begin = tl.load(cu_seqlens + sequence)
-    end = tl.load(cu_seqlens + sequence + 1)
-    first_token = begin + (tile - begin // BLOCK_Q - sequence) * BLOCK_Q
+    sequence, first_token, end = tokens_of_tile(cu_seqlens, sequences, tl.program_id(1), BLOCK_Q)
     if first_token < end:
         length = tl.load(seq_lens + sequence)
         row = tl.arange(0, ROWS)

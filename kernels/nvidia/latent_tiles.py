@@ -4,16 +4,14 @@ All heads see the same latents, so the rows of a program are heads and tokens al
 are keys, and their first L elements values.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import sympy
 import triton
 import triton.language as tl
 
-from .attention_tiles import LOG2_E, cache_rows, softmax_step
-from .choices import SIZE, TABLE, Operand
+from .attention_tiles import LOG2_E, OverSequences, cache_rows, softmax_step
+from .choices import TABLE, Operand
 from .launch import Size, Tensor
 
 NARROWEST = 16
@@ -21,14 +19,11 @@ NARROWEST = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latents:
+class Latents(OverSequences):
     """Queries [QH, T, L] and their part with positions [T, QH, R] over a paged cache [blocks, 1, block_size, L + R]."""
 
-    q: Tensor
     q_rope: Tensor
     cache: Tensor
-    seq_lens: Tensor
-    block_table: Tensor
     scale: float
 
     @property
@@ -38,10 +33,6 @@ class Latents:
     @property
     def tokens(self) -> Size:
         return self.q.shape[1]
-
-    @property
-    def sequences(self) -> Size:
-        return self.seq_lens.shape[0]
 
     @property
     def rank(self) -> int:
@@ -87,23 +78,13 @@ class Latents:
 
     def operands(self, sequences: Size, cu_seqlens: Tensor | None = None) -> tuple[Operand, ...]:
         """What a tuner must provide, for so many sequences of TABLE blocks each."""
-        starts = () if cu_seqlens is None else (Operand(name="cu_seqlens", tensor=cu_seqlens, content="starts"),)
+        kept = replace(self.cache, shape=(sequences * TABLE, *self.cache.shape[1:]))
         return (
             Operand(name="q", tensor=self.q),
             Operand(name="q_rope", tensor=self.q_rope),
-            Operand(name="cache", tensor=replace(self.cache, shape=(sequences * TABLE, *self.cache.shape[1:])), streamed=True),
-            Operand(name="seq_lens", tensor=self.seq_lens, content="lengths"),
-            Operand(name="block_table", tensor=self.block_table, content="blocks"),
-            *starts,
+            Operand(name="cache", tensor=kept, streamed=True),
+            *self.lists(cu_seqlens),
         )
-
-    def dimensions(self, sequences: Size, cu_seqlens: Tensor | None = None) -> Mapping[Size, Size]:
-        """What the symbolic sizes are, in steps of SIZE tokens."""
-        rows, width = self.block_table.shape
-        sizes = {self.tokens: SIZE, self.sequences: sequences, rows: sequences, width: TABLE}
-        if cu_seqlens is not None:
-            sizes[cu_seqlens.shape[0]] = sequences + 1
-        return {size: value for size, value in sizes.items() if isinstance(size, sympy.Symbol)}
 
 
 def padded(width: int) -> int:

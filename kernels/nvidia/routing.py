@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from ..moe.options import RouteOptions
+from .activations import sigmoid, softplus
 from .context import Context, Emit
 from .launch import Launch, Tensor, cdiv
 
@@ -21,20 +22,13 @@ _BLOCK = 1024
 
 
 @triton.jit
-def softplus(x):
-    """log(1 + e^x). Of a small number, 1 + u is no number near enough: the series."""
-    u = tl.exp(-tl.abs(x))
-    return tl.maximum(x, 0.0) + tl.where(u < 1e-3, u * (1 - u * (0.5 - u / 3)), tl.log(1 + u))
-
-
-@triton.jit
 def scored(x, there, SCORE: tl.constexpr):
     """What a router makes of logits [G, I]; those that are not there count as minus infinity."""
     if SCORE == "softmax":
         powers = tl.where(there, tl.exp(x - tl.max(tl.max(tl.where(there, x, float("-inf")), 1), 0)), 0.0)
         x = powers / tl.sum(tl.sum(powers, 1), 0)
     elif SCORE == "sigmoid":
-        x = 1 / (1 + tl.exp(-x))
+        x = sigmoid(x)
     elif SCORE == "sqrt_softplus":
         x = tl.sqrt(softplus(x))
     else:

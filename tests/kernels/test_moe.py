@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from routers import ROUTERS, routes_of
 from tiers import tiered
 from torch import Tensor
 from weight_blocks import random_blocks
@@ -20,17 +21,6 @@ pytestmark = pytest.mark.usefixtures("kernel_library")
 
 ops = torch.ops.engine
 OF_GROUPS = [format for format in sorted(FORMATS) if not FORMATS[format].row_activations]
-ROUTERS = {
-    "softmax": RouteOptions(chosen=2, score="softmax"),
-    "softmax, normalized": RouteOptions(chosen=8, score="softmax", normalized=True),
-    "softmax, normalized with a least sum": RouteOptions(chosen=6, score="softmax", normalized=True, least=1e-12),
-    "softmax of the chosen": RouteOptions(chosen=4, score="identity", weighting="softmax"),
-    "sigmoid of the chosen": RouteOptions(chosen=4, score="identity", weighting="sigmoid", normalized=True),
-    "sigmoid in groups": RouteOptions(chosen=8, score="sigmoid", groups=8, kept=4, best=2, normalized=True, eps=1e-20, scale=2.5),
-    "softmax in groups": RouteOptions(chosen=6, score="softmax", groups=8, kept=3, best=1, zero_outside=True, scale=16.0),
-    "square root of softplus": RouteOptions(chosen=6, score="sqrt_softplus", normalized=True, eps=1e-20, scale=1.5),
-    "logits": RouteOptions(chosen=1, score="identity"),
-}
 EXPERTS = 64
 BIASED = [False, True]
 
@@ -41,12 +31,6 @@ def logits_of(rows: int, experts: int = EXPERTS, seed: int = 0) -> Tensor:
 
 def vector(seed: int, size: int = EXPERTS) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(seed))
-
-
-def routes_of(ids: list[list[int]], seed: int = 0) -> Tensor:
-    """Routes to these experts with random weights."""
-    weights = torch.rand(len(ids), len(ids[0]), generator=torch.Generator().manual_seed(seed))
-    return torch.stack((torch.tensor(ids, dtype=torch.int32), weights.view(torch.int32)), dim=1)
 
 
 def random_routes(rows: int, experts: int, chosen: int, seed: int = 0) -> Tensor:

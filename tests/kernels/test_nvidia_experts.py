@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from routers import ROUTERS, routes_of
 from tiers import tiered
 from torch import Tensor
 from triton_launches import Call, Given, emit, evaluate, holds, interpreter, worst_error
@@ -18,16 +19,6 @@ from engine.kernels.nvidia.formats import pack_rows
 from engine.kernels.nvidia.fp8 import quantize_fp8
 from engine.kernels.nvidia.packed_rows import FP8_LAYOUTS
 
-ROUTERS = {
-    "softmax": RouteOptions(chosen=2, score="softmax"),
-    "softmax, normalized with a least sum": RouteOptions(chosen=6, score="softmax", normalized=True, least=1e-12),
-    "softmax of the chosen": RouteOptions(chosen=4, score="identity", weighting="softmax"),
-    "sigmoid of the chosen": RouteOptions(chosen=4, score="identity", weighting="sigmoid", normalized=True),
-    "sigmoid in groups": RouteOptions(chosen=8, score="sigmoid", groups=8, kept=4, best=2, normalized=True, eps=1e-20, scale=2.5),
-    "softmax in groups": RouteOptions(chosen=6, score="softmax", groups=8, kept=3, best=1, zero_outside=True, scale=16.0),
-    "square root of softplus": RouteOptions(chosen=6, score="sqrt_softplus", normalized=True, eps=1e-20, scale=1.5),
-    "logits": RouteOptions(chosen=1, score="identity"),
-}
 EXPERTS = 40
 """No power of two; of eight groups, five each."""
 COUNT = 6
@@ -56,11 +47,6 @@ def sort_routes(routes: Tensor, experts: int) -> Tensor:
         dims={"T": tokens, "N": experts + 1 + 2 * tokens * chosen},
     )
     return interpreter().run(call)[0]
-
-
-def routes_of(ids: list[list[int]]) -> Tensor:
-    weights = torch.rand(len(ids), len(ids[0]), generator=torch.Generator().manual_seed(0))
-    return torch.stack((torch.tensor(ids, dtype=torch.int32), weights.view(torch.int32)), dim=1)
 
 
 def random_routes(tokens: int, chosen: int = 2, experts: int = COUNT) -> Tensor:
