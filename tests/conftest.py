@@ -19,6 +19,10 @@ from engine.artifacts.target import Target, this_machine_flags
 Once = Callable[[str, Callable[[Path], object]], Path]
 
 
+def this_machine() -> Target:
+    return Target.parse("cpu", machine_flags=this_machine_flags())
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernel-flags", default=None, help="compiler flags of the kernels under test (this machine's target)")
     parser.addoption("--real-rounds", type=int, default=0, help="how often test_store_concurrency.py runs eight whole builds at once")
@@ -60,31 +64,46 @@ def once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def kernel_library(request: pytest.FixtureRequest, once: Once) -> Path:
-    """The compiled kernel library, loaded into this process.
-
-    The same bytes as the one inside an artifact for this machine, so that both can be used in
-    one process; from a copy of the sources, to see that it does not depend on where they lie.
-    """
-    from engine.kernels import library, ops
+def compiled_kernels(request: pytest.FixtureRequest, once: Once) -> Path:
+    """The kernel library, compiled once in a run: it takes a minute of every processor. Of a copy of the sources, to see that it does not
+    depend on where they lie (test_build_segments.py)."""
+    from engine.kernels import library
 
     chosen: str | None = request.config.getoption("--kernel-flags")
-    flags = chosen.split() if chosen else Target.parse("cpu", machine_flags=this_machine_flags()).compiler_flags
+    flags = chosen.split() if chosen else this_machine().compiler_flags
 
     def compile_copy(path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(library, "_SOURCES", Path(shutil.copytree(library._SOURCES, path.with_name("sources"))))
             library.compile_library(flags, path)
 
-    path = once("kernels.so", compile_copy)
-    ops.load(path)
-    return path
+    return once("kernels.so", compile_copy)
 
 
 @pytest.fixture(scope="session")
-def store(once: Once) -> Path:
-    """The store of every build in this run, empty at first. Others may be writing to it: tests that look at all of it have their own."""
-    return once("store", lambda path: path.mkdir())
+def kernel_library(compiled_kernels: Path) -> Path:
+    """The kernel library, loaded into this process. The same bytes as in an artifact for this machine, so that both can be used in one."""
+    from engine.kernels import ops
+
+    ops.load(compiled_kernels)
+    return compiled_kernels
+
+
+@pytest.fixture(scope="session")
+def store(request: pytest.FixtureRequest, compiled_kernels: Path, once: Once) -> Path:
+    """The store of every build in this run, at first with nothing but the kernel library. Others may be writing to it: tests that look at
+    all of it have their own."""
+    from engine.compiler.lower_cpu import CpuBackend
+    from engine.compiler.toolchain import versions
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        if not request.config.getoption("--kernel-flags"):
+            backend = CpuBackend(target=this_machine(), versions=versions())
+            library = backend.library()
+            Store(path).write(library, {library.key + backend.suffix: compiled_kernels.read_bytes()})
+
+    return once("store", make)
 
 
 @pytest.fixture(scope="session")

@@ -233,34 +233,30 @@ class PagedAttention {
   // Joins one tile to the states of the item's row blocks.
   void attend_tile(const AttentionItem& item, int64_t index, const Tile<Element>& tile, const Tile<Element>& next, float* states,
                    const Workspace& space) const {
+    constexpr int kPart = kTogether<Element>;
     if (!copies_values_) {
       each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
         const Tile<Element>& fetched = block == 0 ? next : tile;
-        const Values<Element> values{tile.blocks, fetched.blocks, shape_.head_dim * kTogether<Element>};
+        const Values<Element> values{tile.blocks, fetched.blocks, shape_.head_dim * kPart, kPanel * kPart};
         attend_rows(item, index, tile, fetched, values, first, rows, state(states, block), space);
       });
     } else {
+      const CopiedValues<Element> copies{space.values, shape_.tile};
       const Copied<Element>* blocks[kPanelsPerTile];
-      copy_values(tile, std::min(shape_.tile, seen_end(item) - index * shape_.tile), space.values);
-      for (int64_t b = 0; b * shape_.block_size < shape_.tile; ++b) blocks[b] = space.values + b * shape_.block_size * shape_.padded_dim;
+      copy_values(tile, std::min(shape_.tile, seen_end(item) - index * shape_.tile), copies);
+      for (int64_t b = 0; b * shape_.block_size < shape_.tile; ++b) blocks[b] = copies.block(b * shape_.block_size);
+      const Values<Copied<Element>> values{blocks, blocks, copies.kStride, copies.panel_stride()};
       each_row_block(item, [&](int64_t block, int64_t first, int64_t rows) {
-        attend_rows(item, index, tile, tile, Values<Copied<Element>>{blocks, blocks, shape_.padded_dim * kTogether<Element>}, first, rows, state(states, block), space);
+        attend_rows(item, index, tile, block == 0 ? next : tile, values, first, rows, state(states, block), space);
       });
     }
   }
 
-  // Values of the tile's first `count` positions, rows padded to whole panels. Of latents, keys give them, block by block.
-  void copy_values(const Tile<Element>& tile, int64_t count, Copied<Element>* to) const {
-    constexpr int kPart = kTogether<Element>;
-    const int64_t dim = shape_.value_dim * kPart, padded = shape_.padded_dim * kPart, row = shape_.head_dim * kPart, size = shape_.block_size;
-    if (shape_.latent) {
-      for (int64_t b = 0; b * size < count; ++b) layout_.read_keys(tile.blocks[b], shape_.value_dim, to + b * size / kPart * padded, padded);
-      return;
-    }
-    for (int64_t j = 0; j < count; j += kPart, to += padded) {
-      const Element* from = tile.blocks[j / size] + j % size / kPart * row;
-      for (int64_t d = 0; d < dim; ++d) to[d] = copied(from[d]);
-      std::fill(to + dim, to + padded, Copied<Element>{});
+  // Values of the blocks with the tile's first `count` positions. Those of latents are the beginning of keys.
+  void copy_values(const Tile<Element>& tile, int64_t count, const CopiedValues<Element>& to) const {
+    for (int64_t b = 0, position = 0; position < count; ++b, position += shape_.block_size) {
+      if (shape_.latent) layout_.copy_keys(tile.blocks[b], shape_.value_dim, to, position);
+      else layout_.copy_values(tile.blocks[b], shape_.value_dim, to, position);
     }
   }
 

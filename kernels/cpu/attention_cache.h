@@ -84,13 +84,36 @@ inline float copied(Half value) { return to_float(value); }
 inline float copied(int8_t value) { return value; }
 inline BFloat16 copied(BFloat16 value) { return value; }
 
-// Pairs of elements of a position, and those of the next position: each element of both side by side.
-ENGINE_INLINE void store_pairs(BFloat16* to, Vi first, Vi second) {
+// Pairs of elements of a position, and those of the next position: each element of both side by side, the first kLanes at `low`.
+ENGINE_INLINE void store_pairs(BFloat16* low, BFloat16* high, Vi first, Vi second) {
   const Vf even = bit_cast<Vf>((first & splat(0xffff)) | second << 16);
   const Vf odd = bit_cast<Vf>((first >> 16 & splat(0xffff)) | (second & splat(int32_t(0xffff0000))));
-  store(to, interleave_low(even, odd));
-  store(to + 2 * kLanes, interleave_high(even, odd));
+  store(low, interleave_low(even, odd));
+  store(high, interleave_high(even, odd));
 }
+
+// Copies of values, so that a panel's positions lie one after another: [panels, positions, 16], or in pairs of positions
+// [panels, positions / 2, 16, 2] where elements are multiplied in pairs.
+template <class Element>
+struct CopiedValues {
+  using Value = Copied<Element>;
+  static constexpr int kPart = kTogether<Element>;
+  static constexpr int64_t kStride = kPanel * kPart;  // from one position, or pair of positions, to the next
+
+  Value* first;
+  int64_t positions;  // of all blocks
+
+  int64_t panel_stride() const { return positions * kPanel; }
+  Value* block(int64_t position) const { return first + position * kPanel; }
+  Value* at(int64_t position, int64_t d) const {
+    return first + d / kPanel * panel_stride() + position / kPart * kStride + d % kPanel * kPart + position % kPart;
+  }
+  // Zeros behind the first `count` elements of the positions from begin to end, up to a whole panel.
+  void pad(int64_t begin, int64_t end, int64_t count) const {
+    for (int64_t d = count; d % kPanel != 0; ++d)
+      for (int64_t j = begin; j < end; ++j) *at(j, d) = Value{};
+  }
+};
 
 template <class Element>
 struct BlockLayout {
@@ -121,10 +144,21 @@ struct BlockLayout {
       for (int64_t d = 0; d < head_dim; ++d) row[d * kPart] = scratch[d];
   }
 
-  // The first `count` elements of every key of a block as values of which a row begins every `stride`: in pairs of rows where
-  // elements are multiplied in pairs. What is behind them in a row is zero.
-  void read_keys(const Element* block, int64_t count, Copied<Element>* to, int64_t stride) const {
-    using Value = Copied<Element>;
+  // Copies the first `count` elements of every value of a block, which is the one from `position` on.
+  void copy_values(const Element* block, int64_t count, const CopiedValues<Element>& to, int64_t position) const {
+    constexpr int kPart = kTogether<Element>;
+    for (int64_t begin = 0; begin < count; begin += kPanel) {
+      const int64_t here = std::min<int64_t>(kPanel, count - begin);
+      for (int64_t j = 0; j < block_size; ++j) {
+        const Element* const from = block + (j / kPart * head_dim + begin) * kPart + j % kPart;
+        Copied<Element>* const row = to.at(position + j, begin);
+        for (int64_t d = 0; d < here; ++d) row[d * kPart] = copied(from[d * kPart]);
+      }
+    }
+    to.pad(position, position + block_size, count);
+  }
+  // The same of every key.
+  void copy_keys(const Element* block, int64_t count, const CopiedValues<Element>& to, int64_t position) const {
     constexpr int kPart = kTogether<Element>;
     int64_t d = 0;
     for (; d + kPart * kLanes <= count; d += kPart * kLanes)
@@ -136,16 +170,15 @@ struct BlockLayout {
           else rows[i] = load_vector<Vf>(from);
         }
         transpose(rows);
-        if constexpr (kPart == 1) {
-          for (int i = 0; i < kLanes; ++i) store(to + (j + i) * stride + d, rows[i]);
-        } else {
-          for (int i = 0; i < kLanes; i += 2) store_pairs(to + (j + i) / 2 * stride + 2 * d, bit_cast<Vi>(rows[i]), bit_cast<Vi>(rows[i + 1]));
+        for (int i = 0; i < kLanes; i += kPart) {
+          Copied<Element>* const row = to.at(position + j + i, d);
+          if constexpr (kPart == 1) store(row, rows[i]);
+          else store_pairs(row, to.at(position + j + i, d + kLanes), bit_cast<Vi>(rows[i]), bit_cast<Vi>(rows[i + 1]));
         }
       }
     for (; d < count; ++d)
-      for (int64_t j = 0; j < block_size; ++j)
-        to[j / kPart * stride + d * kPart + j % kPart] = copied(block[d / kPart * kPart * block_size + j * kPart + d % kPart]);
-    for (int64_t j = 0; j < block_size; j += kPart) std::fill(to + j / kPart * stride + count * kPart, to + (j / kPart + 1) * stride, Value{});
+      for (int64_t j = 0; j < block_size; ++j) *to.at(position + j, d) = copied(block[d / kPart * kPart * block_size + j * kPart + d % kPart]);
+    to.pad(position, position + block_size, count);
   }
 };
 

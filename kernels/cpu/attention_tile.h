@@ -130,7 +130,8 @@ template <class Value>
 struct Values {
   const Value* const* blocks;
   const Value* const* next;  // blocks to fetch meanwhile
-  int64_t stride;  // from one position, or pair of positions, to the next
+  int64_t stride;            // from one position, or pair of positions, to the next
+  int64_t panel_stride;      // from one panel to the next
 };
 
 template <class Element>
@@ -256,13 +257,13 @@ struct TileAttention {
         for (int v = 0; v < kVectors; ++v) sum[r][v] = load(to + r * width + v * kLanes);
     for (int64_t block = seen.begin / size; block * size < seen.end; ++block) {
       const int64_t begin = std::max(seen.begin - block * size, int64_t{0}), end = std::min(seen.end - block * size, size);
-      const Value *rows = values.blocks[block] + panel * kPanel * kStep, *next = values.next[block] + panel * kPanel * kStep;
+      const Value *rows = values.blocks[block] + panel * values.panel_stride, *next = values.next[block] + panel * values.panel_stride;
       const Factor* weight_at = weights + block * size;
       auto add = [&](int64_t j, auto seen_of) {
 #pragma GCC unroll 4
-        for (int p = 0; p < Panels; p += kPanelsPerLine<Value>) __builtin_prefetch(next + j / kStep * values.stride + p * kPanel * kStep);
+        for (int p = 0; p < Panels; p += kPanelsPerLine<Value>) __builtin_prefetch(next + j / kStep * values.stride + p * values.panel_stride);
         add_products<Rows, kVectors>([&](int r) { return weight_at + r * tile * kWeightsPerScore + j; },
-                                     [&](int v) { return seen_of(multiplicands(rows + j / kStep * values.stride + v * kLanes * kStep)); }, sum);
+                                     [&](int v) { return seen_of(multiplicands(rows + j / kStep * values.stride + v / kHalves * values.panel_stride + v % kHalves * kLanes * kStep)); }, sum);
       };
       each_step(begin, end, add);
     }

@@ -1,6 +1,7 @@
 """Cohere: one LayerNorm for attention and channel, which run side by side; neighbours rotate together; logits are scaled."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...errors import UnsupportedModelError
@@ -121,8 +122,30 @@ def _of_gguf(model_type: str) -> Any:
     return read
 
 
+def _cohere2_moe_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    """Weights of experts are sigmoids; what is beside experts and they are averaged."""
+    values = gguf.common(settings, found) | gguf.experts(settings, gating=2)
+    settings.ignore("expert_shared_feed_forward_length")
+    return (
+        values
+        | {
+            "model_type": "cohere2_moe",
+            "logit_scale": settings.number("logit_scale"),
+            "sliding_window": settings.integer("attention.sliding_window"),
+            "intermediate_size": values["moe_intermediate_size"],
+            "prefix_dense_intermediate_size": values["intermediate_size"],
+            "first_k_dense_replace": settings.integer("leading_dense_block_count"),
+            "num_shared_experts": settings.integer("expert_shared_count", 0),
+            "norm_topk_prob": settings.flag("expert_weights_norm", False),
+            "expert_selection_fn": "sigmoid",
+        }
+        | gguf.layer_types(settings, 4)
+    )
+
+
 _GGUF_NAMES = NameTable(sources=gguf.SOURCES, ignored=gguf.VECTORS, interleaved=True)
 GGUF = (
     GGUFEntry(architectures=("command-r",), settings=_of_gguf("cohere"), names=_GGUF_NAMES),
     GGUFEntry(architectures=("cohere2",), settings=_of_gguf("cohere2"), names=_GGUF_NAMES),
+    GGUFEntry(architectures=("cohere2moe",), settings=_cohere2_moe_of_gguf, names=replace(_GGUF_NAMES, further_layers=gguf.LAYER)),
 )

@@ -86,7 +86,7 @@ def common(
     return {
         "hidden_size": hidden_size,
         "intermediate_size": settings.integer("feed_forward_length") if intermediate_size is None else intermediate_size,
-        "num_hidden_layers": settings.integer("block_count") - settings.integer("nextn_predict_layers", 0),
+        "num_hidden_layers": num_layers(settings),
         "num_attention_heads": heads,
         "num_key_value_heads": settings.integer("attention.head_count_kv", heads) if kv_heads is None else kv_heads,
         "head_dim": head_dim,
@@ -97,6 +97,11 @@ def common(
         "rope_theta": settings.number("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(settings, found.vectors),
     } | _eps(settings)
+
+
+def num_layers(settings: Settings) -> int:
+    """Those behind them, which predict more than the next token, do not count."""
+    return settings.integer("block_count") - settings.integer("nextn_predict_layers", 0)
 
 
 def experts(settings: Settings, *, count: str = "num_experts", gating: int = 1, scaled: bool = False) -> dict[str, Any]:
@@ -138,15 +143,15 @@ def window(settings: Settings) -> int:
 
 
 def layer_types(settings: Settings, period: int | None = None) -> dict[str, Any]:
-    """Which layers have the window, as settings of config.json; `period`: every so manieth has none, where the file does not say."""
-    pattern = settings.raw("attention.sliding_window_pattern")
+    """Which layers have the window, as settings of config.json; `period`: every so manieth has none, where the file does not say. What
+    the file says of layers that draft is left out, as they are."""
+    pattern, count = settings.raw("attention.sliding_window_pattern"), num_layers(settings)
     if isinstance(pattern, list):
-        return {"layer_types": ["sliding_attention" if slides else "full_attention" for slides in pattern]}
+        return {"layer_types": ["sliding_attention" if slides else "full_attention" for slides in pattern[:count]]}
     if pattern is None and period is None:
         return {}
     every = settings.integer("attention.sliding_window_pattern", period)
-    types = ["full_attention" if (index + 1) % every == 0 else "sliding_attention" for index in range(settings.integer("block_count"))]
-    return {"layer_types": types}
+    return {"layer_types": ["full_attention" if (index + 1) % every == 0 else "sliding_attention" for index in range(count)]}
 
 
 def ropes_by_type(settings: Settings, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -246,6 +246,13 @@ def _dots1_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
     return _deepseek_like("dots1", found, settings, sliding_window=None)
 
 
+def _exaone_moe_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    settings.ignore("expert_shared_feed_forward_length")
+    values = _deepseek_like("exaone_moe", found, settings, sliding_window=gguf.window(settings) or None)
+    counts = {"num_experts": values["n_routed_experts"], "num_shared_experts": values["n_shared_experts"]}
+    return values | counts | (gguf.layer_types(settings, 4) if values["sliding_window"] else {})
+
+
 def _minimax_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
     values = gguf.common(settings, found) | gguf.experts(settings, count="num_local_experts", gating=2)
     return values | {"model_type": "minimax_m2", "intermediate_size": values["moe_intermediate_size"]}
@@ -258,5 +265,6 @@ GGUF = (
         names=replace(gguf.NAMES_WITH_POST_ATTENTION_NORM, further_layers=gguf.LAYER),
     ),
     GGUFEntry(architectures=("dots1",), settings=_dots1_of_gguf, names=gguf.NAMES),
+    GGUFEntry(architectures=("exaone-moe",), settings=_exaone_moe_of_gguf, names=replace(gguf.NAMES, further_layers=gguf.LAYER)),
     GGUFEntry(architectures=("minimax-m2",), settings=_minimax_of_gguf, names=gguf.NAMES),
 )

@@ -386,10 +386,22 @@ def _ernie_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
     )
 
 
+def _hunyuan_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    """All layers have as many experts there, of the size of the channel beside them."""
+    settings.ignore("expert_shared_count", "expert_shared_feed_forward_length")
+    values = gguf.common(settings, found) | gguf.experts(settings)
+    return values | {
+        "model_type": "hunyuan_v1_moe",
+        "intermediate_size": values["moe_intermediate_size"],
+        "moe_topk": values["num_experts_per_tok"],
+    }
+
+
 GGUF = (
     GGUFEntry(architectures=("qwen2moe",), settings=_qwen2_of_gguf, names=gguf.NAMES),
     GGUFEntry(architectures=("qwen3moe",), settings=_qwen3_of_gguf, names=gguf.NAMES),
     GGUFEntry(architectures=("olmoe",), settings=_olmoe_of_gguf, names=gguf.NAMES),
     GGUFEntry(architectures=("gpt-oss",), settings=_gpt_oss_of_gguf, names=gguf.NAMES_WITH_POST_ATTENTION_NORM),
     GGUFEntry(architectures=("ernie4_5-moe",), settings=_ernie_of_gguf, names=gguf.INTERLEAVED_NAMES),
+    GGUFEntry(architectures=("hunyuan-moe",), settings=_hunyuan_of_gguf, names=gguf.NAMES),
 )

@@ -9,7 +9,8 @@ from ..parts.attention import GateSpec, QKNormSpec
 from ..parts.moe import MoESpec
 from ..settings import Settings, brief
 from ..spec import EmbedSpec, ModelSpec
-from .architecture import HFEntry
+from . import gguf
+from .architecture import GGUFEntry, GGUFSource, HFEntry
 from .experts import by_layer, router, shared, shared_mlp
 from .glm_moe import DEEPSEEK_SOURCES
 from .hf import around, attention, before, dense, mlp, num_layers, rms, rope, window_size, windows_by_type
@@ -222,5 +223,51 @@ HF = (
         },
         read=_flint,
         names=_FLINT_NAMES,
+    ),
+)
+
+
+def _afmoe_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    """Embeddings are always scaled, as llama.cpp has it, which writes no key for it."""
+    if not settings.flag("expert_weights_norm", True):
+        raise UnsupportedModelError(f"{settings.source}: expert_weights_norm = false is not supported of Trinity", hint="true is")
+    values = gguf.common(settings, found) | gguf.experts(settings, gating=2, scaled=True)
+    return (
+        values
+        | {
+            "model_type": "afmoe",
+            "num_dense_layers": settings.integer("leading_dense_block_count", 0),
+            "num_shared_experts": settings.integer("expert_shared_count", 0),
+            "route_scale": values["routed_scaling_factor"],
+            "sliding_window": gguf.window(settings) or None,
+            "mup_enabled": True,
+        }
+        | gguf.layer_types(settings, 4)
+    )
+
+
+def _hy_v3_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    """Which layers have experts is what their tensors say."""
+    if not settings.flag("expert_weights_norm", True):
+        raise UnsupportedModelError(f"{settings.source}: expert_weights_norm = false is not supported of Hunyuan 3", hint="true is")
+    values = gguf.common(settings, found) | gguf.experts(settings, gating=2, scaled=True)
+    size, shared_size = values["moe_intermediate_size"], settings.integer("expert_shared_feed_forward_length", 0)
+    sparse = [f"{gguf.LAYER.format(index)}ffn_gate_inp.weight" in found.tensors for index in range(values["num_hidden_layers"])]
+    return values | {
+        "model_type": "hy_v3",
+        "num_shared_experts": shared_size // size if shared_size else 1,
+        "router_scaling_factor": values["routed_scaling_factor"],
+        "mlp_layer_types": ["sparse" if each else "dense" for each in sparse],
+    }
+
+
+_OF_AFMOE = gguf.SOURCES | {"layers.{}.attention.gate.weight": gguf.LAYER + "attn_gate.weight"}
+_OF_HY = gguf.SOURCES | {"layers.{}.mlp.router.choice_bias": (gguf.LAYER + "exp_probs_b", gguf.LAYER + "exp_probs_b.bias")}
+GGUF = (
+    GGUFEntry(architectures=("afmoe",), settings=_afmoe_of_gguf, names=NameTable(sources=_OF_AFMOE, ignored=gguf.VECTORS)),
+    GGUFEntry(
+        architectures=("hy-v3",),
+        settings=_hy_v3_of_gguf,
+        names=NameTable(sources=_OF_HY, ignored=gguf.VECTORS, further_layers=gguf.LAYER),
     ),
 )

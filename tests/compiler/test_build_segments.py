@@ -48,11 +48,14 @@ def test_quantized_layers_are_one_segment_too(quantize: str, formats: set[str], 
     assert set(held_formats(manifest).values()) - {"f32"} == formats
 
 
-def test_everything_anew_with_paths_as_people_type_them(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_everything_anew_with_paths_as_people_type_them(
+    request: pytest.FixtureRequest, tmp_path: Path, tiny_checkpoint: Path, compiled_kernels: Path
+) -> None:
     """Relative to a directory with a space in its name: compilers do not run in it, and not all of them know of quotes. Temporary files
     are in such a one too.
 
-    Along with it: the debug dump shows every step, and nothing else is left lying about.
+    Along with it: the debug dump shows every step, nothing else is left lying about, and the kernel library is the same to the byte as
+    one from sources in another place.
     """
     place = tmp_path / "My Models"
     shutil.copytree(tiny_checkpoint, place / "model")
@@ -75,6 +78,8 @@ def test_everything_anew_with_paths_as_people_type_them(tmp_path: Path, tiny_che
     assert sorted(path.name for path in place.iterdir()) == ["artifact", "dump", "model", "store"]
     manifest, dump = load_manifest(place / "artifact"), place / "dump"
     verify(place / "artifact", manifest)
+    if not request.config.getoption("--kernel-flags"):
+        assert (place / "artifact" / manifest.kernel_library).read_bytes() == compiled_kernels.read_bytes()
     assert "aten.linear.default" in (dump / "graphs" / "00-traced.py").read_text()
     assert "engine.linear_dense" in (dump / "graphs" / "after-assign_weight_kernels.py").read_text()
     assert any("engine.attention" in path.read_text() for path in (dump / "bytecode").glob("*.py"))

@@ -24,7 +24,8 @@ def smallest_segment(artifact: Path, manifest: Manifest) -> str:
 def rebuilt(tiny_artifact: Path, tiny_checkpoint: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_artifact` built again in another process, home, directory, time zone, locale and order of hashing.
 
-    All is done anew but for what takes longest: the library (see `kernel_library`) and all segments but one come from the store.
+    All is done anew but for what takes longest: the library (test_build_segments.py makes that again) and all segments but one come from
+    the store.
     """
     place = tmp_path_factory.mktemp("another-user") / "far" / "away"
     checkpoint = shutil.copytree(tiny_checkpoint, place / "models" / tiny_checkpoint.name)
@@ -50,14 +51,6 @@ def test_two_builds_are_the_same_to_the_byte(tiny_artifact: Path, rebuilt: Path)
     lines = [(artifact / "manifest.json").read_bytes().splitlines() for artifact in (tiny_artifact, rebuilt)]
     assert all(one == other or b'"created":' in one for one, other in zip(*lines, strict=True))
     assert load_manifest(tiny_artifact).digest == load_manifest(rebuilt).digest
-
-
-def test_the_library_does_not_depend_on_where_its_sources_lie(
-    request: pytest.FixtureRequest, tiny_artifact: Path, kernel_library: Path
-) -> None:
-    if request.config.getoption("--kernel-flags"):
-        pytest.skip("the library under test is for another target")
-    assert kernel_library.read_bytes() == (tiny_artifact / load_manifest(tiny_artifact).kernel_library).read_bytes()
 
 
 def test_no_path_of_this_machine_is_in_the_code(tiny_artifact: Path) -> None:

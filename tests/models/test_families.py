@@ -31,7 +31,7 @@ STEPS = [TOKENS[:21], TOKENS[21:40], *([token] for token in TOKENS[40:])]
 ENDS = torch.tensor([len(step) for step in STEPS]).cumsum(0) - 1
 REFERENCED = [name for name in (*causal_families(), *VARIANTS) if name not in NO_REFERENCE]
 # The files hold what frequencies are divided by in float32; from config.json they are computed in float64.
-ROUNDED_ROPE = {"apertus", "exaone", "exaone4", "exaone4-full", "hunyuan_v1_dense", "llama4_text"}
+ROUNDED_ROPE = {"apertus", "exaone", "exaone4", "exaone4-full", "hunyuan_v1_dense", "hunyuan_v1_moe", "llama4_text"}
 
 
 TEXTS = (

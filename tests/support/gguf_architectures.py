@@ -19,9 +19,11 @@ Transform = Callable[[Weights, Config], Weights]
 
 @dataclass(frozen=True, kw_only=True)
 class GgufArchitecture:
-    """One architecture of GGUF: keys besides the common ones (None removes one), transforms of the weights, in order."""
+    """One architecture of GGUF: keys besides the common ones (None removes one), transforms of the weights, in order. like: one that has
+    the same tensors, where the `gguf` package does not know this one."""
 
     name: str
+    like: str = ""
     keys: Callable[[Config, Weights], dict[str, Any]] = lambda config, weights: {}
     transforms: tuple[Transform, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
@@ -227,6 +229,7 @@ def _parts_of_experts(layer: str, name: str, weight: np.ndarray, config: Config)
         "e_score_correction_bias": "gate.e_score_correction.bias",
         "gate.e_score_correction_bias": "gate.e_score_correction.bias",
         "moe_statics.e_score_correction_bias": "gate.e_score_correction.bias",
+        "expert_bias": "expert_bias.bias",
     }
     return {f"{layer}.mlp.{renamed.get(name, name)}": weight.squeeze() if "correction" in name or "shared_expert_gate" in name else weight}
 
@@ -361,7 +364,7 @@ def _mistral3_keys(config: Config, weights: Weights) -> dict[str, Any]:
 def expert_keys(config: Config, weights: Weights) -> dict[str, Any]:
     return {
         "expert_count": first(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
-        "expert_used_count": first(config, "num_experts_per_tok", "moe_k"),
+        "expert_used_count": first(config, "num_experts_per_tok", "moe_k", "moe_topk"),
         "expert_feed_forward_length": config.get("moe_intermediate_size"),
         "expert_shared_feed_forward_length": config.get("shared_expert_intermediate_size"),
     }
@@ -387,8 +390,67 @@ def _sigmoid_keys(config: Config, weights: Weights) -> dict[str, Any]:
         "expert_shared_count": config.get("n_shared_experts"),
         "expert_weights_scale": config.get("routed_scaling_factor"),
         "expert_weights_norm": config.get("norm_topk_prob"),
-        "leading_dense_block_count": config.get("first_k_dense_replace"),
+        "leading_dense_block_count": _leading_dense(config),
         "rope.dimension_count": rotary_width(config),
+    }
+
+
+def _leading_dense(config: Config) -> int | None:
+    """How many layers without experts come first."""
+    types: list[str] | None = config.get("mlp_layer_types")
+    return config.get("first_k_dense_replace") if types is None else [*types, "sparse"].index("sparse")
+
+
+def _hunyuan_moe_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    """Numbers that may be given for each layer are written once; the base of positions as it is once stretched."""
+    size = config["intermediate_size"]
+    sizes = {"expert_feed_forward_length": size, "expert_shared_feed_forward_length": size}
+    counts = {"expert_used_count": config["moe_topk"], "expert_shared_count": 1}
+    return expert_keys(config, weights) | sizes | counts | _hunyuan_keys(config, weights)
+
+
+def _exaone_moe_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    shared = config["num_shared_experts"]
+    counts = {"expert_shared_count": shared, "expert_shared_feed_forward_length": config["moe_intermediate_size"] * shared}
+    return _sigmoid_keys(config, weights) | _window_keys(config, weights) | counts | {"vocab_size": config["vocab_size"]}
+
+
+def _afmoe_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    own = {"expert_shared_count": config["num_shared_experts"], "leading_dense_block_count": config["num_dense_layers"]}
+    weighted = {"expert_weights_norm": True, "expert_weights_scale": config["route_scale"]}
+    return (
+        _sigmoid_keys(config, weights)
+        | _llama_keys(config, weights)
+        | own
+        | weighted
+        | {"attention.sliding_window": config["sliding_window"]}
+    )
+
+
+def _hy_v3_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    shared = config["moe_intermediate_size"] * config["num_shared_experts"]
+    return _sigmoid_keys(config, weights) | {
+        "expert_shared_count": None,
+        "expert_shared_feed_forward_length": shared,
+        "expert_weights_norm": True,
+        "expert_weights_scale": config["router_scaling_factor"],
+        "leading_dense_block_count": None,
+    }
+
+
+def _cohere2_moe_keys(config: Config, weights: Weights) -> dict[str, Any]:
+    size, shared = config["intermediate_size"], config["num_shared_experts"]
+    return _sigmoid_keys(config, weights) | {
+        "logit_scale": config["logit_scale"],
+        "attention.sliding_window": config["sliding_window"],
+        "attention.sliding_window_pattern": slides(config),
+        "vocab_size": config["vocab_size"],
+        "feed_forward_length": config["prefix_dense_intermediate_size"] or size,
+        "expert_feed_forward_length": size,
+        "expert_shared_count": shared,
+        "expert_shared_feed_forward_length": size * shared,
+        "expert_weights_scale": None,
+        "rope.scaling.type": "none",
     }
 
 
@@ -664,6 +726,38 @@ ARCHITECTURES: dict[str, GgufArchitecture] = {
         settings={"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1, "no_rope_layer_interval": 4, "layer_types": None},
     ),
     "dbrx": GgufArchitecture(name="dbrx", keys=_dbrx_keys, transforms=(split_dbrx,)),
+    "hunyuan_v1_moe": GgufArchitecture(
+        name="hunyuan-moe",
+        keys=_hunyuan_moe_keys,
+        transforms=(merge_experts,),
+        settings={"rope_parameters": {"rope_type": "dynamic", "rope_theta": 7000.0, "alpha": 1000.0, "factor": 1.0}},
+    ),
+    "exaone_moe": GgufArchitecture(
+        name="exaone-moe",
+        keys=_exaone_moe_keys,
+        transforms=(merge_experts,),
+        settings={"n_group": 1, "topk_group": 1, "mlp_layer_types": ["dense", *["sparse"] * 3]},
+    ),
+    "afmoe": GgufArchitecture(
+        name="afmoe",
+        keys=_afmoe_keys,
+        transforms=(merge_experts,),
+        # Files do not say that embeddings are scaled: llama.cpp always does.
+        settings={"mup_enabled": True, "global_attn_every_n_layers": 4, "layer_types": None},
+    ),
+    "hy_v3": GgufArchitecture(name="hy-v3", like="exaone-moe", keys=_hy_v3_keys, transforms=(merge_experts,)),
+    "cohere2_moe": GgufArchitecture(
+        name="cohere2moe",
+        like="dots1",
+        keys=_cohere2_moe_keys,
+        transforms=(merge_experts,),
+        settings={
+            "expert_selection_fn": "sigmoid",
+            "num_shared_experts": 2,
+            "mlp_layer_types": ["dense", *["sparse"] * 3],
+            "prefix_dense_intermediate_size": 192,
+        },
+    ),
     "mimo_v2_flash": GgufArchitecture(name="mimo2", keys=_mimo_keys, transforms=(merge_experts, suffix_sinks)),
     "ernie4_5_moe": GgufArchitecture(
         name="ernie4_5-moe", keys=_ernie_moe_keys, transforms=(merge_experts,), settings={"mlp_layer_types": None}

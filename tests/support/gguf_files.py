@@ -45,7 +45,7 @@ def write_gguf(
     writer = gguf.GGUFWriter(path, how.name, split_max_tensors=split_max_tensors)
     for key, value in (keys | tokenizer_metadata(directory) | (metadata or {})).items():
         _add(writer, key, value)
-    _add_tensors(writer, how.name, keys[f"{how.name}.block_count"], weights, quantization)
+    _add_tensors(writer, how.like or how.name, keys[f"{how.name}.block_count"], weights, quantization)
     for name, value in (scales or {}).items():
         writer.add_tensor(name, np.array([value], dtype=np.float32))
     writer.write_header_to_file()
