@@ -335,7 +335,10 @@ HF = (
         names=NameTable(
             sources=SOURCES
             | {f"layers.{{}}.mlp.router.{kind}": f"{_MLP}router.{kind}" for kind in ("weight", "bias")}
-            | all_experts(_MLP + "experts.gate_up_proj", _MLP + "experts.down_proj", alternating_gate_up_of_experts, transposed=True)
+            | either(
+                all_experts(_MLP + "experts.gate_up_proj", _MLP + "experts.down_proj", alternating_gate_up_of_experts, transposed=True),
+                all_experts(_MLP + "experts.gate_up_proj_blocks", _MLP + "experts.down_proj_blocks", alternating_gate_up_of_experts),
+            )
             | biases_of_experts(_MLP + "experts.gate_up_proj_bias", _MLP + "experts.down_proj_bias"),
             ignored=IGNORED,
         ),

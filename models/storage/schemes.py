@@ -10,6 +10,7 @@ from .dense import DenseStorage, Storage
 from .fp8 import FP8Storage, fp8_format
 from .gptq import GPTQStorage
 from .modelopt import ModelOptStorage
+from .mxfp4_experts import MXFP4ExpertsStorage
 from .safetensors_header import StoredTensor
 
 KEYS = ("quantization_config", "compression_config")
@@ -47,6 +48,8 @@ def opener_of(config: Mapping[str, Any]) -> Opener | None:
     if scheme in ("gptq", "awq"):
         storage = GPTQStorage if scheme == "gptq" else AWQStorage
         return lambda tensors: storage(settings, tensors)
+    if scheme == "mxfp4":
+        return MXFP4ExpertsStorage
     if scheme.startswith("modelopt"):
         return lambda tensors: ModelOptStorage(settings, tensors)
     if scheme == "compressed-tensors" and format in (*WHOLE_NUMBERS, *FOUR_BIT_FLOATS):

@@ -7,9 +7,10 @@ import pytest
 import torch
 import transformers
 from compressed_tensors.quantization import QuantizationConfig, QuantizationStatus, apply_quantization_config
+from families import write_tiny_checkpoint
 from gguf_files import write_gguf
 from held_formats import held_formats
-from quantized_checkpoints import TOKEN_ACTIVATIONS, TOKEN_WEIGHTS, Scheme, awq, compressed, gptq, write_quantized
+from quantized_checkpoints import TOKEN_ACTIVATIONS, TOKEN_WEIGHTS, Scheme, awq, compressed, gptq, write_mxfp4_experts, write_quantized
 from random_checkpoints import VOCAB_SIZE, write_random_checkpoint
 from weight_blocks import GGUF_TYPES
 
@@ -95,6 +96,17 @@ def test_published_schemes_are_served_as_they_are(scheme: Scheme, store: Path, t
     summary = build(BuildOptions(model=model, output=artifact, store=store))
     assert summary.widened == ""
     assert any(weight.format.startswith(("w", "nvfp4")) for weight in load_manifest(artifact).weights.values())
+    assert main(["verify", str(artifact), "--against", model, "--max-kl", "0.001"]) == 0
+
+
+@pytest.mark.exhaustive
+def test_gpt_oss_is_served_as_it_is_published(store: Path, tmp_path: Path) -> None:
+    plain = write_tiny_checkpoint("gpt_oss", tmp_path / "plain")
+    write_mxfp4_experts(plain, tmp_path / "model")
+    model, artifact = str(tmp_path / "model"), tmp_path / "artifact"
+    summary = build(BuildOptions(model=model, output=artifact, store=store))
+    assert summary.widened == ""
+    assert "mxfp4" in set(held_formats(load_manifest(artifact)).values())
     assert main(["verify", str(artifact), "--against", model, "--max-kl", "0.001"]) == 0
 
 

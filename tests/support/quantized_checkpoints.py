@@ -1,9 +1,10 @@
-"""Checkpoints in published schemes of whole numbers, made of random ones, and the values that each stands for.
+"""Checkpoints in published schemes, made of random ones, and the values that each stands for.
 
-GPTQ and AWQ by their formulas; compressed-tensors by its own library.
+GPTQ and AWQ by their formulas; compressed-tensors and gpt-oss's MXFP4 by their own libraries.
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 SHAPE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
 TOKEN_ACTIVATIONS: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
@@ -160,3 +162,23 @@ def _packed(codes: Tensor, bits: int, dim: int) -> Tensor:
     shifts = torch.arange(0, 32, bits).view(-1, *[1] * (codes.ndim - dim - 1))
     total = (words << shifts).sum(dim + 1)
     return torch.where(total >= 1 << 31, total - (1 << 32), total).to(torch.int32)
+
+
+def write_mxfp4_experts(plain: Path, directory: Path, seed: int = 0) -> None:
+    """Writes a random gpt-oss checkpoint as it is published, its experts' blocks drawn anew, into `directory`, and what these stand for,
+    by transformers, into `plain`."""
+    generator = torch.Generator().manual_seed(seed)
+    values = load_file(plain / "model.safetensors")
+    packed = dict(values)
+    for name in [name for name in values if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, columns, rows = packed.pop(name).shape
+        blocks = torch.randint(0, 256, (experts, rows, columns // 32, 16), generator=generator, dtype=torch.uint8)
+        scales = torch.randint(117, 122, (experts, rows, columns // 32), generator=generator, dtype=torch.uint8)
+        packed |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        values[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).contiguous()
+    shutil.copytree(plain, directory)
+    config = json.loads((plain / "config.json").read_text())
+    scheme = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
+    (directory / "config.json").write_text(json.dumps(config | {"quantization_config": scheme}))
+    save_file(packed, directory / "model.safetensors")
+    save_file(values, plain / "model.safetensors")
