@@ -58,6 +58,8 @@ def partition(
     inputs: the step's, of which the graph's placeholders are some. results: what its outputs are called.
     cuts_are_segments: whether the operators at the cuts are compiled like what is between them.
     """
+    if not cuts_are_segments:
+        _take_views_along(graph)
     (output,) = graph.find_nodes(op="output")
     names: dict[fx.Node, str] = {node: node.meta["ref"] for node in graph.find_nodes(op="placeholder")}
     calls: list[Call] = []
@@ -77,6 +79,41 @@ def partition(
     values: list[Any] = [outputs] if isinstance(outputs, fx.Node) else list(outputs)
     named = {result: names[value] for result, value in zip(results, values, strict=True)}
     return Partition(inputs=inputs, calls=_with_frees(calls, named.values()), forms=forms, results=named)
+
+
+def _take_views_along(graph: fx.Graph) -> None:
+    """Where a segment would be given some columns of a matrix, as of a gate that was computed with q, k and v, it is given the matrix, and
+    takes the columns itself: segments read whole tensors, and a view costs nothing."""
+    group = 0
+    groups: dict[fx.Node, int] = {}
+    taken: dict[tuple[fx.Node, int], fx.Node] = {}
+    for node in list(graph.nodes):
+        is_cut = str(node.target) in CUT_OPERATORS
+        group += is_cut
+        groups[node] = group
+        if is_cut or node.op != "call_function":
+            group += is_cut
+            continue
+        for source in node.all_input_nodes:
+            if groups[source] < group and _is_part(source):
+                with graph.inserting_before(node):
+                    node.replace_input_with(source, _taken_along(graph, source, group, taken))
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Whether it is a view that does not lie in one piece."""
+    value = node.meta.get("val")
+    is_view = node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and node.target.is_view
+    return is_view and isinstance(value, torch.Tensor) and not value.is_contiguous()
+
+
+def _taken_along(graph: fx.Graph, node: fx.Node, group: int, taken: dict[tuple[fx.Node, int], fx.Node]) -> fx.Node:
+    """The same view, in that group of nodes, at the graph's insertion point where it is not there yet."""
+    if (node, group) not in taken:
+        arguments = fx.map_arg(node.args, lambda source: _taken_along(graph, source, group, taken) if _is_part(source) else source)
+        taken[node, group] = graph.create_node("call_function", node.target, arguments, dict(node.kwargs))
+        taken[node, group].meta = dict(node.meta)
+    return taken[node, group]
 
 
 def _cut(graph: fx.Graph) -> list[Piece | fx.Node]:

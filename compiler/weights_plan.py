@@ -71,7 +71,7 @@ def _experts(weight: fx.Node) -> ExpertsInfo | None:
 
 
 def operations_of(recipe: Sequence[str], index: int) -> list[str]:
-    """What is done to one of the sources: where their formats differ, `quantize` names that of each, with + between them."""
+    """What is done to one of the sources: where they are of bands, `quantize` names the format of each, with + between them."""
     operations = [operation.partition(":") for operation in recipe]
     return [f"{name}{colon}{formats.split('+')[index] if is_mixed(formats) else formats}" for name, colon, formats in operations]
 
@@ -82,10 +82,16 @@ def _recipe(stored: Sequence[str], packed_format: str | None, layout: Layout | N
     joined = () if join is None else (join,)
     if packed_format is None:
         return (() if set(stored) == {"f32"} else ("to_float32",)) + joined
-    bands = [band.format for band in read_bands(packed_format)] if is_mixed(packed_format) else []
+    bands = formats_of_sources(packed_format, len(stored)) if is_mixed(packed_format) else []
     wanted = bands or [packed_format] * len(stored)
     is_there = [fp8_layout(format) for format in stored] == [fp8_layout(format) for format in wanted]
     operation = "in_groups" if packed_format in GROUPED else "quantize"
     convert = () if is_there else (_CONVERSIONS.get(packed_format, f"{operation}:{'+'.join(bands) or packed_format}"),)
     pack = ("pack",) if layout == "panels" else ("pack_rows",) if packed_format in FORMATS else ()
     return (*convert, *pack, *joined)
+
+
+def formats_of_sources(packed_format: str, sources: int) -> list[str]:
+    """The format of each of the sources of a weight. A band may be made of several."""
+    formats = [band.format for band in read_bands(packed_format)] if is_mixed(packed_format) else [packed_format]
+    return [format for format in formats for _ in range(sources // len(formats))]

@@ -1,11 +1,13 @@
 """Shape functions: what an operator's result looks like, for tracing. Sizes follow the inputs' symbolic ones."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from .formats import ACTIVATION_BYTES, FLOAT_KERNELS, FP8_KERNELS, GROUP, PANEL_KERNELS, ROW_KERNELS, row_activation_bytes
 from .linear.bands import read_bands
+from .moe.options import RouteOptions
 from .nvidia.packed_rows import FP8_FORMATS, fp8_row_bytes
 from .row_operators import ROW_OPERATORS, TWINS, twin
 
@@ -75,8 +77,8 @@ def _mean_pool(x: torch.Tensor, cu_seqlens: torch.Tensor, seq_lens: torch.Tensor
     return x.new_empty((seq_lens.shape[0], x.shape[1]))
 
 
-def _route(logits: torch.Tensor, choice_bias: object, expert_scale: object, chosen: int, *options: object) -> torch.Tensor:
-    return logits.new_empty((logits.shape[0], 2, chosen), dtype=torch.int32)
+def _route(logits: torch.Tensor, choice_bias: object, expert_scale: object, *options: Any) -> torch.Tensor:
+    return logits.new_empty((logits.shape[0], 2, RouteOptions.of(options).k), dtype=torch.int32)
 
 
 def _route_table(routes: torch.Tensor, experts: int) -> torch.Tensor:

@@ -36,6 +36,7 @@ from .fuse_scaled_add import fuse_scaled_add
 from .fuse_soft_cap import fuse_soft_cap
 from .fuse_xielu import fuse_xielu
 from .group_experts import group_experts
+from .join_shared_expert import join_shared_expert
 from .lower_precision import lower_precision
 from .merge_sibling_linears import merge_sibling_linears
 from .route_experts import route_experts
@@ -78,6 +79,7 @@ def pipeline(
         Pass(name="combine_experts", rewrite=combine_experts),
         Pass(name="assign_weight_kernels", rewrite=partial(assign_weight_kernels, formats=formats, layout=layout), required=True),
         Pass(name="fuse_multiplier", rewrite=fuse_multiplier),
+        Pass(name="join_shared_expert", rewrite=join_shared_expert),
         Pass(name="merge_sibling_linears", rewrite=merge_sibling_linears),
         Pass(name="fuse_residual_add", rewrite=fuse_residual_add),
         Pass(name="fuse_into_attention", rewrite=fuse_into_attention),

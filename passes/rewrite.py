@@ -33,13 +33,16 @@ def replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) 
 def join(graph: fx.Graph, weights: list[fx.Node], how: Join) -> fx.Node:
     """A new placeholder made of those of weights.
 
-    Its meta["parts"] names them, and meta["join"] says how: `compiler/recipes.py` makes it from their values.
+    Its meta["parts"] names them, or what they are made of themselves, and meta["join"] says how: `compiler/recipes.py` makes it from their
+    values.
     """
     names = [weight.meta["ref"].removeprefix("weight:") for weight in weights]
+    parts = [part for weight, name in zip(weights, names, strict=True) for part in weight.meta.get("parts", [name])]
+    assert all(how != "max" and weight.meta["join"] == "concat" for weight in weights if "parts" in weight.meta)
     values: list[torch.Tensor] = [weight.meta["val"] for weight in weights]
     with graph.inserting_before(weights[0]):
         joined = graph.placeholder("_".join(weight.name for weight in weights))
-    joined.meta = dict(weights[0].meta) | {"ref": f"weight:{_joined_name(names)}", "parts": names, "join": how}
+    joined.meta = dict(weights[0].meta) | {"ref": f"weight:{_joined_name(names)}", "parts": parts, "join": how}
     with values[0].fake_mode:  # type: ignore[attr-defined]
         joined.meta["val"] = joined_values(values, how)
     return joined

@@ -10,7 +10,8 @@ from .store import Store
 
 
 def export_entries(manifest: Manifest, source: Store, destination: Store) -> list[Record]:
-    """Copy what the artifact was built from, so that a build from `destination` alone compiles nothing. Returns the records.
+    """Copy what the artifact was built from, so that a build from `destination` alone compiles nothing: where weights were fitted, the
+    quantizers of `source` as well, which no artifact names. Returns the records.
 
     Raises ArtifactError if the source lacks something, BuildError if the destination cannot be written.
     """
@@ -21,7 +22,8 @@ def export_entries(manifest: Manifest, source: Store, destination: Store) -> lis
             f"{source.directory} lacks {len(missing)} of the {len(found)} entries of this artifact: {', '.join(missing)}",
             hint="name the store that it was built with (--store DIR), or build it again",
         )
-    entries = [entry for entry in found.values() if entry is not None]
+    quantizers = _quantizers(source) if manifest.model.calibration else []
+    entries = [entry for entry in (*found.values(), *quantizers) if entry is not None]
     for entry in entries:
         _write(entry, destination)
     return [entry.record for entry in entries]
@@ -44,6 +46,10 @@ def import_entries(source: Store, destination: Store) -> list[Record]:
             _write(entry, destination)
             copied.append(entry.record)
     return copied
+
+
+def _quantizers(store: Store) -> list[Entry | None]:
+    return [store.find(record.identity) for record in store.records() if record.kind == "quantizer"]
 
 
 def _verified(path: Path) -> Entry:

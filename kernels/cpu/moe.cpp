@@ -36,6 +36,7 @@ struct RouteOptions {
   Score weighting;
   bool normalized;
   float eps, least, scale;
+  int64_t shared;
 };
 
 // Of `count` numbers, in place. Sums are in the order of the numbers, which is the same whatever the vectors' width.
@@ -129,6 +130,10 @@ void route_row(const RouteOptions& options, const float* logits, const float* ch
     weights[j] *= options.scale;
     if (expert_scale != nullptr) weights[j] *= expert_scale[ids[j]];
   }
+  for (int64_t j = 0; j < options.shared; ++j) {
+    ids[options.chosen + j] = int32_t(experts + j);
+    weights[options.chosen + j] = 1.0f;
+  }
 }
 
 Tensor empty_ints(std::initializer_list<int64_t> sizes) { return empty_tensor(sizes, aoti_torch_dtype_int32(), 4); }
@@ -137,20 +142,22 @@ Tensor route(Tensor logits, std::optional<Tensor> choice_bias, std::optional<Ten
   check_rows(logits, ScalarType::Float, 2, "logits");
   const int64_t tokens = logits.size(0), experts = logits.size(1);
   STD_TORCH_CHECK(options.chosen > 0 && options.chosen <= experts, options.chosen, " of ", experts, " experts cannot be chosen");
+  STD_TORCH_CHECK(options.shared >= 0, options.shared, " experts cannot be shared");
   STD_TORCH_CHECK(options.groups > 0 && experts % options.groups == 0 && options.kept > 0 && options.kept <= options.groups &&
                       options.best > 0 && options.best <= experts / options.groups,
                   experts, " experts cannot be in ", options.groups, " groups");
   const float* bias = vector_of(choice_bias, experts, "choice_bias");
   const float* scales = vector_of(expert_scale, experts, "expert_scale");
-  Tensor routes = empty_ints({tokens, 2, options.chosen});
+  const int64_t each = options.chosen + options.shared;
+  Tensor routes = empty_ints({tokens, 2, each});
   int32_t* to = static_cast<int32_t*>(routes.data_ptr());
   const float* from = data<float>(logits);
   const int64_t stride = row_stride(logits);
   parallel_for(tokens, 4, threads_for(tokens * experts * 16), [&](int64_t begin, int64_t end) {
     static thread_local RouteScratch scratch;
     for (int64_t t = begin; t < end; ++t) {
-      int32_t* ids = to + t * 2 * options.chosen;
-      route_row(options, from + t * stride, bias, scales, experts, scratch, ids, reinterpret_cast<float*>(ids + options.chosen));
+      int32_t* ids = to + t * 2 * each;
+      route_row(options, from + t * stride, bias, scales, experts, scratch, ids, reinterpret_cast<float*>(ids + each));
     }
   });
   return routes;
@@ -158,9 +165,9 @@ Tensor route(Tensor logits, std::optional<Tensor> choice_bias, std::optional<Ten
 
 Tensor route_of_numbers(Tensor logits, std::optional<Tensor> choice_bias, std::optional<Tensor> expert_scale, int64_t chosen, std::string score,
                         int64_t groups, int64_t kept, int64_t best, bool zero_outside, std::string weighting, bool normalized, double eps,
-                        double least, double scale) {
+                        double least, double scale, int64_t shared) {
   return route(logits, choice_bias, expert_scale,
-               {chosen, score_of(score), groups, kept, best, zero_outside, score_of(weighting), normalized, float(eps), float(least), float(scale)});
+               {chosen, score_of(score), groups, kept, best, zero_outside, score_of(weighting), normalized, float(eps), float(least), float(scale), shared});
 }
 
 Tensor route_table(Tensor routes, int64_t experts) {
@@ -301,11 +308,11 @@ STABLE_TORCH_LIBRARY_IMPL(engine, CPU, m) {
 
 ENGINE_EXPORT aoti_torch_cpu_route(AtenTensorHandle logits, AtenTensorHandle* choice_bias, AtenTensorHandle* expert_scale, int64_t chosen,
                                    const char* score, int64_t groups, int64_t kept, int64_t best, int32_t zero_outside, const char* weighting,
-                                   int32_t normalized, double eps, double least, double scale, AtenTensorHandle* result) {
+                                   int32_t normalized, double eps, double least, double scale, int64_t shared, AtenTensorHandle* result) {
   return engine::return_to_c(result, [&] {
     return engine::route(engine::borrow(logits), engine::borrow_optional(choice_bias), engine::borrow_optional(expert_scale),
                          {chosen, engine::score_of(score), groups, kept, best, zero_outside != 0, engine::score_of(weighting), normalized != 0,
-                          float(eps), float(least), float(scale)});
+                          float(eps), float(least), float(scale), shared});
   });
 }
 ENGINE_EXPORT aoti_torch_cpu_route_table(AtenTensorHandle routes, int64_t experts, AtenTensorHandle* result) {

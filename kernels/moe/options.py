@@ -1,13 +1,14 @@
 """What a router does with its logits, as the numbers and words that the operator `route` takes after its tensors."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class RouteOptions:
-    """`models/parts/moe.py` says what each means; here groups is 1 where there are none."""
+    """`models/parts/moe.py` says what each means; here groups is 1 where there are none. shared: how many experts, behind those that have
+    logits, every token has with a weight of 1, after those chosen."""
 
     chosen: int
     score: str
@@ -20,11 +21,20 @@ class RouteOptions:
     eps: float = 0.0
     least: float = 0.0
     scale: float = 1.0
+    shared: int = 0
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> "RouteOptions":
         """From what `astuple` gives."""
         return cls(**dict(zip((field.name for field in fields(cls)), values, strict=True)))
+
+    def with_shared(self, count: int) -> "RouteOptions":
+        return replace(self, shared=count)
+
+    @property
+    def k(self) -> int:
+        """How many experts a token has."""
+        return self.chosen + self.shared
 
     @property
     def arguments(self) -> tuple[Any, ...]:

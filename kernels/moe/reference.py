@@ -1,6 +1,7 @@
 """What the operators of mixtures of experts compute, in plain PyTorch.
 
-route           logits [T, E] float32 -> routes int32 [T, 2, k]: the experts of each token, the best first, and the bits of their weights
+route           logits [T, E] float32 -> routes int32 [T, 2, k]: the experts of each token, the best first, and the bits of their weights;
+                among the k are those that every token shares, last
 sort_routes     routes -> order int32 [E + 1 + 2 P] of P = T * k pairs of token and expert, sorted by expert, then by token: where the pairs
                 of each expert begin, and where the last ones end; the token of each sorted pair; the place of each pair of `routes`
 equal_order     x [E * n, K] of rows that lie by expert, n of each -> the order of such pairs, as sort_routes has it
@@ -43,6 +44,10 @@ def route(logits: Tensor, choice_bias: Tensor | None, expert_scale: Tensor | Non
     weights = weights * given.scale
     if expert_scale is not None:
         weights = weights * expert_scale[chosen]
+    if given.shared:
+        behind = torch.arange(given.shared) + logits.shape[1]
+        chosen = torch.cat((chosen, behind.expand(len(chosen), -1)), dim=1)
+        weights = torch.cat((weights, torch.ones(len(weights), given.shared)), dim=1)
     return torch.stack((chosen.int(), weights.contiguous().view(torch.int32)), dim=1)
 
 

@@ -65,7 +65,7 @@ def route_kernel(
     logits, choice_bias, expert_scale, routes, stride, EXPERTS: tl.constexpr, GROUPS: tl.constexpr, BLOCK_G: tl.constexpr,
     BLOCK_I: tl.constexpr, CHOSEN: tl.constexpr, BLOCK_K: tl.constexpr, SCORE: tl.constexpr, KEPT: tl.constexpr, BEST: tl.constexpr,
     ZERO_OUTSIDE: tl.constexpr, WEIGHTING: tl.constexpr, NORMALIZED: tl.constexpr, EPS: tl.constexpr, LEAST: tl.constexpr,
-    SCALE: tl.constexpr,
+    SCALE: tl.constexpr, SHARED: tl.constexpr,
 ):  # fmt: skip
     """One token. Experts are [G, I]: as many groups as there are, and the experts of each."""
     token = tl.program_id(0).to(tl.int64)
@@ -97,9 +97,12 @@ def route_kernel(
     weights = weights * SCALE
     if expert_scale is not None:
         weights = weights * tl.load(expert_scale + chosen, mask=of_chosen, other=0.0)
-    routes += token * 2 * CHOSEN
-    tl.store(routes + j, chosen, mask=of_chosen)
-    tl.store(routes + CHOSEN + j, weights.to(tl.int32, bitcast=True), mask=of_chosen)
+    there = j < CHOSEN + SHARED
+    chosen = tl.where(of_chosen, chosen, EXPERTS + j - CHOSEN)
+    weights = tl.where(of_chosen, weights, 1.0)
+    routes += token * 2 * (CHOSEN + SHARED)
+    tl.store(routes + j, chosen, mask=there)
+    tl.store(routes + CHOSEN + SHARED + j, weights.to(tl.int32, bitcast=True), mask=there)
 
 
 @triton.jit
@@ -187,7 +190,7 @@ def route(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Lau
                 "BLOCK_G": triton.next_power_of_2(options.groups),
                 "BLOCK_I": triton.next_power_of_2(experts // options.groups),
                 "CHOSEN": options.chosen,
-                "BLOCK_K": triton.next_power_of_2(options.chosen),
+                "BLOCK_K": triton.next_power_of_2(options.k),
                 "SCORE": options.score,
                 "KEPT": options.kept,
                 "BEST": options.best,
@@ -197,6 +200,7 @@ def route(arguments: tuple[Any, ...], out: Tensor, context: Context) -> list[Lau
                 "EPS": options.eps,
                 "LEAST": options.least,
                 "SCALE": options.scale,
+                "SHARED": options.shared,
             },
         )
     ]

@@ -9,8 +9,10 @@ import pytest
 from engine.artifacts import load_manifest
 from engine.artifacts.store.entry import RECORD
 from engine.artifacts.store.store import Store
+from engine.artifacts.store.transfer import export_entries
 from engine.artifacts.store.upkeep import held
 from engine.cli import main
+from engine.compiler.quantizer import quantizer_identity
 
 Printed = pytest.CaptureFixture[str]
 
@@ -32,6 +34,16 @@ def test_an_exported_store_is_all_that_a_build_needs(exported: Path, tiny_checkp
     assert build(tiny_checkpoint, tmp_path / "again", "--store", str(exported), "--require-warm") == 0
     first, second = load_manifest(tiny_artifact), load_manifest(tmp_path / "again")
     assert msgspec.structs.replace(first, created=0) == msgspec.structs.replace(second, created=0)
+
+
+def test_where_weights_were_fitted_what_fits_them_is_exported_too(tiny_artifact: Path, own_store: Path, tmp_path: Path) -> None:
+    source, manifest = Store(own_store), load_manifest(tiny_artifact)
+    source.write(quantizer_identity(), {"quantizer.so": b"code"})
+    fitted = msgspec.structs.replace(manifest, model=msgspec.structs.replace(manifest.model, calibration="random tokens"))
+    for exported, expected in ((manifest, []), (fitted, [quantizer_identity().key])):
+        records = export_entries(exported, source, Store(tmp_path / f"with-{len(expected)}"))
+        assert [record.key for record in records if record.kind == "quantizer"] == expected
+    assert Store(tmp_path / "with-1").find(quantizer_identity()) is not None
 
 
 def test_stats_and_verify_and_prune(exported: Path, capsys: Printed) -> None:

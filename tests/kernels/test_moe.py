@@ -57,7 +57,7 @@ class TestRoute:
         routes, expected = (route(logits, None, None, *options.arguments) for route in (ops.route, reference.route))
         assert torch.equal(routes[:, 0], expected[:, 0])
         flat = ops.route(torch.zeros(1, EXPERTS), None, None, *options.arguments)
-        assert flat[0, 0].tolist() == list(range(options.chosen))
+        assert flat[0, 0].tolist() == [*range(options.chosen), *range(EXPERTS, EXPERTS + options.shared)]
 
     def test_a_row_is_the_same_in_any_company(self) -> None:
         options = ROUTERS["sigmoid in groups"].arguments
@@ -78,8 +78,8 @@ class TestRoute:
         for options in ROUTERS.values():
             ids = ops.route(logits, None, None, *options.arguments)[:, 0]
             assert int(ids.min()) >= 0
-            assert int(ids.max()) < EXPERTS
-            assert all(len(set(row)) == options.chosen for row in ids.tolist())
+            assert int(ids.max()) < EXPERTS + options.shared
+            assert all(len(set(row)) == options.k for row in ids.tolist())
             assert torch.equal(ids[0], ops.route(logits[:1], None, None, *options.arguments)[0, 0])
 
     @pytest.mark.parametrize(
@@ -87,6 +87,7 @@ class TestRoute:
         [
             (RouteOptions(chosen=65, score="softmax"), "65 of 64 experts cannot be chosen"),
             (RouteOptions(chosen=1, score="softmax", groups=7), "64 experts cannot be in 7 groups"),
+            (RouteOptions(chosen=1, score="softmax", shared=-1), "-1 experts cannot be shared"),
             (RouteOptions(chosen=1, score="guess"), "no router scores by guess"),
         ],
     )

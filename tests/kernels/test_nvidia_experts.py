@@ -33,7 +33,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 def route(logits: Tensor, bias: Tensor | None, scale: Tensor | None, options: RouteOptions) -> Tensor:
     given = [None if each is None else Given(each) for each in (bias, scale)]
     arguments = (Given(logits, ("T", logits.shape[1])), *given, *options.arguments)
-    call = Call(operator="route", arguments=arguments, shape=("T", 2, options.chosen), dtype="int32", dims={"T": len(logits)})
+    call = Call(operator="route", arguments=arguments, shape=("T", 2, options.k), dtype="int32", dims={"T": len(logits)})
     return interpreter().run(call)[0]
 
 
@@ -74,8 +74,8 @@ class TestRoute:
         for options in ROUTERS.values():
             ids = route(logits, None, None, options)[:, 0]
             assert int(ids.min()) >= 0
-            assert int(ids.max()) < EXPERTS
-            assert all(len(set(row)) == options.chosen for row in ids.tolist())
+            assert int(ids.max()) < EXPERTS + options.shared
+            assert all(len(set(row)) == options.k for row in ids.tolist())
 
     def test_all_experts_can_be_chosen(self) -> None:
         ids = route(numbers(5, 3), None, None, RouteOptions(chosen=3, score="softmax"))[:, 0]

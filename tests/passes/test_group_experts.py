@@ -1,4 +1,4 @@
-"""route_experts, group_experts, combine_experts: what they find in the plain module, and that it computes the same."""
+"""route_experts, group_experts, combine_experts, join_shared_expert: what they find in the plain module, and that it computes the same."""
 
 from dataclasses import replace
 
@@ -12,9 +12,11 @@ from engine.models.parts.mlp import MLPSpec
 from engine.models.parts.moe import BranchNorms, ExpertGroupsSpec, MoE, MoESpec, RouterSpec
 from engine.models.parts.norm import NormSpec
 from engine.passes.assign_weight_kernels import assign_weight_kernels
+from engine.passes.capture_routes import capture_routes
 from engine.passes.combine_experts import combine_experts
 from engine.passes.eliminate_no_ops import eliminate_no_ops
 from engine.passes.group_experts import group_experts
+from engine.passes.join_shared_expert import join_shared_expert
 from engine.passes.merge_sibling_linears import merge_sibling_linears
 from engine.passes.rewrite import call_like
 from engine.passes.route_experts import route_experts
@@ -66,6 +68,22 @@ SPECS = {
     ),
     "weights before two": replace(PLAIN, experts=MLPSpec(size=32, gated=False, activation="relu2"), weighs_input=True),
     "every expert": replace(PLAIN, router=RouterSpec(experts=4, chosen=4)),
+}
+
+
+WITH_ONE_MORE = {
+    "an average": SPECS["an average"],
+    "as DeepSeek": MoESpec(router=DEEPSEEK, experts=MLPSpec(size=32), shared=MLPSpec(size=32)),
+    "no gate": replace(SPECS["no gate"], shared=MLPSpec(size=32, gated=False, activation="relu2")),
+    "clamped": replace(PLAIN, experts=MLPSpec(size=32, limit=1.5), shared=MLPSpec(size=32, limit=1.5)),
+}
+UNLIKE = {
+    "a gate": SPECS["a gate"],
+    "another size": SPECS["sigmoid in groups, shared"],
+    "another activation": replace(PLAIN, shared=MLPSpec(size=32, activation="gelu_tanh")),
+    "another limit": replace(PLAIN, experts=MLPSpec(size=32, limit=1.5), shared=MLPSpec(size=32, limit=2.5)),
+    "weights before": replace(SPECS["weights before"], shared=MLPSpec(size=32)),
+    "norms of each branch": replace(SPECS["norms of each branch"], shared=MLPSpec(size=32, activation="gelu_tanh")),
 }
 
 
@@ -182,6 +200,61 @@ def test_rows_that_were_weighted_are_quantized_once_and_added_as_they_are() -> N
     assert float((actual - expected).norm() / expected.norm()) < 0.05
 
 
+@pytest.mark.parametrize(("layout", "format"), [("panels", "f32"), ("panels", "i6_g32"), ("rows", "bf16")])
+@pytest.mark.parametrize("name", WITH_ONE_MORE)
+def test_what_is_shared_is_one_more_expert(name: str, layout: Layout, format: str) -> None:
+    spec = WITH_ONE_MORE[name]
+    module, values, expected = traced(spec)
+    given = fused(module, values, format, layout)
+    before = interpret(module, given, layout)
+    assert join_shared_expert(module.graph) == 1
+    module.graph.lint()
+    merge_sibling_linears(module.graph)
+    module.graph.lint()
+    assert torch.equal(interpret(module, given, layout), before)
+    assert float((before - expected).norm() / expected.norm()) < 0.05
+    linears = [name for name in operators(module) if name.startswith("linear_")]
+    assert linears == ["linear_dense" if layout == "panels" else "linear_rows_dense"], "the router's"
+    (combine,) = module.graph.find_nodes(op="call_function", target=torch.ops.engine.combine_experts.default)
+    y, routes, _, shared, *_ = combine.args
+    assert shared is None
+    assert routes.meta["val"].shape[2] == spec.router.chosen + 1
+    assert y.meta["val"].shape[0] == TOKENS * (spec.router.chosen + 1)
+    if format == "i6_g32":
+        assert operators(module).count("quantize") == 2
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_what_is_unlike_an_expert_stays_beside_them(name: str) -> None:
+    module, values, _ = traced(UNLIKE[name])
+    fused(module, values, "i6_g32")
+    assert join_shared_expert(module.graph) == 0
+
+
+def test_in_another_format_it_stays_beside_them() -> None:
+    module, values, _ = traced(WITH_ONE_MORE["as DeepSeek"])
+    fused(module, values, "i6_g32")
+    (weight,) = (node for node in module.graph.find_nodes(op="placeholder") if node.meta["ref"] == "weight:moe.shared.up.weight")
+    weight.meta["format"] = "i5_g32"
+    assert join_shared_expert(module.graph) == 0
+
+
+def test_where_choices_are_results_they_stay_those_of_the_router() -> None:
+    module, values, _ = traced(WITH_ONE_MORE["as DeepSeek"])
+    (output,) = module.graph.find_nodes(op="output")
+    if not isinstance(output.args[0], tuple):
+        output.args = ((output.args[0],),)
+    eliminate_no_ops(module.graph)
+    route_experts(module.graph)
+    output.args = output.args[0]
+    capture_routes(module.graph, layers=1)
+    group_experts(module.graph)
+    combine_experts(module.graph)
+    formats = {ref.removeprefix("weight:"): "f32" for ref, value in values.items() if ref.startswith("weight:") and value.dim() == 2}
+    assign_weight_kernels(module.graph, formats=formats)
+    assert join_shared_expert(module.graph) == 0
+
+
 def test_without_a_route_nothing_is_grouped() -> None:
     module, _, _ = traced(PLAIN)
     assert group_experts(module.graph) == 0
@@ -207,10 +280,11 @@ def test_experts_that_do_not_fill_panels_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(("layout", "format"), [("panels", "i6_g32"), ("rows", "bf16")])
-@pytest.mark.parametrize("name", ["softmax", "gpt-oss", "a gate", "weights before", "weights before two"])
+@pytest.mark.parametrize("name", ["softmax", "gpt-oss", "a gate", "as DeepSeek", "weights before", "weights before two"])
 def test_rows_that_nobody_reads_choose_no_experts(name: str, layout: Layout, format: str) -> None:
-    spec = SPECS[name]
+    spec = (SPECS | WITH_ONE_MORE)[name]
     module, values, _ = traced(spec)
+    joins = spec.shared is not None and not spec.shared_gate and not spec.weighs_input
     (output,) = module.graph.find_nodes(op="output")
     with module.graph.inserting_before(next(iter(module.graph.nodes))):
         wanted = module.graph.placeholder("wanted")
@@ -221,10 +295,11 @@ def test_rows_that_nobody_reads_choose_no_experts(name: str, layout: Layout, for
     whole = interpret(module, given, layout)
     with module.graph.inserting_before(output):
         output.args = (call_like(module.graph, torch.ops.aten.index_select.default, (output.args[0], 0, wanted)),)
+    assert join_shared_expert(module.graph) == joins
     merge_sibling_linears(module.graph)
     assert select_rows_early(module.graph) > 0
     module.graph.lint()
     module.recompile()
     assert torch.equal(interpret(module, given, layout), whole[[4, 9]])
     (combined,) = module.graph.find_nodes(op="call_function", target=torch.ops.engine.combine_experts.default)
-    assert combined.args[0].meta["val"].shape[0] == 2 * spec.router.chosen
+    assert combined.args[0].meta["val"].shape[0] == 2 * (spec.router.chosen + joins)

@@ -11,6 +11,7 @@ from text_checkpoints import FAMILIES, Recipe, write_cross_encoder, write_embedd
 from tiny_specs import tiny_layer, tiny_spec
 from torch import fx
 
+from engine.compiler.partition import partition
 from engine.compiler.trace import trace
 from engine.errors import UnsupportedModelError
 from engine.models.checkpoint import parameter_shapes
@@ -133,7 +134,9 @@ def test_nothing_is_left_of_any_family(name: str, tmp_path: Path) -> None:
     for layer in spec.layers:
         if isinstance(layer.mixer, LatentAttentionSpec):
             left += Counter(_OF_LATENTS) + Counter({"aten.mul.Tensor": layer.mixer.temperature is not None})
-    assert unfused(fused(spec), columns=GENERIC["head_dim"]) == left
+    graph = fused(spec)
+    assert unfused(graph, columns=GENERIC["head_dim"]) == left
+    assert partition(graph, []).calls, "and it can be cut into segments"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,13 +1,12 @@
 """In which format an artifact holds each parameter."""
 
 from engine.artifacts import Manifest
-from engine.kernels.linear.bands import is_mixed, read_bands
+from engine.compiler.weights_plan import formats_of_sources
 
 
 def held_formats(manifest: Manifest) -> dict[str, str]:
     """By parameter; of a weight with bands, that of its own."""
     found: dict[str, str] = {}
     for weight in manifest.weights.values():
-        formats = [band.format for band in read_bands(weight.format)] if is_mixed(weight.format) else [weight.format] * len(weight.sources)
-        found |= dict(zip(weight.sources, formats, strict=True))
+        found |= dict(zip(weight.sources, formats_of_sources(weight.format, len(weight.sources)), strict=True))
     return found

@@ -15,6 +15,8 @@ ROUTERS = {
     "softmax in groups": RouteOptions(chosen=6, score="softmax", groups=8, kept=3, best=1, zero_outside=True, scale=16.0),
     "square root of softplus": RouteOptions(chosen=6, score="sqrt_softplus", normalized=True, eps=1e-20, scale=1.5),
     "logits": RouteOptions(chosen=1, score="identity"),
+    "softmax, one shared": RouteOptions(chosen=2, score="softmax", normalized=True, scale=0.5, shared=1),
+    "sigmoid in groups, two shared": RouteOptions(chosen=7, score="sigmoid", groups=8, kept=4, best=2, scale=2.5, shared=2),
 }
 
 
