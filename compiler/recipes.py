@@ -22,7 +22,7 @@ from .quantizer import PLAIN, Quantizing
 from .weights_plan import PackedWeight, operations_of
 
 _WEIGHTS_AT_ONCE = 1 << 24
-"""What becomes panels does so some rows at a time: on the way it takes several times its memory, and experts of a layer are one matrix."""
+"""What is packed is so some rows at a time: on the way it takes several times its memory, and experts of a layer are one matrix."""
 
 
 def make(weight: PackedWeight, checkpoint: Checkpoint, quantizing: Quantizing = PLAIN) -> torch.Tensor:
@@ -46,17 +46,19 @@ def _make_part(source: str, recipe: Sequence[str], checkpoint: Checkpoint, quant
     loaded = checkpoint.read(source)
     if loaded.format in QUANTIZED_FORMATS:
         _check_blocks(loaded.format, loaded.data, _tensors(checkpoint, source))
-    if "pack" not in recipe:
+    packs = next((operation for operation in ("pack", "pack_rows") if operation in recipe), None)
+    if packs is None:
         return _made(source, recipe, loaded, 0, checkpoint, quantizing)
     rows, columns = checkpoint.parameters[source].shape
     count = max(_WEIGHTS_AT_ONCE // columns // PANEL, 1) * PANEL
+    together = PANEL if packs == "pack" else 1
     made: list[torch.Tensor] = []
     for first in range(0, rows, count):
         some = _made(source, recipe, replace(loaded, data=loaded.data[first : first + count]), first, checkpoint, quantizing)
         if count >= rows:
             return some
-        made = made or [some.new_empty(-(-rows // PANEL), *some.shape[1:])]
-        made[0][first // PANEL : first // PANEL + len(some)] = some
+        made = made or [some.new_empty(-(-rows // together), *some.shape[1:])]
+        made[0][first // together : first // together + len(some)] = some
     return made[0]
 
 

@@ -10,11 +10,13 @@ from random_checkpoints import write_random_checkpoint
 from safetensors.torch import load_file, save_file
 from weight_blocks import GGUF_TYPES
 
+from engine.compiler import recipes
 from engine.compiler.recipes import make
 from engine.compiler.trace import trace
 from engine.compiler.weight_formats import choose_formats
 from engine.compiler.weights_plan import PackedWeight, plan_weights
 from engine.errors import CheckpointError
+from engine.kernels.linear.packed import Layout, packed_shape
 from engine.models.open import open_checkpoint
 from engine.models.storage.gguf_header import read_gguf
 from engine.passes import pipeline
@@ -75,6 +77,32 @@ def test_the_bands_of_a_weight_are_made_by_themselves(tmp_path: Path) -> None:
     assert merged.recipe == ("quantize:q4_k+q4_k+i5_g32", "pack", "concat_flat")
     assert {source: apart[source].format for source in sources} == sources
     assert torch.equal(make(merged, checkpoint), torch.cat([make(apart[source], checkpoint).flatten() for source in sources]))
+
+
+@pytest.mark.parametrize("layout", ["panels", "rows"])
+@pytest.mark.parametrize("stored", ["F16", "Q4_K"])
+def test_what_is_packed_some_rows_at_a_time_is_the_same(
+    stored: str, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that are no whole number of such parts, nor of panels."""
+    sizes: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+    plain = write_random_checkpoint("llama", tmp_path / "model", num_hidden_layers=1, **sizes)
+    checkpoint = open_checkpoint(str(write_gguf(plain, tmp_path / "model.gguf", quantization=stored)))
+    format = "q4_k" if stored == "Q4_K" else "i6_g32"
+    rows, columns = checkpoint.parameters["embed.weight"].shape
+    assert rows % 16
+    weight = PackedWeight(
+        name="embed.weight",
+        dtype="uint8",
+        shape=packed_shape(format, rows, columns, layout),
+        format=format,
+        sources=("embed.weight",),
+        recipe=(*([] if stored == "Q4_K" else [f"quantize:{format}"]), "pack" if layout == "panels" else "pack_rows"),
+    )
+    whole = make(weight, checkpoint)
+    monkeypatch.setattr(recipes, "_WEIGHTS_AT_ONCE", 48 * columns)
+    assert rows > 3 * 48
+    assert torch.equal(make(weight, checkpoint), whole)
 
 
 @pytest.mark.parametrize(
