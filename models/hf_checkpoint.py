@@ -46,7 +46,7 @@ class HFCheckpoint(Checkpoint):
         stored |= {} if pooled is None else _dense_tensors(pooled)
         self._storage: Storage = (opener or DenseStorage)(stored)
         tensors = self._storage.tensors
-        self.spec = _resolve_tying(spec, entry.names_of(spec), tensors)
+        self.spec = _resolve_tying(entry.fitting(spec, tensors), entry.names_of(spec), tensors)
         shapes = parameter_shapes(self.spec)
         self._located = locate(entry.names_of(self.spec), tensors, shapes, self.spec, str(directory))
         for located in self._located.values():

@@ -1,6 +1,6 @@
 """What an entry is: how a family of checkpoints becomes a `ModelSpec`, and where its parameters lie."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -50,7 +50,8 @@ class HFEntry:
     is refused unless it says nothing. names: where parameters lie, which may depend on the spec. prefixes: of a model that is one part of
     its checkpoint, what the names of its tensors begin with there, and in a checkpoint of its own; none where all of them are its own.
     base: what all names begin with but those of heads; a checkpoint without a head leaves it out. encodes: whether it is of encoders,
-    which generate no text. score: the head of one score.
+    which generate no text. score: the head of one score. fitting: the spec as a checkpoint with these tensors has it, of which some may
+    be left out.
     """
 
     model_types: tuple[str, ...]
@@ -63,6 +64,7 @@ class HFEntry:
     base: str = "model."
     encodes: bool = False
     score: ScoreHead = LAST_TOKEN_SCORE
+    fitting: Callable[[ModelSpec, Collection[str]], ModelSpec] = lambda spec, tensors: spec
 
     def names_of(self, spec: ModelSpec) -> NameTable:
         """Where the parameters of that model lie, those behind pooling included."""

@@ -1,6 +1,6 @@
 """Models with latent attention: DeepSeek V2 and V3 and those that follow them, with and without experts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from ..parts.moe import ExpertGroupsSpec, MoESpec, RouterSpec
 from ..parts.norm import NormSpec
 from ..parts.rope import yarn_magnitude
 from ..settings import Settings
-from ..spec import ModelSpec
+from ..spec import LayerSpec, ModelSpec
 from . import gguf
 from .architecture import GGUFEntry, GGUFSource, HFEntry
 from .experts import after_the_first, by_layer, router, shared_mlp, sigmoid_router
@@ -159,6 +159,19 @@ def _axk1(settings: Settings) -> ModelSpec:
     return replace(spec, layers=tuple(layers))
 
 
+def _with_biases_that_are_there(spec: ModelSpec, tensors: Collection[str]) -> ModelSpec:
+    """A.X-K1 may be published without the biases of its routers' choices, which are zeros then."""
+    there = {int(name.split(".")[2]) for name in tensors if name.endswith("e_score_correction_bias")}
+
+    def fitting(index: int, layer: LayerSpec) -> LayerSpec:
+        channel = layer.channel
+        if index in there or not isinstance(channel, MoESpec):
+            return layer
+        return replace(layer, channel=replace(channel, router=replace(channel.router, choice_bias=False)))
+
+    return replace(spec, layers=tuple(fitting(index, layer) for index, layer in enumerate(spec.layers)))
+
+
 def _mistral4(settings: Settings) -> ModelSpec:
     """A softmax with groups, normalized; queries grow with their position. Raises CheckpointError without the numbers of YaRN."""
     if not rope_settings(settings):
@@ -248,6 +261,7 @@ HF = (
         read=_axk1,
         names=_AXK1_NAMES,
         aliases=_ALIASES,
+        fitting=_with_biases_that_are_there,
     ),
     HFEntry(
         model_types=("sarvam_mla",),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import torch
 from families import GENERIC, write_tiny_checkpoint
 from gguf_architectures import ARCHITECTURES, Config, Weights, merge_experts
 from gguf_files import write_gguf
-from safetensors.torch import load_file
+from loading import load_decoder
+from paged_runner import PagedRunner
+from reference_attention import use_reference_attention
+from safetensors.torch import load_file, save_file
 
 from engine.errors import CheckpointError, UnsupportedModelError
 from engine.models.checkpoint import Checkpoint
@@ -98,3 +102,36 @@ def test_kimi_is_deepseek_v3_by_another_name(tmp_path: Path) -> None:
     (directory / "config.json").write_text(json.dumps(config | {"model_type": "kimi_k2"}))
     assert dataclasses.replace(open_checkpoint(str(directory)).spec, architecture=named.architecture) == named
     assert named.vocab_size == GENERIC["vocab_size"]
+
+
+BIAS = "mlp.gate.e_score_correction_bias"
+
+
+def without_biases(directory: Path, to: Path, *, zeros: bool) -> Path:
+    """The checkpoint with the biases of its routers' choices zeros, or left out."""
+    tensors = load_file(directory / "model.safetensors")
+    biases = [name for name in tensors if name.endswith(BIAS)]
+    assert len(biases) > 1
+    for name in biases:
+        bias = tensors.pop(name)
+        if zeros:
+            tensors[name] = torch.zeros_like(bias)
+    shutil.copytree(directory, to)
+    save_file(tensors, to / "model.safetensors")
+    return to
+
+
+def test_routers_of_axk1_may_be_published_without_their_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_reference_attention(monkeypatch)
+    directory = write_tiny_checkpoint("axk1", tmp_path / "model")
+    zeros, absent = (open_checkpoint(str(without_biases(directory, tmp_path / str(zeros), zeros=zeros))) for zeros in (True, False))
+    assert not any(name.endswith("choice_bias") for name in absent.parameters)
+    steps = [[(0, list(range(5, 45)))], [(0, [7])]]
+    logits = [[runner.step(step) for step in steps] for runner in (PagedRunner(load_decoder(each)) for each in (zeros, absent))]
+    assert all(map(torch.equal, *logits))
+
+
+def test_those_of_others_may_not(tmp_path: Path) -> None:
+    directory = write_tiny_checkpoint("deepseek_v3", tmp_path / "model")
+    with pytest.raises(CheckpointError, match=f"tensors that are missing: model.layers.1.{BIAS}"):
+        open_checkpoint(str(without_biases(directory, tmp_path / "absent", zeros=False)))
