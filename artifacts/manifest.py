@@ -187,11 +187,12 @@ class Program(_Struct, frozen=True, kw_only=True):
     results: dict[str, str]
 
 
-class ExpertsInfo(_Struct, frozen=True, kw_only=True):
-    """A mixture of `count` experts, of which every token chooses `chosen`."""
+class ExpertsInfo(_Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A mixture of `count` experts, of which every token chooses `chosen`; `shared` more, which lie behind them, compute every token."""
 
     count: Size
     chosen: Size
+    shared: Count = 0
 
 
 class WeightInfo(_Struct, frozen=True, kw_only=True, omit_defaults=True):

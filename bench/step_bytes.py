@@ -26,9 +26,10 @@ def weight_bytes_per_step(manifest: Manifest, tokens: int) -> int:
 
 
 def share_chosen(experts: ExpertsInfo, tokens: int) -> float:
-    """The expected share of a mixture's experts that one or more of `tokens` tokens choose, 0 to 1.
+    """The expected share of a mixture's experts that compute one or more of `tokens` tokens, 0 to 1.
 
     As if every token chose k of the E experts by itself, each as likely as another: one that a token leaves out with probability 1 - k / E
     is left out by all with (1 - k / E) ** tokens. Real routers prefer some experts, so several tokens read less.
     """
-    return 1 - (1 - experts.chosen / experts.count) ** tokens
+    chosen = experts.count * (1 - (1 - experts.chosen / experts.count) ** tokens)
+    return (chosen + experts.shared * (tokens > 0)) / (experts.count + experts.shared)

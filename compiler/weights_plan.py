@@ -15,6 +15,7 @@ from ..artifacts import ExpertsInfo
 from ..kernels.linear.bands import is_mixed, read_bands
 from ..kernels.linear.blocks import FORMATS, GROUPED
 from ..kernels.linear.packed import ORDER, Layout
+from ..kernels.moe.options import RouteOptions
 from ..kernels.nvidia.packed_rows import fp8_layout
 
 _CONVERSIONS = {"f32": "to_float32", "bf16": "to_bfloat16"}
@@ -67,7 +68,15 @@ def _experts(weight: fx.Node) -> ExpertsInfo | None:
         return None
     arguments: Any = order.args
     routes, count = arguments
-    return ExpertsInfo(count=count, chosen=routes.meta["val"].shape[2])
+    shared = _options(routes).shared
+    return ExpertsInfo(count=count - shared, chosen=routes.meta["val"].shape[2] - shared, shared=shared)
+
+
+def _options(routes: fx.Node) -> RouteOptions:
+    """Those of the router, of whose choices some rows may have been picked."""
+    while routes.target is not torch.ops.engine.route.default:
+        (routes, *_) = routes.all_input_nodes
+    return RouteOptions.of(routes.args[3:])
 
 
 def operations_of(recipe: Sequence[str], index: int) -> list[str]:

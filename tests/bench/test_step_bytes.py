@@ -38,7 +38,7 @@ def built(of: Wanted, directory: Path) -> tuple[Manifest, list[PackedWeight]]:
 
 
 def test_of_experts_those_count_that_are_chosen(tmp_path: Path) -> None:
-    manifest, plan = built(wanted(tmp_path), tmp_path)
+    manifest, plan = built(wanted(tmp_path, without=("join_shared_expert",)), tmp_path)
     sizes = {weight.name: packed_bytes(weight) for weight in plan if weight.name != "embed.weight"}
     experts = sum(size for name, size in sizes.items() if ".mlp.experts." in name)
     others = sum(sizes.values()) - experts
@@ -46,6 +46,15 @@ def test_of_experts_those_count_that_are_chosen(tmp_path: Path) -> None:
     assert any(".mlp.shared." in name for name in sizes)
     # 4 experts; 2 tokens leave out one with probability 1/4, so 3 of 4 are read.
     assert [weight_bytes_per_step(manifest, tokens) - others for tokens in (1, 2, 64)] == [experts // 2, experts * 3 // 4, experts]
+    assert planned(manifest) == plan
+
+
+def test_one_that_every_token_shares_is_always_read(tmp_path: Path) -> None:
+    manifest, plan = built(wanted(tmp_path), tmp_path)
+    five = sum(packed_bytes(weight) for weight in plan if weight.experts == ExpertsInfo(count=4, chosen=2, shared=1))
+    others = sum(packed_bytes(weight) for weight in plan if weight.experts is None and weight.name != "embed.weight")
+    assert five > 0
+    assert [weight_bytes_per_step(manifest, tokens) - others for tokens in (1, 2, 64)] == [five * 3 // 5, five * 4 // 5, five]
     assert planned(manifest) == plan
 
 
@@ -65,3 +74,5 @@ def test_the_share_of_a_large_mixture() -> None:
     """128 experts, 8 of them a token's: 8 of one token, about 52 of 8 tokens, all of many."""
     experts = ExpertsInfo(count=128, chosen=8)
     assert [round(128 * share_chosen(experts, tokens), 1) for tokens in (0, 1, 8, 32, 1000)] == [0.0, 8.0, 51.6, 111.8, 128.0]
+    with_one = ExpertsInfo(count=128, chosen=8, shared=1)
+    assert [round(129 * share_chosen(with_one, tokens), 1) for tokens in (0, 1, 8, 1000)] == [0.0, 9.0, 52.6, 129.0]
