@@ -2,10 +2,10 @@
 
 from tiny_specs import tiny_layer, tiny_spec
 from torch import fx
+from traced_graphs import trace_model
 
 from engine.artifacts import Call
 from engine.compiler.partition import Partition, partition
-from engine.compiler.trace import trace
 from engine.models.checkpoint import parameter_shapes
 from engine.models.parts.attention import GateSpec
 from engine.passes import pipeline
@@ -14,7 +14,7 @@ from engine.passes import pipeline
 def cut(*, by_head: bool, layers: int = 2, cuts_are_segments: bool = False) -> tuple[fx.Graph, Partition]:
     """A model whose attention is gated: q, k, v and, where it fills panels, the gate are one product."""
     spec = tiny_spec(*[tiny_layer(gate=GateSpec(by_head=by_head))] * layers)
-    graph: fx.Graph = trace(spec, block_size=32, kv_dtype="float32").graph
+    graph = trace_model(spec, kv_dtype="float32")
     pipeline.run(graph, pipeline.pipeline(dict.fromkeys(parameter_shapes(spec), "f32")))
     return graph, partition(graph, [], cuts_are_segments=cuts_are_segments)
 

@@ -7,7 +7,6 @@ import torch
 import traced_graphs
 
 from engine.compiler.partition import partition
-from engine.compiler.trace import trace
 from engine.compiler.weight_formats import choose_formats
 from engine.models.open import open_checkpoint
 from engine.passes import pipeline
@@ -21,7 +20,7 @@ OPTIONAL = [item.name for item in pipeline.pipeline({}, layout="rows") if not it
 def test_every_linear_and_attention_reads_bfloat16(disabled: str | None, quantize: str, rows_checkpoint: Path) -> None:
     checkpoint = open_checkpoint(str(rows_checkpoint))
     formats = choose_formats(checkpoint, quantize, "rows")
-    graph = trace(checkpoint.spec, block_size=32, kv_dtype="bfloat16").graph
+    graph = traced_graphs.trace_model(checkpoint.spec, kv_dtype="bfloat16")
     results = pipeline.run(graph, pipeline.pipeline(formats, [disabled] if disabled else [], "rows"))
     assert results[-1].name == "lower_precision"
     assert results[-1].matches > 0

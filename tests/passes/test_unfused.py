@@ -10,9 +10,9 @@ from families import GENERIC, NO_REFERENCE, VARIANTS, causal_families, tiny_conf
 from text_checkpoints import FAMILIES, Recipe, write_cross_encoder, write_embedder
 from tiny_specs import tiny_layer, tiny_spec
 from torch import fx
+from traced_graphs import trace_model
 
 from engine.compiler.partition import partition
-from engine.compiler.trace import trace
 from engine.errors import UnsupportedModelError
 from engine.models.checkpoint import parameter_shapes
 from engine.models.expected_fusions import expected_fusions
@@ -29,7 +29,7 @@ from engine.passes.unfused import unfused
 
 
 def fused(spec: ModelSpec, *disabled: str) -> fx.Graph:
-    graph: fx.Graph = trace(spec, block_size=32, kv_dtype="float32").graph
+    graph = trace_model(spec, kv_dtype="float32")
     passes = pipeline.pipeline(dict.fromkeys(parameter_shapes(spec), "f32"), disabled)
     pipeline.run(graph, passes, expected=() if disabled else expected_fusions(spec, one_thread=True))
     return graph

@@ -1,5 +1,6 @@
 """Graphs for the tests of passes: traced like a model's, run with the operators' references."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,9 +12,11 @@ from weight_blocks import w8a8_rows
 
 from engine.compiler.interpret import reference_operators
 from engine.compiler.nvidia.references import reference_operators as nvidia_reference_operators
+from engine.compiler.trace import trace as trace_step
 from engine.kernels import ops
 from engine.kernels.linear import formats
 from engine.kernels.linear.packed import DENSE_DTYPES, Layout
+from engine.models.spec import ModelSpec
 from engine.passes.rewrite import joined_values
 
 
@@ -27,6 +30,19 @@ def trace(function: Callable[..., Any], refs: Mapping[str, torch.Tensor]) -> fx.
     for node, ref in zip(module.graph.find_nodes(op="placeholder"), refs, strict=True):
         node.meta["ref"] = ref
     return module
+
+
+def trace_model(spec: ModelSpec, *, kv_dtype: str) -> fx.Graph:
+    """The graph of a model's step, which is the caller's: tracing takes seconds, and is done once."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(_traced_model(spec, kv_dtype), {}))
+    return graph
+
+
+@functools.cache
+def _traced_model(spec: ModelSpec, kv_dtype: str) -> fx.Graph:
+    graph: fx.Graph = trace_step(spec, block_size=32, kv_dtype=kv_dtype).graph
+    return graph
 
 
 def operators(module: fx.GraphModule) -> list[str]:
