@@ -248,9 +248,9 @@ def _dots1_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
 
 def _exaone_moe_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
     settings.ignore("expert_shared_feed_forward_length")
-    values = _deepseek_like("exaone_moe", found, settings, sliding_window=gguf.window(settings) or None)
+    values = _deepseek_like("exaone_moe", found, settings, sliding_window=settings.integer("attention.sliding_window"))
     counts = {"num_experts": values["n_routed_experts"], "num_shared_experts": values["n_shared_experts"]}
-    return values | counts | (gguf.layer_types(settings, 4) if values["sliding_window"] else {})
+    return values | counts | gguf.layer_types(settings, 4)
 
 
 def _minimax_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:

@@ -227,11 +227,16 @@ HF = (
 )
 
 
-def _afmoe_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
-    """Embeddings are always scaled, as llama.cpp has it, which writes no key for it."""
+def _normalized(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    """What both families have. Raises UnsupportedModelError for weights of experts that are not normalized."""
     if not settings.flag("expert_weights_norm", True):
-        raise UnsupportedModelError(f"{settings.source}: expert_weights_norm = false is not supported of Trinity", hint="true is")
-    values = gguf.common(settings, found) | gguf.experts(settings, gating=2, scaled=True)
+        raise UnsupportedModelError(f"{settings.source}: expert_weights_norm = false is not supported of this architecture", hint="true is")
+    return gguf.common(settings, found) | gguf.experts(settings, gating=2, scaled=True)
+
+
+def _afmoe_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
+    """Embeddings are always scaled, as llama.cpp has it, which writes no key for it. Layers with a window rotate, however long it is."""
+    values = _normalized(settings, found)
     return (
         values
         | {
@@ -239,7 +244,7 @@ def _afmoe_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
             "num_dense_layers": settings.integer("leading_dense_block_count", 0),
             "num_shared_experts": settings.integer("expert_shared_count", 0),
             "route_scale": values["routed_scaling_factor"],
-            "sliding_window": gguf.window(settings) or None,
+            "sliding_window": settings.integer("attention.sliding_window"),
             "mup_enabled": True,
         }
         | gguf.layer_types(settings, 4)
@@ -248,9 +253,7 @@ def _afmoe_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
 
 def _hy_v3_of_gguf(settings: Settings, found: GGUFSource) -> dict[str, Any]:
     """Which layers have experts is what their tensors say."""
-    if not settings.flag("expert_weights_norm", True):
-        raise UnsupportedModelError(f"{settings.source}: expert_weights_norm = false is not supported of Hunyuan 3", hint="true is")
-    values = gguf.common(settings, found) | gguf.experts(settings, gating=2, scaled=True)
+    values = _normalized(settings, found)
     size, shared_size = values["moe_intermediate_size"], settings.integer("expert_shared_feed_forward_length", 0)
     sparse = [f"{gguf.LAYER.format(index)}ffn_gate_inp.weight" in found.tensors for index in range(values["num_hidden_layers"])]
     return values | {

@@ -20,8 +20,10 @@ def cut(*, by_head: bool, layers: int = 2, cuts_are_segments: bool = False) -> t
 
 
 def after_attention(parts: Partition) -> list[Call]:
-    """Segments that follow attention."""
-    return [after for before, after in zip(parts.calls, parts.calls[1:], strict=False) if "attention" in before.target]
+    """Segments that follow attention, of which there is one in each of two layers."""
+    found = [after for before, after in zip(parts.calls, parts.calls[1:], strict=False) if before.target == "engine.attention"]
+    assert len(found) == 2
+    return found
 
 
 def test_a_gate_computed_with_queries_is_taken_out_of_what_both_are_in() -> None:

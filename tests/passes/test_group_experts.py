@@ -113,10 +113,14 @@ def traced(spec: MoESpec) -> tuple[fx.GraphModule, dict[str, torch.Tensor], torc
         return graph, values, module(x)
 
 
-def fused(module: fx.GraphModule, values: dict[str, torch.Tensor], format: str, layout: Layout = "panels") -> dict[str, torch.Tensor]:
-    """Run the passes; returns the values as they read them."""
+def fused(
+    module: fx.GraphModule, values: dict[str, torch.Tensor], format: str, layout: Layout = "panels", *, captured: bool = False
+) -> dict[str, torch.Tensor]:
+    """Run the passes; returns the values as they read them. captured: whether choices are results."""
     eliminate_no_ops(module.graph)
     assert route_experts(module.graph) == 1
+    if captured:
+        capture_routes(module.graph, layers=1)
     assert group_experts(module.graph) == 1
     combine_experts(module.graph)
     formats = {
@@ -241,17 +245,7 @@ def test_in_another_format_it_stays_beside_them() -> None:
 
 def test_where_choices_are_results_they_stay_those_of_the_router() -> None:
     module, values, _ = traced(WITH_ONE_MORE["as DeepSeek"])
-    (output,) = module.graph.find_nodes(op="output")
-    if not isinstance(output.args[0], tuple):
-        output.args = ((output.args[0],),)
-    eliminate_no_ops(module.graph)
-    route_experts(module.graph)
-    output.args = output.args[0]
-    capture_routes(module.graph, layers=1)
-    group_experts(module.graph)
-    combine_experts(module.graph)
-    formats = {ref.removeprefix("weight:"): "f32" for ref, value in values.items() if ref.startswith("weight:") and value.dim() == 2}
-    assign_weight_kernels(module.graph, formats=formats)
+    fused(module, values, "f32", captured=True)
     assert join_shared_expert(module.graph) == 0
 
 
