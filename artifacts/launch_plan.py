@@ -115,8 +115,9 @@ class PlanOperand(_Struct, frozen=True, kw_only=True):
     name: str
     bytes: Expression
     dtype: str
-    content: Literal["numbers", "starts", "lengths", "blocks"]
+    content: Literal["numbers", "starts", "lengths", "blocks", "routes"]
     streamed: bool
+    routes: tuple[Index, Index] | None = None
 
 
 class PlanCandidate(_Struct, frozen=True, kw_only=True):

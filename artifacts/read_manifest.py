@@ -90,7 +90,12 @@ def _check_schema(content: Any, path: Path) -> None:
     schema = content.get("schema") if isinstance(content, dict) else None
     if type(schema) is not int or schema != SCHEMA_VERSION:
         misfit = Misfit(field="schema", artifact=repr(schema)[:40], machine=str(SCHEMA_VERSION))
-        raise MismatchError(f"{path} was written by another version of Engine", [misfit], hint="build the artifact again with this version")
+        raise MismatchError(
+            f"{path} was written by another version of Engine",
+            [misfit],
+            other="this version",
+            hint="build the artifact again with this version",
+        )
 
 
 def _decode(raw: bytes, path: Path) -> Manifest:

@@ -84,10 +84,12 @@ class Bench:
         self._held.close()
 
     def set_size(self, size: int) -> None:
-        """Write what says where sequences are."""
+        """Write what says where sequences are, and which experts the tokens chose."""
         dims = self._setting.dimensions(self._problem, size)
         for operand in self._problem.operands:
-            if operand.content != "numbers":
+            if operand.routes is not None:
+                self._write(operand.name, random_order(size, *operand.routes))
+            elif operand.content != "numbers":
                 length = self._setting.length(self._problem, size)
                 self._write(operand.name, _list(operand.content, evaluate(operand.bytes, dims) // 4, size, length))
 
@@ -190,6 +192,14 @@ def _list(content: str, count: int, size: int, length: int) -> NDArray[np.int32]
         case "lengths":
             return np.full(count, length, np.int32)
     return np.random.default_rng(0).permutation(count).astype(np.int32)
+
+
+def random_order(tokens: int, experts: int, chosen: int) -> NDArray[np.int32]:
+    """The pairs of tokens that choose by chance, as `sort_routes` has them (kernels/moe/reference.py): int32 [E + 1 + 2 P]."""
+    choices = np.random.default_rng(0).random((tokens, experts)).argsort(axis=1)[:, :chosen].reshape(-1)
+    pairs = choices.argsort(kind="stable")
+    begins = np.searchsorted(choices[pairs], np.arange(experts + 1))
+    return np.concatenate([begins, pairs // chosen, pairs.argsort()]).astype(np.int32)
 
 
 def _copies(nbytes: int) -> int:

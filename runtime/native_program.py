@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifacts import Call, Manifest, Program
-from ..errors import ArtifactError
+from ..errors import ArtifactError, Misfit, MismatchError
 from ..kernels.native import load_code
 from .batch import StepInputs
 from .check_program import check_program
@@ -43,6 +43,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "engine_tensor_delete": (None, [_pointer]),
     "engine_argmax": (None, [_pointer, ctypes.c_int64, _int32s, ctypes.c_int64, _int32s]),
 }
+_PASSED_AS: dict[Any, str] = {None: "v", ctypes.c_int32: "i4", ctypes.c_int64: "i8"}
+"""How kernels/cpu/runtime_interface.h spells these types; all others are pointers, `p`."""
 
 
 class _Owned:
@@ -65,8 +67,8 @@ class NativeProgram:
     """
 
     def __init__(self, directory: Path, manifest: Manifest, program: Program, constants: Mapping[str, Memory], *, threads: int) -> None:
-        check_program(program, manifest.segments, constants)
         self._c = _functions(directory / manifest.kernel_library)
+        check_program(program, manifest.segments, constants)
         calls = program.calls
         names = [f"input:{info.name}" for info in program.inputs]
         names += dict.fromkeys(name for call in calls for name in (*call.inputs, *call.outputs) if name and not name.startswith("input:"))
@@ -134,13 +136,33 @@ class NativeProgram:
 
 def _functions(library: Path) -> dict[str, Any]:
     loaded = load_code(library)
+    _check_interface(loaded, library)
     functions = {}
     for name, (result, arguments) in _SIGNATURES.items():
-        if not hasattr(loaded, name):
-            raise ArtifactError(f"{library} was built by another version of Engine: it has no {name}", hint="build the artifact again")
         functions[name] = getattr(loaded, name)
         functions[name].restype, functions[name].argtypes = result, arguments
     return functions
+
+
+def _check_interface(loaded: ctypes.CDLL, library: Path) -> None:
+    """Raises MismatchError if the library's functions are not those that would be called (kernels/cpu/runtime_interface.h)."""
+    there: dict[str, str] = {}
+    if hasattr(loaded, "engine_runtime_interface"):
+        loaded.engine_runtime_interface.restype = ctypes.c_char_p
+        there = dict(line.split(": ") for line in loaded.engine_runtime_interface().decode().splitlines())
+    wanted = {
+        name: " ".join(_PASSED_AS.get(each, "p") for each in (result, *arguments)) for name, (result, arguments) in _SIGNATURES.items()
+    }
+    misfits = [
+        Misfit(field=name, artifact=there.get(name, "none"), machine=types) for name, types in wanted.items() if there.get(name) != types
+    ]
+    if misfits:
+        raise MismatchError(
+            f"{library} was built by another version of Engine",
+            misfits,
+            other="this version",
+            hint="build the artifact again with this version",
+        )
 
 
 def _check(error: bytes | None) -> None:

@@ -63,6 +63,7 @@ class Found:
             dtype=first.tensor.dtype,
             content=first.content,
             streamed=first.streamed,
+            routes=first.routes,
         )
 
     def _candidate(

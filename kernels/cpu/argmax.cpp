@@ -1,6 +1,7 @@
 // The token of each sequence that is sampled greedily, straight from the logits where they lie.
 
 #include "op.h"
+#include "runtime_interface.h"
 #include "simd.h"
 
 namespace engine {
@@ -34,9 +35,10 @@ int32_t argmax(const float* logits, int64_t count) {
 }  // namespace engine
 
 // logits: [rows, vocab] float32; row: the `count` rows that are wanted. index: [count]
-extern "C" __attribute__((visibility("default"))) void engine_argmax(const float* logits, int64_t vocab, const int32_t* row, int64_t count,
-                                                                     int32_t* index) {
+ENGINE_C void engine_argmax(const float* logits, int64_t vocab, const int32_t* row, int64_t count, int32_t* index) {
   engine::parallel_for(count, 1, engine::threads_for(count * vocab), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) index[i] = engine::argmax(logits + row[i] * vocab, vocab);
   });
 }
+
+ENGINE_FOR_RUNTIME(engine_argmax);

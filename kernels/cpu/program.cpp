@@ -17,6 +17,7 @@
 
 #include "c_interface.h"
 #include "cut_operators.h"
+#include "runtime_interface.h"
 
 namespace engine {
 namespace {
@@ -142,7 +143,13 @@ std::vector<int32_t> numbers(const int32_t* from, int64_t count) { return {from,
 
 using engine::Program;
 
-#define ENGINE_C extern "C" __attribute__((visibility("default")))
+std::string& engine::runtime_interface() {
+  static std::string lines;  // not a global: others are added to it before those of this file exist
+  return lines;
+}
+
+// Every function that is meant for the runtime, with its types.
+ENGINE_C const char* engine_runtime_interface() { return engine::runtime_interface().c_str(); }
 
 // threads: how many compute a step.
 ENGINE_C Program* engine_program_new(int64_t slots, int32_t threads) { return new Program(slots, threads); }
@@ -216,3 +223,13 @@ ENGINE_C const char* engine_program_take(Program* program, int32_t slot, const c
 }
 
 ENGINE_C void engine_tensor_delete(AtenTensorHandle tensor) { aoti_torch_delete_tensor_object(tensor); }
+
+ENGINE_FOR_RUNTIME(engine_program_new);
+ENGINE_FOR_RUNTIME(engine_program_delete);
+ENGINE_FOR_RUNTIME(engine_program_set);
+ENGINE_FOR_RUNTIME(engine_program_open);
+ENGINE_FOR_RUNTIME(engine_program_add);
+ENGINE_FOR_RUNTIME(engine_program_input);
+ENGINE_FOR_RUNTIME(engine_program_run);
+ENGINE_FOR_RUNTIME(engine_program_take);
+ENGINE_FOR_RUNTIME(engine_tensor_delete);

@@ -13,7 +13,7 @@ import sympy
 
 from .launch import Condition, Launch, Size, Tensor
 
-Content = Literal["numbers", "starts", "lengths", "blocks"]
+Content = Literal["numbers", "starts", "lengths", "blocks", "routes"]
 Kind = Literal["rows", "decode", "prefill"]
 SIZE = sympy.Symbol("size", integer=True, positive=True)
 """The size of a problem, in what a tuner is told."""
@@ -45,19 +45,23 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Operand:
-    """What a tuner must put into memory: random numbers, or what says where sequences are. streamed: too large to stay in a cache."""
+    """What a tuner must put into memory: random numbers, what says where sequences are, or the order of pairs of tokens and experts.
+
+    streamed: too large to stay in a cache. routes: of that order, how many experts there are, and how many a token chooses.
+    """
 
     name: str
     tensor: Tensor
     content: Content = "numbers"
     streamed: bool = False
+    routes: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """Work whose best cut depends on `size`. name: everything else that the choice depends on.
 
-    kind: what a size is: `rows` of a matrix; sequences with one new token each (`decode`); new tokens of
+    kind: what a size is: `rows` of a matrix, or tokens that choose experts; sequences with one new token each (`decode`); new tokens of
     one sequence (`prefill`). policy: what is taken without measurements. dimensions: for the symbols in
     operands, result and launches their values, in SIZE and TABLE.
     """
@@ -70,6 +74,13 @@ class Problem:
     operands: tuple[Operand, ...]
     out: Tensor
     dimensions: Mapping[Size, Size]
+
+
+def dimensions_of(size: Size) -> dict[Size, Size]:
+    """What the symbol in `size` (which may be S + 1 - 1, say) is where it is SIZE."""
+    (symbol,) = sympy.sympify(size).free_symbols
+    (value,) = sympy.solve(size - SIZE, symbol)
+    return {symbol: value}
 
 
 class UnfitChoice(ValueError):

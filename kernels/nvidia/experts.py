@@ -6,7 +6,7 @@ depends on the number of pairs, serves every choice of a router; programs too ma
 what is computed for a pair does not depend on the others.
 
 P / E <= 16 (decode): as few rows of other linears, all of K in one program. The limit is reading the chosen experts once.
-P / E <= 64: small tiles; beyond: large ones.
+P / E <= 64: small tiles; beyond: large ones. That is the policy; `engine tune` times them all.
 
 Rows of x are those of pairs, or with `gather` those of tokens, which nothing has to lay out by expert first. Weights of linears that
 read the same x may lie one after another (`parts`): one launch computes them all.
@@ -14,13 +14,15 @@ read the same x may lie one after another (`parts`): one launch computes them al
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import sympy
 import triton
 import triton.language as tl
 
-from .context import Context, Emit
+from .choices import Candidate, Operand, Problem, Range, dimensions_of
+from .context import Context, Emit, launches_of
 from .launch import Condition, Launch, Size, Tensor, cdiv
 from .linear import FAMILY as DENSE
 from .linear import few_rows, one_tile
@@ -31,6 +33,10 @@ from .linear_quantized import family as quantized_family
 from .linear_quantized import few_rows_quantized, one_tile_quantized
 from .packed_rows import FP8_LAYOUTS, ROW_FORMATS, fp8_in_features
 
+_UNEVEN_BLOCK_N = 32
+"""Rows of w per program where steps of quantized weights do not divide K: with 64, what masks take is missing, and registers spill."""
+_MOST_REGISTERS = 255
+"""All that a thread can have. Where it is not said, q2_k gets 128 and spills."""
 _FEWEST = 4
 """Rows per expert, on average, up to which kernels for eight rows are taken, where there are such."""
 
@@ -182,6 +188,10 @@ class Experts:
         symbols = sympy.sympify(self.pairs).free_symbols
         return int(sympy.sympify(self.pairs).subs(dict.fromkeys(symbols, 1)))
 
+    @property
+    def tokens(self) -> Size:
+        return sympy.expand(self.pairs) / self.chosen
+
     def launch(self, function: Any, cut: FewRows | Tile, when: Condition, constants: dict[str, Any], **how: Any) -> Launch:
         """A launch of one of the kernels of this file."""
         added = {} if self.bias is None else {"bias": self.bias}
@@ -219,32 +229,59 @@ class Experts:
 
 def experts_launches(family: Family, experts: Experts, context: Context) -> list[Launch]:
     """Launches for every number of pairs. family: with the kernels of this file."""
-    launches: list[Launch] = []
-    first = 1
-    for cut, rows in _cuts(family, experts, context.device.multiprocessors):
-        when = Condition(value=experts.pairs, minimum=first, maximum=None if rows is None else rows * experts.experts)
-        launches.append(_launch(family, experts, cut, when))
-        first = (when.maximum or 0) + 1
-    return launches
+    return launches_of(experts_problem(family, experts, context.device.multiprocessors), context)
 
 
-def _cuts(family: Family, experts: Experts, multiprocessors: int) -> Iterator[tuple[FewRows | Tile, int | None]]:
-    """The policy: each cut with the rows per expert, on average, up to which it is taken."""
+def experts_problem(family: Family, experts: Experts, multiprocessors: int) -> Problem:
+    """A grouped linear as a problem: its size is the number of tokens, everything else is in its name."""
+    few = {str(cut): _candidate(family, experts, cut, most=_tokens(experts, cut.m)) for cut in family.few}
+    tiles = {f"tile {tile}": _candidate(family, experts, tile) for tile in (*family.tiles, *family.more_tiles)}
+    named = {"x": experts.x, "w": experts.w, "bias": experts.bias}
+    operands = [Operand(name=name, tensor=tensor, streamed=name == "w") for name, tensor in named.items() if tensor is not None]
+    routes = (experts.experts, experts.chosen)
+    gathered = " gathered" if experts.gather else ""
+    return Problem(
+        name=f"experts {family.name} {experts.parts}x{experts.out_features}x{experts.in_features}{gathered}, {routes[1]} of {routes[0]}",
+        kind="rows",
+        size=experts.tokens,
+        candidates={**few, **tiles},
+        policy=tuple(_policy(family, experts, multiprocessors)),
+        operands=(*operands, Operand(name="order", tensor=experts.order, content="routes", routes=routes)),
+        out=experts.out,
+        dimensions=dimensions_of(experts.tokens),
+    )
+
+
+def _policy(family: Family, experts: Experts, multiprocessors: int) -> Iterator[Range]:
+    """By the rows that an expert has on average."""
     block_n = block_n_of_few_rows(experts.chosen * experts.parts * experts.out_features, multiprocessors)
+    if not all(family.few_constants(experts.in_features, cut).get("EVEN", True) for cut in family.few):
+        block_n = min(block_n, _UNEVEN_BLOCK_N)
     for m in sorted({cut.m for cut in family.few}):
         cut = next(cut for cut in family.few if (cut.m, cut.n) == (m, block_n))
-        yield cut, FEW_ROWS if m == FEW_ROWS else _FEWEST
+        yield Range(_tokens(experts, FEW_ROWS if m == FEW_ROWS else _FEWEST), str(cut))
     small, large = family.tiles[:2]
-    yield small, small.m
-    yield large, None
+    yield Range(_tokens(experts, small.m), f"tile {small}")
+    yield Range(None, f"tile {large}")
 
 
-def _launch(family: Family, experts: Experts, cut: FewRows | Tile, when: Condition) -> Launch:
+def _tokens(experts: Experts, rows: int) -> int:
+    """So many give an expert that many rows, on average."""
+    return rows * experts.experts // experts.chosen
+
+
+def _candidate(family: Family, experts: Experts, cut: FewRows | Tile, most: int | None = None) -> Candidate:
+    return Candidate(launches=partial(_launches, family, experts, cut), most=most)
+
+
+def _launches(family: Family, experts: Experts, cut: FewRows | Tile, when: Condition) -> list[Launch]:
     if isinstance(cut, FewRows):
         constants = family.few_constants(experts.in_features, cut)
-        return experts.launch(family.few_rows, cut, when, family.constants | constants, max_registers=cut.max_registers)
+        return [
+            experts.launch(family.few_rows, cut, when, family.constants | constants, max_registers=cut.max_registers or _MOST_REGISTERS)
+        ]
     constants = {"EVEN_K": experts.in_features % cut.k == 0, "BLOCK_K": cut.k}
-    return experts.launch(family.tile, cut, when, family.constants | constants, num_warps=cut.warps)
+    return [experts.launch(family.tile, cut, when, family.constants | constants, num_warps=cut.warps)]
 
 
 def experts_rows(kernel: str) -> Emit:

@@ -12,9 +12,9 @@ from typing import Any
 
 import sympy
 
-from .choices import SIZE, Candidate, Operand, Problem, Range
+from .choices import Candidate, Operand, Problem, Range, dimensions_of
 from .context import Context, launches_of
-from .launch import Condition, Launch, Size, Tensor, cdiv
+from .launch import Condition, Launch, Tensor, cdiv
 from .linear_launches import Linear
 
 FEW_ROWS = 16
@@ -98,15 +98,8 @@ def linear_problem(family: Family, linear: Linear, context: Context) -> Problem:
         policy=tuple(policy),
         operands=tuple(Operand(name=name, tensor=tensor, streamed=name == "w") for name, tensor in operands.items() if tensor is not None),
         out=linear.out,
-        dimensions=_dimensions(linear.rows),
+        dimensions=dimensions_of(linear.rows),
     )
-
-
-def _dimensions(rows: Size) -> dict[Size, Size]:
-    """What the symbol in `rows` (which may be S + 1 - 1, say) is when there are SIZE of them."""
-    (symbol,) = sympy.sympify(rows).free_symbols
-    (value,) = sympy.solve(rows - SIZE, symbol)
-    return {symbol: value}
 
 
 def block_n_of_few_rows(features: int, multiprocessors: int) -> int:

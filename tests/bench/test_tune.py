@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from fake_cuda import FakeCuda, Launched, fake_cuda_installed, memory
 from gpu_artifacts import build
 from random_checkpoints import write_random_checkpoint
@@ -16,13 +17,14 @@ from engine.artifacts import load_manifest
 from engine.artifacts.graph import load_template
 from engine.artifacts.launch_plan import PlanCandidate, PlanKernel, PlanLaunch, PlanProblem, holds, load_plan
 from engine.artifacts.tuning import Timing, load_tuned
-from engine.bench.candidates import Setting, agree
+from engine.bench.candidates import Setting, agree, random_order
 from engine.bench.options import TuneOptions
 from engine.bench.tune import at, choose, tune
 from engine.cli import main
 from engine.compiler.build import build as build_artifact
 from engine.compiler.options import BuildOptions
 from engine.errors import DeviceError, UsageError
+from engine.kernels.moe.reference import sort_routes
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 128,
@@ -160,6 +162,31 @@ def test_what_is_timed_is_the_work(tunable: Tunable, tmp_path: Path) -> None:
         for timing in timings:
             assert len(timing.seconds) >= 4
             assert timing.refused == []
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1800)
+def test_experts_are_timed_as_the_work_that_they_are(tmp_path: Path) -> None:
+    shape = SHAPE | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    checkpoint = write_random_checkpoint("qwen3_moe", tmp_path / "model", **shape)
+    built = build(checkpoint, tmp_path, "--weights", "none", "--tunable")
+    sizes = {"2x64x128 gathered": [3, 40], "1x128x64, 2 of 4": [3, 40]}
+    for name, timings in computed_candidates(built.artifact, built.dump, sizes, tmp_path).items():
+        assert [timing.size for timing in timings] == sizes[name]
+        for timing in timings:
+            assert len(timing.seconds) >= 3
+            assert timing.refused == []
+
+
+@pytest.mark.parametrize(("tokens", "experts", "chosen"), [(1, 4, 1), (7, 5, 5), (60, 40, 6)])
+def test_orders_of_pairs_are_those_of_some_choice(tokens: int, experts: int, chosen: int) -> None:
+    order = random_order(tokens, experts, chosen)
+    begins, by_expert, places = np.split(order, [experts + 1, experts + 1 + tokens * chosen])
+    ids = np.searchsorted(begins, places, side="right") - 1  # the expert of each pair
+    routes = torch.from_numpy(np.stack([ids, ids]).reshape(2, tokens, chosen).transpose(1, 0, 2).astype(np.int32).copy())
+    assert all(len(set(row)) == chosen for row in routes[:, 0].tolist())
+    assert torch.equal(sort_routes(routes, experts), torch.from_numpy(order))
+    assert by_expert.max() == tokens - 1
 
 
 def test_an_artifact_that_was_not_built_to_be_tuned(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

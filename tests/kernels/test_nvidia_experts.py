@@ -1,22 +1,27 @@
 """Mixtures of experts for NVIDIA, interpreted: the choice, the order, the grouped products and their sum."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import sympy
 import torch
 from routers import ROUTERS, routes_of
 from tiers import tiered
 from torch import Tensor
-from triton_launches import Call, Given, emit, evaluate, holds, interpreter, worst_error
+from triton_launches import H200, Call, Given, contiguous_strides, emit, evaluate, holds, interpreter, problems_of, worst_error
 from weight_blocks import weight_like_blocks
 
 from engine.kernels.formats import ROW_FORMATS
 from engine.kernels.linear.blocks import FORMATS
 from engine.kernels.moe import reference as moe
 from engine.kernels.moe.options import RouteOptions
-from engine.kernels.nvidia import reference
+from engine.kernels.nvidia import linear, reference
+from engine.kernels.nvidia.choices import SIZE
+from engine.kernels.nvidia.experts import Experts, experts_problem
 from engine.kernels.nvidia.formats import pack_rows
 from engine.kernels.nvidia.fp8 import quantize_fp8
+from engine.kernels.nvidia.launch import Tensor as Place
 from engine.kernels.nvidia.packed_rows import FP8_LAYOUTS
 
 EXPERTS = 40
@@ -152,6 +157,10 @@ def experts(kernel: str, x: Tensor, w: Tensor, bias: Tensor | None, order: Tenso
     )
 
 
+def place(*shape: Any, dtype: str) -> Place:
+    return Place(buffer="memory", dtype=dtype, shape=shape, strides=contiguous_strides(shape))
+
+
 TOKENS = {"few": 9, "more than a tile of few rows": 40, "small tiles": 150, "large tiles": 260}
 """By what is launched for two of six experts each."""
 KERNELS = ("dense", "q4_k", "q8_0", "mxfp4", "w4_g64", "i5_g32", *FP8_LAYOUTS)
@@ -205,6 +214,46 @@ class TestExperts:
             return out[order[-2 * tokens :].view(tokens, 2)[7].long()]
 
         assert torch.equal(rows(x, routes), rows(others, moved))
+
+    @pytest.mark.parametrize("kernel", ["dense", "q8_0", "fp8_channel"])
+    def test_every_candidate_computes_the_same(self, kernel: str) -> None:
+        """Each is tried whatever the size: the grid of few rows serves any number of them."""
+        tokens = 9
+        order = moe.sort_routes(random_routes(tokens), COUNT)
+        x = numbers(tokens, 256).bfloat16()
+        x = quantize_fp8(kernel, x) if kernel in FP8_LAYOUTS else x
+        given = experts(kernel, x, weights_of(kernel, COUNT * 40, 256), None, order, 40, 1, True)
+        expected = interpreter().run(given)[0]
+        (problem,) = problems_of(given)
+        assert {each.use for each in problem.policy} < set(problem.candidates)
+        for name in problem.candidates:
+            actual = interpreter().run(replace(given, use=name))[0]
+            assert worst_error(actual, expected.double()) <= 2.0**-8 * float(expected.abs().max()), name
+
+    def test_what_a_tuner_is_told(self) -> None:
+        tokens = sympy.Symbol("T", integer=True, positive=True)
+        few, many, chosen = (
+            place(tokens, 64, dtype="bfloat16"),
+            place(4 * tokens, 64, dtype="bfloat16"),
+            place(COUNT + 1 + 8 * tokens, dtype="int32"),
+        )
+        for x, gather in ((few, True), (many, False)):
+            operands = Experts(
+                x=x,
+                w=place(COUNT * 32, 64, dtype="bfloat16"),
+                bias=None,
+                order=chosen,
+                out=place(4 * tokens, 32, dtype="float32"),
+                in_features=64,
+                experts=COUNT,
+                parts=1,
+                gather=gather,
+            )
+            problem = experts_problem(linear.FAMILY, operands, H200.multiprocessors)
+            assert problem.name == f"experts dense 1x32x64{' gathered' if gather else ''}, 4 of 6"
+            assert (problem.size, problem.dimensions) == (tokens, {tokens: SIZE})
+            assert [each.up_to for each in problem.policy] == [16 * 6 // 4, 64 * 6 // 4, None]
+            assert [(each.name, each.routes) for each in problem.operands if each.content == "routes"] == [("order", (6, 4))]
 
     def test_every_number_of_pairs_has_one_launch_and_a_tile_for_each(self) -> None:
         """The largest grid that pairs can need: one tile for each expert that has any, and one more for every tile that is full."""

@@ -1,5 +1,6 @@
 """The native loop: what it gives, what it holds, what it refuses."""
 
+import ctypes
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from engine.artifacts import CacheGroup, Call, InputInfo, Program, load_manifest
 from engine.artifacts.step_arrays import step_arrays, whole_prompts
 from engine.artifacts.step_inputs import step_inputs
-from engine.errors import ArtifactError
+from engine.errors import ArtifactError, MismatchError
 from engine.kernels.cut_operators import CUT_OPERATORS
+from engine.runtime import native_program
 from engine.runtime.batch import StepInputs
 from engine.runtime.executor import Executor
 from engine.runtime.memory import Memory
@@ -97,6 +99,27 @@ def test_a_program_that_uses_what_is_not_there_is_refused(tiny_artifact: Path) -
         program = msgspec.structs.replace(manifest.step, calls=[broken, *others])
         with pytest.raises(ArtifactError, match=message):
             NativeProgram(tiny_artifact, manifest, program, constants, threads=1)
+
+
+def test_code_of_another_version_is_refused_before_it_is_called(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = load_manifest(tiny_artifact)
+
+    def refusal() -> str:
+        with pytest.raises(MismatchError, match="was built by another version of Engine") as caught:
+            NativeProgram(tiny_artifact, manifest, manifest.step, {}, threads=1)
+        assert [misfit.field for misfit in caught.value.misfits] == changed
+        return str(caught.value)
+
+    changed = ["engine_program_take"]
+    result, arguments = native_program._SIGNATURES["engine_program_take"]
+    monkeypatch.setitem(native_program._SIGNATURES, "engine_program_take", (result, arguments[:-1]))
+    assert "p p i4 p i8 p p p" in refusal()
+    changed.append("engine_program_later")
+    monkeypatch.setitem(native_program._SIGNATURES, "engine_program_later", (None, []))
+    assert "none" in refusal()
+    changed = list(native_program._SIGNATURES)
+    monkeypatch.setattr(native_program, "load_code", lambda path: ctypes.CDLL("libm.so.6"))
+    refusal()
 
 
 def test_inputs_are_of_any_type(tiny_artifact: Path) -> None:
