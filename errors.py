@@ -100,19 +100,28 @@ class RequestError(EngineError):
     """A request that cannot be served.
 
     status: the HTTP status to answer with. param: the request field at fault, if one is.
-    code: a short machine-readable word (`context_length_exceeded`), as OpenAI's errors carry.
+    code: a short machine-readable word (`context_length_exceeded`), as OpenAI's errors carry. retry_after: seconds until it may well be
+    served, None where nobody knows.
     """
 
     exit_code = 9
     way_out = "docs/api.md lists what a request may ask for"
 
     def __init__(
-        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None, hint: str | None = None
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
         self.param = param
         self.code = code
+        self.retry_after = retry_after
 
 
 class DeviceError(EngineError):

@@ -82,6 +82,12 @@ class EngineServer:
         while self._get("/health")[0] != 200:
             self._check("become ready")
 
+    def wait_until_all_are_well(self, replicas: int) -> None:
+        """Every worker serves."""
+        self.wait_until_ready()
+        while f"engine_replicas_ready {replicas}.0" not in self._get("/metrics")[1]:
+            self._check(f"have {replicas} workers ready")
+
     def phases(self) -> dict[str, float]:
         """Seconds that each phase of the start took, by the server's own account."""
         return {name: float(seconds) for name, seconds in _PHASE.findall(self._get("/metrics")[1])}

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from ..artifacts import Manifest, load_manifest, this_machine_flags
+from ..cpus import usable_cpus
 from ..errors import DeviceError
-from ..runtime.capacity.machine import usable_cpus
 from ..runtime.kinds.choose import kind_of
 
 _ROOT = Path(__file__).resolve().parent.parent

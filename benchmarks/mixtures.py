@@ -38,7 +38,7 @@ from engine.bench.report import Report, Table, show, write_json
 
 HERE = Path(__file__).resolve().parent
 ENGINE = Path(sys.executable).with_name("engine")
-TYPES = {"qwen3-30b-a3b": "Q4_K", "gpt-oss-20b": "MXFP4", "deepseek-v2-lite": "Q4_K"}
+TYPES = {"qwen3-30b-a3b": "Q4_K", "gpt-oss-20b": "MXFP4", "deepseek-v2-lite": "Q4_K", "glm-4.7-flash": "Q4_K"}
 """What most matrices of a shape's file are."""
 ENGINE_NAME, OTHER_NAME = "Engine", "llama.cpp"
 CLIENTS = 8

@@ -152,6 +152,45 @@ SHAPES = {
         },
         type=Type.Q4_K,
     ),
+    "glm-4.7-flash": Shape(
+        architecture="deepseek2",
+        hidden=2048,
+        keys=_keys(2048, 20, 1, 576, 64, 4, 1536)
+        | {
+            "attention.value_length": 512,
+            "attention.q_lora_rank": 768,
+            "attention.kv_lora_rank": 512,
+            "attention.key_length_mla": 256,
+            "attention.value_length_mla": 256,
+            "rope.dimension_count": 64,
+            "feed_forward_length": 10240,
+            "leading_dense_block_count": 1,
+            "expert_shared_count": 1,
+            "expert_gating_func": 2,  # sigmoid
+            "expert_weights_norm": True,
+            "expert_weights_scale": 1.8,
+        },
+        matrices={
+            "attn_q_a.weight": (768, 2048),
+            "attn_q_b.weight": (20 * 256, 768),
+            "attn_kv_a_mqa.weight": (576, 2048),
+            "attn_k_b.weight": (20, 512, 192),
+            "attn_v_b.weight": (20, 256, 512),
+            "attn_output.weight": (2048, 20 * 256),
+        }
+        | _experts(64, 2048, 1536)
+        | _mlp(2048, 1536, "_shexp"),
+        dense=_mlp(2048, 10240),
+        vectors={
+            "attn_norm.weight": (2048,),
+            "ffn_norm.weight": (2048,),
+            "attn_q_a_norm.weight": (768,),
+            "attn_kv_a_norm.weight": (512,),
+            "ffn_gate_inp.weight": (64, 2048),
+            "exp_probs_b.bias": (64,),
+        },
+        type=Type.Q4_K,
+    ),
 }
 
 
@@ -186,7 +225,7 @@ def _tensors(shape: Shape, layers: int, vocabulary: int) -> Iterator[tuple[str, 
     for layer in range(layers):
         is_dense = layer < shape.keys.get("leading_dense_block_count", 0)
         for name, size in shape.vectors.items():
-            if not (is_dense and "inp" in name):
+            if not (is_dense and ("inp" in name or "exp" in name)):
                 yield f"blk.{layer}.{name}", size, Type.F32
         kept = {name: size for name, size in shape.matrices.items() if not (is_dense and "exp" in name)}
         for name, size in (kept | (shape.dense if is_dense else {})).items():
@@ -242,7 +281,13 @@ def _tokenizer(path: Path) -> dict[str, tuple[Any, gguf.GGUFValueType, gguf.GGUF
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(key, value)
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case _:
+            writer.add_uint32(key, value)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from ..errors import EngineError
 from ..protocol import Output
 from .text.assembler import Assembler, Delta, Plan
-from .workers.dispatch import Dispatch
+from .workers.dispatch import Requests
 
 
 class Observer:
@@ -25,15 +25,15 @@ class Generation:
     `close` it to abort what has not finished. Raises RequestError if the server is overloaded.
     """
 
-    def __init__(self, dispatch: Dispatch, assemblers: Sequence[Assembler], observer: Observer, take: Callable[[int, Delta], None]) -> None:
-        self._dispatch = dispatch
+    def __init__(self, worker: Requests, assemblers: Sequence[Assembler], observer: Observer, take: Callable[[int, Delta], None]) -> None:
+        self._worker = worker
         self._observer = observer
         self._take = take
         self._open = {assembler.plan.id: (index, assembler) for index, assembler in enumerate(assemblers)}
         loop = asyncio.get_running_loop()
         self._begun: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[None] = loop.create_future()
-        dispatch.generate([assembler.submit() for assembler in assemblers], self)
+        worker.generate([assembler.submit() for assembler in assemblers], self)
 
     async def begun(self) -> None:
         """Wait for the first delta. Raises what `ended` raises if there will be none."""
@@ -90,7 +90,7 @@ class Generation:
 
     def _finish(self, assembler: Assembler) -> None:
         del self._open[assembler.plan.id]
-        self._dispatch.abandon(assembler.plan.id)
+        self._worker.abandon(assembler.plan.id)
         self._observer.finished(assembler.plan, assembler.generated, assembler.finish_reason or "stop")
 
     def _end(self, error: Exception) -> None:
@@ -101,6 +101,6 @@ class Generation:
 
     def _abandon(self) -> None:
         for id, (_, assembler) in self._open.items():
-            self._dispatch.abandon(id)
+            self._worker.abandon(id)
             self._observer.finished(assembler.plan, assembler.generated, "abort")
         self._open.clear()

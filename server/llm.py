@@ -31,6 +31,7 @@ from .text.text import Text
 from .texts import GENERATES, Texts, check_task
 from .tokenizing import Tokenizing
 from .workers.client import WorkerClient
+from .workers.fleet import Fleet
 from .workers.process import WorkerHandle, spawn_worker
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ class LLM:
             self.text = Text.load(options.artifacts / "tokenizer")
             self._tokenizing = Tokenizing(self.text, options.artifacts, self.manifest.digest)
             self._limits = ModelLimits.of(self.manifest, generation_config)
-            self._client = self._loop.call(_client(options, handle, log))
-            self._running = self._loop.start(self._client.run())
+            self._fleet = self._loop.call(_fleet(options, handle, log))
+            self._running = self._loop.start(self._fleet.run())
             self._ready = self._until_ready()
         except BaseException:
             handle.kill()
@@ -106,7 +107,7 @@ class LLM:
     def close(self) -> None:
         """Ends the worker. Safe to call twice."""
         if not self._running.done():
-            self._loop.call(_stopped(self._client))
+            self._loop.call(_stopped(self._fleet))
             self._running.exception()
             self._loop.close()
 
@@ -179,7 +180,7 @@ class LLM:
             max_context=self._limits.max_context,
             vocab_size=self._limits.vocab_size,
             tokenizing=self._tokenizing,
-            worker=self._client,
+            fleet=self._fleet,
             observer=Observer(),
             hold_timeout=math.inf,
         )
@@ -241,12 +242,12 @@ class LLM:
             raise
 
     async def _run(self, assemblers: list[Assembler], put: Callable[[tuple[int, Delta]], None]) -> None:
-        with closing(Generation(self._client.dispatch, assemblers, Observer(), lambda index, delta: put((index, delta)))) as generation:
+        with closing(Generation(self._fleet, assemblers, Observer(), lambda index, delta: put((index, delta)))) as generation:
             await generation.ended()
 
     def _until_ready(self) -> Ready:
         try:
-            return self._loop.call(self._client.life.until_ready())
+            return self._loop.call(self._fleet.until_ready())
         except RequestError:
             self._running.result()
             raise
@@ -277,9 +278,9 @@ class TextStream:
         getattr(self._pieces, "close", lambda: None)()
 
 
-async def _client(options: WorkerOptions, handle: WorkerHandle, log: Callable[[str], None]) -> WorkerClient:
-    return WorkerClient(options, handle, log=log)
+async def _fleet(options: WorkerOptions, handle: WorkerHandle, log: Callable[[str], None]) -> Fleet:
+    return Fleet([WorkerClient(options, handle, log=log)], log=log)
 
 
-async def _stopped(client: WorkerClient) -> None:
-    client.stop()
+async def _stopped(fleet: Fleet) -> None:
+    fleet.stop()

@@ -12,15 +12,15 @@ from prometheus_client.utils import floatToGoString
 
 from .histogram import Histogram
 from .metrics import Metrics
-from .workers.client import WorkerClient
+from .workers.fleet import Fleet
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def render(metrics: Metrics, worker: WorkerClient) -> bytes:
+def render(metrics: Metrics, fleet: Fleet) -> bytes:
     """Of this moment."""
     registry = CollectorRegistry()
-    registry.register(_State(metrics, worker))
+    registry.register(_State(metrics, fleet))
     return generate_latest(registry)
 
 
@@ -32,14 +32,14 @@ def histogram_family(name: str, histogram: Histogram) -> HistogramMetricFamily:
 
 
 class _State(Collector):
-    """The figures of server and worker, as they are when asked for."""
+    """The figures of server and workers, as they are when asked for."""
 
-    def __init__(self, metrics: Metrics, worker: WorkerClient) -> None:
+    def __init__(self, metrics: Metrics, fleet: Fleet) -> None:
         self._metrics = metrics
-        self._worker = worker
+        self._fleet = fleet
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._of_worker()
+        yield from self._of_workers()
         for histogram in self._metrics.histograms:
             yield histogram_family(f"engine_{histogram.name}", histogram)
         success = CounterMetricFamily("engine_request_success", "Finished sequences.", labels=["finished_reason"])
@@ -47,14 +47,15 @@ class _State(Collector):
             success.add_metric([reason], count)
         yield success
 
-    def _of_worker(self) -> Iterator[Metric]:
-        worker, life, stats = self._worker, self._worker.life, self._worker.totals.stats
-        live = self._worker.dispatch.live
+    def _of_workers(self) -> Iterator[Metric]:
+        fleet, stats, live = self._fleet, self._fleet.stats, self._fleet.live
+        lives = [replica.life for replica in fleet.replicas]
+        blocks = sum(life.ready.num_blocks for life in lives if life.ready)
         running = min(stats.running, live)
         yield _gauge("num_requests_running", "Sequences being computed.", running)
         yield _gauge("num_requests_waiting", "Sequences accepted but not being computed.", live - running)
         used = stats.blocks_used / stats.blocks_total if stats.blocks_total else 0.0
-        yield _gauge("kv_cache_blocks", "Blocks of all KV caches, 0 until the worker is ready.", life.ready.num_blocks if life.ready else 0)
+        yield _gauge("kv_cache_blocks", "Blocks of all KV caches, 0 until the worker is ready.", blocks)
         yield _gauge("kv_cache_usage_ratio", "Share of the blocks in use, of the KV cache that is fullest, 0 to 1.", used)
         yield _counter("prompt_tokens", "Prompt tokens processed.", stats.prompt_tokens_total)
         yield _counter("generation_tokens", "Tokens generated.", stats.generation_tokens_total)
@@ -63,15 +64,21 @@ class _State(Collector):
         yield _counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_hit_tokens_total)
         yield _counter("steps", "Scheduler steps.", stats.steps_total)
         yield _counter("jit_compilations", "Compilations while serving; anything but 0 is a bug.", stats.jit_compilations_total)
-        yield _counter("worker_restarts", "Workers started to replace one that died.", life.restarts)
+        yield _counter("worker_restarts", "Workers started to replace one that died.", sum(life.restarts for life in lives))
         yield _gauge(
-            "weights_verified", "1 once the weights have been compared with the manifest, and are whole.", worker.weights == "whole"
+            "weights_verified", "1 once the weights have been compared with the manifest, and are whole.", fleet.weights == "whole"
         )
-        yield _gauge("weights_damaged", "1 if they were found to be damaged: nothing is served any more.", worker.weights == "damaged")
+        yield _gauge("weights_damaged", "1 if they were found to be damaged: nothing is served any more.", fleet.weights == "damaged")
         phases = GaugeMetricFamily("engine_startup_phase_seconds", "Seconds that each phase of the last start took.", labels=["phase"])
-        for name, seconds in (self._metrics.own_phases | life.phases).items():
+        longest = {name: max(life.phases.get(name, 0.0) for life in lives) for life in lives for name in life.phases}
+        for name, seconds in (self._metrics.own_phases | longest).items():
             phases.add_metric([name], seconds)
         yield phases
+        yield _gauge("replicas_ready", "Workers that serve requests, and go on with them.", sum(each.is_well for each in fleet.replicas))
+        sequences = GaugeMetricFamily("engine_replica_sequences", "Sequences of each worker, running or waiting.", labels=["replica"])
+        for number, replica in enumerate(fleet.replicas):
+            sequences.add_metric([str(number)], replica.dispatch.sequences)
+        yield sequences
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -21,12 +21,15 @@ class WorkerOptions(RuntimeOptions):
 
     digest: of the artifact that alone may be loaded. verify_weights: when their digests are compared;
     a worker by itself does it before it is ready, or not.
+    workers: how many share this machine's memory and time. cpus: those on which this one runs, as `0-3,8` (None: all that there are).
     worker_command replaces the command before the flags, for a worker that is not the built-in one.
     """
 
     artifacts: Path = required("a directory that `engine build` wrote", **DIRECTORY)
     digest: str | None = None
     verify_weights: WeightsCheck = "off"
+    workers: int = 1
+    cpus: str | None = None
     worker_command: tuple[str, ...] | None = None
 
 
@@ -71,6 +74,13 @@ class ServeOptions(WorkerOptions):
         "how tokens are chosen where a request does not say. auto: as the checkpoint's generation_config.json recommends; "
         "none: as OpenAI documents",
         choices=("auto", "none"),
+    )
+    replicas: int = option(
+        1,
+        "workers that serve the model side by side, each on its share of the CPUs, of --threads and of --kv-memory, over one copy of the "
+        "weights: a request is computed where its beginning is cached or least is waiting, with the same answer. For machines of several "
+        "NUMA nodes, and for many short requests",
+        **COUNT,
     )
     max_queue: int = option(
         256,

@@ -1,6 +1,6 @@
-"""`engine serve`, its first moments: take the port, start the worker, and only then import the server.
+"""`engine serve`, its first moments: take the port, start the workers, and only then import the server.
 
-The worker's imports take longest, so everything else happens beside them.
+Their imports take longest, so everything else happens beside them.
 """
 
 import gc
@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import UsageError
 from .options import ServeOptions
 from .workers.process import spawn_worker
+from .workers.replicas import options_of_replicas
 
 BACKLOG = 2048
 
@@ -19,21 +20,25 @@ BACKLOG = 2048
 def serve(options: ServeOptions) -> int:
     """Serves until SIGTERM or SIGINT; the exit code. Requests in flight are finished first.
 
-    Raises UsageError if the address cannot be listened on, ArtifactError if there is nothing to
-    serve there or it is not signed as it must be, and WorkerError if no worker can be kept running.
+    Raises UsageError if the address cannot be listened on or the machine is too small for the replicas, ArtifactError if there is
+    nothing to serve there or it is not signed as it must be, and WorkerError if no worker can be kept running.
     """
     if options.verify_key is not None:
         options = replace(options, digest=_signed_digest(options, options.verify_key))
+    replicas = options_of_replicas(options)
     with listen(options.host, options.port) as listener:
-        worker = spawn_worker(options)
+        workers = []
         gc.disable()  # until all is loaded: what comes now stays
         try:
+            for each in replicas:
+                workers.append((each, spawn_worker(each)))
             _import_pydantic()
             from .serving import run_server
 
-            return run_server(options, listener, worker)
+            return run_server(options, listener, workers)
         finally:
-            worker.kill()
+            for _, worker in workers:
+                worker.kill()
 
 
 def _import_pydantic() -> None:

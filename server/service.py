@@ -24,7 +24,7 @@ from .text.text import Text
 from .text.token_jobs import Conversation, Prompts
 from .texts import GENERATES, Texts, check_task
 from .tokenizing import Tokenizing
-from .workers.client import WorkerClient
+from .workers.fleet import Fleet
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Service:
     text: Text
     tokenizing: Tokenizing
     forms: FormNames
-    worker: WorkerClient
+    fleet: Fleet
     metrics: Metrics
     hold_timeout: float
     stream_silence: float = 10.0
@@ -71,7 +71,7 @@ class Service:
         most = (ask.usual_tokens or self.limits.max_context) if ask.max_tokens is None else ask.max_tokens
         ask.params.check_token_ids(self.limits.vocab_size)
         ask.params.check_min_tokens(most)
-        return plan(ask, self.text, self.limits, await self.worker.dispatch.hold(self.hold_timeout))
+        return plan(ask, self.text, self.limits, await self.fleet.hold(self.hold_timeout))
 
     async def grammar(self, params: GenerationParams) -> str | None:
         """What the answers must follow, if the request says so. Raises RequestError for what cannot be honoured."""
@@ -126,7 +126,7 @@ class Service:
 
     def check_sequences(self, wanted: int) -> None:
         """Raises RequestError for more than this server takes at once, before any work is done for them."""
-        self.worker.dispatch.check_size(wanted)
+        self.fleet.check_size(wanted)
 
     async def decode(self, tokens: Sequence[int]) -> str:
         return await offload(len(tokens), partial(self.text.decode, tokens))
@@ -141,7 +141,7 @@ class Service:
             max_context=self.limits.max_context,
             vocab_size=self.limits.vocab_size,
             tokenizing=self.tokenizing,
-            worker=self.worker,
+            fleet=self.fleet,
             observer=self.metrics,
             hold_timeout=self.hold_timeout,
         )

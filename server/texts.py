@@ -15,7 +15,7 @@ from .text.token_jobs import Pairs, WholeTexts
 from .text.whole_texts import Tokens
 from .tokenizing import Tokenizing
 from .vectors import Vectors, embeds
-from .workers.client import WorkerClient
+from .workers.fleet import Fleet
 
 GENERATES = "generate"
 WINDOW = 2
@@ -44,13 +44,13 @@ def check_task(info: PooledInfo | None, task: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """Vectors and scores by the worker. hold_timeout: seconds to wait for one that loads."""
+    """Vectors and scores by the workers. hold_timeout: seconds to wait for one that loads."""
 
     info: PooledInfo
     max_context: int
     vocab_size: int
     tokenizing: Tokenizing
-    worker: WorkerClient
+    fleet: Fleet
     observer: Observer
     hold_timeout: float
 
@@ -105,7 +105,7 @@ class Texts:
 
     async def vectors(self, tokens: Sequence[Tokens], *, dimensions: int = 0, raw: bool = False) -> list[bytes]:
         """Float32, little-endian, in the order of the texts. raw: as `Embed` has it. Raises RequestError."""
-        ready = await self.worker.dispatch.hold(self.hold_timeout)
+        ready = await self.fleet.hold(self.hold_timeout)
         if (longest := max(len(each.ids) for each in tokens)) > ready.max_tokens:
             raise RequestError(
                 f"a text has {longest} tokens, but the KV cache holds {ready.max_tokens}",
@@ -114,7 +114,7 @@ class Texts:
             )
         window = WINDOW * ready.max_num_seqs
         requests = embeds(tokens, dimensions=dimensions, raw=raw)
-        with closing(Vectors(self.worker.dispatch, requests, self.observer, window=window)) as found:
+        with closing(Vectors(self.fleet, requests, self.observer, window=window)) as found:
             return await found.all()
 
     def check(self, tokens: Sequence[Tokens], param: str) -> None:

@@ -10,7 +10,7 @@ from ..protocol import Embed, Output, SamplingParams
 from .generation import Observer
 from .text.assembler import Plan
 from .text.whole_texts import Tokens
-from .workers.dispatch import Dispatch
+from .workers.dispatch import Requests
 
 _CHOOSES_NOTHING = SamplingParams(max_tokens=0)
 
@@ -27,8 +27,8 @@ class Vectors:
     `close` it to abort what has not finished. Raises RequestError if the server is overloaded.
     """
 
-    def __init__(self, dispatch: Dispatch, requests: Sequence[Embed], observer: Observer, *, window: int) -> None:
-        self._dispatch = dispatch
+    def __init__(self, worker: Requests, requests: Sequence[Embed], observer: Observer, *, window: int) -> None:
+        self._worker = worker
         self._observer = observer
         self._arrived = time.monotonic()
         self._requests = requests
@@ -37,7 +37,7 @@ class Vectors:
         self._left = len(requests)
         self._next = min(window, len(requests))
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        dispatch.generate(self._requests[: self._next], self)
+        worker.generate(self._requests[: self._next], self)
 
     async def all(self) -> list[bytes]:
         """Wait for the vectors, in the order of the texts: float32, little-endian. Raises RequestError if one cannot be had."""
@@ -79,10 +79,10 @@ class Vectors:
     def _send_next(self) -> None:
         self._next += 1
         try:
-            self._dispatch.generate(self._requests[self._next - 1 : self._next], self)
+            self._worker.generate(self._requests[self._next - 1 : self._next], self)
         except RequestError as error:
             self.fail(error)
 
     def _abandon(self) -> None:
         for request in self._requests[: self._next]:
-            self._dispatch.abandon(request.id)
+            self._worker.abandon(request.id)

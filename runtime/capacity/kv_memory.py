@@ -4,7 +4,7 @@ from ...artifacts import CacheGroup, Manifest
 from ...artifacts.step_inputs import step_sizes
 from ...errors import UsageError
 from ..caches.geometry import blocks_for
-from .machine import free_memory
+from .machine import free_memory, workers
 from .pools import pool_bytes, pool_sizes, sizes_for
 
 FREE_MEMORY_SHARE = 0.5
@@ -51,16 +51,18 @@ def step_bytes(manifest: Manifest, *, max_num_seqs: int, max_batch_tokens: int) 
 
 
 def default_kv_memory(manifest: Manifest, *, max_num_seqs: int, max_batch_tokens: int, free: int | None = None) -> int:
-    """Bytes: enough for max_num_seqs sequences of the longest context, at most half of what weights and activations leave free.
+    """Bytes: enough for max_num_seqs sequences of the longest context, at most half of what weights and activations leave free, of
+    which workers of one server get equal parts: they share the weights.
 
     Raises UsageError when not even one block of each cache group fits.
     """
     groups, max_context = manifest.caches, manifest.model.max_context
     whole = max_num_seqs * blocks_for(groups[0], max_context)
     wanted = pool_bytes(groups, sizes_for(groups, whole, max_context=max_context, max_batch_tokens=max_batch_tokens))
-    reserved = manifest.memory.weight_bytes + step_bytes(manifest, max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens)
+    step = step_bytes(manifest, max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens)
+    reserved = manifest.memory.weight_bytes + workers() * step
     free = free_memory() if free is None else free
-    allowed = int(FREE_MEMORY_SHARE * max(0, free - reserved))
+    allowed = int(FREE_MEMORY_SHARE * max(0, free - reserved) / workers())
     if allowed < least_bytes(manifest):
         raise UsageError(
             f"half of what weights and activations leave free is {allowed} bytes, less than one block of the KV cache"

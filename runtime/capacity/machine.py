@@ -2,12 +2,33 @@
 
 import math
 import os
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
+from ...cpus import cores_of, usable_cpus
 from . import cgroups
 
 _ROOT = Path("/")
-_CPUS = Path("/sys/devices/system/cpu")
+
+
+class _Share:
+    """Of how many workers of one server this is one."""
+
+    workers = 1
+
+
+def share_with(workers: int, cpus: Collection[int]) -> None:
+    """From now on this process runs on these CPUs alone, and takes one of `workers` equal parts of time and free memory."""
+    _Share.workers = workers
+    if hasattr(os, "sched_setaffinity"):
+        with suppress(OSError):  # a CPU that has gone meanwhile: the scheduler knows better
+            os.sched_setaffinity(0, cpus)
+
+
+def workers() -> int:
+    """How many share the machine."""
+    return _Share.workers
 
 
 def _read(path: Path) -> str | None:
@@ -17,24 +38,11 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def usable_cpus() -> set[int]:
-    """Logical CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
-
-
-def physical_cores(cpus: set[int], cpu_root: Path = _CPUS) -> int:
-    """Number of physical cores behind these logical CPUs (hyper-threads counted once)."""
-    cores = {_read(cpu_root / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus}
-    return len(cores)
-
-
 def default_threads() -> int:
-    """One thread per usable physical core, fewer where control groups grant less time than that."""
-    cores = physical_cores(usable_cpus())
+    """One thread per usable physical core, fewer where this worker's share of what control groups grant is less time than that."""
+    cores = len(cores_of(usable_cpus()))
     quota = cgroups.cpu_quota(_ROOT)
-    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+    return max(1, cores if quota is None else min(cores, math.ceil(quota / _Share.workers)))
 
 
 def free_memory(root: Path = _ROOT) -> int:

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from ...cpus import usable_cpus
 from ...errors import ArtifactError
-from ..capacity.machine import usable_cpus
 from ..weights import Span
 from .device import Device, Pinned, Resource
 from .region import Region, align

@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import heap
+from ...cpus import parse_cpus
 from ...errors import EngineError, WorkerError
 from ...options.runtime import RuntimeOptions
 from ...protocol import Failed, Phase
+from ..capacity.machine import share_with
 from .channel import Channel
 
 if TYPE_CHECKING:
@@ -86,6 +88,8 @@ def _print_traceback() -> None:
 def _load(parsed: argparse.Namespace, channel: Channel) -> "EngineCore":
     options = RuntimeOptions(**{option.name: getattr(parsed, option.name) for option in fields(RuntimeOptions)})
     started = time.perf_counter()
+    if parsed.cpus is not None:
+        share_with(parsed.workers, parse_cpus(parsed.cpus))
     from ..core import EngineCore
     from . import import_guard
 
@@ -120,6 +124,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--artifacts", type=Path, required=True)
     parser.add_argument("--digest")
     parser.add_argument("--verify-weights", action="store_true")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--cpus")
     for option in fields(RuntimeOptions):
         kind = str if isinstance(option.default, str) else int
         parser.add_argument(f"--{option.name.replace('_', '-')}", type=kind, default=option.default)

@@ -60,7 +60,7 @@ async def whole(service: Service, ask: Ask, dialect: Dialect) -> msgspec.Struct:
     assemblers = await service.prepare(ask)
     collected: list[list[Delta]] = [[] for _ in assemblers]
     take = lambda index, delta: collected[index].append(delta)  # noqa: E731
-    with closing(Generation(service.worker.dispatch, assemblers, service.metrics, take)) as generation:
+    with closing(Generation(service.fleet, assemblers, service.metrics, take)) as generation:
         await generation.ended()
     scores = sum(len(delta.scores) for deltas in collected for delta in deltas)
     routes = sum(len(route) for deltas in collected for delta in deltas for route in delta.routes)
@@ -81,7 +81,7 @@ class Stream:
         self._opening = b""
         self._held: dict[int, list[Delta]] = {}
         sink.on_ready = self._release
-        self._generation = Generation(service.worker.dispatch, assemblers, service.metrics, self._take)
+        self._generation = Generation(service.fleet, assemblers, service.metrics, self._take)
 
     async def begun(self) -> None:
         await self._generation.begun()

@@ -1,5 +1,7 @@
 """Errors as the clients of the API that was asked expect them."""
 
+import math
+
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -10,6 +12,7 @@ from ..dialects.answers import ErrorAnswer, ErrorBody
 from ..dialects.messages_api.errors import is_messages_path, messages_error
 
 RETRY_AFTER_SECONDS = 1
+"""Where nobody knows how long it takes."""
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -28,7 +31,9 @@ def error_answer(error: EngineError) -> ErrorAnswer:
 def error_response(error: EngineError, path: str) -> Response:
     """path: what was asked for."""
     status = error.status if isinstance(error, RequestError) else 500
-    headers = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": str(RETRY_AFTER_SECONDS)}}.get(status)
+    known = error.retry_after if isinstance(error, RequestError) else None
+    seconds = RETRY_AFTER_SECONDS if known is None else math.ceil(known)
+    headers = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": str(seconds)}}.get(status)
     body = messages_error(error) if is_messages_path(path) else error_answer(error)
     return json_response(body, status=status, headers=headers)
 

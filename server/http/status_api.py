@@ -31,12 +31,14 @@ async def model(service: Served, name: str) -> Response:
 
 
 async def health(service: Served) -> Response:
-    """200 when requests are served; else 503 with what is going on."""
-    worker, life = service.worker, service.worker.life
-    stalled = life.state == "ready" and worker.is_stalled
-    if life.state == "ready" and not stalled:
-        return json_response({"status": "ok"})
-    status, seconds = ("stalled", life.progress.seconds()) if stalled else (life.state, life.seconds_in_state())
+    """200 when requests are served, by one replica at least; else 503 with what is going on."""
+    replicas = service.fleet.replicas
+    well = sum(replica.is_well for replica in replicas)
+    if well:
+        return json_response({"status": "ok"} if len(replicas) == 1 else {"status": "ok", "replicas": len(replicas), "well": well})
+    worker = next((replica for replica in replicas if not replica.life.ended), replicas[0])
+    life = worker.life
+    status, seconds = ("stalled", life.progress.seconds()) if worker.is_stalled else (life.state, life.seconds_in_state())
     body = {"status": status, "phase": life.last_phase(), "seconds": round(seconds, 3), "phases": life.phases}
     return json_response(body, status=503, headers={"retry-after": str(RETRY_AFTER_SECONDS)})
 
@@ -49,4 +51,4 @@ async def metrics(service: Served) -> Response:
     """In Prometheus' text format."""
     from ..metrics_page import CONTENT_TYPE, render
 
-    return Response(render(service.metrics, service.worker), headers={"content-type": CONTENT_TYPE})
+    return Response(render(service.metrics, service.fleet), headers={"content-type": CONTENT_TYPE})

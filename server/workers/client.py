@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal
 
 from ...errors import EngineError, RequestError
 from ...protocol import Drain, Failed, Phase, Ready, StepDone, ToServer
@@ -10,15 +9,13 @@ from ..options import WorkerOptions
 from .dispatch import Dispatch
 from .life import State, WorkerLife, damaged, shutting_down
 from .process import WorkerHandle, describe_exit
+from .recent_requests import RecentRequests
 from .totals import Totals
-
-Weights = Literal["unchecked", "whole", "damaged"]
 
 
 class WorkerClient:
-    """A worker's life, the requests that it computes, and what all workers have done. `run()` must be running for anything to happen.
-
-    weights: whether they are known to be those that were built.
+    """A worker's life, the requests that it computes, and what it and those before it have done. `run()` must be running for anything
+    to happen. given_up: what no worker is to be given again.
     """
 
     def __init__(
@@ -26,20 +23,24 @@ class WorkerClient:
         options: WorkerOptions,
         handle: WorkerHandle,
         *,
-        max_queue: int | None = None,
+        given_up: RecentRequests | None = None,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._log = log
         self.life = WorkerLife(options, handle)
-        self.dispatch = Dispatch(self.life, max_queue=max_queue)
+        self.dispatch = Dispatch(self.life, given_up)
         self.totals = Totals()
-        self.weights: Weights = "unchecked"
 
     @property
     def is_stalled(self) -> bool:
         """Whether the worker has requests, and has not gone on with them for a few times as long as a step takes."""
         ready, busy = self.life.ready, self.life.serving and self.dispatch.sequences > 0
         return busy and ready is not None and self.life.progress.is_stalled(max_batch_tokens=ready.max_batch_tokens)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it serves requests, and goes on with them."""
+        return self.life.state == "ready" and not self.is_stalled
 
     async def run(self) -> None:
         """Serve until `drain` or `stop`. Raises EngineError when no worker can be kept running."""
@@ -75,7 +76,6 @@ class WorkerClient:
 
     def fail(self) -> None:
         """The weights are damaged: requests in flight fail, the worker is ended by `run`, and no other is started."""
-        self.weights = "damaged"
         self._stop(damaged(), "damaged")
 
     def stop(self) -> None:

@@ -1,7 +1,6 @@
 """The sequences that a worker computes: who is admitted, what is sent again after a worker's death, who gets the outputs."""
 
 import asyncio
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -9,11 +8,13 @@ from typing import Protocol
 import msgspec
 
 from ...errors import EngineError, RequestError
-from ...protocol import Abort, Embed, Output, Ready, Request
+from ...protocol import Abort, Embed, Output, Request
 from .life import WorkerLife
 from .recent_requests import RecentRequests
 
 MOST_GIVEN_UP_IN_A_ROW = 8
+SEQUENCE_LOAD = 32
+"""A sequence in flight counts as so many tokens of a prompt that have to be computed: it slows down all others of its worker."""
 
 
 class Receiver(Protocol):
@@ -26,16 +27,31 @@ class Receiver(Protocol):
         """There will be no more outputs."""
 
 
+class Requests(Protocol):
+    """What computes requests."""
+
+    def generate(self, submits: Sequence[Request], receiver: Receiver) -> None:
+        """Start these sequences, all or none. `receiver` gets their outputs until the last or until they are abandoned.
+
+        Raises RequestError if there is no room or the server is going down.
+        """
+
+    def abandon(self, id: str) -> None:
+        """No more outputs of this sequence. Unknown ids are ignored."""
+
+
 @dataclass(slots=True)
 class _Live:
     """A sequence in flight: enough to start it again where it stopped.
 
-    scored, routed: of how many tokens scores and experts have come. sent: whether the current worker has it. deaths: workers that
-    died while they had it, since its last token. alone: those of them that had nothing else.
+    uncached: tokens of its prompt that probably have to be computed. scored, routed: of how many tokens scores and experts have come.
+    sent: whether the current worker has it. deaths: workers that died while they had it, since its last token. alone: those of them that
+    had nothing else.
     """
 
     submit: Request
     receiver: Receiver
+    uncached: int = 0
     received: list[int] = field(default_factory=list)
     scored: int = 0
     routed: int = 0
@@ -61,22 +77,20 @@ class _Live:
 
 
 class Dispatch:
-    """Requests of one server, over the lives of its workers. max_queue: how many sequences may wait beyond those running.
+    """Requests of one worker, over the lives of those that take its place. given_up: what ended every worker that had it.
 
     After a death everything goes on at once. What was there at two deaths without a token in between is suspect:
     the one with the most deaths is tried alone, then the others one after the other beside what is not suspect, each
     once the one before it has given a token or ended. Only what kills worker after worker by itself is given up.
     """
 
-    def __init__(self, life: WorkerLife, *, max_queue: int | None) -> None:
+    def __init__(self, life: WorkerLife, given_up: RecentRequests | None = None) -> None:
         self._life = life
-        self._max_queue = max_queue
         self._live: dict[str, _Live] = {}
         self._tried: str | None = None
         self._alone = False
-        self._given_up = RecentRequests()
+        self._given_up = RecentRequests() if given_up is None else given_up
         self._given_up_in_a_row = 0
-        self._held = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -86,23 +100,22 @@ class Dispatch:
         return len(self._live)
 
     @property
-    def live(self) -> int:
-        """The same, and requests that wait for a worker."""
-        return len(self._live) + self._held
+    def load(self) -> int:
+        """What there is to be computed, in tokens of prompts."""
+        return sum(SEQUENCE_LOAD + (0 if live.received else live.uncached) for live in self._live.values())
 
-    def generate(self, submits: Sequence[Request], receiver: Receiver) -> None:
-        """Start these sequences, all or none. `receiver` gets their outputs until the last or until they are abandoned.
-
-        Raises RequestError if the queue is full or the server is going down.
-        """
+    def check(self, submits: Sequence[Request]) -> None:
+        """Raises RequestError for what ended every worker that had it, and if the server is going down."""
         self._life.check_open()
-        self.check_size(len(submits))
-        self._check_room(len(submits))
         self._check_given_up(submits)
+
+    def generate(self, submits: Sequence[Request], receiver: Receiver, uncached: Sequence[int] = ()) -> None:
+        """See `Requests`. uncached: of each, how many tokens of the prompt probably have to be computed."""
+        self.check(submits)
         if not self._live:
             self._life.progress.begin()
-        for submit in submits:
-            live = self._live[submit.id] = _Live(submit, receiver)
+        for submit, tokens in zip(submits, uncached or [len(submit.prompt) for submit in submits], strict=True):
+            live = self._live[submit.id] = _Live(submit, receiver, tokens)
             if self._life.serving and not self._alone:
                 self._send(live)
         self._idle.clear()
@@ -111,27 +124,6 @@ class Dispatch:
         """No more outputs of this sequence; the worker forgets it at once. Unknown ids are ignored."""
         if self._forget(id):
             self._life.send(Abort(id))
-
-    async def hold(self, timeout: float) -> Ready:
-        """A request waits until it can start, `timeout` seconds at most.
-
-        Raises RequestError (503) after that, and at once if too many requests wait already.
-        """
-        if not self._life.serving:
-            self._check_room(self._held + 1)
-        self._held += 1
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._life.until_ready()
-        except TimeoutError:
-            raise RequestError(
-                f"the model is still loading ({self._life.last_phase() or 'starting'})",
-                status=503,
-                code="loading",
-                hint="try again in a few seconds; GET /health answers 200 when it is ready",
-            ) from None
-        finally:
-            self._held -= 1
 
     def put(self, output: Output) -> None:
         """The worker has computed this."""
@@ -185,28 +177,6 @@ class Dispatch:
     async def until_idle(self) -> None:
         """Wait for the last sequence in flight to end."""
         await self._idle.wait()
-
-    def _capacity(self) -> float:
-        running = self._life.ready.max_num_seqs if self._life.ready else 0
-        return math.inf if self._max_queue is None else running + self._max_queue
-
-    def check_size(self, wanted: int) -> None:
-        """Raises RequestError for more sequences than can be taken at once."""
-        if wanted > (capacity := self._capacity()):
-            raise RequestError(
-                f"{wanted} sequences in one request, but this server takes {capacity} at once",
-                code="too_many_sequences",
-                hint="ask for fewer at a time",
-            )
-
-    def _check_room(self, wanted: int) -> None:
-        if len(self._live) + wanted > (capacity := self._capacity()):
-            raise RequestError(
-                f"{self.live} sequences are running or waiting, and no more than {capacity} may",
-                status=503,
-                code="overloaded",
-                hint="try again after the time given in Retry-After",
-            )
 
     def _check_given_up(self, submits: Sequence[Request]) -> None:
         if any(submit in self._given_up for submit in submits):

@@ -68,7 +68,7 @@ def _command(options: WorkerOptions) -> tuple[str, ...]:
 
 
 def _flags(options: WorkerOptions) -> list[str]:
-    names = ["artifacts", "digest", *(each.name for each in fields(RuntimeOptions))]
+    names = ["artifacts", "digest", *(each.name for each in fields(RuntimeOptions)), "workers", "cpus"]
     values = {name: getattr(options, name) for name in names}
     switches = ["--verify-weights"] if options.verify_weights == "before" else []
     given = [(f"--{name.replace('_', '-')}", str(value)) for name, value in values.items() if value is not None]

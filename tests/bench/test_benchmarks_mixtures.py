@@ -101,7 +101,13 @@ def test_a_file_without_weights_has_the_same_header_and_size(program: Any, token
 
 
 @pytest.mark.parametrize(
-    ("name", "experts"), [("qwen3-30b-a3b", [(128, 8)] * 3), ("gpt-oss-20b", [(32, 4)] * 3), ("deepseek-v2-lite", [None, (64, 6), (64, 6)])]
+    ("name", "experts"),
+    [
+        ("qwen3-30b-a3b", [(128, 8)] * 3),
+        ("gpt-oss-20b", [(32, 4)] * 3),
+        ("deepseek-v2-lite", [None, (64, 6), (64, 6)]),
+        ("glm-4.7-flash", [None, (64, 4), (64, 4)]),
+    ],
 )
 def test_shapes_are_those_of_the_models(
     name: str, experts: list[tuple[int, int] | None], program: Any, tokenizer: Path, tmp_path: Path

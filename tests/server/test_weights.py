@@ -18,7 +18,7 @@ from engine.artifacts import Manifest, background_check, load_manifest
 from engine.artifacts.files import file_digest
 from engine.errors import RequestError
 from engine.server.llm import LLM, Params
-from engine.server.workers.client import WorkerClient
+from engine.server.workers.fleet import Fleet
 
 WEIGHTS = "weights/0.safetensors"
 LONG = 2 << 30
@@ -74,19 +74,19 @@ def test_damage_that_is_found_beside_serving_ends_it(artifact: Path) -> None:
 
 
 def test_requests_that_run_when_damage_is_found_are_cut_off(artifact: Path) -> None:
-    async def fail(client: WorkerClient) -> None:
-        client.fail()
+    async def fail(fleet: Fleet) -> None:
+        fleet.fail()
 
     worker = (sys.executable, "-P", str(WORKER), "--step", "0.01")
     with LLM(artifact, worker_command=worker) as llm:
         pieces = iter(llm.stream([5, 6, 7], Params(max_tokens=400, temperature=0, ignore_eos=True)))
         next(pieces)
-        llm._loop.call(fail(llm._client))
+        llm._loop.call(fail(llm._fleet))
         with pytest.raises(RequestError, match="its artifact is damaged") as caught:
             list(pieces)
         assert caught.value.code == "artifact_damaged"
         assert llm._running.result() is None
-        assert llm._client.life.restarts == 0
+        assert llm._fleet.replicas[0].life.restarts == 0
         with pytest.raises(RequestError, match="its artifact is damaged"):
             llm.generate(["more"])
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -103,7 +102,7 @@ class ScriptedStream:
             text=text,
             tokenizing=Tokenizing(text, Path(), ""),
             forms=FormNames(),
-            worker=cast(Any, SimpleNamespace(dispatch=self.worker)),
+            fleet=cast(Any, self.worker),
             metrics=cast(Any, Observer()),
             hold_timeout=1.0,
         )

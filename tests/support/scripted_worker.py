@@ -235,6 +235,8 @@ def main():
     parser.add_argument("--max-batch-tokens", type=int)
     parser.add_argument("--scheduling")
     parser.add_argument("--digest")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--cpus")
     parser.add_argument("--verify-weights", action="store_true")
     parser.add_argument("--events")
     parser.add_argument("--gate")

@@ -57,7 +57,7 @@ def check_any_load(artifact: Path) -> None:
     assert answers(artifact, PROMPTS * 2) == expected * 2
     with LLM(artifact, kv_memory=_FEW_BLOCKS * sum(group.bytes_per_block for group in load_manifest(artifact).caches)) as llm:
         assert _answers(llm, PROMPTS) == expected
-        assert llm._client.totals.stats.preemptions_total > 0
+        assert llm._fleet.stats.preemptions_total > 0
 
 
 def answers(artifact: Path, prompts: list[list[int]], **options: Any) -> list[tuple[list[int], Any]]:

@@ -57,7 +57,7 @@ def submits(*ids: str) -> list[Submit]:
 
 def setting(max_queue: int | None = None) -> tuple[Life, Dispatch, Client]:
     life = Life()
-    return life, Dispatch(cast(Any, life), max_queue=max_queue), Client()
+    return life, Dispatch(cast(Any, life)), Client()
 
 
 def test_outputs_go_to_who_asked_until_the_last() -> None:
@@ -74,24 +74,12 @@ def test_outputs_go_to_who_asked_until_the_last() -> None:
     asyncio.run(asyncio.wait_for(dispatch.until_idle(), 1))
 
 
-def test_a_queue_has_room_for_so_many() -> None:
-    _, dispatch, client = setting(max_queue=1)
-    with pytest.raises(RequestError, match="4 sequences in one request") as too_many:
-        dispatch.generate(submits("a", "b", "c", "d"), client)
-    assert too_many.value.code == "too_many_sequences"
-    dispatch.generate(submits("a", "b"), client)
-    with pytest.raises(RequestError, match="no more than 3 may") as full:
-        dispatch.generate(submits("c", "d"), client)
-    assert full.value.status == 503
-    assert dispatch.live == 2
-
-
 class Requests:
     """A dispatch of which each request is one sequence with a prompt of its own."""
 
     def __init__(self) -> None:
         self.life = Life()
-        self.dispatch = Dispatch(cast(Any, self.life), max_queue=None)
+        self.dispatch = Dispatch(cast(Any, self.life))
         self.clients: dict[str, Client] = {}
 
     def ask(self, ids: Iterable[str]) -> None:
