@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fake_cuda import FakeCuda, Launched, fake_cuda_installed, memory
+from families import write_tiny_checkpoint
 from gpu_artifacts import build
 from random_checkpoints import write_random_checkpoint
 from tuning import candidate_kernels, computed_candidates
@@ -167,8 +168,8 @@ def test_what_is_timed_is_the_work(tunable: Tunable, tmp_path: Path) -> None:
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
 def test_experts_are_timed_as_the_work_that_they_are(tmp_path: Path) -> None:
-    shape = SHAPE | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
-    checkpoint = write_random_checkpoint("qwen3_moe", tmp_path / "model", **shape)
+    shape = SHAPE | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "vocab_size": 323}
+    checkpoint = write_tiny_checkpoint("qwen3_moe", tmp_path / "model", **shape)
     built = build(checkpoint, tmp_path, "--weights", "none", "--tunable")
     sizes = {"2x64x128 gathered": [3, 40], "1x128x64, 2 of 4": [3, 40]}
     for name, timings in computed_candidates(built.artifact, built.dump, sizes, tmp_path).items():
