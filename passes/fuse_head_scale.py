@@ -4,7 +4,8 @@
 
 Why: one pass over the rows, on all threads.
 
-When not: on targets whose compiler fuses these well itself, or when there is not one number for each head. Numerics do not change.
+When not: on targets whose compiler fuses these well itself, or when there is not one number for each head, those of a token side by
+side. Numerics do not change.
 """
 
 from typing import Any
@@ -36,4 +37,5 @@ def _of_heads(expanded: fx.Node, x: fx.Node) -> fx.Node | None:
     if expanded.target is not _aten.unsqueeze.default or expanded.args[1] != 2 or x.meta["val"].dim() != 3:
         return None
     factors: Any = expanded.args[0]
-    return factors if list(factors.meta["val"].shape) == list(x.meta["val"].shape[:2]) else None
+    value = factors.meta["val"]
+    return factors if list(value.shape) == list(x.meta["val"].shape[:2]) and value.stride(1) == 1 else None

@@ -36,6 +36,7 @@ def test_a_number_for_each_head(turned: bool) -> None:
         lambda x, factors, vector, angles: x * factors[:, :1].unsqueeze(2),
         lambda x, factors, vector, angles: x * angles.unsqueeze(1),
         lambda x, factors, vector, angles: angles * x[:, 0],
+        lambda x, factors, vector, angles: x * factors.view(3, 5).t().unsqueeze(2),  # as experts and tokens lie in a table
     ],
 )
 def test_other_products_stay(function: Callable[..., Tensor]) -> None:
