@@ -114,8 +114,8 @@ ALL = {
 CLASSES = {name: getattr(import_module(module), cls) for name, (module, cls) in ALL.items()}
 CLASSES |= {f"bench {name}": benchmark.options for name, benchmark in BENCHMARKS.items()}
 CLASSES |= {f"cache {name}": action.options for name, action in ACTIONS.items()}
-NOT_FLAGS = {"worker_command", "serve_arguments", "api_key"}
-"""For tests, after `--`, and from the environment."""
+NOT_FLAGS = {"worker_command", "serve_arguments", "api_key", "workers", "cpus"}
+"""For tests, after `--`, from the environment, and what `--replicas` makes of the machine."""
 
 
 @pytest.mark.parametrize("name", CLASSES)
