@@ -19,9 +19,10 @@ class _Share:
 
 
 def share_with(workers: int, cpus: Collection[int]) -> None:
-    """From now on this process runs on these CPUs alone, and takes one of `workers` equal parts of time and free memory."""
+    """From now on this process takes one of `workers` equal parts of time and free memory, and runs on these CPUs alone, if any are
+    given."""
     _Share.workers = workers
-    if hasattr(os, "sched_setaffinity"):
+    if cpus and hasattr(os, "sched_setaffinity"):
         with suppress(OSError):  # a CPU that has gone meanwhile: the scheduler knows better
             os.sched_setaffinity(0, cpus)
 

@@ -88,8 +88,7 @@ def _print_traceback() -> None:
 def _load(parsed: argparse.Namespace, channel: Channel) -> "EngineCore":
     options = RuntimeOptions(**{option.name: getattr(parsed, option.name) for option in fields(RuntimeOptions)})
     started = time.perf_counter()
-    if parsed.cpus is not None:
-        share_with(parsed.workers, parse_cpus(parsed.cpus))
+    share_with(parsed.workers, parse_cpus(parsed.cpus))
     from ..core import EngineCore
     from . import import_guard
 
@@ -125,7 +124,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--digest")
     parser.add_argument("--verify-weights", action="store_true")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--cpus")
+    parser.add_argument("--cpus", default="")
     for option in fields(RuntimeOptions):
         kind = str if isinstance(option.default, str) else int
         parser.add_argument(f"--{option.name.replace('_', '-')}", type=kind, default=option.default)

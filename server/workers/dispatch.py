@@ -1,4 +1,4 @@
-"""The sequences that a worker computes: who is admitted, what is sent again after a worker's death, who gets the outputs."""
+"""The sequences that a worker computes: what is sent again after its death, who gets the outputs."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What all workers of a server have done, one after another."""
+"""What a worker and those before it have done."""
 
 import msgspec
 
@@ -16,7 +16,7 @@ class Totals:
 
     @property
     def stats(self) -> Stats:
-        """The current worker's figures, and totals over all workers."""
+        """The current worker's figures, and totals over it and all before it."""
         return msgspec.structs.replace(
             self._current, **{name: getattr(self._past, name) + getattr(self._current, name) for name in _TOTALS}
         )

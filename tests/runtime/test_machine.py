@@ -9,7 +9,7 @@ from fake_executor import tiny_manifest
 from engine.cpus import usable_cpus
 from engine.errors import ArtifactError, UsageError
 from engine.options.runtime import RuntimeOptions
-from engine.runtime.capacity import machine
+from engine.runtime.capacity import cgroups, machine
 from engine.runtime.capacity.kv_memory import default_kv_memory, default_resident_blocks
 from engine.runtime.text_settings import read_eos_token_ids
 
@@ -33,6 +33,18 @@ def test_kv_memory_is_what_is_needed_within_half_of_what_is_free() -> None:
         kv(250)
     with pytest.raises(UsageError, match="less than one block"):
         kv(1_000, reserved=2_000)
+
+
+def test_workers_of_one_server_share_memory_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = tiny_manifest(max_context=40, block_size=16)
+    manifest = msgspec.structs.replace(manifest, memory=msgspec.structs.replace(manifest.memory, weight_bytes=400))
+    monkeypatch.setattr(cgroups, "cpu_quota", lambda root: 3.0)
+    monkeypatch.setattr(machine, "cores_of", lambda cpus: [[0], [1], [2], [3]])
+    alone = default_kv_memory(manifest, max_num_seqs=2, max_batch_tokens=8, free=1_000)
+    assert machine.default_threads() == 3
+    monkeypatch.setattr(machine._Share, "workers", 2)
+    assert default_kv_memory(manifest, max_num_seqs=2, max_batch_tokens=8, free=1_000) == alone // 2 == 150, "the weights are there once"
+    assert machine.default_threads() == 2
 
 
 def test_memory_for_remembering_is_one_context_or_a_quarter_of_all() -> None:

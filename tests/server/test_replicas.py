@@ -52,6 +52,8 @@ def test_answers_do_not_depend_on_how_many_workers_there_are(tiny_artifact: Path
         expected = [ask(server, request) for request in asked]
     with ServingProcess(tiny_artifact, worker_command=None, replicas=2, verify_weights="off") as server, ThreadPoolExecutor(8) as pool:
         wait_until(lambda: server.http.get("/health").json().get("well") == 2)
+        shares = [os.sched_getaffinity(worker) for worker in family(server.process.pid)[1:]]
+        assert sorted(cpu for share in shares for cpu in share) == sorted(usable_cpus())
         assert list(pool.map(lambda request: ask(server, request), asked)) == expected
         assert metric(server, "engine_prefix_cache_hits_total") > 0
         answers = [pool.submit(ask, server, request) for request in asked]

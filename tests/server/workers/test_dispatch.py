@@ -1,4 +1,4 @@
-"""Who is admitted, and what another worker gets after a death; without a worker."""
+"""Who gets a worker's outputs, and what another one gets after its death; without a worker."""
 
 import asyncio
 from collections.abc import Iterable

@@ -286,7 +286,8 @@ def test_two_workers_serve_one_model(artifact: Path) -> None:
         wait_until(lambda: server.http.get("/health").json().get("well") == 2)
         assert server.http.get("/health").json() == {"status": "ok", "replicas": 2, "well": 2}
         flags = [dict(zip(each["argv"][::2], each["argv"][1::2], strict=False)) for each in started]
-        assert {each["--cpus"] for each in flags} == {"0", "1"} or len(cpus.usable_cpus()) != 2
+        shares = cpus.shares_of(cpus.usable_cpus(), 2)
+        assert {each["--cpus"] for each in flags} == {",".join(map(str, share)) for share in shares}
         assert [(each["--workers"], each["--threads"], each["--kv-memory"]) for each in flags] == [("2", "1", str(2**19))] * 2
         expected = whole_text(server)
         asked = [pool.submit(whole_text, server) for _ in range(4)]
